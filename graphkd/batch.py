@@ -1,0 +1,56 @@
+"""What flows from the networks to the objectives in one training step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class NetworkOutput(NamedTuple):
+    """What a network returns for a batch of images.
+
+    Attributes:
+        logits: Class scores before the softmax, float [B, C].
+        features: Feature maps, the stem's first, each float [B, channels, height, width].
+        embedding: The last, pooled feature, float [B, D].
+        preactivations: The maps before their last ReLU, where a network offers them.
+    """
+
+    logits: Tensor
+    features: list[Tensor]
+    embedding: Tensor
+    preactivations: list[Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where in the training a step lies, for ramps: all counted from 0, `epochs` in all."""
+
+    step: int = 0
+    epoch: int = 0
+    epochs: int = 1
+
+
+@dataclass(frozen=True)
+class DistillationBatch:
+    """One batch as an objective sees it.
+
+    Attributes:
+        student: The student's output (carries gradient).
+        teacher: The teacher's output (no gradient); None only where no objective needs a teacher.
+        labels: Class of each sample, int64 [B].
+        indices: Position of each sample in the training set, int64 [B].
+        negatives: Indices of negatives, int64 [B, K], for `sampler="explicit"`; drawn where None.
+        progress: Position in the training.
+        views: Number of augmented views of each sample that lie behind one another in the batch.
+    """
+
+    student: NetworkOutput
+    teacher: NetworkOutput | None
+    labels: Tensor
+    indices: Tensor
+    negatives: Tensor | None = None
+    progress: Progress = field(default_factory=Progress)
+    views: int = 1

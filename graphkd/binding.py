@@ -1,0 +1,166 @@
+"""Checks options against the constructor that takes them, before anything is built.
+
+The signature is the schema: its parameter names, annotations and defaults. So nothing is declared twice,
+and an option that no constructor takes can never be silently ignored.
+"""
+
+from __future__ import annotations
+
+import inspect
+import types
+import typing
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Union
+
+from graphkd.errors import UserError, choices, did_you_mean
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of a constructor."""
+
+    name: str
+    annotation: Any
+    default: Any = inspect.Parameter.empty
+
+    @property
+    def required(self) -> bool:
+        """Whether the option has no default."""
+        return self.default is inspect.Parameter.empty
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The options of one part after checking: `all` with defaults filled in, `given` those that differ."""
+
+    all: dict[str, Any]
+    given: dict[str, Any]
+
+
+def options_of(
+    factory: Callable[..., Any],
+    preset: Mapping[str, Any] | None = None,
+    runtime: Collection[str] = (),
+) -> dict[str, Option]:
+    """The options of a constructor by name, in its order.
+
+    Args:
+        factory: A class or a function.
+        preset: Defaults that replace those of the signature.
+        runtime: Names that graphkd supplies itself, and that are no options therefore.
+    """
+    preset = preset or {}
+    function = factory.__init__ if inspect.isclass(factory) else factory  # type: ignore[misc]
+    hints = typing.get_type_hints(function)
+    return {
+        name: Option(name, hints.get(name, Any), preset.get(name, parameter.default))
+        for name, parameter in inspect.signature(factory).parameters.items()
+        if name not in runtime
+    }
+
+
+def bind(options: Mapping[str, Any], known: Mapping[str, Option], part: str) -> Bound:
+    """Checks names, types and presence of `options` against the `known` ones.
+
+    Args:
+        options: What the user gave, by name.
+        known: The constructor's options (`options_of`).
+        part: How messages call the part, for example "builder 'knn'".
+
+    Returns:
+        Every option with its value, and separately those whose value differs from the default.
+
+    Raises:
+        UserError: An option is unknown, missing, or of a wrong type.
+    """
+    for name in options:
+        if name not in known:
+            hint = did_you_mean(str(name), known)
+            raise UserError(f"{part} has no option '{name}'{hint} (its options: {choices(known)})")
+    values: dict[str, Any] = {}
+    for name, option in known.items():
+        if name in options:
+            values[name] = convert(options[name], option.annotation, f"{part}: option '{name}'")
+        elif option.required:
+            raise UserError(f"{part} needs the option '{name}'")
+        else:
+            values[name] = option.default
+    given = {name: value for name, value in values.items() if not _same(value, known[name].default)}
+    return Bound(values, given)
+
+
+def convert(value: Any, annotation: Any, what: str) -> Any:
+    """The value in the annotated type: integers become floats and lists tuples where those are asked for.
+
+    Raises:
+        UserError: The value does not fit the annotation; `what` opens the message.
+    """
+    for candidate in _alternatives(annotation):
+        fits, converted = _fit(value, candidate)
+        if fits:
+            return converted
+    raise UserError(f"{what} is {value!r}, but must be {describe(annotation)}")
+
+
+def describe(annotation: Any) -> str:
+    """An annotation in a user's words, for messages and `graphkd list`."""
+    names = {int: "an integer", float: "a number", bool: "true or false", str: "a text", type(None): "null"}
+    words: list[str] = []
+    for candidate in _alternatives(annotation):
+        origin, arguments = typing.get_origin(candidate), typing.get_args(candidate)
+        if origin is Literal:
+            words.append("one of " + ", ".join(str(argument) for argument in arguments))
+        elif _is_sequence(origin):
+            inner = [argument for argument in arguments if argument is not Ellipsis]
+            words.append(f"a list ({describe(inner[0])} each)" if inner else "a list")
+        elif origin is not None and issubclass(origin, Mapping):
+            words.append("a mapping")
+        else:
+            words.append(names.get(candidate, getattr(candidate, "__name__", str(candidate))))
+    return " or ".join(words)
+
+
+def _alternatives(annotation: Any) -> tuple[Any, ...]:
+    if typing.get_origin(annotation) in (Union, types.UnionType):
+        return typing.get_args(annotation)
+    return (annotation,)
+
+
+def _is_sequence(origin: Any) -> bool:
+    return inspect.isclass(origin) and issubclass(origin, Sequence)
+
+
+def _fit(value: Any, candidate: Any) -> tuple[bool, Any]:
+    origin, arguments = typing.get_origin(candidate), typing.get_args(candidate)
+    if candidate is Any:
+        return True, value
+    if origin is Literal:
+        return any(value == choice and type(value) is type(choice) for choice in arguments), value
+    if _is_sequence(origin):
+        return _fit_sequence(value, arguments)
+    if origin is not None:
+        return isinstance(value, origin), value
+    if candidate is float:
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return is_number, float(value) if is_number else value
+    if candidate is int:
+        return isinstance(value, int) and not isinstance(value, bool), value
+    return isinstance(value, candidate), value
+
+
+def _fit_sequence(value: Any, arguments: tuple[Any, ...]) -> tuple[bool, Any]:
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        return False, value
+    inner = [argument for argument in arguments if argument is not Ellipsis]
+    fixed_length = len(inner) if arguments and Ellipsis not in arguments and len(inner) > 1 else len(value)
+    if not inner:
+        return True, tuple(value)
+    if len(value) != fixed_length:
+        return False, value
+    fitted = [_fit(item, inner[index % len(inner)]) for index, item in enumerate(value)]
+    return all(fits for fits, _ in fitted), tuple(item for _, item in fitted)
+
+
+def _same(value: Any, default: Any) -> bool:
+    return type(value) is type(default) and bool(value == default)

@@ -1,0 +1,89 @@
+"""What every graph builder is, and the distances they share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from graphkd.errors import UserError
+from graphkd.graph import BatchGraph, Nodes
+from graphkd.registry import Registry
+
+Metric = Literal["softmax_cosine", "cosine", "euclidean"]
+Input = Literal["logits", "embedding"]
+
+
+class GraphBuilder(ABC):
+    """Turns the samples of a batch into a graph; without parameters, gradient or waiting for the device.
+
+    Every graph has all its self loops and no edge twice, for any batch size from 1 up.
+    """
+
+    @property
+    def min_nodes(self) -> int:
+        """The smallest batch in which the graph is what its options say (HKD leaves smaller ones out)."""
+        return 1
+
+    @abstractmethod
+    def build(self, nodes: Nodes) -> BatchGraph:
+        """The graph of a batch.
+
+        Raises:
+            UserError: `nodes` lacks something that this builder looks at.
+        """
+
+
+BUILDERS: Registry[GraphBuilder] = Registry("graph builder", "graphkd.builder")
+
+
+def select(nodes: Nodes, input: Input) -> Tensor:
+    """The detached logits or embeddings of a batch in at least float32, [B, D].
+
+    Raises:
+        UserError: Embeddings are asked for and there are none.
+    """
+    values = nodes.logits if input == "logits" else nodes.embedding
+    if values is None:
+        raise UserError("a graph builder with input=embedding needs the nodes' embedding, and there is none")
+    values = values.detach()
+    return values if values.dtype == torch.float64 else values.float()
+
+
+def required_labels(nodes: Nodes, builder: str) -> Tensor:
+    """The labels of a batch.
+
+    Raises:
+        UserError: There are none.
+    """
+    if nodes.labels is None:
+        raise UserError(f"graph builder '{builder}' needs the nodes' labels, and there are none")
+    return nodes.labels
+
+
+def pairwise_distance(values: Tensor, metric: Metric) -> Tensor:
+    """Distances between all rows, float [B, B]; 0 is nearest.
+
+    `softmax_cosine` is HKD's: 1 - cosine of the softmax rows, the product of norms clamped at 1e-7
+    (arXiv 2108.05507; `cosine` is the same without the softmax).
+    """
+    if metric == "euclidean":
+        return torch.cdist(values, values, compute_mode="donot_use_mm_for_euclid_dist")
+    if metric == "softmax_cosine":
+        values = F.softmax(values, dim=1)
+    norms = values.norm(dim=1)
+    return 1 - (values @ values.T) / torch.outer(norms, norms).clamp(min=1e-7)
+
+
+def nearest(distance: Tensor, k: int) -> Tensor:
+    """The k nearest of each row, itself always first, int64 [B, min(k, B)]; ties go to the lower index."""
+    own_first = distance.clone().fill_diagonal_(-torch.inf)
+    return own_first.argsort(dim=1, stable=True)[:, :k]
+
+
+def self_loops(adjacency: Tensor) -> Tensor:
+    """The adjacency, bool [B, B], with every self loop in it."""
+    return adjacency | torch.eye(len(adjacency), dtype=torch.bool, device=adjacency.device)

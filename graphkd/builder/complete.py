@@ -1,0 +1,21 @@
+"""The control that knows no neighbourhood: everybody with everybody."""
+
+from __future__ import annotations
+
+import torch
+
+from graphkd.builder.base import BUILDERS, GraphBuilder
+from graphkd.graph import BatchGraph, Nodes
+
+
+@BUILDERS.register("complete")
+class Complete(GraphBuilder):
+    """Connects all samples of the batch."""
+
+    def __init__(self) -> None:
+        """A builder of complete graphs."""
+
+    def build(self, nodes: Nodes) -> BatchGraph:
+        """The complete graph (`GraphBuilder.build`)."""
+        size = len(nodes.logits)
+        return BatchGraph.from_adjacency(torch.ones(size, size, dtype=torch.bool, device=nodes.logits.device))

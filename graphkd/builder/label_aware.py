@@ -1,0 +1,50 @@
+"""Edges only between samples of one class."""
+
+from __future__ import annotations
+
+import torch
+
+from graphkd.builder.base import (
+    BUILDERS,
+    GraphBuilder,
+    Metric,
+    Input,
+    nearest,
+    pairwise_distance,
+    required_labels,
+    select,
+    self_loops,
+)
+from graphkd.errors import check
+from graphkd.graph import BatchGraph, Nodes
+
+
+@BUILDERS.register("label_aware")
+class LabelAware(GraphBuilder):
+    """Connects samples of the same class; one that stands alone keeps just its self loop."""
+
+    def __init__(self, k: int | None = None, metric: Metric = "softmax_cosine", input: Input = "logits") -> None:
+        """A label-aware builder.
+
+        Args:
+            k: Keep only the k nearest of the same class, the sample itself included; null keeps all of them.
+            metric: How distances are measured where k is given.
+            input: Whether logits or embeddings are compared where k is given.
+
+        Raises:
+            UserError: k is below 1.
+        """
+        check(k is None or k >= 1, f"graph builder 'label_aware': k is {k}, but must be null or at least 1")
+        self.k = k
+        self.metric: Metric = metric
+        self.input: Input = input
+
+    def build(self, nodes: Nodes) -> BatchGraph:
+        """The graph of same-class edges (`GraphBuilder.build`)."""
+        labels = required_labels(nodes, "label_aware")
+        adjacency = labels[:, None] == labels[None, :]
+        if self.k is not None:
+            distance = pairwise_distance(select(nodes, self.input), self.metric)
+            chosen = nearest(distance.masked_fill(~adjacency, torch.inf), self.k)
+            adjacency = adjacency & torch.zeros_like(adjacency).scatter_(1, chosen, True)
+        return BatchGraph.from_adjacency(self_loops(adjacency))

@@ -1,0 +1,38 @@
+"""The control whose edges mean nothing: random neighbours, as many as kNN has."""
+
+from __future__ import annotations
+
+import torch
+
+from graphkd.builder.base import BUILDERS, GraphBuilder, nearest
+from graphkd.errors import check
+from graphkd.graph import BatchGraph, Nodes
+
+
+@BUILDERS.register("random")
+class Random(GraphBuilder):
+    """Each sample's self loop and k - 1 other samples, drawn anew for every batch from the run's generator."""
+
+    def __init__(self, k: int = 8) -> None:
+        """A builder of random graphs.
+
+        Args:
+            k: In-degree of every node, its self loop included. A smaller batch becomes a complete graph.
+
+        Raises:
+            UserError: k is below 1.
+        """
+        check(k >= 1, f"graph builder 'random': k is {k}, but must be at least 1")
+        self.k = k
+
+    @property
+    def min_nodes(self) -> int:
+        """k, as for kNN, whose control this is."""
+        return self.k
+
+    def build(self, nodes: Nodes) -> BatchGraph:
+        """A random graph with in-degree k (`GraphBuilder.build`)."""
+        size, device = len(nodes.logits), nodes.logits.device
+        return BatchGraph.from_neighbours(
+            nearest(torch.rand(size, size, generator=nodes.generator, device=device), self.k)
+        )

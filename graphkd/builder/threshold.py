@@ -1,0 +1,60 @@
+"""Edges wherever two samples are similar enough."""
+
+from __future__ import annotations
+
+import torch
+
+from graphkd.builder.base import (
+    BUILDERS,
+    GraphBuilder,
+    Metric,
+    Input,
+    nearest,
+    pairwise_distance,
+    select,
+    self_loops,
+)
+from graphkd.errors import check
+from graphkd.graph import BatchGraph, Nodes
+
+
+@BUILDERS.register("threshold")
+class Threshold(GraphBuilder):
+    """Connects every pair whose similarity reaches tau; symmetric unless capped."""
+
+    def __init__(
+        self, tau: float = 0.9, metric: Metric = "softmax_cosine", input: Input = "logits",
+        cap: int | None = None, mutual: bool = False,
+    ) -> None:  # fmt: skip
+        """A threshold builder.
+
+        Args:
+            tau: Smallest similarity of an edge: the cosine, or 1 / (1 + distance) for `euclidean`.
+            metric: How similarity is measured.
+            input: Whether logits or embeddings are compared.
+            cap: Largest in-degree, self loop included: each row keeps its strongest edges, so the graph is no longer
+                symmetric. Null means no cap.
+            mutual: Keep an edge only where both ends keep it, which makes a capped graph symmetric again.
+
+        Raises:
+            UserError: The cap is below 1, or tau is above 1 (nothing but self loops could remain).
+        """
+        check(tau <= 1, f"graph builder 'threshold': tau is {tau}, but no similarity is above 1")
+        check(cap is None or cap >= 1, f"graph builder 'threshold': cap is {cap}, but must be null or at least 1")
+        self.tau = tau
+        self.metric: Metric = metric
+        self.input: Input = input
+        self.cap = cap
+        self.mutual = mutual
+
+    def build(self, nodes: Nodes) -> BatchGraph:
+        """The graph of all similar pairs (`GraphBuilder.build`)."""
+        distance = pairwise_distance(select(nodes, self.input), self.metric)
+        distance = torch.minimum(distance, distance.T)  # a matrix product need not be symmetric to the last bit
+        similarity = 1 / (1 + distance) if self.metric == "euclidean" else 1 - distance
+        adjacency = self_loops(similarity >= self.tau)
+        if self.cap is not None:
+            adjacency = adjacency & torch.zeros_like(adjacency).scatter_(1, nearest(distance, self.cap), True)
+        if self.mutual:
+            adjacency = adjacency & adjacency.T
+        return BatchGraph.from_adjacency(adjacency)

@@ -1,0 +1,18 @@
+"""Data sets by name, with augmentation in batches."""
+
+from __future__ import annotations
+
+from graphkd.data.augment import Augmentation
+from graphkd.data.base import DATASETS, Batch, Dataset
+from graphkd.data.tensor import Split, TensorDataset, stratified_split, stratified_subset
+
+__all__ = [
+    "DATASETS",
+    "Augmentation",
+    "Batch",
+    "Dataset",
+    "Split",
+    "TensorDataset",
+    "stratified_split",
+    "stratified_subset",
+]

@@ -1,0 +1,113 @@
+"""Random crops and flips of whole batches, drawn for each sample by itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from graphkd.errors import check
+
+_GOLDEN = -0x61C8864680B583EB  # 2^64 / golden ratio, as signed 64-bit integers have it, like the two below
+_FACTOR1 = -0x40A7B892E31B1A47
+_FACTOR2 = -0x6B2FB644ECCEEE15
+
+
+class Draws(NamedTuple):
+    """The random choices for a batch.
+
+    Attributes:
+        top: First row of the crop in the padded image, int64 [B].
+        left: First column of it, int64 [B].
+        flip: Whether to mirror left and right, bool [B].
+    """
+
+    top: Tensor
+    left: Tensor
+    flip: Tensor
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Zero padding and a random crop of the old size, then a random horizontal flip (p = 1/2).
+
+    The same distribution as torchvision's `RandomCrop(size, padding)` and `RandomHorizontalFlip()`. What a
+    sample gets depends on the seed and its index alone: not on batch, device or number of workers.
+
+    Args:
+        padding: Zeros on each side before the crop, in pixels.
+        flip: Whether to flip.
+
+    Raises:
+        UserError: `padding` is negative.
+    """
+
+    padding: int = 0
+    flip: bool = False
+
+    def __post_init__(self) -> None:
+        check(self.padding >= 0, f"padding is {self.padding}, but must be at least 0")
+
+    def __call__(self, images: Tensor, indices: Tensor, seed: int) -> Tensor:
+        """The augmented images, uint8 [B, C, H, W], by one gather over the padded ones.
+
+        Args:
+            images: uint8 [B, C, H, W].
+            indices: Each sample's position in the data set, int64 [B], on the same device.
+            seed: The augmentation seed.
+        """
+        if not self.padding and not self.flip:
+            return images
+        top, left, flip = self.draws(indices, seed)
+        channels, height, width = images.shape[1:]
+        padded = F.pad(images, (self.padding, self.padding, self.padding, self.padding))
+        rows = top[:, None] + torch.arange(height, device=images.device)
+        columns = left[:, None] + torch.arange(width, device=images.device)
+        columns = torch.where(flip[:, None], columns.flip(1), columns)
+        pixels = rows[:, :, None] * padded.shape[3] + columns[:, None, :]
+        chosen = pixels.flatten(1)[:, None].expand(-1, channels, -1)
+        return padded.flatten(2).gather(2, chosen).view(images.shape)
+
+    def draws(self, indices: Tensor, seed: int) -> Draws:
+        """The choices for samples with the given indices, int64 [B]; no offset or flip where it is off."""
+        bits = random_bits(indices, seed, streams=3)
+        offsets = _below(2 * self.padding + 1, bits[:2])
+        return Draws(offsets[0], offsets[1], (bits[2] < 0) & self.flip)
+
+
+def random_bits(indices: Tensor, seed: int, streams: int = 1) -> Tensor:
+    """Random integers that depend on seed, stream and index alone: a counter-based generator.
+
+    Mixes with the finaliser of SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number
+    generators", 2014), whose results are the same on every device and in every version of torch.
+
+    Args:
+        indices: Counters, int64 [B].
+        seed: Any integer; taken modulo 2^64.
+        streams: How many independent integers each index gets.
+
+    Returns:
+        Uniform 64-bit integers, int64 [streams, B].
+    """
+    starts = torch.arange(1, streams + 1, device=indices.device) * _GOLDEN
+    signed_seed = (seed + 2**63) % 2**64 - 2**63
+    return _mix(_mix(starts[:, None] + indices) ^ signed_seed)
+
+
+def _mix(x: Tensor) -> Tensor:
+    x = (x ^ _shift_right(x, 30)) * _FACTOR1
+    x = (x ^ _shift_right(x, 27)) * _FACTOR2
+    return x ^ _shift_right(x, 31)
+
+
+def _shift_right(x: Tensor, by: int) -> Tensor:
+    # torch shifts in copies of the sign bit: clear them
+    return torch.bitwise_and(x >> by, 2 ** (64 - by) - 1)
+
+
+def _below(bound: int, bits: Tensor) -> Tensor:
+    """Uniform integers in 0 .. bound - 1 from the upper 32 bits."""
+    return (_shift_right(bits, 32) * bound) >> 32

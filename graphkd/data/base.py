@@ -1,0 +1,93 @@
+"""What every data set offers: batches of normalised images with labels and dataset indices."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from graphkd.errors import check
+from graphkd.registry import Registry
+
+
+class Batch(NamedTuple):
+    """Samples of one split.
+
+    Attributes:
+        images: Normalised, float32 [B, C, H, W].
+        labels: Classes, int64 [B].
+        indices: Positions in the split, int64 [B].
+    """
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+
+
+class Dataset(ABC):
+    """Images in up to three splits.
+
+    Attributes:
+        num_classes: Number of classes; labels are 0 .. num_classes - 1.
+        in_channels: Channels of an image.
+        image_size: Height and width of an image, in pixels.
+        class_names: The name of each class.
+        train_labels: Class of each training sample, int64 [N], on the CPU.
+        splits: Which of "train", "val" and "test" there are; "val" may be missing.
+    """
+
+    num_classes: int
+    in_channels: int
+    image_size: int
+    class_names: tuple[str, ...]
+    train_labels: Tensor
+    splits: tuple[str, ...]
+
+    @abstractmethod
+    def train_batches(
+        self, order: Tensor, batch_size: int, augmentation_seed: int, device: torch.device | str
+    ) -> Iterator[Batch]:
+        """Augmented training batches in the given order; the last, smaller one is kept.
+
+        Args:
+            order: Training indices, int64 [n]; a permutation of all of them for one epoch.
+            batch_size: Samples a batch.
+            augmentation_seed: All that a sample's augmentation depends on beside its index; one an epoch.
+            device: Where the batches are to lie.
+
+        Raises:
+            UserError: `batch_size` is below 1.
+        """
+
+    @abstractmethod
+    def eval_batches(self, split: str, batch_size: int, device: torch.device | str) -> Iterator[Batch]:
+        """A split in its order, without augmentation; the last, smaller batch is kept.
+
+        Raises:
+            UserError: There is no such split, or `batch_size` is below 1.
+        """
+
+    @abstractmethod
+    def with_train_fraction(self, fraction: float) -> Dataset:
+        """The same data with a stratified part of the training samples, renumbered 0 .. n - 1.
+
+        Each class keeps at least one sample; a smaller fraction's samples are among those of a larger one.
+
+        Raises:
+            UserError: `fraction` is not in (0, 1].
+        """
+
+    def num_train_batches(self, batch_size: int) -> int:
+        """Batches in an epoch, the last, smaller one included.
+
+        Raises:
+            UserError: `batch_size` is below 1.
+        """
+        check(batch_size >= 1, f"batch_size is {batch_size}, but must be at least 1")
+        return -(-len(self.train_labels) // batch_size)
+
+
+DATASETS: Registry[Dataset] = Registry("data set", "graphkd.data")

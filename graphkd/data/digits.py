@@ -1,0 +1,72 @@
+"""Handwritten digits that come with scikit-learn."""
+
+from __future__ import annotations
+
+import torch
+
+from graphkd.data.augment import Augmentation
+from graphkd.data.base import DATASETS
+from graphkd.data.tensor import Split, TensorDataset, stratified_split
+from graphkd.errors import check
+
+_MEAN, _STD = (0.305,), (0.376,)
+_LARGEST = 16  # the images count set pixels in 4x4 cells
+
+
+@DATASETS.register("digits")
+class Digits(TensorDataset):
+    """1797 real handwritten digits of 8x8 pixels, ten classes, one channel; nothing to download.
+
+    Optical Recognition of Handwritten Digits (Alpaydin and Kaynak, UCI repository, 1998; its test set), as
+    scikit-learn ships it. The splits are stratified; the test split depends only on `test_fraction` and
+    `split_seed`.
+
+    Args:
+        train_fraction: Part of the training split to train on, stratified.
+        val_fraction: Share of all images for validation; 0 for no validation split.
+        test_fraction: Share of all images for the test split.
+        split_seed: Chooses the splits.
+        padding: Zeros on each side before a random crop, in pixels.
+        flip: Whether to flip at random; mirrored digits are no digits, so false by default.
+
+    Raises:
+        UserError: A fraction is out of range or leaves a split empty.
+    """
+
+    def __init__(
+        self,
+        train_fraction: float = 1.0,
+        val_fraction: float = 0.2,
+        test_fraction: float = 0.2,
+        split_seed: int = 0,
+        padding: int = 1,
+        flip: bool = False,
+    ) -> None:
+        check(0 < test_fraction < 1, f"test_fraction is {test_fraction}, but must be above 0 and below 1")
+        check(0 <= val_fraction < 1, f"val_fraction is {val_fraction}, but must be at least 0 and below 1")
+        check(
+            val_fraction + test_fraction < 1,
+            f"val_fraction {val_fraction} and test_fraction {test_fraction} leave nothing to train on",
+        )
+        images, labels = _load()
+        test, val, train = stratified_split(labels, (test_fraction, val_fraction), split_seed)
+        parts = {"train": train, "val": val, "test": test}
+        if val_fraction == 0:
+            del parts["val"]
+        super().__init__(
+            {name: Split(images[part], labels[part]) for name, part in parts.items()},
+            class_names=[str(digit) for digit in range(10)],
+            mean=_MEAN,
+            std=_STD,
+            augmentation=Augmentation(padding, flip),
+            train_fraction=train_fraction,
+            split_seed=split_seed,
+        )
+
+
+def _load() -> Split:
+    from sklearn.datasets import load_digits  # slow to import, and needed for this data set only
+
+    pixels, labels = load_digits(return_X_y=True)
+    images = torch.from_numpy(pixels).mul(255 / _LARGEST).round().to(torch.uint8)
+    return Split(images.reshape(-1, 1, 8, 8), torch.from_numpy(labels).long())

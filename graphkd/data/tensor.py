@@ -1,0 +1,209 @@
+"""Data sets small enough to lie in memory as one tensor a split."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from graphkd.data.augment import Augmentation, random_bits
+from graphkd.data.base import Batch, Dataset
+from graphkd.errors import check, choices
+
+_SPLITS = ("train", "val", "test")
+
+
+class Split(NamedTuple):
+    """All samples of a split.
+
+    Attributes:
+        images: uint8 [N, C, H, W].
+        labels: Classes, int64 [N].
+    """
+
+    images: Tensor
+    labels: Tensor
+
+
+class _Normalisation(NamedTuple):
+    """Takes uint8 [B, C, H, W] to normalised float32, with scale and shift float32 [C, 1, 1]."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def to(self, device: torch.device | str) -> _Normalisation:
+        return _Normalisation(self.scale.to(device), self.shift.to(device))
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return images * self.scale + self.shift
+
+
+class TensorDataset(Dataset):
+    """Whole splits as uint8 tensors, augmented and normalised in batches on the device where they are used.
+
+    A split moves to the device at its first use and stays there, so no worker processes are needed.
+
+    Args:
+        splits: Samples by split: "train" and any of "val" and "test".
+        class_names: The name of each class.
+        mean: Mean of each channel, for pixel values in 0 .. 1.
+        std: Standard deviation of each channel, likewise.
+        augmentation: What training batches go through; nothing by default.
+        train_fraction: Part of the training samples to keep, as in `with_train_fraction`.
+        split_seed: Chooses that part.
+
+    Raises:
+        UserError: A split is empty, of wrong type, shape or name, or has labels without a class.
+    """
+
+    def __init__(
+        self,
+        splits: Mapping[str, Split],
+        class_names: Sequence[str],
+        mean: Sequence[float],
+        std: Sequence[float],
+        augmentation: Augmentation | None = None,
+        train_fraction: float = 1.0,
+        split_seed: int = 0,
+    ) -> None:
+        _check_splits(splits, len(class_names))
+        images = splits["train"].images
+        self.num_classes = len(class_names)
+        self.in_channels, self.image_size = images.shape[1], images.shape[2]
+        self.class_names = tuple(class_names)
+        self.splits = tuple(name for name in _SPLITS if name in splits)
+        self._data = dict(splits)
+        self._augmentation = augmentation or Augmentation()
+        self._split_seed = split_seed
+        self._normalisation = _normalisation(mean, std, self.in_channels)
+        self._keep_train_fraction(train_fraction)
+
+    def train_batches(
+        self, order: Tensor, batch_size: int, augmentation_seed: int, device: torch.device | str
+    ) -> Iterator[Batch]:
+        """See `Dataset.train_batches`."""
+        images, labels = self._placed("train", device)
+        normalised = self._normalisation.to(device)
+        for indices in _cut(order.to(device), batch_size):
+            augmented = self._augmentation(images[indices], indices, augmentation_seed)
+            yield Batch(normalised(augmented), labels[indices], indices)
+
+    def eval_batches(self, split: str, batch_size: int, device: torch.device | str) -> Iterator[Batch]:
+        """See `Dataset.eval_batches`."""
+        images, labels = self._placed(split, device)
+        normalised = self._normalisation.to(device)
+        for indices in _cut(torch.arange(len(labels), device=device), batch_size):
+            yield Batch(normalised(images[indices]), labels[indices], indices)
+
+    def with_train_fraction(self, fraction: float) -> TensorDataset:
+        """See `Dataset.with_train_fraction`."""
+        part = copy.copy(self)
+        part._data = dict(self._data)
+        part._keep_train_fraction(fraction)
+        return part
+
+    def _keep_train_fraction(self, fraction: float) -> None:
+        images, labels = self._data["train"]
+        chosen = stratified_subset(labels.cpu(), fraction, self._split_seed).to(labels.device)
+        if len(chosen) < len(labels):
+            self._data["train"] = Split(images[chosen], labels[chosen])
+        self.train_labels = self._data["train"].labels.cpu()
+
+    def _placed(self, name: str, device: torch.device | str) -> Split:
+        check(name in self._data, f"there is no split '{name}' (choices: {choices(self._data)})")
+        images, labels = self._data[name]
+        self._data[name] = Split(images.to(device), labels.to(device))
+        return self._data[name]
+
+
+def stratified_split(labels: Tensor, fractions: Sequence[float], seed: int) -> list[Tensor]:
+    """Cuts samples into one part for each fraction and a last one with the rest, each class alike.
+
+    A part depends on the fractions up to its own only. The rest keeps at least one sample of each class.
+
+    Args:
+        labels: Classes, int64 [N], on the CPU.
+        fractions: Share of each class for each part; below 1 in all.
+        seed: Chooses the samples; the same on every machine.
+
+    Returns:
+        The sorted indices of each part, int64 [n].
+    """
+    ranks, sizes = _class_ranks(labels, seed)
+    shares = torch.tensor(fractions, dtype=torch.float64).cumsum(0)
+    bounds = (sizes[:, None] * shares).round().minimum(sizes[:, None] - 1)
+    parts = (ranks[:, None] >= bounds).sum(1)
+    return [(parts == part).nonzero().flatten() for part in range(len(fractions) + 1)]
+
+
+def stratified_subset(labels: Tensor, fraction: float, seed: int) -> Tensor:
+    """The sorted indices, int64 [n], of a part of the samples, at least one of each class.
+
+    Of two fractions under one seed, the smaller one's samples are among the larger one's.
+
+    Args:
+        labels: Classes, int64 [N], on the CPU.
+        fraction: Share of each class.
+        seed: Chooses the samples; the same on every machine.
+
+    Raises:
+        UserError: `fraction` is not in (0, 1].
+    """
+    check(0 < fraction <= 1, f"train_fraction is {fraction}, but must be above 0 and at most 1")
+    ranks, sizes = _class_ranks(labels, seed)
+    return (ranks < (sizes * fraction).round().clamp(min=1)).nonzero().flatten()
+
+
+def _class_ranks(labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """Each sample's place in a random order of its class int64 [N], and that class's size, float64 [N]."""
+    order = random_bits(torch.arange(len(labels)), seed)[0].argsort(stable=True)
+    order = order[labels[order].argsort(stable=True)]
+    sizes = labels.bincount()
+    starts = sizes.cumsum(0) - sizes
+    ranks = torch.empty_like(labels)
+    ranks[order] = torch.arange(len(labels)) - starts[labels[order]]
+    return ranks, sizes[labels].double()
+
+
+def _cut(indices: Tensor, batch_size: int) -> tuple[Tensor, ...]:
+    check(batch_size >= 1, f"batch_size is {batch_size}, but must be at least 1")
+    return torch.split(indices, batch_size)
+
+
+def _normalisation(mean: Sequence[float], std: Sequence[float], channels: int) -> _Normalisation:
+    check(len(mean) == channels, f"mean has {len(mean)} values, but the images have {channels} channels")
+    check(len(std) == channels, f"std has {len(std)} values, but the images have {channels} channels")
+    check(all(value > 0 for value in std), f"std is {list(std)}, but its values must be above 0")
+    means, stds = torch.tensor(mean, dtype=torch.float64), torch.tensor(std, dtype=torch.float64)
+    scale, shift = 1 / (255 * stds), -means / stds
+    return _Normalisation(scale.float()[:, None, None], shift.float()[:, None, None])
+
+
+def _check_splits(splits: Mapping[str, Split], num_classes: int) -> None:
+    check("train" in splits, f"a data set needs a train split (it has: {choices(splits)})")
+    for name, split in splits.items():
+        check(name in _SPLITS, f"there is no split '{name}' (choices: {choices(_SPLITS)})")
+        _check_split(name, split, num_classes)
+        shape, expected = tuple(split.images.shape[1:]), tuple(splits["train"].images.shape[1:])
+        check(shape == expected, f"{name} images have shape {shape}, but train images {expected}")
+
+
+def _check_split(name: str, split: Split, num_classes: int) -> None:
+    images, labels = split
+    check(
+        images.dtype == torch.uint8 and images.ndim == 4 and images.shape[2] == images.shape[3],
+        f"{name} images are {images.dtype} of shape {tuple(images.shape)}, but must be uint8 [N, C, H, H]",
+    )
+    check(
+        labels.dtype == torch.int64 and labels.shape == images.shape[:1],
+        f"{name} labels are {labels.dtype} of shape {tuple(labels.shape)}, but must be int64 [{len(images)}]",
+    )
+    check(images.numel() > 0, f"the {name} split is empty")
+    low, high = int(labels.min()), int(labels.max())
+    check(
+        low >= 0 and high < num_classes,
+        f"{name} labels run from {low} to {high}, but must lie in 0 .. {num_classes - 1}",
+    )

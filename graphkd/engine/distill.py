@@ -1,0 +1,57 @@
+"""The whole training from Python."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from graphkd.data import Dataset
+from graphkd.engine.evaluate import Evaluation
+from graphkd.engine.trainer import Fit, Trainer, Watcher
+from graphkd.model import Network
+from graphkd.objective import Objective, WeightedSum
+from graphkd.objective.weighted_sum import Weight
+
+
+@dataclass(frozen=True)
+class Result:
+    """A distilled student.
+
+    Attributes:
+        student: The network with its last weights, in eval mode, on the training device.
+        fit: The figures of every epoch.
+        test: Figures of the student on the test split, after the last epoch.
+    """
+
+    student: Network
+    fit: Fit
+    test: Evaluation
+
+
+def distill(
+    teacher: Network | None, student: Network, data: Dataset,
+    objective: Objective | WeightedSum | Mapping[str, tuple[Objective, Weight]], *,
+    trainer: Trainer | None = None, seed: int = 0, watcher: Watcher | None = None,
+) -> Result:  # fmt: skip
+    """Distils a trained teacher into a student, by the same trainer as the commands use.
+
+    Args:
+        teacher: A trained network; None where the objective needs none. It is frozen.
+        student: The network to train, in place.
+        data: What to train and test on.
+        objective: One objective (weight 1), or several with weights by name.
+        trainer: Epochs, learning rate and so on; the benchmark's 240 epochs by default.
+        seed: Fixes order, augmentation and the objective's draws; weights are as they come.
+        watcher: Is told how it goes.
+
+    Raises:
+        UserError: The objective needs a teacher and there is none, or the device is missing.
+    """
+    if isinstance(objective, Objective):
+        objective = {objective.name or type(objective).__name__.lower(): (objective, 1.0)}
+    if not isinstance(objective, WeightedSum):
+        objective = WeightedSum(objective)
+    fit = (trainer or Trainer()).fit(student, objective, data, teacher=teacher, seed=seed, watcher=watcher)
+    test = fit.epochs[-1].test
+    assert test is not None, "the last epoch is always evaluated"
+    return Result(student, fit, test)

@@ -1,0 +1,77 @@
+"""How good a network is on a split of a data set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from graphkd.data import Dataset
+from graphkd.model import Network
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Figures of one network on one split.
+
+    Attributes:
+        top1: Share of samples whose highest logit is the label's, in percent.
+        top5: Share whose label is among the five highest, in percent.
+        nll: Mean negative log-likelihood, in nats.
+        agreement: Share on which teacher and network choose the same class, in percent; None without a teacher.
+        samples: Number of samples.
+    """
+
+    top1: float
+    top5: float
+    nll: float
+    agreement: float | None
+    samples: int
+
+
+@torch.inference_mode()
+def evaluate(
+    network: Network, dataset: Dataset, split: str = "test", *,
+    teacher: Network | None = None, batch_size: int = 256, device: torch.device | str = "cpu",
+) -> Evaluation:  # fmt: skip
+    """Evaluates a network in eval mode and float32; its mode is as before afterwards.
+
+    Args:
+        network: On `device`.
+        dataset: The data.
+        split: "train", "val" or "test"; without augmentation.
+        teacher: A second network, on `device`, to compare choices with.
+        batch_size: Samples at once; changes memory and speed only.
+        device: Where the networks are.
+
+    Raises:
+        UserError: The data set has no such split.
+    """
+    device = torch.device(device)
+    training = network.training
+    network.eval()
+    sums = torch.zeros(4, dtype=torch.float64, device=device)
+    samples = 0
+    for batch in dataset.eval_batches(split, batch_size, device):
+        logits = network(batch.images).logits.float()
+        chosen = logits.argmax(dim=1)
+        agreeing = chosen == teacher(batch.images).logits.argmax(dim=1) if teacher else torch.zeros_like(chosen)
+        sums += torch.stack(
+            [
+                (chosen == batch.labels).sum(),
+                _among_highest(logits, batch.labels, 5).sum(),
+                F.cross_entropy(logits, batch.labels, reduction="sum"),
+                agreeing.sum(),
+            ]
+        )
+        samples += len(batch.labels)
+    network.train(training)
+    top1, top5, nll, agreement = (sums / samples).tolist()
+    return Evaluation(100 * top1, 100 * top5, nll, 100 * agreement if teacher else None, samples)
+
+
+def _among_highest(logits: Tensor, labels: Tensor, count: int) -> Tensor:
+    highest = logits.topk(min(count, logits.shape[1]), dim=1).indices
+    return (highest == labels[:, None]).any(dim=1)

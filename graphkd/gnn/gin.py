@@ -1,0 +1,50 @@
+"""Graph isomorphism network."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from graphkd.gnn.base import GNNS, DenseGraph, Engine, GraphEncoder
+from graphkd.graph import dgl_nn
+
+
+@GNNS.register("gin")
+class GIN(GraphEncoder):
+    """GINConv: one linear map of (1 + eps) x the sample plus the aggregate of its neighbours (arXiv 1810.00826)."""
+
+    name = "gin"
+
+    def __init__(
+        self, in_dim: int, out_dim: int, aggregator: Literal["sum", "mean", "max"] = "sum",
+        learn_eps: bool = False, layers: int = 1, engine: Engine = "auto",
+    ) -> None:  # fmt: skip
+        """A GIN encoder.
+
+        Args:
+            in_dim: Width of the embeddings that come in.
+            out_dim: Width of those that go out.
+            aggregator: How neighbours are put together.
+            learn_eps: Whether eps (0 at the start) is trained.
+            layers: Number of layers.
+            engine: Who runs them (`GraphEncoder`).
+
+        Raises:
+            UserError: `layers` is below 1.
+        """
+        self.aggregator = aggregator
+        self.learn_eps = learn_eps
+        super().__init__(in_dim, out_dim, layers, engine)
+
+    def convolution(self, in_dim: int, out_dim: int) -> nn.Module:
+        """A `dgl.nn.GINConv` around one linear map."""
+        linear = nn.Linear(in_dim, out_dim)
+        module: nn.Module = dgl_nn().GINConv(linear, self.aggregator, learn_eps=self.learn_eps)
+        return module
+
+    def dense(self, convolution: Any, graph: DenseGraph, x: Tensor) -> Tensor:
+        """What `dgl.nn.GINConv` computes with this aggregator."""
+        aggregate = {"sum": graph.sum, "mean": graph.mean, "max": graph.max}[self.aggregator]
+        out: Tensor = convolution.apply_func((1 + convolution.eps) * x + aggregate(x))
+        return out

@@ -1,0 +1,52 @@
+"""Topology adaptive graph convolution: HKD's own encoder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from graphkd.errors import check
+from graphkd.gnn.base import GNNS, DenseGraph, Engine, GraphEncoder
+from graphkd.graph import dgl_nn
+
+
+@GNNS.register("tag")
+class TAG(GraphEncoder):
+    """TAGConv: one linear map of the embeddings after 0 to `hops` normalised hops (arXiv 1710.10370)."""
+
+    name = "tag"
+
+    def __init__(
+        self, in_dim: int, out_dim: int, hops: int = 1, layers: int = 1, engine: Engine = "auto"
+    ) -> None:
+        """A TAG encoder.
+
+        Args:
+            in_dim: Width of the embeddings that come in.
+            out_dim: Width of those that go out.
+            hops: Hops of each layer; HKD uses 1.
+            layers: Number of layers.
+            engine: Who runs them (`GraphEncoder`).
+
+        Raises:
+            UserError: `hops` is negative or `layers` below 1.
+        """
+        check(hops >= 0, f"graph encoder 'tag': hops is {hops}, but must be at least 0")
+        self.hops = hops
+        super().__init__(in_dim, out_dim, layers, engine)
+
+    def convolution(self, in_dim: int, out_dim: int) -> nn.Module:
+        """A `dgl.nn.TAGConv`."""
+        module: nn.Module = dgl_nn().TAGConv(in_dim, out_dim, k=self.hops)
+        return module
+
+    def dense(self, convolution: Any, graph: DenseGraph, x: Tensor) -> Tensor:
+        """W [x; A'x; A'A'x; ...] with A' = D^-1/2 A D^-1/2; both degrees are in-degrees, as in DGL."""
+        norm = graph.in_degree.rsqrt()
+        hops = [x]
+        for _ in range(self.hops):
+            hops.append(norm * graph.sum(norm * hops[-1]))
+        out: Tensor = convolution.lin(torch.cat(hops, dim=1))
+        return out

@@ -1,0 +1,7 @@
+"""Networks: students and teachers by name."""
+
+from __future__ import annotations
+
+from graphkd.model.base import MODELS, Network, Shapes, output_shapes
+
+__all__ = ["MODELS", "Network", "Shapes", "output_shapes"]

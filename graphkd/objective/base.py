@@ -1,0 +1,76 @@
+"""What every objective is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from graphkd.batch import DistillationBatch, NetworkOutput
+from graphkd.errors import UserError
+from graphkd.registry import Registry
+
+Stream = Callable[[str], torch.Generator]
+"""Gives the run's generator of a name ("negatives", "builder"), on the training device."""
+
+
+class Objective(nn.Module, ABC):
+    """A part of the training loss, with whatever modules and memory it needs of its own.
+
+    Its parameters are trained by the run's optimizer beside the student's. Scalars come out unweighted; weights are
+    `WeightedSum`'s. A subclass names in its constructor just those of the run-time arguments that it needs.
+    """
+
+    RUNTIME: ClassVar[frozenset[str]] = frozenset(
+        {
+            "student_dim",  # width of the student's embedding
+            "teacher_dim",
+            "student_shapes",  # shapes of the student's feature maps, without the batch
+            "teacher_shapes",
+            "labels",  # class of every training sample, int64 [N]
+            "num_classes",
+            "builder",  # a built graph builder
+            "student_gnn",  # a built encoder for each side
+            "teacher_gnn",
+        }
+    )
+    name: ClassVar[str] = ""
+    """The name of the term that an objective of one term returns."""
+    needs_teacher: ClassVar[bool] = True
+
+    @classmethod
+    def graph_dim(cls, options: Mapping[str, Any]) -> int | None:
+        """The width at which an objective with these options encodes graphs, or None if it uses none."""
+        return None
+
+    @abstractmethod
+    def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:
+        """The objective's terms on one batch.
+
+        Returns:
+            Scalars by name, before weighting; an objective of one term calls it by its own name.
+        """
+
+    def prepare(self, device: torch.device, stream: Stream) -> None:
+        """Called once before training: move what is not a parameter to the device, take the run's generators."""
+        self.to(device)
+
+    def after_step(self) -> None:
+        """Called after each applied optimizer step."""
+
+
+def teacher_output(batch: DistillationBatch) -> NetworkOutput:
+    """The teacher's output of a batch.
+
+    Raises:
+        UserError: There is none.
+    """
+    if batch.teacher is None:
+        raise UserError("the objective needs a teacher, and the batch has none")
+    return batch.teacher
+
+
+OBJECTIVES: Registry[Objective] = Registry("objective", "graphkd.objective", Objective.RUNTIME)

@@ -1,0 +1,37 @@
+"""Knowledge distillation on softened class probabilities."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from graphkd.batch import DistillationBatch
+from graphkd.errors import check
+from graphkd.objective.base import OBJECTIVES, Objective, teacher_output
+
+
+@OBJECTIVES.register("kd")
+class KD(Objective):
+    """T^2 KL(softmax(teacher / T), softmax(student / T)), mean over samples (Hinton et al., arXiv 1503.02531)."""
+
+    name = "kd"
+
+    def __init__(self, temperature: float = 4.0) -> None:
+        """A KD objective.
+
+        Args:
+            temperature: T, by which the logits are divided.
+
+        Raises:
+            UserError: The temperature is not positive.
+        """
+        super().__init__()
+        check(temperature > 0, f"objective 'kd': temperature is {temperature}, but must be positive")
+        self.temperature = temperature
+
+    def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:
+        """The term `kd`."""
+        student = F.log_softmax(batch.student.logits.float() / self.temperature, dim=1)
+        teacher = F.log_softmax(teacher_output(batch).logits.float() / self.temperature, dim=1)
+        divergence = F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+        return {self.name: self.temperature**2 * divergence}

@@ -1,0 +1,92 @@
+"""Objectives put together: a sum of named, weighted terms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from graphkd.batch import DistillationBatch
+from graphkd.errors import UserError, check, choices
+from graphkd.objective.base import Objective, Stream
+
+Weight = float | Mapping[str, float]
+"""One weight for all parts of an objective, or one for each part by its name."""
+
+
+class Losses(NamedTuple):
+    """The loss of a batch and what it is made of: scalars by term, before and after weighting."""
+
+    total: Tensor
+    raw: dict[str, Tensor]
+    weighted: dict[str, Tensor]
+
+
+class WeightedSum(nn.Module):
+    """sum over terms of weight x objective.
+
+    A term's parts are named `term.part` ("hkd.individual"), or just `term` where the objective has one part of its own
+    name ("ce").
+    """
+
+    def __init__(self, terms: Mapping[str, tuple[Objective, Weight]]) -> None:
+        """A sum of objectives.
+
+        Args:
+            terms: Objective and weight by the term's name. A mapping as weight names parts; parts left out weigh 1.
+
+        Raises:
+            UserError: There is no term, or a name has a dot in it.
+        """
+        super().__init__()
+        check(len(terms) > 0, "the objective has no term")
+        for name in terms:
+            check(name != "" and "." not in name, f"the objective's term '{name}' must have a name without dots")
+        self.objectives = nn.ModuleDict({name: objective for name, (objective, _) in terms.items()})
+        self.weights = {name: weight for name, (_, weight) in terms.items()}
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether any of the objectives looks at a teacher."""
+        return any(objective.needs_teacher for objective in self._objectives().values())
+
+    def forward(self, batch: DistillationBatch) -> Losses:
+        """The weighted sum on a batch, with its terms.
+
+        Raises:
+            UserError: A weight names a part that its objective does not have.
+        """
+        raw: dict[str, Tensor] = {}
+        weighted: dict[str, Tensor] = {}
+        for term, objective in self._objectives().items():
+            parts = objective(batch)
+            weights = self._part_weights(term, parts)
+            for part, value in parts.items():
+                name = term if part == objective.name else f"{term}.{part}"
+                raw[name] = value
+                weighted[name] = weights[part] * value
+        return Losses(torch.stack(list(weighted.values())).sum(), raw, weighted)
+
+    def prepare(self, device: torch.device, stream: Stream) -> None:
+        """Prepares every objective, each with streams of its own (`Objective.prepare`)."""
+        for term, objective in self._objectives().items():
+            objective.prepare(device, lambda name, term=term: stream(f"{name}/{term}"))  # type: ignore[misc]
+
+    def after_step(self) -> None:
+        """Tells every objective that the optimizer's step was applied."""
+        for objective in self._objectives().values():
+            objective.after_step()
+
+    def _objectives(self) -> dict[str, Objective]:
+        return dict(self.objectives.items())  # type: ignore[arg-type]
+
+    def _part_weights(self, term: str, parts: Mapping[str, Tensor]) -> dict[str, float]:
+        weight = self.weights[term]
+        if not isinstance(weight, Mapping):
+            return dict.fromkeys(parts, float(weight))
+        for part in weight:
+            if part not in parts:
+                raise UserError(f"the weight of '{term}' names the part '{part}', but it has: {choices(parts)}")
+        return {part: float(weight.get(part, 1.0)) for part in parts}

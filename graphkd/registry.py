@@ -1,0 +1,161 @@
+"""One small registry: names to classes, found by themselves, extended from outside."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.metadata
+import inspect
+import pkgutil
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from graphkd.binding import Bound, Option, bind, options_of
+from graphkd.errors import UserError, choices, did_you_mean, one_line
+
+T = TypeVar("T")
+PLUGIN_GROUP = "graphkd.plugins"
+
+
+@dataclass(frozen=True)
+class Entry(Generic[T]):
+    """What a name stands for: a class or function, with the defaults that this name presets."""
+
+    factory: Callable[..., T]
+    preset: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.factory.__module__}.{self.factory.__qualname__}"
+
+
+class Registry(Generic[T]):
+    """Classes of one kind by name.
+
+    Every module of `package` is imported at the first look-up, so that dropping a file in the folder registers
+    what it holds; modules outside register through the entry point group `graphkd.plugins` or by being imported.
+
+    Args:
+        kind: What messages call a member, for example "graph builder".
+        package: The package whose modules hold the members.
+        runtime: Constructor arguments that graphkd supplies itself (never options of a config).
+    """
+
+    def __init__(self, kind: str, package: str, runtime: Collection[str] = ()) -> None:
+        self.kind = kind
+        self.runtime = frozenset(runtime)
+        self._package = package
+        self._entries: dict[str, Entry[T]] = {}
+        self._discovery = "due"
+
+    def register(self, name: str, **preset: Any) -> Callable[[Callable[..., T]], Callable[..., T]]:
+        """A decorator that registers a class or function under `name`.
+
+        Args:
+            name: The name in configs and on the command line.
+            **preset: Defaults of the constructor that this name replaces, for families of one class.
+
+        Raises:
+            UserError: The name is taken; the message names both owners.
+        """
+
+        def add(factory: Callable[..., T]) -> Callable[..., T]:
+            if not factory.__module__.startswith(self._package + "."):
+                self._discover()
+            entry = Entry(factory, preset)
+            taken = self._entries.get(name)
+            if taken is not None:
+                raise UserError(f"two {self.kind}s are named '{name}': {taken} and {entry}")
+            self._entries[name] = entry
+            return factory
+
+        return add
+
+    def names(self) -> list[str]:
+        """All registered names, sorted."""
+        self._discover()
+        return sorted(self._entries)
+
+    def get(self, name: str) -> Callable[..., T]:
+        """The class or function registered under `name`, with the name's preset applied.
+
+        Raises:
+            UserError: There is none; the message lists the choices and the closest.
+        """
+        entry = self._entry(name)
+        return functools.partial(entry.factory, **entry.preset) if entry.preset else entry.factory
+
+    def options(self, name: str) -> dict[str, Option]:
+        """The options of `name` (without what is supplied at run time), in the constructor's order."""
+        entry = self._entry(name)
+        return options_of(entry.factory, entry.preset, self.runtime)
+
+    def summary(self, name: str) -> str:
+        """The first line of the member's docstring."""
+        return (inspect.getdoc(self._entry(name).factory) or "").partition("\n")[0]
+
+    def bind(self, name: str, options: dict[str, Any]) -> Bound:
+        """Checks a config's options for `name` without building it.
+
+        Raises:
+            UserError: The name or an option is unknown, or a value is of a wrong type.
+        """
+        return bind(options, self.options(name), f"{self.kind} '{name}'")
+
+    def build(self, name: str, **options: Any) -> T:
+        """Builds the member `name`; run-time arguments and options are both given by name.
+
+        Raises:
+            UserError: The name or an option is unknown, missing, of a wrong type or out of range.
+        """
+        entry = self._entry(name)
+        known = options_of(entry.factory, entry.preset)
+        return entry.factory(**bind(options, known, f"{self.kind} '{name}'").all)
+
+    def _entry(self, name: str) -> Entry[T]:
+        self._discover()
+        if name not in self._entries:
+            hint = did_you_mean(name, self._entries)
+            raise UserError(f"there is no {self.kind} '{name}'{hint} (choices: {choices(self._entries)})")
+        return self._entries[name]
+
+    def _discover(self) -> None:
+        if self._discovery != "due":
+            return
+        self._discovery = "running"
+        try:
+            package = importlib.import_module(self._package)
+            for module in pkgutil.iter_modules(package.__path__):
+                importlib.import_module(f"{self._package}.{module.name}")
+            _load_entry_points()
+        except BaseException:
+            self._discovery = "due"
+            raise
+        self._discovery = "done"
+
+
+def import_plugins(modules: Iterable[str]) -> None:
+    """Imports modules that register parts of their own (`plugins=[their.module]`).
+
+    Raises:
+        UserError: A module cannot be imported; the message names it and the cause.
+    """
+    for name in modules:
+        try:
+            importlib.import_module(name)
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(f"plugin '{name}' failed at import: {one_line(error)}") from error
+
+
+@functools.cache
+def _load_entry_points() -> None:
+    for point in importlib.metadata.entry_points(group=PLUGIN_GROUP):
+        try:
+            point.load()
+        except UserError:
+            raise
+        except Exception as error:
+            message = f"the installed plugin '{point.name}' ({point.value}) failed at import: {one_line(error)}"
+            raise UserError(message) from error

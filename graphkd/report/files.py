@@ -1,0 +1,45 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+
+def write_atomically(path: str | os.PathLike[str], content: bytes | str) -> None:
+    """Writes a file beside `path`, flushes it to disk, and renames it into place.
+
+    A reader, also one after a crash, finds the old file or the new one, never a part. A symbolic link at
+    `path` is replaced, not followed. The folder must exist.
+
+    Args:
+        path: Where the file shall be.
+        content: Its bytes, or a text that is written as UTF-8 with the line ends it has.
+
+    Raises:
+        OSError: The file cannot be written; what was at `path` is untouched and nothing is left beside it.
+    """
+    target = Path(path)
+    beside = target.with_name(f".{target.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
+    try:
+        with beside.open("xb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            beside.unlink()
+        raise
+    _sync_folder(target.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes a rename durable where the system can: Windows and some network drives cannot."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,83 @@
+"""Finds and reads every run record below a folder."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from graphkd.errors import UserError, check
+from graphkd.report.record import Record, read, shown
+
+RECORD_FILE = "record.json"
+RUN_FILES = frozenset({"config.yaml", "metrics.jsonl", "student.safetensors"})
+NOT_RUNS = frozenset({"reference", "tables"})
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a folder holds: the records in the order of their paths, and a line for each that was left out."""
+
+    records: list[Record]
+    problems: list[str]
+
+
+def load_records(folder: str | os.PathLike[str]) -> Loaded:
+    """Reads every file named `record.json` below a folder, of any kind and status.
+
+    Folder names mean nothing, but for two: direct children named `reference` (published results, kept by git)
+    and `tables` are skipped, and read only where they are the folder asked for. Links are not followed; those
+    that lead out of the folder are named among the problems, as are folders of a run whose record is missing.
+
+    Args:
+        folder: The results folder, or any folder inside it.
+
+    Raises:
+        UserError: There is no such folder, or no readable record below it.
+    """
+    check(os.path.isdir(folder), f"there is no results folder '{shown(folder)}'")
+    paths, problems = _find(os.fspath(folder))
+    records = []
+    for path in paths:
+        try:
+            records.append(read(path))
+        except UserError as error:
+            problems.append(str(error))
+    problems.sort()
+    first = f"; the first of {len(problems)} problems: {problems[0]}" if problems else ""
+    check(bool(records), f"no readable {RECORD_FILE} below '{shown(folder)}'{first}")
+    return Loaded(records, problems)
+
+
+def _find(root: str) -> tuple[list[str], list[str]]:
+    """Paths of all record files below `root`, sorted, and what stood in the way."""
+    paths: list[str] = []
+    problems: list[str] = []
+    pending = [root]
+    while pending:
+        folder = pending.pop()
+        try:
+            entries = list(os.scandir(folder))
+        except OSError as error:
+            problems.append(f"{shown(folder)}: cannot be read ({error.strerror})")
+            continue
+        for entry in entries:
+            if entry.is_symlink():
+                if _leads_out(entry, root):
+                    problems.append(f"{shown(entry.path)}: a link out of the results folder, not followed")
+            elif entry.is_dir():
+                if folder != root or entry.name not in NOT_RUNS:
+                    pending.append(entry.path)
+            elif entry.name == RECORD_FILE:
+                paths.append(entry.path)
+        names = {entry.name for entry in entries}
+        if RECORD_FILE not in names and names & RUN_FILES:
+            problems.append(f"{shown(folder)}: a run without {RECORD_FILE}")
+    return sorted(paths), problems
+
+
+def _leads_out(link: os.DirEntry[str], root: str) -> bool:
+    """Whether a link that could hold records points outside `root`."""
+    if link.name != RECORD_FILE and not os.path.isdir(link.path):
+        return False
+    inside = os.path.join(os.path.realpath(root), "")
+    return not os.path.join(os.path.realpath(link.path), "").startswith(inside)

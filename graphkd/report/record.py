@@ -1,0 +1,273 @@
+"""What one run leaves behind: the format of `record.json`, schema 1."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import os
+import reprlib
+import stat
+import sys
+import types
+import typing
+from dataclasses import asdict, dataclass, field, is_dataclass
+from typing import Any, Final, Literal, NoReturn
+
+from graphkd.binding import describe
+from graphkd.errors import UserError, check, one_line
+from graphkd.report.files import write_atomically
+
+SCHEMA: Final = 1
+LARGEST_BYTES = 4 << 20
+LONGEST_NAME = 300
+LONGEST_SHOWN = 60
+DEEPEST = 32
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """The teacher of a run: its identity and its test top-1 accuracy in percent."""
+
+    identity: str
+    accuracy: float | None
+
+
+@dataclass(frozen=True)
+class Code:
+    """The graphkd that ran: its version, and the git hash and state where it ran from a checkout."""
+
+    version: str
+    git: str | None = None
+    dirty: bool | None = None
+
+
+@dataclass(frozen=True)
+class Term:
+    """Last loss of one term of the objective, before and after its weight."""
+
+    raw: float | None
+    weighted: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metrics:
+    """What a run reached; accuracies and agreement in percent, None where not (yet) known.
+
+    Attributes:
+        test_top1_last: Test accuracy after the last epoch (the benchmark's number).
+        test_top1_at_best_val: Test accuracy after the epoch that was best on validation data.
+        val_top1_best: Best validation accuracy. Both are None without a validation split.
+        test_top1_max: Highest test accuracy of all epochs: chosen on test, so never a fair result.
+        test_top5_last: Top-5 test accuracy after the last epoch.
+        test_nll_last: Mean negative log-likelihood on test data after the last epoch, in nats.
+        agreement_last: Share of test samples on which student and teacher predict the same class.
+        terms: Last losses by the name of the term.
+    """
+
+    test_top1_last: float | None = None
+    test_top1_at_best_val: float | None = None
+    val_top1_best: float | None = None
+    test_top1_max: float | None = None
+    test_top5_last: float | None = None
+    test_nll_last: float | None = None
+    agreement_last: float | None = None
+    terms: dict[str, Term] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One run, as `record.json` holds it.
+
+    Attributes:
+        schema: Version of the format.
+        kind: Whether a student or a teacher was trained.
+        status: How far the run came.
+        study: The suite, or "adhoc" for a plain run.
+        variant: The run's name within its study.
+        pair: Teacher and student in one name.
+        varied: What differs from the suite's base, JSON values by option.
+        identity: SHA-256 of the bound config and the teacher's identity.
+        seed: Seed of the run, not part of the identity.
+        teacher: The teacher, or None where there was none.
+        versions: Versions of the libraries by name.
+        code: The graphkd that ran.
+        device: Where it ran, for example "cpu".
+        threads: Number of torch threads.
+        duration_s: Wall-clock time in seconds.
+        seconds_per_step: Mean time of one training step in seconds.
+        peak_memory_mib: Peak memory in MiB.
+        metrics: What the run reached.
+        error: Why a failed run failed, in one line.
+    """
+
+    schema: Literal[1] = SCHEMA
+    kind: Literal["student", "teacher"]
+    status: Literal["running", "done", "failed"]
+    study: str
+    variant: str
+    pair: str
+    varied: dict[str, Any]
+    identity: str
+    seed: int
+    teacher: Teacher | None
+    versions: dict[str, str]
+    code: Code
+    device: str
+    threads: int
+    duration_s: float | None = None
+    seconds_per_step: float | None = None
+    peak_memory_mib: float | None = None
+    metrics: Metrics = field(default_factory=Metrics)
+    error: str | None = None
+
+    def to_json(self) -> str:
+        """The record as JSON text; numbers that are not finite become null, for JSON has none."""
+        return json.dumps(_finite(asdict(self)), indent=2, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, content: str | bytes, source: str | os.PathLike[str] = "record") -> Record:
+        """Reads a record from JSON text; fields that schema 1 does not know are ignored.
+
+        Args:
+            content: The JSON text, UTF-8 where it is bytes.
+            source: The file, for messages.
+
+        Raises:
+            UserError: It is not JSON, not an object, of another schema, lacks a field, or a field has a wrong
+                type or an impossible value; the message names the field and the source.
+        """
+        try:
+            record: Record = _decode_object(_document(content), cls)
+            _check_names(record)
+        except UserError as error:
+            raise UserError(f"{shown(source)}: {error}") from None
+        return record
+
+
+def write(record: Record, path: str | os.PathLike[str]) -> None:
+    """Writes a record whole or not at all; the folder must exist.
+
+    Raises:
+        UserError: The record could not be read back, for example because a name is empty.
+        OSError: The file cannot be written.
+    """
+    text = record.to_json()
+    Record.from_json(text, path)
+    write_atomically(path, text)
+
+
+def read(path: str | os.PathLike[str]) -> Record:
+    """Reads a record from a file.
+
+    Raises:
+        UserError: The file cannot be read or holds no valid record.
+    """
+    try:
+        check(stat.S_ISREG(os.stat(path).st_mode), f"{shown(path)}: not a regular file")
+        with open(path, "rb") as file:
+            content = file.read(LARGEST_BYTES + 1)
+    except OSError as error:
+        raise UserError(f"{shown(path)}: cannot be read ({error.strerror})") from error
+    too_large = f"{shown(path)}: larger than {LARGEST_BYTES >> 20} MiB, so no record"
+    check(len(content) <= LARGEST_BYTES, too_large)
+    return Record.from_json(content, path)
+
+
+def shown(path: str | os.PathLike[str]) -> str:
+    """A path as messages show it: escaped where it would break the line or cannot be printed."""
+    text = os.fspath(path)
+    return text if text.isprintable() else repr(text)
+
+
+def _brief(value: Any) -> str:
+    text = reprlib.repr(value)
+    return text if len(text) <= LONGEST_SHOWN else text[: LONGEST_SHOWN - 3] + "..."
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _document(content: str | bytes) -> dict[str, Any]:
+    try:
+        text = content.decode() if isinstance(content, bytes) else content
+        document = json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"not JSON ({one_line(error)})") from None
+    if not isinstance(document, dict):
+        raise UserError(f"holds {_brief(document)}, but must hold a JSON object")
+    check(not _deeper_than(DEEPEST, document), f"nested more than {DEEPEST} levels deep")
+    schema = document.get("schema")
+    is_known = type(schema) is int and schema == SCHEMA
+    check(is_known, f"'schema' is {_brief(schema)}, but this graphkd reads schema {SCHEMA}")
+    return document
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _deeper_than(levels: int, value: Any) -> bool:
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels < 0 or any(_deeper_than(levels - 1, item) for item in items)
+
+
+def _check_names(record: Record) -> None:
+    for name in ("study", "variant", "pair", "identity"):
+        text = getattr(record, name)
+        fits = 0 < len(text) <= LONGEST_NAME and text.isprintable()
+        rule = f"1 to {LONGEST_NAME} printable characters"
+        check(fits, f"'{name}' is {_brief(text)}, but must be {rule}")
+    is_whole = record.status != "done" or record.metrics.test_top1_last is not None
+    check(is_whole, "'metrics.test_top1_last' is null, but the run is done")
+
+
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
+
+
+def _decode_object(value: dict[str, Any], kind: type, inside: str = "") -> Any:
+    decoded = {}
+    for name, annotation in _hints(kind).items():
+        check(name in value, f"the field '{inside}{name}' is missing")
+        decoded[name] = _decode(value[name], annotation, inside + name)
+    return kind(**decoded)
+
+
+def _decode(value: Any, annotation: Any, name: str) -> Any:
+    """The JSON value as the annotated type; every union in a record is `X | None`."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is types.UnionType:
+        return None if value is None else _decode(value, arguments[0], name)
+    check(_fits(value, annotation), f"'{name}' is {_brief(value)}, but must be {_words(annotation)}")
+    if isinstance(annotation, type) and is_dataclass(annotation):
+        return _decode_object(value, annotation, f"{name}.")
+    if origin is dict:
+        return {key: _decode(item, arguments[1], f"{name}.{key}") for key, item in value.items()}
+    return float(value) if annotation is float else value
+
+
+def _fits(value: Any, annotation: Any) -> bool:
+    origin = typing.get_origin(annotation)
+    if annotation is Any:
+        return True
+    if origin is dict or is_dataclass(annotation):
+        return isinstance(value, dict)
+    if origin is Literal:
+        return value in typing.get_args(annotation)
+    if annotation is float:
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return is_number and abs(value) <= sys.float_info.max
+    return type(value) is annotation
+
+
+def _words(annotation: Any) -> str:
+    if annotation is float:
+        return "a finite number"
+    return "an object" if is_dataclass(annotation) else describe(annotation)

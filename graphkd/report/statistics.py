@@ -1,0 +1,229 @@
+"""Aggregates finished runs over their seeds, and says what a reader must know about the aggregate."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import math
+import re
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from graphkd.identity import short
+from graphkd.report.record import Record
+
+FEW_SEEDS = 3
+MOST_NAMES = 10
+LONGEST_VALUE = 60
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Mean and spread of one value over seeds; NaN where it is undefined.
+
+    Attributes:
+        n: Number of runs that have the value.
+        mean: Their mean.
+        std: Sample standard deviation (divided by n - 1), NaN for n = 1.
+        ci95: Half the width of the 95 % confidence interval of the mean (Student's t), NaN for n = 1.
+    """
+
+    n: int
+    mean: float
+    std: float
+    ci95: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """The finished runs of one configuration.
+
+    Attributes:
+        study: Their study.
+        pair: Their pair.
+        variant: Their variant.
+        identity: Their identity.
+        label: The variant, and what tells this row from others of the same variant.
+        runs: One record a seed, by seed.
+        repeated: Seeds of which more than one record exists.
+    """
+
+    study: str
+    pair: str
+    variant: str
+    identity: str
+    label: str
+    runs: tuple[Record, ...]
+    repeated: tuple[int, ...] = ()
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds, sorted."""
+        return tuple(run.seed for run in self.runs)
+
+    def summary(self, value: Callable[[Record], float | None]) -> Summary:
+        """Mean and spread of a value of each run."""
+        return summarise(value(run) for run in self.runs)
+
+
+def summarise(values: Iterable[float | None]) -> Summary:
+    """Mean and spread; values that are None or not finite are left out, and `n` counts the rest."""
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    n = len(known)
+    if n == 0:
+        return Summary(0, math.nan, math.nan, math.nan)
+    mean = float(statistics.mean(known))
+    if n == 1:
+        return Summary(1, mean, math.nan, math.nan)
+    std = math.hypot(*(value - mean for value in known)) / math.sqrt(n - 1)
+    return Summary(n, mean, std, _t_quantile(n - 1) * std / math.sqrt(n))
+
+
+def is_finished(record: Record) -> bool:
+    """Whether a run belongs in tables: a student that was trained to its end."""
+    return record.kind == "student" and record.status == "done"
+
+
+def aggregate(records: Iterable[Record]) -> list[Row]:
+    """One row for each (study, pair, variant, identity) of the finished runs, sorted by these and the label.
+
+    A seed that is recorded twice counts once: the run of the newest code version, or of a clean checkout
+    where versions are equal. The result does not depend on the order of the records.
+    """
+    by_row: dict[tuple[str, str, str, str], dict[int, list[Record]]] = defaultdict(lambda: defaultdict(list))
+    for record in filter(is_finished, records):
+        key = (record.study, record.pair, record.variant, record.identity)
+        by_row[key][record.seed].append(record)
+    rows = []
+    for key, by_seed in sorted(by_row.items()):
+        runs = tuple(max(by_seed[seed], key=_newness) for seed in sorted(by_seed))
+        repeated = tuple(seed for seed in sorted(by_seed) if len(by_seed[seed]) > 1)
+        rows.append(Row(*key, label=key[2], runs=runs, repeated=repeated))
+    return sorted(_labelled(rows), key=lambda row: (row.study, row.pair, row.variant, row.label))
+
+
+def warnings_about(rows: Sequence[Row]) -> list[str]:
+    """What a reader of a table with these rows must know, a line each."""
+    looks = (_repeated_runs, _mixed_code, _mixed_machines, _unequal_seeds, _few_seeds)
+    return [line for look in looks for line in look(rows)]
+
+
+def left_out(records: Iterable[Record]) -> list[str]:
+    """Lines that count and name the runs that are in no table: failed, unfinished, teachers."""
+    names: dict[str, list[str]] = defaultdict(list)
+    for record in records:
+        if not is_finished(record):
+            reason = "teacher" if record.kind == "teacher" else _UNFINISHED[record.status]
+            names[reason].append(f"{record.study}/{record.variant} seed {record.seed}")
+    return [f"left out: {_count(len(of), why)}: {listed(sorted(of))}" for why, of in sorted(names.items())]
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names in a row, the first ten and how many more."""
+    more = len(names) - MOST_NAMES
+    return ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
+
+
+_UNFINISHED = {"failed": "failed run", "running": "unfinished run"}
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}{'' if n == 1 else 's'}"
+
+
+@functools.cache
+def _t_quantile(freedom: int) -> float:
+    from scipy.special import stdtrit  # type: ignore[import-untyped]
+
+    return float(stdtrit(freedom, 0.975))
+
+
+def _newness(record: Record) -> tuple[list[int], bool, str]:
+    version = [int(number) for number in re.findall(r"\d{1,9}", record.code.version)]
+    return version, not record.code.dirty, record.to_json()
+
+
+def _labelled(rows: Sequence[Row]) -> list[Row]:
+    """The rows with labels that tell those of one variant apart: by what they varied, else by identity."""
+    siblings: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
+    for row in rows:
+        siblings[row.study, row.pair, row.variant].append(row)
+    named = [row for group in siblings.values() for row in _told_apart(group)]
+    same: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
+    for row in named:
+        same[row.study, row.pair, row.label].append(row)
+    return [
+        row if len(group) == 1 else dataclasses.replace(row, label=f"{row.label} #{brief}")
+        for group in same.values()
+        for row, brief in zip(group, _shortened([row.identity for row in group]), strict=True)
+    ]
+
+
+def _told_apart(rows: Sequence[Row]) -> list[Row]:
+    varied = [dict(_flat(row.runs[0].varied)) for row in rows]
+    names = sorted({name for options in varied for name in options})
+    differing = [name for name in names if len({options.get(name) for options in varied}) > 1]
+    labelled = []
+    for row, options in zip(rows, varied, strict=True):
+        values = ", ".join(f"{name}={options[name]}" for name in differing if name in options)
+        labelled.append(dataclasses.replace(row, label=f"{row.variant} ({values})") if values else row)
+    return labelled
+
+
+def _flat(options: Mapping[str, Any], inside: str = "") -> Iterable[tuple[str, str]]:
+    """Dotted names with values as one printable text each."""
+    for name, value in options.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{inside}{name}.")
+        else:
+            yield _printable(inside + name), _printable(value)[:LONGEST_VALUE]
+
+
+def _printable(value: Any) -> str:
+    return value if isinstance(value, str) and value.isprintable() else json.dumps(value)
+
+
+def _shortened(identities: Sequence[str]) -> list[str]:
+    brief = [short(identity) for identity in identities]
+    return brief if len(set(brief)) == len(brief) else list(identities)
+
+
+def _repeated_runs(rows: Sequence[Row]) -> list[str]:
+    names = [f"{row.label} seed {seed}" for row in rows for seed in row.repeated]
+    return [f"recorded more than once, counted once (newest code): {listed(names)}"] if names else []
+
+
+def _mixed_code(rows: Sequence[Row]) -> list[str]:
+    codes = [run.code for row in rows for run in row.runs]
+    counts = Counter(_printable(f"{code.version} ({code.git or 'no git hash'})") for code in codes)
+    names = [f"{code}: {_count(n, 'run')}" for code, n in sorted(counts.items())]
+    return [f"code versions are mixed: {listed(names)}"] if len(counts) > 1 else []
+
+
+def _mixed_machines(rows: Sequence[Row]) -> list[str]:
+    machines = Counter((run.device, run.threads) for row in rows for run in row.runs)
+    names = [f"{_printable(device)} with {_count(threads, 'thread')}" for device, threads in sorted(machines)]
+    warning = f"devices or threads are mixed, so times do not compare: {listed(names)}"
+    return [warning] if len(machines) > 1 else []
+
+
+def _unequal_seeds(rows: Sequence[Row]) -> list[str]:
+    counts = Counter(row.seeds for row in rows)
+    if len(counts) < 2:
+        return []
+    usual = max(counts, key=lambda seeds: (counts[seeds], len(seeds), seeds))
+    others = [f"{row.label} ({_spaced(row.seeds)})" for row in rows if row.seeds != usual]
+    return [f"seeds differ between rows: {_spaced(usual)} is usual, but not for {listed(others)}"]
+
+
+def _few_seeds(rows: Sequence[Row]) -> list[str]:
+    names = [f"{row.label} (n={len(row.runs)})" for row in rows if len(row.runs) < FEW_SEEDS]
+    return [f"fewer than {FEW_SEEDS} seeds, so the spread is unsure: {listed(names)}"] if names else []
+
+
+def _spaced(seeds: Sequence[int]) -> str:
+    return " ".join(str(seed) for seed in seeds)

@@ -1,0 +1,1 @@
+"""The `graphkd` command: the only place that knows Hydra and rich."""

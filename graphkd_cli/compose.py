@@ -1,0 +1,305 @@
+"""Composes configs with Hydra and turns its errors into one line."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from hydra._internal.callbacks import Callbacks
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path, get_args_parser
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException, MissingConfigException
+from hydra.types import HydraContext, RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from graphkd.errors import UserError, check, choices, did_you_mean, one_line
+
+NOT_VARIED = {"seed", "results", "run_dir", "force", "study", "variant", "plugins"}
+GRAPH_NODES = ("builder", "gnn", "teacher_gnn")
+
+
+def config_folder() -> Path:
+    """The configs: the repository's in a checkout, else the copy inside the installed package."""
+    package = Path(__file__).resolve().parent
+    checkout = package.parent / "configs"
+    return checkout if (checkout / "config.yaml").is_file() else package / "configs"
+
+
+@dataclass(frozen=True)
+class Composed:
+    """A composed config.
+
+    Attributes:
+        config: Plain containers, interpolations resolved, without Hydra's own node.
+        overrides: What was asked for, as written.
+        reads_negatives: Whether any term takes its number of negatives from the top-level node.
+    """
+
+    config: dict[str, Any]
+    overrides: list[str]
+    reads_negatives: bool
+
+
+class CommandParser(argparse.ArgumentParser):
+    """Parses a subcommand's words; a mistake is the user's, in one line."""
+
+    def __init__(self, command: str, parents: Sequence[argparse.ArgumentParser] = ()) -> None:
+        """A parser with --help, and --config-dir unless a parent has it."""
+        super().__init__(prog=command, parents=list(parents), add_help=False, allow_abbrev=False)
+        if not parents:
+            self.add_argument("--help", "-h", action="store_true")
+            self.add_argument("--config-dir", "-cd")
+
+    def error(self, message: str) -> NoReturn:
+        """Raises a `UserError`."""
+        raise UserError(f"{self.prog}: {message} (see graphkd {self.prog} --help)")
+
+
+def arguments_parser(command: str) -> argparse.ArgumentParser:
+    """Hydra's own command line (overrides, --multirun, --cfg, --config-dir, ...) for a subcommand."""
+    return CommandParser(command, parents=[get_args_parser()])
+
+
+def parse_arguments(command: str, arguments: Sequence[str]) -> argparse.Namespace:
+    """Parses a subcommand's arguments; options may stand among the overrides.
+
+    Raises:
+        UserError: An option is unknown or a word is no override.
+    """
+    parsed = arguments_parser(command).parse_intermixed_args(list(arguments))
+    check_overrides(parsed.overrides)
+    return parsed
+
+
+def check_overrides(overrides: Sequence[str]) -> None:
+    """Checks the form of overrides.
+
+    Raises:
+        UserError: A word is no override; the message names it.
+    """
+    for word in overrides:
+        form = "=" in word or word.startswith("~")
+        check(form, f"'{word}' is no override; overrides look like key=value, for example builder=knn")
+
+
+@contextmanager
+def hydra_session(config_dir: str | None = None) -> Iterator[Hydra]:
+    """Hydra over graphkd's configs, with the user's own folder before them.
+
+    Raises:
+        UserError: The folder does not exist, or anything that Hydra refuses within.
+    """
+    search_path = create_config_search_path(str(config_folder()))
+    if config_dir is not None:
+        check(Path(config_dir).is_dir(), f"--config-dir: there is no folder {config_dir}")
+        search_path.prepend(
+            "command-line", f"file://{Path(config_dir).resolve()}", SearchPathQuery(provider="main", path=None)
+        )
+    GlobalHydra.instance().clear()
+    try:
+        yield Hydra.create_main_hydra2("graphkd", search_path)
+    finally:
+        GlobalHydra.instance().clear()
+
+
+def compose(overrides: Sequence[str], config_dir: str | None = None, config_name: str = "config") -> Composed:
+    """Composes a config and resolves it.
+
+    Raises:
+        UserError: Hydra refuses an override or a file; one line names the culprit and the nearest valid name.
+    """
+    with hydra_session(config_dir) as hydra:
+        return _resolved(_compose(hydra, config_name, list(overrides)))
+
+
+def resolve_job(config: DictConfig, overrides: Sequence[str]) -> Composed:
+    """The config that a Hydra launcher hands to a job."""
+    return _resolved(config, overrides)
+
+
+def expand_sweep(overrides: Sequence[str]) -> list[list[str]] | None:
+    """All combinations of a grid sweep, or None where only the sweeper knows them.
+
+    Raises:
+        UserError: An override cannot be parsed.
+    """
+    parsed = _parse(overrides)
+    if any(_key(override) == "hydra/sweeper" for override in parsed):
+        return None
+    swept = [override for override in parsed if not _key(override).startswith("hydra")]
+    try:
+        combinations: list[list[str]] = BasicSweeper.split_arguments(swept, max_batch_size=None)[0]
+    except HydraException as error:
+        raise UserError(one_line(error)) from error
+    return combinations
+
+
+def split_hydra(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Overrides of Hydra's own nodes (launchers, for example), and the others."""
+    own = [override for override in overrides if override.lstrip("+~").startswith("hydra")]
+    return own, [override for override in overrides if override not in own]
+
+
+def varied(overrides: Sequence[str]) -> dict[str, str]:
+    """What a plain run varies: its overrides by key, but for those that say where or which seed."""
+    from graphkd.ablation import varied as by_key
+
+    own, others = split_hydra(overrides)
+    return {key: value for key, value in by_key(others).items() if key not in NOT_VARIED}
+
+
+def check_used(composed: Composed, unused: Sequence[str], overrides: Sequence[str] | None = None) -> None:
+    """Refuses overrides of nodes that nothing in the objective looks at.
+
+    Args:
+        composed: The config.
+        unused: Graph nodes that the plan does not use.
+        overrides: Which overrides to look at; all by default.
+
+    Raises:
+        UserError: There is such an override.
+    """
+    terms = ", ".join(composed.config["objective"])
+    nodes = [*unused, *([] if composed.reads_negatives else ["negatives"])]
+    for override in composed.overrides if overrides is None else overrides:
+        node = override.lstrip("+~").partition("=")[0].partition(".")[0]
+        check(node not in nodes, f"'{override}' is given, but nothing in the objective ({terms}) uses {node}")
+
+
+def quoted(text: str) -> str:
+    """A text as the value of an override, whatever signs are in it."""
+    return "'" + text.replace("'", "\\'") + "'"
+
+
+def launch(
+    config_name: str, overrides: Sequence[str], jobs: Sequence[Sequence[str]], function: Callable[[Any], Any]
+) -> list[Any]:
+    """Runs jobs through the Hydra launcher that `overrides` choose (the basic one runs them here, in order).
+
+    Args:
+        config_name: The config of the jobs.
+        overrides: For all jobs, `hydra/launcher=...` among them.
+        jobs: Further overrides of each job.
+        function: Called with each job's config; must be importable, for it may run in another process.
+
+    Returns:
+        What the function returned for each job.
+
+    Raises:
+        UserError: Hydra refuses an override or has no such launcher.
+    """
+    with hydra_session() as hydra:
+        config = _compose(hydra, config_name, list(overrides), RunMode.MULTIRUN)
+        context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks(config))
+        plugins = Plugins.instance()
+        launcher = plugins.instantiate_launcher(hydra_context=context, task_function=function, config=config)
+        return [job.return_value for job in launcher.launch([list(job) for job in jobs], initial_job_idx=0)]
+
+
+def call(function: Callable[[], Any]) -> Any:
+    """Calls into Hydra and turns its errors into the user's.
+
+    Raises:
+        UserError: Hydra or OmegaConf refuses something.
+    """
+    try:
+        return function()
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+        raise UserError(one_line(error)) from error
+
+
+def _compose(
+    hydra: Hydra, config_name: str, overrides: list[str], mode: RunMode = RunMode.RUN
+) -> DictConfig:
+    _parse(overrides)
+    try:
+        config: DictConfig = hydra.compose_config(config_name, overrides, mode, with_log_configuration=False)
+    except MissingConfigException as error:
+        raise UserError(_missing(error)) from error
+    except (HydraException, OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
+        raise UserError(_explain(hydra, config_name, overrides, error)) from error
+    return config
+
+
+def _parse(overrides: Sequence[str]) -> list[Override]:
+    check_overrides(overrides)
+    parsed: list[Override] = []
+    for override in overrides:
+        try:
+            parsed += OverridesParser.create().parse_overrides([override])
+        except HydraException as error:
+            raise UserError(f"the override '{override}' cannot be read: {one_line(error)}") from error
+    return parsed
+
+
+def _resolved(config: DictConfig, overrides: Sequence[str] | None = None) -> Composed:
+    asked = list(config.hydra.overrides.task) if overrides is None else list(overrides)
+    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    try:
+        reads_negatives = "${negatives}" in OmegaConf.to_yaml(own.get("objective", {}), resolve=False)
+        plain = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise UserError(f"the config cannot be resolved: {one_line(error)}") from error
+    assert isinstance(plain, dict)
+    return Composed({str(key): value for key, value in plain.items()}, asked, reads_negatives)
+
+
+def _key(override: Override) -> str:
+    return str(override.key_or_group)
+
+
+def _missing(error: MissingConfigException) -> str:
+    """For example `builder=knnn`: the group and what it holds."""
+    if not error.missing_cfg_file:
+        return one_line(error)
+    group, _, name = error.missing_cfg_file.rpartition("/")
+    if not error.options:
+        return f"there is no config '{error.missing_cfg_file}'"
+    hint = did_you_mean(name, error.options)
+    return f"{group} has no config '{name}'{hint} (choices: {choices(error.options)})"
+
+
+def _explain(hydra: Hydra, config_name: str, overrides: list[str], error: Exception) -> str:
+    """Names the override that Hydra refused, with the closest key of the config without it."""
+    culprit = _culprit(hydra, config_name, overrides)
+    if culprit is None:
+        return f"the config cannot be composed: {one_line(error)}"
+    word, others = culprit
+    key = word.lstrip("+~").partition("=")[0]
+    try:
+        config = hydra.compose_config(config_name, others, RunMode.RUN, with_log_configuration=False)
+        parent, _, name = key.rpartition(".")
+        node: Any = OmegaConf.select(config, parent) if parent else config
+        known = [str(item) for item in node] if isinstance(node, Mapping | DictConfig) else []
+        known = [item for item in known if item != "hydra"]
+    except (HydraException, OmegaConfBaseException):
+        parent, name, known = "", key, []
+    if name in known or not known:
+        return f"the override '{word}' cannot be applied: {one_line(error)}"
+    hint = did_you_mean(name, known)
+    where = f"{parent} has" if parent else "the config has"
+    return f"'{word}': {where} no '{name}'{hint} (choices: {choices(known)})"
+
+
+def _culprit(hydra: Hydra, config_name: str, overrides: list[str]) -> tuple[str, list[str]] | None:
+    """The last override without which the config composes, and the others."""
+    for index in reversed(range(len(overrides))):
+        others = overrides[:index] + overrides[index + 1 :]
+        try:
+            hydra.compose_config(config_name, others, RunMode.RUN, with_log_configuration=False)
+        except (HydraException, OmegaConfBaseException, YAMLError):
+            continue
+        return overrides[index], others
+    return None

@@ -1,0 +1,100 @@
+"""`graphkd evaluate`: how good a run or a file of weights is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from graphkd.errors import check
+from graphkd_cli import compose
+
+HELP = """\
+usage: graphkd evaluate RUN|CHECKPOINT [OVERRIDES] [--split test] [--config-dir DIR]
+
+Accuracy, negative log-likelihood and, where a teacher is given, agreement with it.
+
+  graphkd evaluate results/.../seed-0                        a run's folder, on its own data
+  graphkd evaluate results/.../seed-0 data.split_seed=1      on other data
+  graphkd evaluate teacher.pth student=resnet32x4 data=...   a file of weights, for the network that `student` names
+  teacher=NAME teacher.checkpoint=FILE                       compare with this teacher
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the command; returns its exit code."""
+    parser = compose.CommandParser("evaluate")
+    parser.add_argument("words", nargs="*")
+    parser.add_argument("--split", default="test")
+    options = parser.parse_intermixed_args(list(arguments))
+    if options.help:
+        print(HELP, end="")
+        return 0
+    check(len(options.words) > 0, "evaluate: which run or checkpoint? (see graphkd evaluate --help)")
+    path, overrides = Path(options.words[0]), options.words[1:]
+    check(path.exists(), f"there is no run or checkpoint {path}")
+    composed = compose.compose(overrides, options.config_dir)
+    if path.is_dir():
+        _evaluate_run(path, composed, options.split)
+    else:
+        _evaluate_checkpoint(path, composed, options.split)
+    return 0
+
+
+def _evaluate_run(folder: Path, composed: compose.Composed, split: str) -> None:
+    from graphkd.assemble import plan
+    from graphkd.run import load
+
+    finished = load(folder)
+    asked = _nodes(composed)
+    unknown = asked - {"data", "teacher"}
+    check(not unknown, f"evaluate: a run brings its own {', '.join(sorted(unknown))}; override data or teacher only")
+    dataset = plan(composed.config).build_data() if "data" in asked else finished.dataset
+    config = {**composed.config, "data": finished.config["data"]}
+    teacher = _teacher(config, dataset) if "teacher" in asked else None
+    _show(str(folder), finished.student, dataset, split, teacher)
+
+
+def _evaluate_checkpoint(path: Path, composed: compose.Composed, split: str) -> None:
+    from graphkd.assemble import plan
+    from graphkd.engine.checkpoint import load_weights
+
+    check("student" in _nodes(composed), f"evaluate: which network is {path} of? Say so: student=resnet8x4")
+    planned = plan(composed.config)
+    dataset = planned.build_data()
+    student = planned.build_student(dataset)
+    load_weights(student, path)
+    teacher = _teacher(composed.config, dataset) if "teacher" in _nodes(composed) else None
+    _show(str(path), student, dataset, split, teacher)
+
+
+def _teacher(config: dict[str, Any], dataset: Any) -> Any:
+    from graphkd.assemble import plan_teacher
+    from graphkd.engine.checkpoint import load_weights
+
+    planned = plan_teacher(config)
+    check(planned.checkpoint is not None, "evaluate: a teacher to compare with needs teacher.checkpoint=FILE")
+    assert planned.checkpoint is not None
+    teacher = planned.build(dataset)
+    load_weights(teacher, planned.checkpoint)
+    return teacher.eval()
+
+
+def _nodes(composed: compose.Composed) -> set[str]:
+    return {override.lstrip("+~").partition("=")[0].partition(".")[0] for override in composed.overrides}
+
+
+def _show(name: str, network: Any, dataset: Any, split: str, teacher: Any) -> None:
+    from graphkd.engine.evaluate import evaluate
+    from graphkd_cli.show import console, percent
+
+    found = evaluate(network, dataset, split, teacher=teacher)
+    table = Table(title=f"{name} on {split} ({found.samples} samples)", title_justify="left", show_header=False)
+    table.add_row("top-1 (%)", percent(found.top1))
+    table.add_row("top-5 (%)", percent(found.top5))
+    table.add_row("negative log-likelihood", f"{found.nll:.4f}")
+    if found.agreement is not None:
+        table.add_row("agreement with the teacher (%)", percent(found.agreement))
+    console().print(table)

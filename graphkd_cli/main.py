@@ -1,0 +1,111 @@
+"""The top of the command: finds the subcommand and turns errors into one line and an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from graphkd.errors import UserError, choices, did_you_mean, one_line
+
+COMMANDS = {
+    "run": "distil one student; train its teacher first if there is none yet",
+    "teacher": "train a teacher by itself",
+    "ablation": "run a suite: variants x seeds",
+    "report": "turn run records into tables (CSV and Markdown)",
+    "evaluate": "accuracy of a run or of a file of weights",
+    "list": "what there is: builders, gnns, objectives, models, data, suites",
+}
+MODULES = {"list": "list_parts"}
+
+HELP = f"""\
+usage: graphkd COMMAND [ARGUMENTS] [--debug]
+
+Graph-based knowledge distillation, assembled by configuration alone.
+
+{chr(10).join(f"  {name:<10}{what}" for name, what in COMMANDS.items())}
+
+  graphkd run builder=knn gnn=gat        one run, with Hydra overrides
+  graphkd run -m gnn=tag,gat seed=0,1    a sweep
+  graphkd ablation --dry-run             the runs of the default suite
+  graphkd report results/                its tables
+
+`graphkd COMMAND --help` says more. Shell completion: eval "$(graphkd -sc install=bash)".
+Exit codes: 0 fine, 1 a run failed, 2 a mistake in what was asked for, 130/143 interrupted.
+"""
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived: leave in order."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command.
+
+    Args:
+        arguments: The command line without the program; the process's own by default.
+
+    Returns:
+        The exit code.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    try:
+        signal.signal(signal.SIGTERM, _terminate)
+    except ValueError:  # not in the main thread, so somebody else owns the signals
+        pass
+    try:
+        return _dispatch(words)
+    except UserError as error:
+        return _fail(error, 2, str(error), debug)
+    except KeyboardInterrupt as error:
+        return _fail(error, 130, "interrupted", debug)
+    except Terminated as error:
+        return _fail(error, 143, "terminated", debug)
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+    except Exception as error:
+        return _fail(error, 1, f"{one_line(error)} (--debug shows where)", debug)
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return 0
+    name, rest = words[0], words[1:]
+    if name == "--version":
+        from importlib.metadata import version
+
+        print(f"graphkd {version('graphkd')}")
+        return 0
+    if name in ("-sc", "--shell-completion"):
+        return _command("completion")(rest)
+    if name not in COMMANDS:
+        hint = did_you_mean(name, COMMANDS)
+        raise UserError(f"there is no command '{name}'{hint} (commands: {choices(COMMANDS)})")
+    return _command(MODULES.get(name, name))(rest)
+
+
+def _command(module: str) -> Any:
+    return importlib.import_module(f"graphkd_cli.{module}").main
+
+
+def _fail(error: BaseException, code: int, message: str, debug: bool) -> int:
+    if debug:
+        import traceback
+
+        traceback.print_exception(error)
+    print(f"graphkd: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def _terminate(signum: int, frame: object) -> NoReturn:
+    raise Terminated
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,125 @@
+"""`graphkd run`: one run, or a sweep."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from graphkd_cli import compose
+
+HELP = """\
+usage: graphkd run [OVERRIDES] [-m] [--cfg job] [--config-dir DIR]
+
+Distils a student, after training its teacher where there is none of that description yet.
+
+  builder=NAME gnn=NAME objective=NAME data=NAME pair=NAME trainer=NAME   groups (`graphkd list`)
+  student=NAME teacher=NAME               networks, or {name: NAME, option: value, ...}
+  teacher.checkpoint=FILE                 a trained teacher
+  objective.hkd.temperature=0.1           any option of any part, by its path in `--cfg job`
+  seed=N run_dir=DIR results=DIR force=true
+  -m, --multirun                          every combination of comma-separated values
+  --cfg job                               print the config and do nothing
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the command; returns its exit code."""
+    options = compose.parse_arguments("run", arguments)
+    if options.help:
+        print(HELP, end="")
+        return 0
+    if options.cfg or options.info or options.hydra_help:
+        return _show(options)
+    if options.multirun:
+        return _sweep(options)
+    return _single(options)
+
+
+def _single(options: argparse.Namespace) -> int:
+    planned = _plan(compose.compose(options.overrides, options.config_dir))
+
+    from graphkd.run import run
+    from graphkd_cli.progress import ProgressWatcher
+    from graphkd_cli.show import console, outcome_table
+
+    screen = console()
+    with ProgressWatcher(screen) as watcher:
+        outcome = run(planned, watcher)
+    if outcome.reused:
+        screen.print("This run is finished already (force=true runs it again).", highlight=False)
+    screen.print(outcome_table(outcome))
+    return 0
+
+
+def _plan(composed: compose.Composed) -> Any:
+    from graphkd.assemble import plan
+
+    planned = plan({**composed.config, "varied": compose.varied(composed.overrides)})
+    compose.check_used(composed, planned.unused_graph_nodes)
+    return planned
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    combinations = compose.expand_sweep(options.overrides)
+    for overrides in combinations or []:
+        _plan(compose.compose(overrides, options.config_dir))
+    with compose.hydra_session(options.config_dir) as hydra:
+        arguments = [*options.overrides, "hydra.mode=MULTIRUN"]
+        compose.call(lambda: hydra.multirun("config", job, arguments, with_log_configuration=False))
+        _remove_launch_folder(options)
+    return 0
+
+
+def job(config: Any) -> float | None:
+    """One job of a sweep, called by Hydra's launcher; returns the validation score for the sweeper."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from graphkd.run import run
+    from graphkd_cli.show import console, outcome_line
+
+    planned = _plan(compose.resolve_job(config, HydraConfig.get().overrides.task))
+    outcome = run(planned)
+    console().print(outcome_line(outcome), highlight=False)
+    return outcome.record.metrics.val_top1_best
+
+
+def _remove_launch_folder(options: argparse.Namespace) -> None:
+    """Hydra's sweeper leaves its own config in a folder of its own; every run keeps all that it needs."""
+    results = Path(compose.compose(_unswept(options.overrides), options.config_dir).config["results"])
+    shutil.rmtree(results / ".launch", ignore_errors=True)
+
+
+def _unswept(overrides: Sequence[str]) -> list[str]:
+    return [override for override in overrides if override.startswith("results=")]
+
+
+def _show(options: argparse.Namespace) -> int:
+    with compose.hydra_session(options.config_dir) as hydra:
+        if options.hydra_help:
+            parser = compose.arguments_parser("run")
+            compose.call(lambda: hydra.hydra_help("config", parser, options))
+        elif options.info:
+            compose.call(lambda: hydra.show_info(options.info, config_name="config", overrides=options.overrides))
+        elif options.cfg == "job" and not options.package:
+            return _show_job(options)
+        else:
+            compose.call(
+                lambda: hydra.show_cfg(
+                    "config", options.overrides, options.cfg, options.package, resolve=options.resolve
+                )
+            )
+    return 0
+
+
+def _show_job(options: argparse.Namespace) -> int:
+    """The resolved config, checked, as a run's folder holds it."""
+    import yaml
+
+    composed = compose.compose(options.overrides, options.config_dir)
+    _plan(composed)
+    yaml.safe_dump(composed.config, sys.stdout, sort_keys=False)
+    return 0

@@ -1,0 +1,40 @@
+"""`graphkd teacher`: a teacher by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from graphkd_cli import compose
+
+HELP = """\
+usage: graphkd teacher [OVERRIDES] [--config-dir DIR]
+
+Trains the teacher that `graphkd run` with the same overrides would train first.
+
+  teacher=NAME teacher.seed=N             the network and its seed
+  teacher_trainer.epochs=N                its training
+  data=NAME force=true
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the command; returns its exit code."""
+    options = compose.parse_arguments("teacher", arguments)
+    if options.help:
+        print(HELP, end="")
+        return 0
+    composed = compose.compose(options.overrides, options.config_dir)
+
+    from graphkd.assemble import plan_teacher
+    from graphkd.run import run_teacher
+    from graphkd_cli.progress import ProgressWatcher
+    from graphkd_cli.show import console, outcome_table
+
+    planned = plan_teacher(composed.config)
+    screen = console()
+    with ProgressWatcher(screen) as watcher:
+        outcome = run_teacher(composed.config, planned, watcher)
+    if outcome.reused:
+        screen.print("This teacher is trained already (force=true trains it again).", highlight=False)
+    screen.print(outcome_table(outcome))
+    return 0
