@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 from collections.abc import Mapping
@@ -24,7 +25,7 @@ from graphkd.objective.weighted_sum import Weight
 from graphkd.registry import Registry, import_plugins
 
 KEYS = {
-    "seed", "teacher_gnn", "negatives", "results", "study", "variant", "varied", "run_dir", "force", "plugins",
+    "seed", "teacher_gnn", "negatives", "results", "study", "variant", "varied", "run_dir", "force", "plugins", "bank",
     "builder", "gnn", "teacher", "student", "data", "trainer", "teacher_trainer", "objective",
 }  # fmt: skip
 TEACHER_KEYS: dict[str, Any] = {"seed": 0, "checkpoint": None, "train_fraction": 1.0}
@@ -296,8 +297,15 @@ def check_keys(config: Mapping[str, Any]) -> None:
 
 
 def _counted(factory: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that count in an identity: not how or where something is computed."""
     ignored = getattr(factory, "NOT_IDENTITY", frozenset())
-    return {name: value for name, value in given.items() if name not in ignored}
+    counted = {name: value for name, value in given.items() if name not in ignored}
+    return {name: _counted_group(value) if dataclasses.is_dataclass(value) else value for name, value in counted.items()}
+
+
+def _counted_group(group: Any) -> dict[str, Any]:
+    known = options_of(type(group))
+    return _counted(type(group), bind(vars(group), known, "").given)
 
 
 def _network(model: Part, dataset: Dataset, seed: int) -> Network:

@@ -6,6 +6,7 @@ and an option that no constructor takes can never be silently ignored.
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import types
 import typing
@@ -91,12 +92,14 @@ def bind(options: Mapping[str, Any], known: Mapping[str, Option], part: str) -> 
 
 
 def convert(value: Any, annotation: Any, what: str) -> Any:
-    """The value in the annotated type: integers become floats and lists tuples where those are asked for.
+    """The value in the annotated type: integers become floats, lists tuples and mappings dataclasses where asked for.
 
     Raises:
         UserError: The value does not fit the annotation; `what` opens the message.
     """
     for candidate in _alternatives(annotation):
+        if dataclasses.is_dataclass(candidate) and isinstance(value, Mapping):
+            return candidate(**bind(value, options_of(candidate), what).all)
         fits, converted = _fit(value, candidate)
         if fits:
             return converted
@@ -114,7 +117,7 @@ def describe(annotation: Any) -> str:
         elif _is_sequence(origin):
             inner = [argument for argument in arguments if argument is not Ellipsis]
             words.append(f"a list ({describe(inner[0])} each)" if inner else "a list")
-        elif origin is not None and issubclass(origin, Mapping):
+        elif origin is not None or dataclasses.is_dataclass(candidate):
             words.append("a mapping")
         else:
             words.append(names.get(candidate, getattr(candidate, "__name__", str(candidate))))

@@ -16,7 +16,7 @@ from hydra._internal.utils import create_config_search_path, get_args_parser
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, OverrideType
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import HydraContext, RunMode
@@ -27,7 +27,7 @@ from yaml import YAMLError
 from graphkd.errors import UserError, check, choices, did_you_mean, one_line
 
 NOT_VARIED = {"seed", "results", "run_dir", "force", "study", "variant", "plugins"}
-GRAPH_NODES = ("builder", "gnn", "teacher_gnn")
+CONTRAST_NODES = ("negatives", "bank")
 
 
 def config_folder() -> Path:
@@ -44,12 +44,12 @@ class Composed:
     Attributes:
         config: Plain containers, interpolations resolved, without Hydra's own node.
         overrides: What was asked for, as written.
-        reads_negatives: Whether any term takes its number of negatives from the top-level node.
+        unused: Top-level nodes for contrast (`negatives`, `bank`) that no term takes over.
     """
 
     config: dict[str, Any]
     overrides: list[str]
-    reads_negatives: bool
+    unused: list[str]
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -172,7 +172,7 @@ def check_used(composed: Composed, unused: Sequence[str], overrides: Sequence[st
         UserError: There is such an override.
     """
     terms = ", ".join(composed.config["objective"])
-    nodes = [*unused, *([] if composed.reads_negatives else ["negatives"])]
+    nodes = [*unused, *composed.unused]
     for override in composed.overrides if overrides is None else overrides:
         node = override.lstrip("+~").partition("=")[0].partition(".")[0]
         check(node not in nodes, f"'{override}' is given, but nothing in the objective ({terms}) uses {node}")
@@ -223,7 +223,7 @@ def call(function: Callable[[], Any]) -> Any:
 def _compose(
     hydra: Hydra, config_name: str, overrides: list[str], mode: RunMode = RunMode.RUN
 ) -> DictConfig:
-    _parse(overrides)
+    overrides = _replacing(_parse(overrides))
     try:
         config: DictConfig = hydra.compose_config(config_name, overrides, mode, with_log_configuration=False)
     except MissingConfigException as error:
@@ -244,16 +244,27 @@ def _parse(overrides: Sequence[str]) -> list[Override]:
     return parsed
 
 
+def _replacing(overrides: Sequence[Override]) -> list[str]:
+    """Overrides in which a mapping as value replaces the node, where Hydra would merge it into what is there."""
+    words: list[str] = []
+    for override in overrides:
+        word = str(override.input_line)
+        replaces = override.type == OverrideType.CHANGE and isinstance(override.value(), dict)
+        words += [f"~{_key(override)}", f"+{word}"] if replaces else [word]
+    return words
+
+
 def _resolved(config: DictConfig, overrides: Sequence[str] | None = None) -> Composed:
     asked = list(config.hydra.overrides.task) if overrides is None else list(overrides)
     own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     try:
-        reads_negatives = "${negatives}" in OmegaConf.to_yaml(own.get("objective", {}), resolve=False)
+        objective = OmegaConf.to_yaml(own.get("objective", {}), resolve=False)
+        unused = [node for node in CONTRAST_NODES if "${" + node + "}" not in objective]
         plain = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise UserError(f"the config cannot be resolved: {one_line(error)}") from error
     assert isinstance(plain, dict)
-    return Composed({str(key): value for key, value in plain.items()}, asked, reads_negatives)
+    return Composed({str(key): value for key, value in plain.items()}, asked, unused)
 
 
 def _key(override: Override) -> str:

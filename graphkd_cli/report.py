@@ -80,11 +80,11 @@ def _order(records: Sequence[Record], config_dir: str | None) -> list[str]:
 def _show(tables: Sequence[Table], folder: Path) -> None:
     screen = console()
     for table in tables:
-        header, *rows = table.rows()
-        shown = ScreenTable(*header, title=table.title, title_justify="left", caption=None)
-        for row in rows:
+        shown = ScreenTable(*table.header, title=table.title, title_justify="left")
+        for row in table.rows():
             shown.add_row(*row)
         screen.print(shown)
+        screen.print(table.caption, markup=False, highlight=False, soft_wrap=True)
         for note in table.notes:
             screen.print(note, markup=False, highlight=False, soft_wrap=True)
     for path in write_tables(tables, folder):

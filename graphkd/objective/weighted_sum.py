@@ -67,7 +67,9 @@ class WeightedSum(nn.Module):
                 name = term if part == objective.name else f"{term}.{part}"
                 raw[name] = value
                 weighted[name] = weights[part] * value
-        return Losses(torch.stack(list(weighted.values())).sum(), raw, weighted)
+        # A batch too small for its graph may be left without any term.
+        nothing = 0 * batch.student.logits.sum()
+        return Losses(sum(weighted.values(), nothing), raw, weighted)
 
     def prepare(self, device: torch.device, stream: Stream) -> None:
         """Prepares every objective, each with streams of its own (`Objective.prepare`)."""

@@ -185,6 +185,10 @@ def _brief(value: Any) -> str:
     return text if len(text) <= LONGEST_SHOWN else text[: LONGEST_SHOWN - 3] + "..."
 
 
+def _shown_key(key: str) -> str:
+    return key if key.isprintable() and len(key) <= LONGEST_SHOWN else _brief(key)
+
+
 def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
@@ -249,7 +253,7 @@ def _decode(value: Any, annotation: Any, name: str) -> Any:
     if isinstance(annotation, type) and is_dataclass(annotation):
         return _decode_object(value, annotation, f"{name}.")
     if origin is dict:
-        return {key: _decode(item, arguments[1], f"{name}.{key}") for key, item in value.items()}
+        return {key: _decode(item, arguments[1], f"{name}.{_shown_key(key)}") for key, item in value.items()}
     return float(value) if annotation is float else value
 
 

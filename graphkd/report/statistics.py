@@ -137,7 +137,7 @@ def _count(n: int, noun: str) -> str:
 
 @functools.cache
 def _t_quantile(freedom: int) -> float:
-    from scipy.special import stdtrit  # type: ignore[import-untyped]
+    from scipy.special import stdtrit
 
     return float(stdtrit(freedom, 0.975))
 

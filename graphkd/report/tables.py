@@ -29,7 +29,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 NONE = "—"
-LEGEND = f"Mean ± sample standard deviation over n seeds, best mean in bold, {NONE} where there is none."
+LEGEND = (
+    "Mean ± sample standard deviation over n seeds (fewer where a cell says so), best mean in bold, "
+    f"{NONE} where there is none."
+)
 LONGEST_STEM = 120
 
 
@@ -192,7 +195,6 @@ def _build_table(
     summaries = {column: [_summary(row, column) for row in rows] for column in spec.columns}
     printed = [column for column in spec.columns if any(summary.n for summary in summaries[column])]
     columns = [_cells(rows, summaries[column], COLUMNS[column]) for column in printed]
-    gaps = [note for column in printed for note in _gap(rows, summaries[column], COLUMNS[column])]
     leading = ([Cell(row.label) for row in rows], [Cell(str(len(row.runs))) for row in rows])
     return Table(
         name=f"{study}_{pair}" + ("" if spec.name == "default" else f"_{spec.name}"),
@@ -201,7 +203,7 @@ def _build_table(
         header=("variant", "n", *(COLUMNS[column].label for column in printed)),
         cells=tuple(zip(*leading, *columns, strict=True)),
         frame=_frame(rows, summaries),
-        notes=(*gaps, *warnings_about(rows), *left_out(records)),
+        notes=(*warnings_about(rows), *left_out(records)),
     )
 
 
@@ -224,13 +226,6 @@ def _text(summary: Summary, runs: int, decimals: int) -> str:
     spread = NONE if summary.n == 1 else f"{summary.std:.{decimals}f}"
     count = "" if summary.n == runs else f" (n={summary.n})"
     return f"{summary.mean:.{decimals}f} ± {spread}{count}"
-
-
-def _gap(rows: Sequence[Row], summaries: Sequence[Summary], column: Column) -> list[str]:
-    """A note where a printed column lacks the value of some runs."""
-    pairs = zip(rows, summaries, strict=True)
-    gaps = [f"{row.label} ({s.n} of {len(row.runs)} runs)" for row, s in pairs if s.n < len(row.runs)]
-    return [f"without all values of '{column.label}': {listed(gaps)}"] if gaps else []
 
 
 def _caption(rows: Sequence[Row]) -> str:

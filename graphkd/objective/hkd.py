@@ -1,0 +1,243 @@
+"""HKD: holistic knowledge distillation, the method that graphkd is built around."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from graphkd.batch import DistillationBatch, NetworkOutput
+from graphkd.builder import GraphBuilder
+from graphkd.contrast import Bank, ExplicitSelection, Selection, build_sampler, info_nce
+from graphkd.contrast.options import BankOptions
+from graphkd.errors import UserError, check
+from graphkd.gnn import GraphEncoder
+from graphkd.graph import Nodes
+from graphkd.objective.base import OBJECTIVES, Objective, Stream, teacher_output
+
+
+class _Side(NamedTuple):
+    """What HKD holds of one network."""
+
+    head: nn.Linear
+    gnn: GraphEncoder | None
+    bank: Bank
+
+
+class _Views(NamedTuple):
+    """One network's batch: embeddings, what is banked of them, and graph embeddings if there is a graph."""
+
+    embedding: Tensor
+    banked: Tensor
+    graph_embedding: Tensor | None
+
+
+@OBJECTIVES.register("hkd")
+class HKD(Objective):
+    """Individual and graph embeddings of student and teacher, drawn together by contrast (arXiv 2108.05507).
+
+    Each network has a linear head, a graph encoder and a bank of embeddings. In the individual part (eq. 5) an
+    embedding is contrasted with the other network's banked one, in the holistic part (eq. 6) a graph embedding with the
+    other network's banked one smoothed by its graph embedding; the negatives come from banks. The sum of both
+    directions is the term `individual` and the term `holistic`.
+
+    Attributes:
+        student_head: `torch.nn.Linear` on the student's embedding; `teacher_head` likewise.
+        student_gnn: The student side's encoder; `teacher_gnn` likewise, or the same module.
+    """
+
+    name = "hkd"
+
+    def __init__(
+        self,
+        student_dim: int,
+        teacher_dim: int,
+        labels: Tensor,
+        builder: GraphBuilder | None = None,
+        student_gnn: GraphEncoder | None = None,
+        teacher_gnn: GraphEncoder | None = None,
+        dim: int = 128,
+        negatives: int = 16384,
+        temperature: float = 0.07,
+        sampler: Literal["shared", "explicit", "all", "all_weighted"] = "shared",
+        negatives_from: Literal["own", "other"] = "own",
+        individual: bool = True,
+        holistic: bool = True,
+        smoothing: float = 0.75,
+        bank_momentum: float = 0.9,
+        teacher_gradient: bool = True,
+        bank: BankOptions = BankOptions(),  # noqa: B008 (immutable)
+    ) -> None:
+        """An HKD objective.
+
+        Args:
+            student_dim: Width of the student's embedding.
+            teacher_dim: Width of the teacher's.
+            labels: Class of every training sample, int64 [N].
+            builder: Builds each network's graph from its own logits, where there is a holistic part.
+            student_gnn: The student side's encoder, from `dim` to `dim`.
+            teacher_gnn: The teacher side's; the same module shares it.
+            dim: Width D of embeddings and banks.
+            negatives: K, negatives of each sample.
+            temperature: T, by which similarities are divided.
+            sampler: Where negatives come from: `shared` (one draw a step serves all samples; unbiased, but the draws
+                of a batch are not independent), `explicit` (drawn for each sample, as published, or handed in with the
+                batch), `all` (every sample of another class), `all_weighted` (the same, weighted by K / their number).
+            negatives_from: Whose bank the negatives are taken from: the released code's `own`, or the `other`
+                network's, as in CRD.
+            individual: Whether there is the individual part.
+            holistic: Whether there is the holistic part. Without it no graph is built.
+            smoothing: Share of the banked embedding in the holistic part's positives.
+            bank_momentum: Share of the old row when a bank is updated.
+            teacher_gradient: Whether the teacher side's head and encoder are trained too.
+            bank: How the banks are kept.
+
+        Raises:
+            UserError: An option is out of range, both parts are off, a graph part is missing, or the training set
+                has one class only.
+        """
+        super().__init__()
+        check(individual or holistic, "objective 'hkd': individual and holistic are both off, so nothing is left")
+        check(dim >= 1, f"objective 'hkd': dim is {dim}, but must be at least 1")
+        check(temperature > 0, f"objective 'hkd': temperature is {temperature}, but must be positive")
+        for option, share in (("smoothing", smoothing), ("bank_momentum", bank_momentum)):
+            check(0 <= share <= 1, f"objective 'hkd': {option} is {share}, but must be between 0 and 1")
+        self.builder, self.student_gnn, self.teacher_gnn = _graph_parts(builder, student_gnn, teacher_gnn, holistic)
+        self.student_head = nn.Linear(student_dim, dim)
+        self.teacher_head = nn.Linear(teacher_dim, dim)
+        self._student_bank = bank.build(labels, dim)
+        self._teacher_bank = bank.build(labels, dim)
+        # Both banks hold the same samples in the same rows, so one draw serves both.
+        self._sampler = build_sampler(sampler, self._student_bank, negatives)
+        self.temperature = temperature
+        self.takes_negatives = sampler == "explicit"
+        self.negatives_from = negatives_from
+        self.individual = individual
+        self.smoothing = smoothing
+        self.bank_momentum = bank_momentum
+        self.teacher_gradient = teacher_gradient
+        self._generators: dict[str, torch.Generator] = {}
+        self._pending: tuple[Tensor, Tensor, Tensor] | None = None
+
+    @classmethod
+    def graph_dim(cls, options: Mapping[str, Any]) -> int | None:
+        """`dim`, unless the holistic part is off."""
+        return int(options["dim"]) if options["holistic"] else None
+
+    @property
+    def student_bank(self) -> Tensor:
+        """The student's banked embeddings, [N, dim]."""
+        return self._student_bank.rows
+
+    @property
+    def teacher_bank(self) -> Tensor:
+        """The teacher's banked embeddings, [N, dim]."""
+        return self._teacher_bank.rows
+
+    def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:
+        """The terms `individual` and `holistic`.
+
+        A batch below `builder.min_nodes` has no holistic term and leaves the banks alone, as in the released code.
+
+        Raises:
+            UserError: The batch brings negatives, but the sampler is not `explicit`.
+        """
+        device = batch.student.embedding.device
+        self._student_bank.to(device)
+        self._teacher_bank.to(device)
+        has_graph = self.builder is not None and len(batch.labels) >= self.builder.min_nodes
+        student = self._views(batch.student, batch, self._sides()[0], has_graph)
+        teacher = self._views(teacher_output(batch), batch, self._sides()[1], has_graph)
+        selection = self._select(batch)
+        parts = self._contrast(student, teacher, self._student_bank, self._teacher_bank, selection)
+        with torch.set_grad_enabled(self.teacher_gradient and torch.is_grad_enabled()):
+            teacher_parts = self._contrast(teacher, student, self._teacher_bank, self._student_bank, selection)
+        keep_banks = self.builder is not None and not has_graph
+        self._pending = (
+            None if keep_banks else (batch.indices, student.embedding.detach(), teacher.embedding.detach())
+        )
+        return {name: parts[name] + teacher_parts[name] for name in parts}
+
+    def prepare(self, device: torch.device, stream: Stream) -> None:
+        """Takes the streams `negatives` and `builder` (`Objective.prepare`)."""
+        super().prepare(device, stream)
+        self._generators = {name: stream(name) for name in ("negatives", "builder")}
+
+    def after_step(self) -> None:
+        """Writes the batch's embeddings to the banks."""
+        if self._pending is not None:
+            indices, student, teacher = self._pending
+            self._student_bank.update(indices, student, self.bank_momentum)
+            self._teacher_bank.update(indices, teacher, self.bank_momentum)
+            self._pending = None
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """The banks, for checkpoints."""
+        return {"student_bank": self._student_bank.state_dict(), "teacher_bank": self._teacher_bank.state_dict()}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Takes the banks over from a checkpoint."""
+        self._student_bank.load_state_dict(state["student_bank"])
+        self._teacher_bank.load_state_dict(state["teacher_bank"])
+
+    def _sides(self) -> tuple[_Side, _Side]:
+        return (
+            _Side(self.student_head, self.student_gnn, self._student_bank),
+            _Side(self.teacher_head, self.teacher_gnn, self._teacher_bank),
+        )
+
+    def _views(self, output: NetworkOutput, batch: DistillationBatch, side: _Side, has_graph: bool) -> _Views:
+        embedding = F.normalize(side.head(output.embedding.to(side.head.weight.dtype)), dim=1)
+        banked = side.bank.gather(batch.indices, embedding.detach())
+        if not has_graph or self.builder is None or side.gnn is None:
+            return _Views(embedding, banked, None)
+        nodes = Nodes(
+            output.logits.detach(), embedding.detach(), batch.labels, batch.indices,
+            bank=side.bank.view(), generator=self._generators.get("builder"),
+        )  # fmt: skip
+        return _Views(embedding, banked, side.gnn(self.builder.build(nodes), embedding))
+
+    def _select(self, batch: DistillationBatch) -> Selection:
+        if batch.negatives is not None:
+            if not self.takes_negatives:
+                raise UserError("objective 'hkd': the batch brings negatives, which needs sampler=explicit")
+            return ExplicitSelection(batch.negatives.long(), len(self.student_bank))
+        return self._sampler.select(batch.labels, self._generators.get("negatives"))
+
+    def _contrast(
+        self, anchor: _Views, other: _Views, own_bank: Bank, other_bank: Bank, selection: Selection
+    ) -> dict[str, Tensor]:
+        """One direction of each part: the anchor network's queries, the other network's positives."""
+        queries: dict[str, Tensor] = {}
+        positives: dict[str, Tensor] = {}
+        if self.individual:
+            queries["individual"], positives["individual"] = anchor.embedding, other.banked
+        if anchor.graph_embedding is not None and other.graph_embedding is not None:
+            queries["holistic"] = anchor.graph_embedding
+            positives["holistic"] = self._smoothed(other.banked, other.graph_embedding)
+        if not queries:
+            return {}
+        bank = own_bank if self.negatives_from == "own" else other_bank
+        losses = info_nce(
+            torch.stack(list(queries.values())), torch.stack(list(positives.values())),
+            bank, selection, self.temperature,
+        )  # fmt: skip
+        return dict(zip(queries, losses, strict=True))
+
+    def _smoothed(self, banked: Tensor, graph_embedding: Tensor) -> Tensor:
+        mixed = self.smoothing * banked + (1 - self.smoothing) * graph_embedding.detach()
+        return F.normalize(mixed, dim=1)
+
+
+def _graph_parts(
+    builder: GraphBuilder | None, student_gnn: GraphEncoder | None, teacher_gnn: GraphEncoder | None, holistic: bool
+) -> tuple[GraphBuilder | None, GraphEncoder | None, GraphEncoder | None]:
+    if not holistic:
+        return None, None, None
+    parts = {"builder": builder, "student_gnn": student_gnn, "teacher_gnn": teacher_gnn}
+    missing = [name for name, part in parts.items() if part is None]
+    check(not missing, f"objective 'hkd': the holistic part needs {', '.join(missing)}")
+    return builder, student_gnn, teacher_gnn

@@ -1,0 +1,115 @@
+"""Batched augmentation against a loop over samples, and its draws against their distribution."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from graphkd.data.augment import Augmentation, random_bits
+from graphkd.errors import UserError
+
+MASK = 2**64 - 1
+seeds = st.integers(-(2**70), 2**70)
+int64s = st.integers(-(2**63), 2**63 - 1)
+
+
+def mix(x: int) -> int:
+    """The finaliser of SplitMix64 on Python's integers."""
+    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 & MASK
+    x = (x ^ x >> 27) * 0x94D049BB133111EB & MASK
+    return x ^ x >> 31
+
+
+def naive_bits(index: int, seed: int, stream: int) -> int:
+    counter = (index + (stream + 1) * 0x9E3779B97F4A7C15) & MASK
+    return mix(mix(counter) ^ (seed & MASK))
+
+
+def naive_sample(image: np.ndarray, index: int, seed: int, padding: int, flip: bool) -> np.ndarray:
+    """Pads, crops and flips one image [C, H, W]."""
+    height, width = image.shape[1:]
+    top, left = ((naive_bits(index, seed, s) >> 32) * (2 * padding + 1) >> 32 for s in (0, 1))
+    padded = np.pad(image, ((0, 0), (padding, padding), (padding, padding)))
+    crop = padded[:, top : top + height, left : left + width]
+    return crop[:, :, ::-1] if flip and naive_bits(index, seed, 2) >> 63 else crop
+
+
+def uniform_p_value(*values: torch.Tensor, bounds: tuple[int, ...]) -> float:
+    """Chi-square p-value that the joint values are uniform on all combinations of 0 .. bound - 1."""
+    cells = np.ravel_multi_index([value.long().numpy() for value in values], bounds)
+    return float(stats.chisquare(np.bincount(cells, minlength=int(np.prod(bounds)))).pvalue)
+
+
+@given(st.lists(int64s, min_size=1, max_size=4), seeds)
+def test_random_bits_equal_pythons_integers(indices: list[int], seed: int) -> None:
+    bits = random_bits(torch.tensor(indices), seed, streams=3)
+    expected = [[naive_bits(index, seed, stream) for index in indices] for stream in range(3)]
+    assert [[value & MASK for value in row] for row in bits.tolist()] == expected
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    shape=st.tuples(st.integers(1, 5), st.integers(1, 3), st.integers(1, 6), st.integers(1, 6)),
+    padding=st.integers(0, 7),
+    flip=st.booleans(),
+    seed=seeds,
+    first=st.integers(0, 2**40),
+)
+def test_equals_a_loop_over_samples(
+    shape: tuple[int, int, int, int], padding: int, flip: bool, seed: int, first: int
+) -> None:
+    images = np.random.default_rng(0).integers(1, 256, shape, dtype=np.uint8)
+    indices = torch.arange(first, first + shape[0])
+    actual = Augmentation(padding, flip)(torch.from_numpy(images), indices, seed)
+    samples = zip(images, indices.tolist(), strict=True)
+    expected = [naive_sample(image, index, seed, padding, flip) for image, index in samples]
+    assert actual.dtype == torch.uint8
+    assert np.array_equal(actual.numpy(), np.stack(expected))
+
+
+def test_a_sample_does_not_depend_on_its_batch() -> None:
+    augmentation = Augmentation(padding=4, flip=True)
+    images = torch.randint(256, (50, 3, 32, 32), dtype=torch.uint8)
+    order = torch.randperm(50)
+    whole = augmentation(images, torch.arange(50), seed=3)
+    assert torch.equal(augmentation(images[order], order, seed=3), whole[order])
+    assert torch.equal(augmentation(images[7:8], torch.tensor([7]), seed=3), whole[7:8])
+    assert not torch.equal(augmentation(images, torch.arange(50), seed=4), whole)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**63, -5])
+def test_offsets_and_flips_are_uniform_and_independent_over_samples(seed: int) -> None:
+    top, left, flip = Augmentation(padding=4, flip=True).draws(torch.arange(50_000), seed)
+    assert uniform_p_value(top, left, flip, bounds=(9, 9, 2)) > 1e-3
+    assert uniform_p_value(top[:-1], top[1:], bounds=(9, 9)) > 1e-3
+
+
+def test_offsets_and_flips_are_uniform_and_independent_over_epochs() -> None:
+    augmentation = Augmentation(padding=1, flip=True)
+    epochs = [augmentation.draws(torch.tensor([11, 12]), seed) for seed in range(6000)]
+    top, left, flip = (torch.stack(values) for values in zip(*epochs, strict=True))
+    for sample in (0, 1):
+        assert uniform_p_value(top[:, sample], left[:, sample], flip[:, sample], bounds=(3, 3, 2)) > 1e-3
+    assert uniform_p_value(top[:, 0], top[:, 1], bounds=(3, 3)) > 1e-3
+    assert uniform_p_value(top[:-1, 0], top[1:, 0], bounds=(3, 3)) > 1e-3
+    assert uniform_p_value(flip[:-1, 0], flip[1:, 0], bounds=(2, 2)) > 1e-3
+
+
+def test_without_flip_nothing_is_mirrored() -> None:
+    assert not Augmentation(padding=2).draws(torch.arange(1000), seed=0).flip.any()
+
+
+def test_never_looks_at_values_on_the_host() -> None:
+    """Meta tensors have no values: whatever needs one on the host raises."""
+    images = torch.empty(4, 3, 8, 8, dtype=torch.uint8, device="meta")
+    indices = torch.empty(4, dtype=torch.int64, device="meta")
+    assert Augmentation(padding=2, flip=True)(images, indices, seed=1).shape == images.shape
+
+
+def test_negative_padding() -> None:
+    with pytest.raises(UserError, match="padding is -1"):
+        Augmentation(padding=-1)

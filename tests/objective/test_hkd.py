@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from golden import Golden, assert_close
+from torch import Tensor
+
+from graphkd import BUILDERS, GNNS, OBJECTIVES, DistillationBatch, NetworkOutput, UserError
+from graphkd.objective.hkd import HKD
+
+PARAMETERS = {
+    "embed_s.linear": "student_head",
+    "embed_t.linear": "teacher_head",
+    "gnn_s.tag": "student_gnn.convolutions.0.lin",
+    "gnn_t.tag": "teacher_gnn.convolutions.0.lin",
+}
+
+
+def golden_hkd(golden: Golden, engine: str = "auto", **options: Any) -> HKD:
+    """HKD with the recorded parameters and banks at the start."""
+    dim = int(golden["meta.dim"])
+    gnns = [GNNS.build("tag", in_dim=dim, out_dim=dim, hops=1, engine=engine) for _ in range(2)]
+    hkd = OBJECTIVES.build(
+        "hkd",
+        student_dim=golden["step0.student.feature"].shape[1],
+        teacher_dim=golden["step0.teacher.feature"].shape[1],
+        labels=golden["dataset.labels"],
+        builder=BUILDERS.build("knn", k=int(golden["meta.k"])),
+        student_gnn=gnns[0],
+        teacher_gnn=gnns[1],
+        dim=dim,
+        negatives=int(golden["meta.negatives"]),
+        sampler="explicit",
+        **options,
+    )
+    assert isinstance(hkd, HKD)
+    state = dict(hkd.named_parameters())
+    for name, value in golden.under("param").items():
+        module, _, kind = name.rpartition(".")
+        if f"{PARAMETERS[module]}.{kind}" in state:  # without a holistic part there is no encoder
+            state[f"{PARAMETERS[module]}.{kind}"].data.copy_(value)
+    hkd.student_bank.copy_(golden["bank.student"])
+    hkd.teacher_bank.copy_(golden["bank.teacher"])
+    return hkd
+
+
+def golden_batch(golden: Golden, step: int) -> tuple[DistillationBatch, Tensor]:
+    """A recorded batch, and the student's feature whose gradient was recorded."""
+    values = golden.under(f"step{step}")
+    feature = values["student.feature"].clone().requires_grad_()
+    return (
+        DistillationBatch(
+            student=NetworkOutput(values["student.logits"], [], feature),
+            teacher=NetworkOutput(values["teacher.logits"], [], values["teacher.feature"]),
+            labels=values["labels"],
+            indices=values["index"],
+            negatives=values["negatives"].long(),
+        ),
+        feature,
+    )
+
+
+@pytest.mark.parametrize("engine", ["dgl", "dense"])
+@pytest.mark.parametrize("case", ["hkd", "hkd_small_batch"])
+def test_equals_the_published_code_over_all_steps(case: str, engine: str) -> None:
+    golden = Golden(case)
+    hkd = golden_hkd(golden, engine)
+    for step in range(int(golden["meta.steps"])):
+        hkd.zero_grad()
+        batch, feature = golden_batch(golden, step)
+        loss = torch.stack(list(hkd(batch).values())).sum()
+        loss.backward()
+        hkd.after_step()
+        expected = golden.under(f"step{step}")
+        assert_close(loss, expected["loss"])
+        assert feature.grad is not None
+        assert_close(feature.grad, expected["grad.student.feature"])
+        parameters = dict(hkd.named_parameters())
+        recorded = {name.removeprefix("grad."): value for name, value in expected.items() if name.startswith("grad.")}
+        del recorded["student.feature"]
+        for name, value in recorded.items():
+            module, _, kind = name.rpartition(".")
+            grad = parameters[f"{PARAMETERS[module]}.{kind}"].grad
+            assert grad is not None
+            assert_close(grad, value)
+        assert_close(hkd.student_bank, golden[f"step{step}.bank.student"] if case == "hkd" else golden["bank.student"])
+        assert_close(hkd.teacher_bank, golden[f"step{step}.bank.teacher"] if case == "hkd" else golden["bank.teacher"])
+
+
+def test_a_small_batch_has_no_holistic_term_and_leaves_the_banks_alone() -> None:
+    golden = Golden("hkd_small_batch")
+    hkd = golden_hkd(golden)
+    terms = hkd(golden_batch(golden, 0)[0])
+    hkd.after_step()
+    assert set(terms) == {"individual"}
+    assert torch.equal(hkd.student_bank, golden["bank.student"])
+
+
+def test_each_term_starts_near_the_logarithm_of_all_candidates() -> None:
+    golden = Golden("hkd")
+    terms = golden_hkd(golden)(golden_batch(golden, 0)[0])
+    chance = 2 * torch.log(golden["meta.negatives"] + 1.0)
+    for term in terms.values():
+        assert 0.5 * chance < term < 3 * chance
+
+
+def test_banks_come_back_from_a_checkpoint() -> None:
+    golden = Golden("hkd")
+    trained, fresh = golden_hkd(golden), golden_hkd(golden)
+    trained(golden_batch(golden, 0)[0])
+    trained.after_step()
+    assert not torch.equal(trained.student_bank, fresh.student_bank)
+    fresh.load_state_dict(trained.state_dict())
+    assert torch.equal(trained.student_bank, fresh.student_bank)
+    assert torch.equal(trained.teacher_bank, fresh.teacher_bank)
+
+
+def test_without_teacher_gradient_only_the_student_side_is_trained() -> None:
+    golden = Golden("hkd")
+    hkd = golden_hkd(golden, teacher_gradient=False)
+    batch, _ = golden_batch(golden, 0)
+    torch.stack(list(hkd(batch).values())).sum().backward()
+    trained = {name.partition(".")[0] for name, parameter in hkd.named_parameters() if parameter.grad is not None}
+    assert trained == {"student_head", "student_gnn"}
+
+
+@pytest.mark.parametrize("part", ["individual", "holistic"])
+def test_each_part_can_be_switched_off(part: str) -> None:
+    golden = Golden("hkd")
+    both = golden_hkd(golden)(golden_batch(golden, 0)[0])
+    kept = golden_hkd(golden, **{part: False})(golden_batch(golden, 0)[0])
+    assert set(kept) == {"individual", "holistic"} - {part}
+    for name, value in kept.items():
+        assert torch.equal(value, both[name])
+
+
+def test_without_a_holistic_part_every_batch_updates_the_banks() -> None:
+    golden = Golden("hkd_small_batch")
+    hkd = golden_hkd(golden, holistic=False)
+    hkd(golden_batch(golden, 0)[0])
+    hkd.after_step()
+    assert not torch.equal(hkd.student_bank, golden["bank.student"])
+
+
+def test_negatives_from_the_other_bank_change_the_loss() -> None:
+    golden = Golden("hkd")
+    own, other = (
+        golden_hkd(golden, negatives_from=choice)(golden_batch(golden, 0)[0]) for choice in ("own", "other")
+    )
+    assert not torch.equal(own["individual"], other["individual"])
+
+
+def test_one_class_is_an_error_at_the_start() -> None:
+    with pytest.raises(UserError, match="two classes"):
+        OBJECTIVES.build("hkd", student_dim=4, teacher_dim=4, labels=torch.zeros(9).long(), holistic=False)
+
+
+def test_both_parts_off_is_an_error() -> None:
+    labels = torch.arange(9) % 3
+    with pytest.raises(UserError, match="both off"):
+        OBJECTIVES.build("hkd", student_dim=4, teacher_dim=4, labels=labels, individual=False, holistic=False)
+
+
+def test_negatives_handed_in_need_the_explicit_sampler() -> None:
+    golden = Golden("hkd")
+    hkd = OBJECTIVES.build(
+        "hkd", student_dim=40, teacher_dim=56, labels=golden["dataset.labels"], holistic=False, dim=24, negatives=8
+    )
+    with pytest.raises(UserError, match="sampler=explicit"):
+        hkd(golden_batch(golden, 0)[0])

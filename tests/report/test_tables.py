@@ -1,0 +1,299 @@
+"""Tables: what they show, what they never hide, and the files they become."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import os
+import re
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from test_record import make_record
+
+from graphkd.errors import UserError
+from graphkd.report.record import Code, Metrics, Record, Teacher
+from graphkd.report.tables import COLUMNS, Cell, Table, TableSpec, build_tables, write_tables
+
+CONFIG = Path(__file__).parents[2] / "configs" / "table" / "default.yaml"
+DEFAULT = TableSpec.from_mapping(yaml.safe_load(CONFIG.read_text()))
+LAST = TableSpec("default", ("test_top1_last",))
+
+
+def runs(variant: str, accuracies: list[float], **changes: Any) -> list[Record]:
+    """Finished runs of one variant with these accuracies, seeds from 0."""
+    fields = {"variant": variant, "identity": f"id-{variant}"} | changes
+    return [make_record(seed=seed, test_top1_last=value, **fields) for seed, value in enumerate(accuracies)]
+
+
+def build(records: list[Record], spec: TableSpec = LAST, order: tuple[str, ...] = ()) -> Table:
+    """The only table of these records."""
+    (table,) = build_tables(records, spec, order)
+    return table
+
+
+def cells(table: Table, row: int) -> list[str]:
+    """Cells of a row of the Markdown table."""
+    lines = [line for line in table.markdown().splitlines() if line.startswith("|")]
+    return [cell.strip() for cell in re.split(r"(?<!\\)\|", lines[2 + row])[1:-1]]
+
+
+def test_the_default_table_in_full() -> None:
+    values = {"val_top1_best": 96.0, "test_top1_at_best_val": 93.0, "test_top5_last": 99.0}
+    records = runs("hkd", [90.0, 92.0, 94.0], **values) + runs("kd", [91.0, 91.0, 91.0], **values)
+    table = build(records, DEFAULT)
+    assert table.markdown() == (
+        "### suite, large->small\n"
+        "\n"
+        "Teacher: test top-1 97.50 %.\n"
+        "\n"
+        "| variant | n | test top-1, last epoch (%) | test top-1, at best validation (%) "
+        "| test top-1, best epoch, chosen on test (%) | agreement with teacher, last epoch (%) "
+        "| test NLL, last epoch | seconds per step | peak memory (MiB) |\n"
+        "| :-- | --: | --: | --: | --: | --: | --: | --: | --: |\n"
+        "| hkd | 3 | **92.00 ± 2.00** | **93.00 ± 0.00** | **91.00 ± 0.00** | **92.00 ± 0.00** "
+        "| **0.3000 ± 0.0000** | 0.0100 ± 0.0000 | 512 ± 0 |\n"
+        "| kd | 3 | 91.00 ± 0.00 | **93.00 ± 0.00** | **91.00 ± 0.00** | **92.00 ± 0.00** "
+        "| **0.3000 ± 0.0000** | 0.0100 ± 0.0000 | 512 ± 0 |\n"
+        "\n"
+        "Mean ± sample standard deviation over n seeds (fewer where a cell says so), best mean in bold, "
+        "— where there is none.\n"
+    )
+
+
+def test_csv_is_unrounded() -> None:
+    accuracies = [90.123456789, 91.987654321, 93.0]
+    (row,) = csv.DictReader(io.StringIO(build(runs("hkd", accuracies), DEFAULT).csv()))
+    std = statistics.stdev(accuracies)
+    assert float(row["test_top1_last_mean"]) == statistics.mean(accuracies)
+    assert float(row["test_top1_last_std"]) == pytest.approx(std, rel=1e-14)
+    assert float(row["test_top1_last_ci95"]) == pytest.approx(
+        4.302652729749462 * std / math.sqrt(3), rel=1e-12
+    )
+    assert (row["test_top1_last_n"], row["n"], row["seeds"]) == ("3", "3", "0 1 2")
+    assert (row["study"], row["pair"], row["variant"]) == ("suite", "large->small", "hkd")
+    assert row["teacher_accuracy"] == "97.5"
+
+
+def test_the_frame_keeps_columns_without_values_and_print_leaves_them_out() -> None:
+    table = build(runs("hkd", [90.0, 91.0, 92.0]), DEFAULT)
+    assert "test top-1, at best validation (%)" not in table.header
+    assert list(table.frame["test_top1_at_best_val_n"]) == [0]
+    assert table.frame["test_top1_at_best_val_mean"].isna().all()
+    assert ",,,0," in table.csv()
+
+
+def test_one_run_has_a_dash_for_its_spread_and_a_warning() -> None:
+    table = build(runs("hkd", [90.0]))
+    assert cells(table, 0) == ["hkd", "1", "90.00 ± —"]
+    assert math.isnan(table.frame["test_top1_last_std"][0])
+    assert "- fewer than 3 seeds, so the spread is unsure: hkd (n=1)" in table.markdown()
+
+
+@pytest.mark.parametrize("columns", [("test_top1_last",), ("peak_memory_mib",), tuple(COLUMNS)])
+def test_n_is_always_shown(columns: tuple[str, ...]) -> None:
+    table = build(runs("hkd", [90.0, 91.0]), TableSpec("short", columns))
+    assert table.header[:2] == ("variant", "n")
+    assert table.rows()[0][:2] == ["hkd", "2"]
+
+
+def test_values_that_some_runs_lack_show_how_many_have_them() -> None:
+    records = [*runs("hkd", [90.0, 91.0, 92.0]), *runs("kd", [90.0, 91.0, 92.0], test_nll_last=None)]
+    records[0] = make_record(seed=0, variant="hkd", identity="id-hkd", test_nll_last=math.nan)
+    table = build(records, TableSpec("t", ("test_nll_last",)))
+    assert table.rows() == [["hkd", "3", "0.3000 ± 0.0000 (n=2)"], ["kd", "3", "—"]]
+    assert list(table.frame["test_nll_last_n"]) == [2, 0]
+
+
+def test_the_max_over_epochs_is_always_labelled_as_chosen_on_test() -> None:
+    assert "chosen on test" in COLUMNS["test_top1_max"].label
+    assert not any("chosen on test" in COLUMNS[name].label for name in COLUMNS if name != "test_top1_max")
+    labels = [column.label for column in COLUMNS.values()]
+    assert len(set(labels)) == len(labels)
+
+
+def test_best_is_the_highest_accuracy_and_the_lowest_loss() -> None:
+    records = runs("a", [90.0, 92.0], test_nll_last=0.5) + runs("b", [80.0, 82.0], test_nll_last=0.25)
+    table = build(records, TableSpec("t", ("test_top1_last", "test_nll_last", "seconds_per_step")))
+    assert [[cell.best for cell in row] for row in table.cells] == [
+        [False, False, True, False, False],
+        [False, False, False, True, False],
+    ]
+    assert cells(table, 0)[2] == "**91.00 ± 1.41**"
+
+
+def test_a_row_alone_is_not_the_best() -> None:
+    assert "**" not in build(runs("hkd", [90.0, 91.0])).markdown()
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from("abcdef"), st.lists(st.floats(0, 100), min_size=1, max_size=3), min_size=2
+    )
+)
+def test_bold_marks_the_rows_of_highest_mean(found: dict[str, list[float]]) -> None:
+    table = build([record for name, accuracies in found.items() for record in runs(name, accuracies)])
+    means = list(table.frame["test_top1_last_mean"])
+    assert [row[2].best for row in table.cells] == [mean == max(means) for mean in means]
+
+
+@given(st.sets(st.sampled_from("abcdefgh"), min_size=1), st.lists(st.sampled_from("abcdefgh"), unique=True))
+def test_rows_follow_the_order_and_then_the_alphabet(variants: set[str], order: list[str]) -> None:
+    records = [record for name in variants for record in runs(name, [90.0])]
+    shown = [row[0] for row in build(records, order=tuple(order)).rows()]
+    assert shown == [name for name in order if name in variants] + sorted(variants - set(order))
+
+
+def test_rows_of_one_variant_stand_together() -> None:
+    records = [
+        *runs("b", [90.0], identity="1", varied={"k": 4}), *runs("b", [90.0], identity="2", varied={"k": 8}),
+        *runs("a", [90.0]),
+    ]  # fmt: skip
+    table = build(records, order=("b", "a"))
+    assert [row[0] for row in table.rows()] == ["b (k=4)", "b (k=8)", "a"]
+    assert list(table.frame["variant"]) == ["b", "b", "a"]
+    assert list(table.frame["label"]) == ["b (k=4)", "b (k=8)", "a"]
+
+
+def test_studies_and_pairs_have_their_own_tables() -> None:
+    records = runs("hkd", [90.0], study="two") + runs("hkd", [91.0]) + runs("hkd", [92.0], pair="a->b")
+    tables = build_tables(records, LAST)
+    assert [table.title for table in tables] == ["suite, a->b", "suite, large->small", "two, large->small"]
+    assert [table.rows()[0][2] for table in tables] == ["92.00 ± —", "91.00 ± —", "90.00 ± —"]
+
+
+def test_runs_that_did_not_finish_are_notes_and_no_rows() -> None:
+    records = runs("hkd", [90.0] * 3) + runs(
+        "kd", [1.0], status="failed", metrics=Metrics(), error="diverged"
+    )
+    table = build(records)
+    assert [row[0] for row in table.rows()] == ["hkd"]
+    assert table.notes == ("left out: 1 failed run: suite/kd seed 0",)
+    assert build_tables(runs("kd", [1.0], status="failed"), LAST) == []
+    assert build_tables([], LAST) == []
+
+
+def test_warnings_become_notes() -> None:
+    table = build(runs("hkd", [90.0] * 3) + runs("kd", [90.0] * 3, code=Code("0.2.0", "fff", False)))
+    assert table.notes == ("code versions are mixed: 0.1.0 (abc123): 3 runs, 0.2.0 (fff): 3 runs",)
+    assert f"- {table.notes[0]}" in table.markdown().splitlines()
+
+
+def test_the_caption_tells_teachers_apart() -> None:
+    records = runs("ce", [90.0], teacher=None) + runs("hkd", [90.0])
+    assert build(records).caption == "Teacher: test top-1 97.50 %."
+    assert build(records[:1]).caption == ""
+    records += runs("kd", [90.0], teacher=Teacher("beef", 95.0)) + runs(
+        "crd", [90.0], teacher=Teacher("c", None)
+    )
+    assert build(records).caption == (
+        "Teachers differ between rows: test top-1 95.00 % for kd; 97.50 % for hkd; unknown for crd."
+    )
+
+
+def test_markdown_is_safe_from_names() -> None:
+    table = build(runs("a|b *c* <i>`", [90.0, 91.0, 92.0], study="s|t"))
+    assert cells(table, 0) == [r"a\|b \*c\* \<i>\`", "3", "91.00 ± 1.00"]
+    assert table.markdown().startswith(r"### s\|t, large->small")
+    assert table.rows()[0][0] == "a|b *c* <i>`"
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"columns": ["test_top1_last"]}, "table '' needs the option 'name'"),
+        ({"name": "t"}, "table 't' needs the option 'columns'"),
+        ({"name": "t", "colums": []}, "table 't' has no option 'colums'; did you mean 'columns'?"),
+        (
+            {"name": "t", "columns": "test_top1_last"},
+            "table 't': option 'columns' is 'test_top1_last', but must be",
+        ),
+        ({"name": "t", "columns": [1]}, "table 't': option 'columns' is [1], but must be"),
+        ({"name": "t", "columns": []}, "table 't': the list 'columns' is empty"),
+        (
+            {"name": "t", "columns": ["test_top_last"]},
+            "table 't' has no column 'test_top_last'; did you mean 'test_",
+        ),
+        ({"name": "t", "columns": ["n", "n"]}, "table 't' has no column 'n'"),
+        ({"name": "t", "columns": ["duration_s"] * 2}, "table 't' has the column 'duration_s' twice"),
+    ],
+)
+def test_a_wrong_spec_is_named(options: dict[str, Any], reason: str) -> None:
+    with pytest.raises(UserError) as caught:
+        TableSpec.from_mapping(options)
+    assert str(caught.value).startswith(reason)
+    assert "\n" not in str(caught.value)
+
+
+def test_every_column_can_be_shown() -> None:
+    values = {name: 50.0 for name in COLUMNS if name != "test_top1_last"}
+    table = build(runs("hkd", [50.0, 50.0], **values),
+                  TableSpec("all", tuple(COLUMNS)))  # fmt: skip
+    assert len(table.header) == 2 + len(COLUMNS)
+    assert all((table.frame[f"{name}_mean"] == 50.0).all() for name in COLUMNS)
+
+
+def test_files_hold_the_tables(tmp_path: Path) -> None:
+    tables = build_tables(runs("hkd", [90.0]) + runs("hkd", [91.0], study="two"), LAST)
+    paths = write_tables(tables, tmp_path / "new" / "tables")
+    assert [path.name for path in paths] == [
+        "suite_large-small.csv", "suite_large-small.md", "two_large-small.csv", "two_large-small.md",
+    ]  # fmt: skip
+    assert sorted(os.listdir(tmp_path / "new" / "tables")) == sorted(path.name for path in paths)
+    assert paths[0].read_bytes() == tables[0].csv().encode()
+    assert paths[3].read_bytes() == tables[1].markdown().encode()
+
+
+def test_another_layout_gets_other_files(tmp_path: Path) -> None:
+    (table,) = build_tables(runs("hkd", [90.0]), TableSpec("short", ("test_top1_last",)))
+    path, _ = write_tables([table], tmp_path)
+    assert path.name == "suite_large-small_short.csv"
+
+
+def a_table(name: str) -> Table:
+    """A table of any name."""
+    return Table(name, name, "", ("variant",), ((Cell("x"),),), pd.DataFrame({"variant": [name]}), ())
+
+
+printable = st.text(st.characters(categories=["L", "N", "P", "S", "Zs"]), max_size=200)
+
+
+@given(
+    names=st.lists(
+        st.sampled_from(["../../x", "/etc/x", "a/b", "a-b", "A-B", "..", ".", "", "~", "C:\\x"]) | printable
+    )
+)
+def test_no_name_escapes_the_folder_or_overwrites_another(
+    tmp_path_factory: pytest.TempPathFactory, names: list[str]
+) -> None:
+    folder = tmp_path_factory.mktemp("tables")
+    paths = write_tables([a_table(name) for name in names], folder)
+    assert all(path.parent == folder for path in paths)
+    assert all(re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.(csv|md)", path.name) for path in paths)
+    assert len({path.name.lower() for path in paths}) == len(os.listdir(folder)) == 2 * len(names)
+    for name, path in zip(names, paths[::2], strict=True):
+        assert path.read_text(encoding="utf-8") == a_table(name).csv()
+
+
+def test_a_folder_that_cannot_be_made_is_the_users_mistake(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot make the folder '.*file/tables' for tables"):
+        write_tables([], tmp_path / "file" / "tables")
+
+
+def test_importing_the_modules_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, graphkd.report.load, graphkd.report.tables;"
+        "print({'torch', 'dgl', 'hydra', 'pandas', 'numpy', 'scipy'} & set(sys.modules))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "set()"
