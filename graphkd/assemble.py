@@ -30,7 +30,7 @@ KEYS = {
 }  # fmt: skip
 TEACHER_KEYS: dict[str, Any] = {"seed": 0, "checkpoint": None, "train_fraction": 1.0}
 GRAPH_KEYS = ("builder", "gnn", "teacher_gnn")
-SHARED = "shared"
+SHARED: Literal["shared"] = "shared"
 
 
 @dataclass(frozen=True)
@@ -298,9 +298,11 @@ def check_keys(config: Mapping[str, Any]) -> None:
 
 def _counted(factory: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     """The options that count in an identity: not how or where something is computed."""
-    ignored = getattr(factory, "NOT_IDENTITY", frozenset())
+    ignored: frozenset[str] = getattr(factory, "NOT_IDENTITY", frozenset())
     counted = {name: value for name, value in given.items() if name not in ignored}
-    return {name: _counted_group(value) if dataclasses.is_dataclass(value) else value for name, value in counted.items()}
+    return {
+        name: _counted_group(value) if dataclasses.is_dataclass(value) else value for name, value in counted.items()
+    }
 
 
 def _counted_group(group: Any) -> dict[str, Any]:
@@ -367,14 +369,19 @@ def _term(config: Mapping[str, Any], name: str, node: Any) -> Term:
             check(value is None, f"{where}.{key} is given, but with these options '{part.name}' uses no graph")
         return Term(part, weight)
     nodes = {key: config[key] if value is None else value for key, value in own.items()}
-    teacher_gnn = nodes["teacher_gnn"]
     return Term(
         part, weight, graph_dim,
         builder=_part(BUILDERS, nodes["builder"], f"{where}.builder"),
         gnn=_part(GNNS, nodes["gnn"], f"{where}.gnn"),
-        teacher_gnn=teacher_gnn if teacher_gnn in (None, SHARED) else _part(GNNS, teacher_gnn, f"{where}.teacher_gnn"),
+        teacher_gnn=_teacher_gnn(nodes["teacher_gnn"], f"{where}.teacher_gnn"),
         reads=frozenset(key for key, value in own.items() if value is None),
     )  # fmt: skip
+
+
+def _teacher_gnn(node: Any, where: str) -> Part | Literal["shared"] | None:
+    if node is None:
+        return None
+    return SHARED if node == SHARED else _part(GNNS, node, where)
 
 
 def _weight(value: Any, where: str) -> Weight:

@@ -52,7 +52,7 @@ def options_of(
         runtime: Names that graphkd supplies itself, and that are no options therefore.
     """
     preset = preset or {}
-    function = factory.__init__ if inspect.isclass(factory) else factory  # type: ignore[misc]
+    function = factory.__init__ if inspect.isclass(factory) else factory
     hints = typing.get_type_hints(function)
     return {
         name: Option(name, hints.get(name, Any), preset.get(name, parameter.default))
@@ -98,7 +98,7 @@ def convert(value: Any, annotation: Any, what: str) -> Any:
         UserError: The value does not fit the annotation; `what` opens the message.
     """
     for candidate in _alternatives(annotation):
-        if dataclasses.is_dataclass(candidate) and isinstance(value, Mapping):
+        if inspect.isclass(candidate) and dataclasses.is_dataclass(candidate) and isinstance(value, Mapping):
             return candidate(**bind(value, options_of(candidate), what).all)
         fits, converted = _fit(value, candidate)
         if fits:
@@ -116,7 +116,8 @@ def describe(annotation: Any) -> str:
             words.append("one of " + ", ".join(str(argument) for argument in arguments))
         elif _is_sequence(origin):
             inner = [argument for argument in arguments if argument is not Ellipsis]
-            words.append(f"a list ({describe(inner[0])} each)" if inner else "a list")
+            count = f" of {len(inner)}" if len(inner) > 1 and Ellipsis not in arguments else ""
+            words.append(f"a list{count} ({describe(inner[0])} each)" if inner else "a list")
         elif origin is not None or dataclasses.is_dataclass(candidate):
             words.append("a mapping")
         else:
@@ -138,6 +139,9 @@ def _fit(value: Any, candidate: Any) -> tuple[bool, Any]:
     origin, arguments = typing.get_origin(candidate), typing.get_args(candidate)
     if candidate is Any:
         return True, value
+    if origin in (Union, types.UnionType):
+        fitted = (_fit(value, alternative) for alternative in arguments)
+        return next((fit for fit in fitted if fit[0]), (False, value))
     if origin is Literal:
         return any(value == choice and type(value) is type(choice) for choice in arguments), value
     if _is_sequence(origin):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import importlib.metadata
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Protocol
@@ -150,11 +152,11 @@ class BatchGraph:
 
     @property
     def weighted_adjacency(self) -> Tensor:
-        """The adjacency in float32, with each edge's weight in its place (1 where there are no weights)."""
+        """The adjacency with each edge's weight in its place, in its dtype (1 in float32 without weights)."""
         if self.weights is None:
             return self.adjacency.float()
-        matrix = torch.zeros(self.num_targets, self.num_nodes, device=self.weights.device)
-        return matrix.index_put((self.targets, self.sources), self.weights.float())
+        matrix = self.weights.new_zeros(self.num_targets, self.num_nodes)
+        return matrix.index_put((self.targets, self.sources), self.weights)
 
     def closed(self) -> BatchGraph:
         """The same graph with its support rows as targets too, each with just its own self loop.
@@ -164,7 +166,9 @@ class BatchGraph:
         if self.support is None:
             return self
         loops = torch.arange(self.num_targets, self.num_nodes, device=self.support.device)
-        weights = None if self.weights is None else torch.cat([self.weights, torch.ones_like(loops).float()])
+        weights = self.weights
+        if weights is not None:
+            weights = torch.cat([weights, weights.new_ones(len(loops))])
         sources, targets = torch.cat([self.sources, loops]), torch.cat([self.targets, loops])
         return BatchGraph(sources, targets, self.num_nodes, weights=weights)
 
@@ -230,6 +234,18 @@ def dgl_nn() -> Any:
     """DGL's graph convolution modules (`dgl.nn.pytorch`)."""
     load_dgl()
     return importlib.import_module("dgl.nn.pytorch")
+
+
+@contextlib.contextmanager
+def dgl_max_takes_first() -> Iterator[None]:
+    """Within it, the first of equal messages gets the gradient of DGL's max (libxsmm takes the last)."""
+    dgl = load_dgl()
+    was_enabled = dgl.is_libxsmm_enabled()
+    dgl.use_libxsmm(False)
+    try:
+        yield
+    finally:
+        dgl.use_libxsmm(was_enabled)
 
 
 @functools.cache

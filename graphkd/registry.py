@@ -153,7 +153,8 @@ def import_plugins(modules: Iterable[str]) -> None:
 def _load_entry_points() -> None:
     for point in importlib.metadata.entry_points(group=PLUGIN_GROUP):
         try:
-            point.load()
+            # Not load(): the module may be half imported already, and be asking another registry for this.
+            importlib.import_module(point.module)
         except UserError:
             raise
         except Exception as error:

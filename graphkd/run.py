@@ -95,6 +95,7 @@ def run(planned: Plan, watcher: Watcher | None = None) -> Outcome:
         found = _finished(planned.folder, planned.identity, planned.seed)
         if found is not None and not planned.config["force"]:
             return Outcome(found, planned.folder, reused=True)
+        _check_own(planned.folder)
         record = _new_record(planned.config, "student", planned.variant, planned.identity, planned.seed, trainer)
         record = dataclasses.replace(record, teacher=known)
         with _workplace(planned.folder, keep=found is not None) as folder:
@@ -127,6 +128,7 @@ def run_teacher(config: Mapping[str, Any], teacher: TeacherPlan, watcher: Watche
         found = _finished(folder, teacher.identity, teacher.seed)
         if found is not None and not config["force"]:
             return Outcome(found, folder, reused=True)
+        _check_own(folder)
         record = _new_record(config, "teacher", teacher.model.name, teacher.identity, teacher.seed, trainer)
         objective = WeightedSum({"ce": (OBJECTIVES.build("ce"), 1.0)})
         with _workplace(folder, keep=found is not None) as work:
@@ -202,8 +204,8 @@ def _train(
 ) -> Record:  # fmt: skip
     """Trains a network and leaves config, metrics, weights and record in the folder."""
     started = time.monotonic()
+    records.write(record, folder / RECORD)  # first, for it makes the folder a run's
     write_config(config, folder / CONFIG)
-    records.write(record, folder / RECORD)
     title = f"{record.kind} {record.variant} seed {record.seed}"
     try:
         fit = trainer.fit(
@@ -282,8 +284,8 @@ def _new_record(
 
 def pair_name(config: Mapping[str, Any]) -> str:
     """Teacher and student in one name, whether or not the objective uses the teacher."""
-    names = [node if isinstance(node, str) else str(node.get("name")) for node in (config["teacher"], config["student"])]
-    return "->".join(names)
+    nodes = (config["teacher"], config["student"])
+    return "->".join(node if isinstance(node, str) else str(node.get("name")) for node in nodes)
 
 
 def _versions() -> dict[str, str]:
@@ -321,16 +323,13 @@ def _device(trainer: Trainer) -> str:
 
 
 def _finished(folder: Path, identity: str, seed: int) -> Record | None:
-    """The record of this run if the folder holds it finished; None if it may be written there.
+    """The record of this run if the folder holds it finished.
 
     Raises:
-        UserError: The folder holds something else.
+        UserError: The folder holds another run.
     """
-    if not folder.exists():
-        return None
-    check(folder.is_dir(), f"{folder} is a file, but the run needs a folder there")
+    check(folder.is_dir() or not folder.exists(), f"{folder} is a file, but the run needs a folder there")
     if not (folder / RECORD).exists():
-        check(not any(folder.iterdir()), f"{folder} is not empty and holds no run; choose another run_dir")
         return None
     record = records.read(folder / RECORD)
     same = record.identity == identity and record.seed == seed
@@ -340,6 +339,16 @@ def _finished(folder: Path, identity: str, seed: int) -> Record | None:
         " choose another run_dir",
     )
     return record if record.status == "done" else None
+
+
+def _check_own(folder: Path) -> None:
+    """Refuses to write into a folder that holds other things than a run; call it under the folder's lock.
+
+    Raises:
+        UserError: It does.
+    """
+    foreign = folder.is_dir() and not (folder / RECORD).exists() and any(folder.iterdir())
+    check(not foreign, f"{folder} is not empty and holds no run; choose another run_dir")
 
 
 @contextmanager

@@ -72,10 +72,7 @@ def job(config: Any) -> dict[str, Any]:
     resolved = read_config(Path(config.folder) / f"{config.index}.yaml")
     screen = console()
     try:
-        if config.teacher:
-            outcome = run_teacher(resolved, plan_teacher(resolved))
-        else:
-            outcome = run(plan(resolved))
+        outcome = run_teacher(resolved, plan_teacher(resolved)) if config.teacher else run(plan(resolved))
     except Exception as error:
         name = f"{resolved['variant']} seed {resolved['seed']}"
         screen.print(f"{name}: failed: {one_line(error)}", highlight=False, markup=False, soft_wrap=True)

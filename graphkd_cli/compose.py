@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from hydra import version
 from hydra._internal.callbacks import Callbacks
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
@@ -109,6 +110,7 @@ def hydra_session(config_dir: str | None = None) -> Iterator[Hydra]:
         )
     GlobalHydra.instance().clear()
     try:
+        version.setbase("1.3")
         yield Hydra.create_main_hydra2("graphkd", search_path)
     finally:
         GlobalHydra.instance().clear()
@@ -156,7 +158,7 @@ def varied(overrides: Sequence[str]) -> dict[str, str]:
     """What a plain run varies: its overrides by key, but for those that say where or which seed."""
     from graphkd.ablation import varied as by_key
 
-    own, others = split_hydra(overrides)
+    others = split_hydra(overrides)[1]
     return {key: value for key, value in by_key(others).items() if key not in NOT_VARIED}
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import signal
 import sys
-from collections.abc import Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from graphkd.errors import UserError, choices, did_you_mean, one_line
 
@@ -53,10 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
-    try:
+    with contextlib.suppress(ValueError):  # not in the main thread, so somebody else owns the signals
         signal.signal(signal.SIGTERM, _terminate)
-    except ValueError:  # not in the main thread, so somebody else owns the signals
-        pass
     try:
         return _dispatch(words)
     except UserError as error:
@@ -90,8 +89,9 @@ def _dispatch(words: list[str]) -> int:
     return _command(MODULES.get(name, name))(rest)
 
 
-def _command(module: str) -> Any:
-    return importlib.import_module(f"graphkd_cli.{module}").main
+def _command(module: str) -> Callable[[Sequence[str]], int]:
+    command: Callable[[Sequence[str]], int] = importlib.import_module(f"graphkd_cli.{module}").main
+    return command
 
 
 def _fail(error: BaseException, code: int, message: str, debug: bool) -> int:

@@ -23,7 +23,8 @@ def percent(value: float | None) -> str:
 def outcome_table(outcome: Outcome) -> Table:
     """The short table that a run ends with."""
     record, metrics = outcome.record, outcome.record.metrics
-    table = Table(title=f"{record.variant}, seed {record.seed} ({record.pair})", title_justify="left", show_header=False)
+    title = f"{record.variant}, seed {record.seed} ({record.pair})"
+    table = Table(title=title, title_justify="left", show_header=False)
     rows = {
         "test top-1, last epoch (%)": percent(metrics.test_top1_last),
         "test top-1 at best validation (%)": percent(metrics.test_top1_at_best_val),

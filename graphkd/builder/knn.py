@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from graphkd.builder.base import BUILDERS, GraphBuilder, Metric, Input, nearest, pairwise_distance, select
+from graphkd.builder.base import BUILDERS, GraphBuilder, Input, Metric, nearest, pairwise_distance, select
 from graphkd.errors import check
 from graphkd.graph import BatchGraph, Nodes
 

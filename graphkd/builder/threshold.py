@@ -7,8 +7,8 @@ import torch
 from graphkd.builder.base import (
     BUILDERS,
     GraphBuilder,
-    Metric,
     Input,
+    Metric,
     nearest,
     pairwise_distance,
     select,

@@ -6,10 +6,9 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 
 from graphkd.batch import DistillationBatch, Progress
@@ -20,6 +19,9 @@ from graphkd.engine.seeding import derive, generator
 from graphkd.errors import check
 from graphkd.model import Network
 from graphkd.objective import Losses, WeightedSum
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,8 @@ class Trainer:
         Raises:
             UserError: The machine does not have it.
         """
+        from lightning_fabric import Fabric  # takes seconds to import
+
         cuda = torch.cuda.is_available()
         check(cuda or self.accelerator != "cuda", "trainer: accelerator is cuda, but torch sees no CUDA device here")
         accelerator = self.accelerator if self.accelerator != "auto" else "cuda" if cuda else "cpu"

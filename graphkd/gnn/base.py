@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
+from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from graphkd.errors import UserError, check
-from graphkd.graph import BatchGraph, dgl_supports
+from graphkd.errors import check
+from graphkd.graph import BatchGraph, dgl_max_takes_first, dgl_supports
 from graphkd.registry import Registry
 
 Engine = Literal["auto", "dgl", "dense"]
@@ -22,6 +24,7 @@ class DenseGraph:
     Attributes:
         adjacency: bool [N, N], `adjacency[target, source]`.
         weights: The same in the embeddings' dtype, with edge weights in place of ones.
+        is_weighted: Whether the edges have weights.
         in_degree: Number of in-edges of each node, at least 1, [N, 1] in the embeddings' dtype.
     """
 
@@ -29,6 +32,7 @@ class DenseGraph:
         """The matrices of a graph whose nodes are all targets, in `dtype`."""
         self.adjacency = graph.adjacency
         self.weights = graph.weighted_adjacency.to(dtype)
+        self.is_weighted = graph.weights is not None
         self.in_degree = self._degree(1).to(dtype)
 
     @property
@@ -69,6 +73,8 @@ class GraphEncoder(nn.Module, ABC):
     name: ClassVar[str]
     dense_limit: ClassVar[int] = 512
     """The largest number of nodes for which `auto` runs the dense form."""
+    takes_max: bool = False
+    """Whether convolutions take the largest entry among neighbours (DGL's kernels differ on equal ones)."""
 
     def __init__(self, in_dim: int, out_dim: int, layers: int, engine: Engine) -> None:
         """A stack of `layers` convolutions.
@@ -89,8 +95,7 @@ class GraphEncoder(nn.Module, ABC):
         self.engine: Engine = engine
         widths = [in_dim] + [out_dim] * layers
         self.convolutions = nn.ModuleList(
-            self.convolution(width, next_width)
-            for width, next_width in zip(widths[:-1], widths[1:], strict=True)
+            self.convolution(width, next_width) for width, next_width in pairwise(widths)
         )
 
     @abstractmethod
@@ -103,7 +108,9 @@ class GraphEncoder(nn.Module, ABC):
 
     def sparse(self, convolution: nn.Module, graph: Any, x: Tensor) -> Tensor:
         """The module run by DGL on a `DGLGraph`: [N, in_dim] -> [N, out_dim]."""
-        out: Tensor = convolution(graph, x, edge_weight=graph.edata.get("weight"))
+        weights = graph.edata.get("weight")
+        with dgl_max_takes_first() if self.takes_max else contextlib.nullcontext():
+            out: Tensor = convolution(graph, x, edge_weight=None if weights is None else weights.to(x.dtype))
         return out.flatten(start_dim=1)
 
     def forward(self, graph: BatchGraph, x: Tensor) -> Tensor:
@@ -111,17 +118,18 @@ class GraphEncoder(nn.Module, ABC):
 
         Args:
             graph: The graph, with or without support rows.
-            x: Embeddings of the targets, float [T, in_dim].
+            x: Embeddings of the targets, float [T, in_dim]; those in half precision are taken as float32.
 
         Returns:
-            float [T, out_dim].
+            float [T, out_dim]. No gradient reaches the support rows.
         """
         return F.normalize(self.propagate(graph, x), dim=1)
 
     def propagate(self, graph: BatchGraph, x: Tensor) -> Tensor:
         """The output before normalisation, float [T, out_dim]."""
+        x = full_precision(x)
         if graph.support is not None:
-            x = torch.cat([x, graph.support.to(x)])
+            x = torch.cat([x, graph.support.detach().to(x)])
         closed = graph.closed()
         # DGL's GAT fails under bf16, and normalised embeddings need float32 anyway.
         with torch.autocast(x.device.type, enabled=False):
@@ -133,11 +141,19 @@ class GraphEncoder(nn.Module, ABC):
         return x[: graph.num_targets]
 
     def _runs_dense(self, graph: BatchGraph, x: Tensor) -> bool:
-        if self.engine == "auto":
-            return graph.num_nodes <= self.dense_limit or not dgl_supports(x.device.type)
-        if self.engine == "dgl" and not dgl_supports(x.device.type):
-            raise UserError(f"the installed DGL has no support for {x.device.type}; use engine=auto or engine=dense")
-        return self.engine == "dense"
+        if self.engine == "dense" or (self.engine == "auto" and graph.num_nodes <= self.dense_limit):
+            return True
+        if not dgl_supports(x.device.type):
+            device = x.device.type
+            no_dgl = f"the installed DGL has no support for {device}; use engine=auto or engine=dense"
+            check(self.engine == "auto", no_dgl)
+            return True
+        return len(graph.sources) == 0  # DGL's max goes wrong on a graph without edges
+
+
+def full_precision(x: Tensor) -> Tensor:
+    """Embeddings in float32 (float64 stays)."""
+    return x if x.dtype == torch.float64 else x.float()
 
 
 GNNS: Registry[GraphEncoder] = Registry("graph encoder", "graphkd.gnn", GraphEncoder.RUNTIME)

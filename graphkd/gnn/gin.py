@@ -35,6 +35,7 @@ class GIN(GraphEncoder):
         """
         self.aggregator = aggregator
         self.learn_eps = learn_eps
+        self.takes_max = aggregator == "max"
         super().__init__(in_dim, out_dim, layers, engine)
 
     def convolution(self, in_dim: int, out_dim: int) -> nn.Module:

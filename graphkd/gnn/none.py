@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from graphkd.errors import check
-from graphkd.gnn.base import GNNS, DenseGraph, GraphEncoder
+from graphkd.gnn.base import GNNS, DenseGraph, GraphEncoder, full_precision
 from graphkd.graph import BatchGraph
 
 
@@ -40,4 +40,4 @@ class NoEncoder(GraphEncoder):
 
     def propagate(self, graph: BatchGraph, x: Tensor) -> Tensor:
         """The embeddings as they came, float [T, in_dim]."""
-        return x
+        return full_precision(x)

@@ -35,6 +35,7 @@ class SAGE(GraphEncoder):
             UserError: `layers` is below 1.
         """
         self.aggregator = aggregator
+        self.takes_max = aggregator == "pool"
         super().__init__(in_dim, out_dim, layers, engine)
 
     def convolution(self, in_dim: int, out_dim: int) -> nn.Module:
@@ -46,7 +47,8 @@ class SAGE(GraphEncoder):
         """What `dgl.nn.SAGEConv` computes with this aggregator."""
         out: Tensor
         if self.aggregator == "gcn":
-            out = convolution.fc_neigh((graph.sum(x) + x) / (graph.in_degree + 1)) + convolution.bias
+            members = graph.adjacency.sum(dim=1, keepdim=True) + 1
+            out = convolution.fc_neigh((graph.sum(x) + x) / members) + convolution.bias
         elif self.aggregator == "mean":
             out = convolution.fc_self(x) + convolution.fc_neigh(graph.mean(x))
         else:

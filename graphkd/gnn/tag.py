@@ -43,10 +43,17 @@ class TAG(GraphEncoder):
         return module
 
     def dense(self, convolution: Any, graph: DenseGraph, x: Tensor) -> Tensor:
-        """W [x; A'x; A'A'x; ...] with A' = D^-1/2 A D^-1/2; both degrees are in-degrees, as in DGL."""
-        norm = graph.in_degree.rsqrt()
+        """W [x; A'x; A'A'x; ...] with A' = D^-1/2 A D^-1/2.
+
+        As in DGL, both degrees are in-degrees. With edge weights, which must be positive, they are sums of
+        weights: out of the source, and into the target.
+        """
+        source = target = graph.in_degree.rsqrt()
+        if graph.is_weighted:
+            sums = (graph.weights.sum(dim=dim)[:, None] for dim in (0, 1))
+            source, target = (torch.where(total == 0, 1, total).rsqrt() for total in sums)
         hops = [x]
         for _ in range(self.hops):
-            hops.append(norm * graph.sum(norm * hops[-1]))
+            hops.append(target * graph.sum(source * hops[-1]))
         out: Tensor = convolution.lin(torch.cat(hops, dim=1))
         return out

@@ -1,0 +1,86 @@
+"""Random input for tests: batches as graph builders and objectives see them, and graphs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from graphkd.batch import DistillationBatch, NetworkOutput
+from graphkd.contrast import build_bank
+from graphkd.graph import BatchGraph, Nodes
+
+CLASSES = 5
+DIM = 16
+TRAIN_SIZE = 90
+"""Training samples behind every batch; sample i is of class i mod CLASSES."""
+TRAIN_LABELS = torch.arange(TRAIN_SIZE) % CLASSES
+MAPS = {"student": [(4, 6, 6), (8, 3, 3)], "teacher": [(6, 6, 6), (10, 3, 3)]}
+WIDTHS = {"student": 12, "teacher": 20}
+
+
+def seeded(seed: int, device: str = "cpu") -> torch.Generator:
+    """A fresh generator."""
+    return torch.Generator(device).manual_seed(seed)
+
+
+def normal(seed: int, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Standard normal values that depend on the seed alone, whatever the dtype."""
+    return torch.randn(*shape, generator=seeded(seed), dtype=torch.float64).to(dtype)
+
+
+def nodes(size: int, seed: int = 0, dtype: torch.dtype = torch.float32, **given: Any) -> Nodes:
+    """A batch with everything that a graph builder may look at; `given` replaces parts of it."""
+    indices = torch.randperm(TRAIN_SIZE, generator=seeded(seed))[:size]
+    made = {
+        "logits": 3 * normal(seed, size, CLASSES, dtype=dtype),
+        "embedding": normal(seed + 1, size, DIM, dtype=dtype),
+        "labels": TRAIN_LABELS[indices],
+        "indices": indices,
+        "bank": build_bank("full", TRAIN_LABELS, DIM, generator=seeded(seed)).view(),
+        "generator": seeded(seed),
+    }
+    return Nodes(**{**made, **given})
+
+
+def random_graph(
+    targets: int, seed: int, support: int = 0, weighted: bool = False, loops: bool = True,
+    density: float = 0.3, dtype: torch.dtype = torch.float32,
+) -> BatchGraph:  # fmt: skip
+    """A graph in which each edge is there with a given chance."""
+    generator = seeded(seed)
+    adjacency = torch.rand(targets, targets + support, generator=generator) < density
+    if loops:
+        adjacency[:, :targets].fill_diagonal_(True)
+    into, out_of = adjacency.nonzero(as_tuple=True)
+    weights = 0.5 + torch.rand(len(into), generator=generator, dtype=torch.float64) if weighted else None
+    return BatchGraph(
+        out_of, into, targets,
+        support=normal(seed + 1, support, DIM, dtype=dtype) if support else None,
+        weights=None if weights is None else weights.to(dtype),
+    )  # fmt: skip
+
+
+def output(
+    side: str, size: int, seed: int, classes: int = CLASSES, dtype: torch.dtype = torch.float32
+) -> NetworkOutput:
+    """What a network might return; every tensor is a leaf that takes gradient."""
+    shapes = [(classes,), (WIDTHS[side],), *MAPS[side], *MAPS[side]]
+    tensors = [normal(seed + turn, size, *shape, dtype=dtype) for turn, shape in enumerate(shapes)]
+    logits, embedding, *maps = (tensor.requires_grad_() for tensor in tensors)
+    half = len(MAPS[side])
+    return NetworkOutput(logits, maps[:half], embedding, preactivations=maps[half:])
+
+
+def batch(
+    size: int, seed: int = 0, classes: int = CLASSES, dtype: torch.dtype = torch.float32
+) -> DistillationBatch:
+    """A batch of different training samples."""
+    indices = torch.randperm(TRAIN_SIZE, generator=seeded(seed))[:size]
+    return DistillationBatch(
+        student=output("student", size, 10 * seed, classes, dtype),
+        teacher=output("teacher", size, 10 * seed + 5, classes, dtype),
+        labels=TRAIN_LABELS[indices] % classes,
+        indices=indices,
+    )
