@@ -207,7 +207,9 @@ def launch(
         context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks(config))
         plugins = Plugins.instance()
         launcher = plugins.instantiate_launcher(hydra_context=context, task_function=function, config=config)
-        return [job.return_value for job in launcher.launch([list(job) for job in jobs], initial_job_idx=0)]
+        # A launcher composes each job's config from the job's overrides alone.
+        own = split_hydra(overrides)[1]
+        return [job.return_value for job in launcher.launch([[*own, *job] for job in jobs], initial_job_idx=0)]
 
 
 def call(function: Callable[[], Any]) -> Any:

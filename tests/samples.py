@@ -16,7 +16,10 @@ DIM = 16
 TRAIN_SIZE = 90
 """Training samples behind every batch; sample i is of class i mod CLASSES."""
 TRAIN_LABELS = torch.arange(TRAIN_SIZE) % CLASSES
-MAPS = {"student": [(4, 6, 6), (8, 3, 3)], "teacher": [(6, 6, 6), (10, 3, 3)]}
+MAPS = {
+    "student": [(4, 8, 8), (4, 8, 8), (6, 4, 4), (8, 2, 2)],
+    "teacher": [(6, 8, 8), (6, 8, 8), (8, 4, 4), (10, 2, 2)],
+}
 WIDTHS = {"student": 12, "teacher": 20}
 
 
@@ -65,22 +68,25 @@ def random_graph(
 def output(
     side: str, size: int, seed: int, classes: int = CLASSES, dtype: torch.dtype = torch.float32
 ) -> NetworkOutput:
-    """What a network might return; every tensor is a leaf that takes gradient."""
+    """What a network might return; the student's tensors are leaves that take gradient."""
     shapes = [(classes,), (WIDTHS[side],), *MAPS[side], *MAPS[side]]
     tensors = [normal(seed + turn, size, *shape, dtype=dtype) for turn, shape in enumerate(shapes)]
-    logits, embedding, *maps = (tensor.requires_grad_() for tensor in tensors)
+    logits, embedding, *maps = (tensor.requires_grad_(side == "student") for tensor in tensors)
     half = len(MAPS[side])
     return NetworkOutput(logits, maps[:half], embedding, preactivations=maps[half:])
 
 
-def batch(
-    size: int, seed: int = 0, classes: int = CLASSES, dtype: torch.dtype = torch.float32
-) -> DistillationBatch:
+def batch(size: int, seed: int = 0, classes: int = CLASSES, dtype: torch.dtype = torch.float32) -> DistillationBatch:
     """A batch of different training samples."""
     indices = torch.randperm(TRAIN_SIZE, generator=seeded(seed))[:size]
     return DistillationBatch(
-        student=output("student", size, 10 * seed, classes, dtype),
-        teacher=output("teacher", size, 10 * seed + 5, classes, dtype),
+        student=output("student", size, 20 * seed, classes, dtype),
+        teacher=output("teacher", size, 20 * seed + 10, classes, dtype),
         labels=TRAIN_LABELS[indices] % classes,
         indices=indices,
     )
+
+
+def tensors_of(side: NetworkOutput) -> list[Tensor]:
+    """All tensors of a network's output."""
+    return [side.logits, side.embedding, *side.features, *(side.preactivations or [])]

@@ -1,0 +1,379 @@
+"""Feature banks: an embedding for every training sample, or for the most recent ones."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from graphkd.errors import UserError, check, choices, did_you_mean
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+UNFILLED = -1
+_INIT_ROWS = 1 << 16
+_B = TypeVar("_B", bound="Bank")
+
+
+@dataclass(frozen=True)
+class BankView:
+    """What a graph builder may see of a bank; the tensors are the bank's own and must not be written to.
+
+    Attributes:
+        rows: Embeddings in the bank's storage dtype and place, [R, D].
+        labels: Class of each row, int64 [R]; -1 where the row is unfilled.
+        indices: Dataset index of each row, int64 [R], -1 where unfilled; None where row i is sample i.
+    """
+
+    rows: Tensor
+    labels: Tensor
+    indices: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class ClassOrder:
+    """Rows of a bank sorted by class, so that the rows outside a class can be counted off.
+
+    Attributes:
+        rows: Filled rows, sorted by label, int64 [U].
+        labels: Their labels, ascending, int64 [U].
+    """
+
+    rows: Tensor
+    labels: Tensor
+
+    def blocks(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Where in `rows` each class begins and how many rows it has: int64, shaped like `labels`."""
+        start = torch.searchsorted(self.labels, labels)
+        return start, torch.searchsorted(self.labels, labels, right=True) - start
+
+
+class Bank(ABC):
+    """Embeddings of training samples, written after each step and never differentiated through.
+
+    Deliberately neither a module nor made of buffers: each process of a distributed training keeps its own.
+
+    Args:
+        labels: Class of every training sample, int64 [N].
+        dim: Width D of an embedding.
+        size: Number of rows R.
+        dtype: Storage: float32, bfloat16 or float16 (float64 for tests of exactness).
+        on_host: Keep the rows in host memory whatever device the training runs on; they are then brought over
+            chunk by chunk (which waits for the host, unlike everything else here).
+        generator: Of the initial rows, uniform in ±1/sqrt(D/3), not normalised. They are drawn where it lives
+            (on the CPU if None), so that the start does not depend on the training's device.
+
+    Attributes:
+        rows: [R, D], in the storage dtype.
+        labels: Class of each row, int64 [R]; -1 where unfilled.
+        device: Where the training runs: that of everything given to and returned by a bank.
+
+    Raises:
+        UserError: The labels are not int64 [N], negative, or all of one class.
+    """
+
+    rows: Tensor
+    labels: Tensor
+
+    def __init__(
+        self,
+        labels: Tensor,
+        dim: int,
+        size: int,
+        dtype: torch.dtype,
+        on_host: bool,
+        generator: torch.Generator | None,
+    ) -> None:
+        check(
+            labels.dim() == 1 and labels.dtype == torch.int64,
+            f"a bank needs the training labels as int64 [N], not {labels.dtype} {list(labels.shape)}",
+        )
+        check(len(labels) > 0 and int(labels.min()) >= 0, "a bank needs training labels of 0 or more")
+        check(
+            bool((labels != labels[0]).any()),
+            f"all {len(labels)} training labels are {int(labels[0])}: contrast needs at least two classes",
+        )
+        self.device = labels.device
+        self.on_host = on_host
+        self.rows = torch.empty(size, dim, dtype=dtype, device="cpu" if on_host else labels.device)
+        bound = (dim / 3) ** -0.5
+        drawn_on = generator.device if generator is not None else torch.device("cpu")
+        for part in torch.split(self.rows, _INIT_ROWS):
+            part.copy_(torch.empty(part.shape, device=drawn_on).uniform_(-bound, bound, generator=generator))
+
+    @property
+    @abstractmethod
+    def used(self) -> int:
+        """Number of filled rows U; they are the first."""
+
+    @property
+    @abstractmethod
+    def largest_class(self) -> int:
+        """An upper bound, known without asking the device, on how many filled rows share a class."""
+
+    @abstractmethod
+    def by_class(self) -> ClassOrder:
+        """The filled rows sorted by class."""
+
+    @abstractmethod
+    def view(self) -> BankView:
+        """The bank as graph builders see it."""
+
+    @abstractmethod
+    def gather(self, indices: Tensor, fallback: Tensor) -> Tensor:
+        """The banked embeddings of samples.
+
+        Args:
+            indices: Dataset indices, int64 [B].
+            fallback: Stands in for samples that are not banked, [B, D].
+
+        Returns:
+            Float32 [B, D] (float64 from a float64 bank), a copy without gradient.
+        """
+
+    def fetch(self, rows: slice | Tensor, dtype: torch.dtype) -> Tensor:
+        """Rows by their place in the bank (a slice, or int64 of any shape [...]), as `dtype` [..., D]."""
+        return fetch(self.rows, rows, self.device, dtype)
+
+    @torch.no_grad()
+    def update(self, indices: Tensor, values: Tensor, momentum: float) -> None:
+        """Moves the samples' rows: row <- normalize(momentum * row + (1 - momentum) * value).
+
+        A sample that is not banked yet enters with its normalised value.
+
+        Args:
+            indices: Dataset indices, each at most once, int64 [B].
+            values: Their new embeddings, [B, D].
+            momentum: Share of the old row, in [0, 1].
+        """
+        values = values.to(torch.promote_types(self.rows.dtype, torch.float32))
+        moved = momentum * self.gather(indices, values) + (1 - momentum) * values
+        moved = F.normalize(moved, dim=1).to(self.rows.device, self.rows.dtype)
+        self.rows.index_copy_(0, self._place(indices).to(self.rows.device), moved)
+
+    def to(self: _B, device: torch.device | str) -> _B:
+        """Moves the bank in place to the device of the training (rows on the host stay there)."""
+        self.device = torch.device(device)
+        if not self.on_host:
+            self.rows = self.rows.to(device)
+        self._move(self.device)
+        return self
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps; the tensors are the bank's own, not copies."""
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes over a saved state, converting it to this bank's dtype and place.
+
+        Raises:
+            UserError: It was saved from a bank of another kind or shape.
+        """
+        mine = self.state_dict()
+        check(
+            state.keys() == mine.keys(),
+            f"the saved bank holds {choices(state)}, but this {type(self).__name__} holds {choices(mine)}",
+        )
+        saved, own = list(state["rows"].shape), list(self.rows.shape)
+        check(saved == own, f"the saved bank is {saved} (rows, width), but this one is {own}")
+        self.rows.copy_(state["rows"])
+
+    @abstractmethod
+    def _place(self, indices: Tensor) -> Tensor:
+        """The rows to write these samples to, after which they are banked there."""
+
+    @abstractmethod
+    def _move(self, device: torch.device) -> None:
+        """Moves everything but the rows."""
+
+
+class FullBank(Bank):
+    """One row for every training sample: row i is sample i. Arguments as in `Bank`."""
+
+    def __init__(
+        self,
+        labels: Tensor,
+        dim: int,
+        *,
+        dtype: torch.dtype = torch.float32,
+        on_host: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(labels, dim, len(labels), dtype, on_host, generator)
+        self.labels = labels
+        ordered, rows = torch.sort(labels, stable=True)
+        self._by_class = ClassOrder(rows, ordered)
+        self._largest_class = int(torch.unique_consecutive(ordered, return_counts=True)[1].max())
+
+    @property
+    def used(self) -> int:
+        """Number of rows N."""
+        return len(self.rows)
+
+    @property
+    def largest_class(self) -> int:
+        """Size of the largest class."""
+        return self._largest_class
+
+    def by_class(self) -> ClassOrder:
+        """All rows sorted by class."""
+        return self._by_class
+
+    def view(self) -> BankView:
+        """The bank as graph builders see it."""
+        return BankView(self.rows, self.labels)
+
+    @torch.no_grad()
+    def gather(self, indices: Tensor, fallback: Tensor) -> Tensor:
+        """The samples' rows, float32 [B, D]; every sample is banked, so `fallback` is never needed."""
+        return self.fetch(indices, torch.promote_types(self.rows.dtype, torch.float32))
+
+    def _place(self, indices: Tensor) -> Tensor:
+        return indices
+
+    def _move(self, device: torch.device) -> None:
+        self.labels = self.labels.to(device)
+        self._by_class = ClassOrder(self._by_class.rows.to(device), self._by_class.labels.to(device))
+
+
+class QueueBank(Bank):
+    """The most recently seen samples, for training sets too large for a row each. Arguments as in `Bank`.
+
+    Args:
+        labels: Class of every training sample, int64 [N]; kept as int32, with an int32 table of N more.
+        dim: Width D of an embedding.
+        length: Number of rows L.
+        dtype: Storage dtype.
+        on_host: Keep the rows in host memory.
+        generator: Of the initial rows.
+
+    Attributes:
+        indices: Dataset index of each row, int64 [L]; -1 where unfilled.
+
+    Raises:
+        UserError: The length is below 1, or the labels are wrong (see `Bank`).
+    """
+
+    def __init__(
+        self,
+        labels: Tensor,
+        dim: int,
+        length: int,
+        *,
+        dtype: torch.dtype = torch.float32,
+        on_host: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        check(length >= 1, f"the queue's length is {length}, but must be 1 or more")
+        super().__init__(labels, dim, length, dtype, on_host, generator)
+        self.labels = labels.new_full((length,), UNFILLED)
+        self.indices = labels.new_full((length,), UNFILLED)
+        self._sample_labels = labels.to(torch.int32)
+        self._row_of = torch.zeros_like(self._sample_labels)
+        self._pushed = 0
+
+    @property
+    def used(self) -> int:
+        """Number of filled rows."""
+        return min(self._pushed, len(self.rows))
+
+    @property
+    def largest_class(self) -> int:
+        """All filled rows: what the queue holds is known on the device alone."""
+        return self.used
+
+    def by_class(self) -> ClassOrder:
+        """The filled rows sorted by class, as they are now."""
+        ordered, rows = torch.sort(self.labels[: self.used], stable=True)
+        return ClassOrder(rows, ordered)
+
+    def view(self) -> BankView:
+        """The bank as graph builders see it."""
+        return BankView(self.rows, self.labels, self.indices)
+
+    @torch.no_grad()
+    def gather(self, indices: Tensor, fallback: Tensor) -> Tensor:
+        """The samples' latest rows, float32 [B, D]; `fallback` for those that have left or never came."""
+        rows = self._row_of[indices].long()
+        banked = self.indices[rows] == indices
+        found = self.fetch(rows, torch.promote_types(self.rows.dtype, torch.float32))
+        return torch.where(banked[:, None], found, fallback.to(found.dtype))
+
+    def update(self, indices: Tensor, values: Tensor, momentum: float) -> None:
+        """Pushes the samples over the oldest rows; one still banked enters as its row's moving average."""
+        length = len(self.rows)
+        super().update(indices[-length:], values[-length:], momentum)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps; the tensors are the bank's own, not copies."""
+        state = {"labels": self.labels, "indices": self.indices, "pushed": self._pushed}
+        return super().state_dict() | state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes over a saved state; see `Bank.load_state_dict`."""
+        super().load_state_dict(state)
+        self.labels.copy_(state["labels"])
+        self.indices.copy_(state["indices"])
+        self._pushed = state["pushed"]
+        turns = torch.arange(self._pushed - self.used, self._pushed, device=self.device)
+        latest = torch.zeros_like(self._row_of, dtype=torch.int64)
+        latest.scatter_reduce_(0, self.indices[turns % len(self.rows)], turns, "amax")
+        self._row_of = (latest % len(self.rows)).to(torch.int32)
+
+    def _place(self, indices: Tensor) -> Tensor:
+        turns = torch.arange(self._pushed, self._pushed + len(indices), device=self.device)
+        self._pushed += len(indices)
+        rows = turns % len(self.rows)
+        self.labels[rows] = self._sample_labels[indices].long()
+        self.indices[rows] = indices
+        self._row_of[indices] = rows.to(torch.int32)
+        return rows
+
+    def _move(self, device: torch.device) -> None:
+        self.labels, self.indices = self.labels.to(device), self.indices.to(device)
+        self._sample_labels, self._row_of = self._sample_labels.to(device), self._row_of.to(device)
+
+
+def fetch(bank_rows: Tensor, rows: slice | Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Rows of a matrix by slice or by int64 of any shape [...], brought to a device and dtype: [..., D]."""
+    if isinstance(rows, Tensor):
+        return F.embedding(rows.to(bank_rows.device), bank_rows).to(device).to(dtype)
+    return bank_rows[rows].to(device).to(dtype)
+
+
+def build_bank(
+    kind: str,
+    labels: Tensor,
+    dim: int,
+    *,
+    length: int | None = None,
+    dtype: str = "float32",
+    on_host: bool = False,
+    generator: torch.Generator | None = None,
+) -> Bank:
+    """A bank from the options of a config.
+
+    Args:
+        kind: "full" (a row for every sample) or "queue" (the most recent `length` samples).
+        labels: Class of every training sample, int64 [N], on the device of the training.
+        dim: Width D of an embedding.
+        length: Rows of a queue.
+        dtype: Storage: "float32", "bfloat16" or "float16".
+        on_host: Keep the rows in host memory.
+        generator: Of the initial rows.
+
+    Raises:
+        UserError: An option or the labels are wrong, or a length is given where there is no queue.
+    """
+    for what, name, known in (("bank", kind, ("full", "queue")), ("storage of a bank", dtype, DTYPES)):
+        hint = did_you_mean(name, known)
+        check(name in known, f"there is no {what} '{name}'{hint} (choices: {choices(known)})")
+    if kind == "full":
+        check(length is None, f"a full bank has a row for every sample and takes no length ({length} given)")
+        return FullBank(labels, dim, dtype=DTYPES[dtype], on_host=on_host, generator=generator)
+    if length is None:
+        raise UserError("a queue needs its length (how many of the most recent samples to keep)")
+    return QueueBank(labels, dim, length, dtype=DTYPES[dtype], on_host=on_host, generator=generator)

@@ -1,0 +1,246 @@
+"""Contrastive losses over a bank: exact, and without ever holding the embeddings of all negatives.
+
+Both losses walk over blocks of bank rows and keep, beside running sums, only their own gradient with respect
+to the queries. So the memory they need grows with the batch and the block, not with batch x negatives x
+width, and the bank may be written to as soon as a loss has been computed.
+
+Matrix products follow `torch.set_float32_matmul_precision`, which is exact float32 unless changed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from graphkd.contrast.bank import Bank, fetch
+from graphkd.contrast.negatives import Selection
+from graphkd.errors import check
+
+NCE_EPS = 1e-7
+# A term this far (in logits) below the largest is lost in a sum even in float64, and a smaller one slow.
+_FLOOR = -60.0
+# Added to the logits of rows that do not count, so that they are not taken for the largest.
+_HIDDEN = -1e30
+
+
+def info_nce(
+    queries: Tensor, positives: Tensor, bank: Bank | Tensor, selection: Selection, temperature: float
+) -> Tensor:
+    """InfoNCE: the cross-entropy of telling the positive from the negatives.
+
+    With s = query . embedding / T it is the batch mean of -s_pos + log(exp(s_pos) + sum of w exp(s_neg)),
+    where w is how often a negative counts (van den Oord et al. 2018, eq. 4; arXiv 1807.03748).
+
+    Args:
+        queries: P parts whose anchors share their negatives, float [P, B, D]; gradient flows into these only.
+        positives: The embedding that each query should be closest to, float [P, B, D].
+        bank: What the selection's rows refer to: a bank or a matrix [R, D].
+        selection: The negatives of the B anchors.
+        temperature: T, above 0.
+
+    Returns:
+        The loss of each part, [P]; float32, also under autocast (float64 from float64 queries).
+
+    Raises:
+        UserError: The shapes do not fit, or T is not above 0.
+    """
+    queries, positives = _operands(queries, positives, temperature)
+    with torch.no_grad(), torch.autocast(queries.device.type, enabled=False):
+        sums = _softmax_sums(queries, positives, bank, selection, temperature)
+        surplus = sums.maximum + sums.total.log() - sums.positive
+        losses = torch.logaddexp(surplus, torch.zeros_like(surplus)).mean(1)
+        if sums.mixture is None:
+            return losses
+        everything = sums.total + (sums.positive - sums.maximum).exp()
+        gradient = sums.mixture.addcmul_(sums.total[..., None], positives, value=-1)
+        gradient /= everything[..., None] * (temperature * queries.shape[1])
+    return _with_gradient(queries, losses, gradient)
+
+
+def nce(
+    queries: Tensor,
+    positives: Tensor,
+    bank: Bank | Tensor,
+    selection: Selection,
+    temperature: float,
+    log_normalizer: Tensor,
+    samples: int,
+) -> Tensor:
+    """Noise-contrastive estimation in the form of CRD (Tian et al. 2020, arXiv 1910.10699).
+
+    With P = exp(s) / Z, s = query . embedding / T, K negatives and n samples it is the batch mean of
+    -log(P_pos / (P_pos + K/n)) - sum of log((K/n) / (P_neg + K/n)), with 1e-7 added to each denominator.
+
+    Args:
+        queries: See `info_nce`.
+        positives: See `info_nce`.
+        bank: See `info_nce`.
+        selection: See `info_nce`.
+        temperature: See `info_nce`.
+        log_normalizer: log Z of each part, [P], from `nce_log_normalizer` of the first batch.
+        samples: n, the number of training samples.
+
+    Returns:
+        The loss of each part, [P]; float32, also under autocast (float64 from float64 queries).
+
+    Raises:
+        UserError: See `info_nce`.
+    """
+    queries, positives = _operands(queries, positives, temperature)
+    with torch.no_grad(), torch.autocast(queries.device.type, enabled=False):
+        scaled = queries / temperature
+        counts = selection.counts().to(queries.dtype)
+        noise = counts / samples
+        shift = log_normalizer.to(queries.dtype)[:, None] + (noise + NCE_EPS).log()
+        positive = (scaled * positives).sum(-1) - shift
+        losses = _softplus(-positive) + torch.special.xlog1py(counts, NCE_EPS / noise)
+        mixture = torch.zeros_like(queries)
+        for anchors, rows, scores, weights in _scored(scaled, bank, selection):
+            odds = scores.sub_(shift[:, anchors, None]).clamp_(min=_FLOOR)
+            losses[:, anchors] += _weighted(_softplus(odds), weights).sum(-1)
+            mixture[:, anchors] += _mixed(_weighted(odds.sigmoid_(), weights), rows)
+        mixture.addcmul_(positive.neg().sigmoid()[..., None], positives, value=-1)
+        gradient = mixture / (temperature * queries.shape[1])
+    return _with_gradient(queries, losses.mean(1), gradient)
+
+
+@torch.no_grad()
+def nce_log_normalizer(
+    queries: Tensor,
+    positives: Tensor,
+    bank: Bank | Tensor,
+    selection: Selection,
+    temperature: float,
+    samples: int,
+) -> Tensor:
+    """The log of CRD's constant Z = n * mean of exp(s) over a batch's positives and negatives.
+
+    Args:
+        queries: See `info_nce`.
+        positives: See `info_nce`.
+        bank: See `info_nce`.
+        selection: See `info_nce`.
+        temperature: See `info_nce`.
+        samples: n, the number of training samples.
+
+    Returns:
+        log Z of each part, [P].
+
+    Raises:
+        UserError: See `info_nce`.
+    """
+    queries, positives = _operands(queries, positives, temperature)
+    with torch.autocast(queries.device.type, enabled=False):
+        sums = _softmax_sums(queries, positives, bank, selection, temperature)
+        of_anchor = torch.logaddexp(sums.maximum + sums.total.log(), sums.positive)
+        terms = selection.counts().to(queries.dtype).sum() + queries.shape[1]
+        return of_anchor.logsumexp(1) - terms.log() + math.log(samples)
+
+
+class _SoftmaxSums(NamedTuple):
+    """Of each query: the positive's logit, the largest logit m, and sums over the negatives.
+
+    Attributes:
+        positive: s_pos, [P, B].
+        maximum: m, [P, B].
+        total: Sum of w exp(s - m), [P, B].
+        mixture: Sum of w exp(s - m) * row, [P, B, D]; None for queries without gradient.
+    """
+
+    positive: Tensor
+    maximum: Tensor
+    total: Tensor
+    mixture: Tensor | None
+
+
+def _softmax_sums(
+    queries: Tensor, positives: Tensor, bank: Bank | Tensor, selection: Selection, temperature: float
+) -> _SoftmaxSums:
+    """Online log-sum-exp: one walk over the blocks, rescaling the sums whenever a larger logit turns up."""
+    scaled = queries / temperature
+    positive = (scaled * positives).sum(-1)
+    maximum, total = positive.clone(), torch.zeros_like(positive)
+    mixture = torch.zeros_like(queries) if queries.requires_grad else None
+    for anchors, rows, scores, weights in _scored(scaled, bank, selection):
+        if weights is not None:
+            scores.add_(weights.clone().eq_(0), alpha=_HIDDEN)
+        larger = torch.maximum(maximum[:, anchors], scores.amax(-1))
+        terms = _weighted(scores.sub_(larger[..., None]).clamp_(min=_FLOOR).exp_(), weights)
+        rescale = (maximum[:, anchors] - larger).exp_()
+        total[:, anchors] = total[:, anchors] * rescale + terms.sum(-1)
+        if mixture is not None:
+            mixture[:, anchors] = mixture[:, anchors] * rescale[..., None] + _mixed(terms, rows)
+        maximum[:, anchors] = larger
+    return _SoftmaxSums(positive, maximum, total, mixture)
+
+
+def _scored(
+    queries: Tensor, bank: Bank | Tensor, selection: Selection
+) -> Iterator[tuple[slice, Tensor, Tensor, Tensor | None]]:
+    """Block by block: anchors, rows [c, D] or [b, c, D], products [P, b, c] to overwrite, weights [b, c]."""
+    parts, _, dim = queries.shape
+    entries = _block_entries(queries.device)
+    for block in selection.blocks(rows=max(1, entries // dim), pairs=max(1, entries // parts)):
+        if isinstance(bank, Bank):
+            rows = bank.fetch(block.rows, queries.dtype)
+        else:
+            rows = fetch(bank, block.rows, queries.device, queries.dtype)
+        some = queries[:, block.anchors]
+        scores = some @ rows.T if rows.dim() == 2 else (some.transpose(0, 1) @ rows.mT).transpose(0, 1)
+        yield block.anchors, rows, scores, block.weights
+
+
+def _block_entries(device: torch.device) -> int:
+    """The most entries of a block: what a CPU's cache holds; elsewhere launches cost more than memory."""
+    return 1 << 18 if device.type == "cpu" else 1 << 22
+
+
+def _mixed(terms: Tensor, rows: Tensor) -> Tensor:
+    """Sums of rows [c, D] or [b, c, D] in the proportions [P, b, c]: [P, b, D]."""
+    return terms @ rows if rows.dim() == 2 else (terms.transpose(0, 1) @ rows).transpose(0, 1)
+
+
+def _weighted(terms: Tensor, weights: Tensor | None) -> Tensor:
+    return terms if weights is None else terms.mul_(weights)
+
+
+def _softplus(x: Tensor) -> Tensor:
+    """log(1 + exp(x)), to the precision of float64."""
+    return F.softplus(x, threshold=40.0)
+
+
+def _operands(queries: Tensor, positives: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Queries and positives in the precision to compute in."""
+    check(
+        queries.dim() == 3 and queries.shape == positives.shape,
+        f"queries {list(queries.shape)} and positives {list(positives.shape)} must both be [P, B, D]",
+    )
+    check(temperature > 0, f"the temperature is {temperature}, but must be above 0")
+    dtype = torch.promote_types(queries.dtype, torch.float32)
+    return queries.to(dtype), positives.to(dtype)
+
+
+class _WithGradient(torch.autograd.Function):
+    """Losses [P] whose gradient with respect to the queries [P, B, D] is already known."""
+
+    @staticmethod
+    def forward(ctx: Any, queries: Tensor, losses: Tensor, gradient: Tensor) -> Tensor:
+        ctx.save_for_backward(gradient)
+        return losses.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * upstream[:, None, None], None, None
+
+
+def _with_gradient(queries: Tensor, losses: Tensor, gradient: Tensor) -> Tensor:
+    attached: Tensor = _WithGradient.apply(queries, losses, gradient)
+    return attached

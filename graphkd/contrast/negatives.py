@@ -1,0 +1,397 @@
+"""Which rows of a bank each anchor is contrasted with: samplers, and the selections they return.
+
+Every sampler takes negatives uniformly from the filled rows of other classes than the anchor's own: K for
+each anchor, without replacement. Only an anchor with fewer than K such rows draws its K with replacement.
+All of it happens on the bank's device, from the generator given, without waiting for that device.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Generator, Tensor
+
+from graphkd.contrast.bank import Bank
+from graphkd.errors import UserError, check, choices, did_you_mean
+
+# From this many bank rows for each negative on, products with each anchor's own rows are cheaper than with
+# all rows (measured on two CPU threads: equal at 8 to 14).
+GATHER_FROM = 10
+# With more rows than this for each one drawn, rejecting repeats is cheaper than ordering all rows.
+_REJECT_ABOVE = 2
+# The most entries of the table of how often each row is listed for each anchor.
+_TABLE = 1 << 23
+
+
+@dataclass(frozen=True)
+class Block:
+    """A piece of a selection: some anchors, some rows of the bank, and how much each pair counts.
+
+    Attributes:
+        anchors: Which b of the anchors.
+        rows: Which c rows: a slice or int64 [c] that these anchors share, or int64 [b, c], each its own.
+        weights: How often each row counts for each anchor, float32 [b, c]; None where each counts once.
+    """
+
+    anchors: slice
+    rows: slice | Tensor
+    weights: Tensor | None
+
+
+class Selection(ABC):
+    """The negatives of one step, for all queries of its anchors; out of date once a queue has moved on."""
+
+    @abstractmethod
+    def counts(self) -> Tensor:
+        """Number of negatives of each anchor (the sum of their weights), float32 [B]."""
+
+    @abstractmethod
+    def blocks(self, rows: int, pairs: int) -> Iterator[Block]:
+        """The selection in pieces of at most `rows` bank rows and about `pairs` pairs of anchor and row."""
+
+
+@dataclass(frozen=True)
+class ExplicitSelection(Selection):
+    """Negatives listed for each anchor.
+
+    Attributes:
+        indices: Rows of the bank, int64 [B, K]; one listed twice counts twice.
+        num_rows: Number of rows of the bank.
+        scale: Factor on the weights of each anchor's negatives, float32 [B, 1]; None for 1.
+    """
+
+    indices: Tensor
+    num_rows: int
+    scale: Tensor | None = None
+
+    def counts(self) -> Tensor:
+        """K for each anchor, float32 [B]."""
+        anchors, negatives = self.indices.shape
+        counts = torch.full((anchors, 1), float(negatives), device=self.indices.device)
+        return _scaled(counts, self.scale).squeeze(1)
+
+    def blocks(self, rows: int, pairs: int) -> Iterator[Block]:
+        """Each anchor's own rows where those are few, else all rows and how often each is listed."""
+        if self.num_rows >= GATHER_FROM * self.indices.shape[1]:
+            return self._own_rows(rows)
+        return self._all_rows(rows, pairs)
+
+    def _own_rows(self, rows: int) -> Iterator[Block]:
+        anchors, negatives = self.indices.shape
+        for some in _slices(anchors, max(1, rows // max(1, negatives))):
+            for part in _slices(negatives, rows):
+                own = self.indices[some, part]
+                yield Block(some, own, None if self.scale is None else self.scale[some].expand(own.shape))
+
+    def _all_rows(self, rows: int, pairs: int) -> Iterator[Block]:
+        anchors, negatives = self.indices.shape
+        dtype = torch.int16 if negatives <= torch.iinfo(torch.int16).max else torch.int32
+        for some in _slices(anchors, max(1, _TABLE // self.num_rows)):
+            listed = self.indices[some]
+            table = torch.zeros(len(listed), self.num_rows, dtype=dtype, device=listed.device)
+            table.scatter_add_(1, listed, table.new_ones(()).expand(listed.shape))
+            for part in _slices(self.num_rows, min(rows, max(1, pairs // len(listed)))):
+                weights = table[:, part].float()
+                yield Block(some, part, weights if self.scale is None else weights * self.scale[some])
+
+
+@dataclass(frozen=True)
+class SharedSelection(Selection):
+    """One ordering of bank rows for all anchors: each takes the first K of another class than its own.
+
+    Attributes:
+        rows: Rows of the bank in random order, int64 [M]; enough of them for K of another class.
+        row_labels: Their classes, int32 [M].
+        labels: Classes of the anchors, int32 [B, 1].
+        negatives: K.
+        repeats: How often the r-th row of another class counts, float32 [B, K + 1], the last column 0;
+            None where each counts once.
+    """
+
+    rows: Tensor
+    row_labels: Tensor
+    labels: Tensor
+    negatives: int
+    repeats: Tensor | None = None
+
+    def counts(self) -> Tensor:
+        """K for each anchor, float32 [B]."""
+        if self.repeats is not None:
+            return self.repeats.sum(1)
+        return torch.full((len(self.labels),), float(self.negatives), device=self.labels.device)
+
+    def blocks(self, rows: int, pairs: int) -> Iterator[Block]:
+        """The ordering from its start, all anchors at once."""
+        seen = torch.zeros_like(self.labels)
+        for part in _slices(len(self.rows), min(rows, max(1, pairs // len(self.labels)))):
+            weights = _of_other_class(self.row_labels[part], self.labels)
+            before = seen
+            seen = before + weights.sum(1, keepdim=True, dtype=torch.int32)
+            if self.repeats is not None or part.stop > self.negatives:
+                weights = self._repeated(weights, before)
+            yield Block(slice(None), self.rows[part], weights)
+
+    def _repeated(self, other: Tensor, seen: Tensor) -> Tensor:
+        """The weights of rows of another class, whose ranks go on from `seen`."""
+        rank = seen + other.cumsum(1, dtype=torch.int32) - 1
+        if self.repeats is None:
+            return other * (rank < self.negatives)
+        return other * self.repeats.gather(1, rank.clamp(0, self.negatives).long())
+
+
+@dataclass(frozen=True)
+class AllSelection(Selection):
+    """Every row of another class than the anchor's own.
+
+    Attributes:
+        row_labels: Classes of the bank's filled rows, int32 [U].
+        labels: Classes of the anchors, int32 [B, 1].
+        pools: Number of rows of another class for each anchor, float32 [B, 1].
+        scale: Weight of each anchor's negatives, float32 [B, 1]; None for 1.
+    """
+
+    row_labels: Tensor
+    labels: Tensor
+    pools: Tensor
+    scale: Tensor | None = None
+
+    def counts(self) -> Tensor:
+        """Number of rows of another class times their weight, float32 [B]."""
+        return _scaled(self.pools, self.scale).squeeze(1)
+
+    def blocks(self, rows: int, pairs: int) -> Iterator[Block]:
+        """All filled rows in their order, all anchors at once."""
+        for part in _slices(len(self.row_labels), min(rows, max(1, pairs // len(self.labels)))):
+            other = _of_other_class(self.row_labels[part], self.labels)
+            yield Block(slice(None), part, _scaled(other, self.scale))
+
+
+class Sampler(ABC):
+    """Chooses negatives from a bank.
+
+    Banks that hold the same samples in the same rows (a student's and a teacher's) can share one sampler.
+
+    Args:
+        bank: Supplies the classes of the rows, as they are when negatives are drawn.
+        negatives: K, the number of negatives for each anchor.
+
+    Raises:
+        UserError: K is below 1.
+    """
+
+    def __init__(self, bank: Bank, negatives: int) -> None:
+        check(negatives >= 1, f"the number of negatives is {negatives}, but must be 1 or more")
+        self.bank = bank
+        self.negatives = negatives
+
+    @abstractmethod
+    def select(self, labels: Tensor, generator: Generator | None = None) -> Selection:
+        """The negatives of one step.
+
+        Args:
+            labels: Class of each anchor, int64 [B].
+            generator: Of the draw, on the bank's device; torch's own where None.
+        """
+
+    def _may_fall_short(self) -> bool:
+        """Whether an anchor may have fewer than K rows to choose from."""
+        return self.bank.used - self.bank.largest_class < self.negatives
+
+    def _pools(self, labels: Tensor) -> Tensor:
+        """Number of rows that each anchor may choose from, int64 like `labels`."""
+        return self.bank.used - self.bank.by_class().blocks(labels)[1]
+
+
+class ExplicitSampler(Sampler):
+    """K negatives drawn for each anchor independently, as published. Arguments as in `Sampler`."""
+
+    def select(self, labels: Tensor, generator: Generator | None = None) -> ExplicitSelection:
+        """Independent draws; see `Sampler.select`."""
+        used, num_rows = self.bank.used, len(self.bank.rows)
+        if used == 0:
+            return ExplicitSelection(labels.new_empty(len(labels), 0), num_rows)
+        order = self.bank.by_class()
+        start, size = order.blocks(labels[:, None])
+        indices = labels.new_empty(len(labels), self.negatives)
+        for some in _slices(len(labels), max(1, _draw_entries(labels.device) // used)):
+            ranks = self._draw(used - size[some], generator)
+            ranks += size[some] * (ranks >= start[some])
+            indices[some] = order.rows[ranks.clamp_(max=used - 1)]
+        has_any = (size < used).float() if self._may_fall_short() else None
+        return ExplicitSelection(indices, num_rows, has_any)
+
+    def _draw(self, pools: Tensor, generator: Generator | None) -> Tensor:
+        """For each pool size [b, 1], K of the numbers below it: int64 [b, K]."""
+        used, negatives = self.bank.used, self.negatives
+        if not self._may_fall_short():
+            return _distinct(pools, used - self.bank.largest_class, used, negatives, generator)
+        repeated = _below(pools, negatives, generator)
+        if used < negatives:
+            return repeated
+        return torch.where(pools < negatives, repeated, _distinct(pools, 0, used, negatives, generator))
+
+
+class SharedSampler(Sampler):
+    """One random ordering of the bank a step; each anchor takes its first K rows of another class.
+
+    Each anchor's negatives are as if drawn for it alone, so the loss and gradient are unbiased; but the
+    anchors of one batch have mostly the same: their draws are not independent. Arguments as in `Sampler`.
+    """
+
+    def select(self, labels: Tensor, generator: Generator | None = None) -> SharedSelection:
+        """One draw for all anchors; see `Sampler.select`."""
+        bank = self.bank
+        rows = _ordering(bank.used, self._length(), generator, labels.device)
+        repeats = self._repeats(self._pools(labels), generator) if self._may_fall_short() else None
+        row_labels = bank.labels[rows].to(torch.int32)
+        return SharedSelection(rows, row_labels, labels.to(torch.int32)[:, None], self.negatives, repeats)
+
+    def _length(self) -> int:
+        """How many rows hold K of another class for every anchor: surely, or up to a chance below 1e-20."""
+        used, largest = self.bank.used, self.bank.largest_class
+        if self._may_fall_short():
+            return used
+        rows_per_negative = used / (used - largest)
+        own = self.negatives * (rows_per_negative - 1)
+        return min(used, self.negatives + largest, _with_spare(self.negatives, own, rows_per_negative))
+
+    def _repeats(self, pools: Tensor, generator: Generator | None) -> Tensor:
+        """How often each rank is drawn: once up to K, or K draws with replacement from a pool below K."""
+        uniform = torch.rand(self.negatives, dtype=torch.float64, device=pools.device, generator=generator)
+        ranks = (uniform * pools[:, None]).long()
+        once = torch.ones(len(pools), self.negatives, device=pools.device)
+        drawn = torch.zeros_like(once).scatter_add_(1, ranks.clamp_(max=self.negatives - 1), once)
+        pools = pools[:, None]
+        repeats = torch.where(pools < self.negatives, drawn * (pools > 0), once)
+        return torch.nn.functional.pad(repeats, (0, 1))
+
+
+class AllSampler(Sampler):
+    """Every row of another class, nothing drawn: another objective, with more negatives.
+
+    Args:
+        bank: See `Sampler`.
+        negatives: K (only of use for the weighting).
+        weighted: Weigh an anchor's negatives by K / their number, which gives the mean of the sampled sum.
+    """
+
+    def __init__(self, bank: Bank, negatives: int, weighted: bool = False) -> None:
+        super().__init__(bank, negatives)
+        self.weighted = weighted
+
+    def select(self, labels: Tensor, generator: Generator | None = None) -> AllSelection:
+        """All rows of other classes; the generator is not used."""
+        pools = self._pools(labels)[:, None].float()
+        scale = self.negatives / pools.clamp(min=1) if self.weighted else None
+        row_labels = self.bank.labels[: self.bank.used].to(torch.int32)
+        return AllSelection(row_labels, labels.to(torch.int32)[:, None], pools, scale)
+
+
+SAMPLERS: dict[str, Callable[[Bank, int], Sampler]] = {
+    "explicit": ExplicitSampler,
+    "shared": SharedSampler,
+    "all": AllSampler,
+    "all_weighted": partial(AllSampler, weighted=True),
+}
+
+
+def build_sampler(name: str, bank: Bank, negatives: int) -> Sampler:
+    """A sampler by its name in a config: explicit, shared, all or all_weighted.
+
+    Raises:
+        UserError: There is none of that name, or K is below 1.
+    """
+    if name not in SAMPLERS:
+        hint = did_you_mean(name, SAMPLERS)
+        raise UserError(f"there is no sampler '{name}'{hint} (choices: {choices(SAMPLERS)})")
+    return SAMPLERS[name](bank, negatives)
+
+
+def _slices(total: int, step: int) -> Iterator[slice]:
+    """0..total in slices of `step`, the last one shorter."""
+    for start in range(0, total, step):
+        yield slice(start, min(start + step, total))
+
+
+def _scaled(weights: Tensor, scale: Tensor | None) -> Tensor:
+    return weights if scale is None else weights * scale
+
+
+def _of_other_class(row_labels: Tensor, labels: Tensor) -> Tensor:
+    """1 where a row's class is not the anchor's, else 0: float32 [B, c] from int32 [c] and [B, 1]."""
+    # twice as fast on a CPU as comparing them to a bool
+    return (row_labels - labels).ne_(0).float()
+
+
+def _draw_entries(device: torch.device) -> int:
+    """The most entries that an intermediate result of a draw should have: what the cache holds, on a CPU."""
+    return 1 << 16 if device.type == "cpu" else 1 << 24
+
+
+def _below(limits: Tensor, count: int, generator: Generator | None) -> Tensor:
+    """Uniform draws with replacement from 0..limit-1: int64 [b, count] for limits [b, 1]."""
+    shape = len(limits), count
+    # float32 has too few values to be uniform over a large bank
+    return (torch.rand(shape, dtype=torch.float64, device=limits.device, generator=generator) * limits).long()
+
+
+def _distinct(pools: Tensor, fewest: int, most: int, count: int, generator: Generator | None) -> Tensor:
+    """Draws without replacement from 0..pool-1, for every pool that holds `count`.
+
+    Args:
+        pools: Their sizes, int64 [b, 1].
+        fewest: A lower bound on the sizes.
+        most: An upper bound, at least `count`.
+        count: How many to draw.
+        generator: Of the draw.
+
+    Returns:
+        Int64 [b, count].
+    """
+    if fewest > _REJECT_ABOVE * count:
+        return _without_repeats(pools, fewest, most, count, generator)
+    keys = torch.rand(len(pools), most, device=pools.device, generator=generator)
+    keys.masked_fill_(torch.arange(most, device=pools.device) >= pools, 2.0)
+    return keys.topk(count, largest=False, sorted=False).indices
+
+
+def _ordering(total: int, length: int, generator: Generator | None, device: torch.device) -> Tensor:
+    """The first `length` of a random ordering of 0..total-1, int64."""
+    if total <= _REJECT_ABOVE * length:
+        return torch.randperm(total, device=device, generator=generator)[:length]
+    pool = torch.full((1, 1), total, device=device)
+    return _without_repeats(pool, total, total, length, generator)[0]
+
+
+def _with_spare(hits: int, misses: float, tries_per_hit: float) -> int:
+    """How many tries give `hits` hits up to a chance below 1e-20, by Chernoff's bound.
+
+    Args:
+        hits: How many are needed.
+        misses: The expected number of other tries until then.
+        tries_per_hit: The expected number of tries for the last hit, the most for any.
+    """
+    return math.ceil(hits + misses + 16 * math.sqrt(misses * tries_per_hit) + 40 * tries_per_hit)
+
+
+def _without_repeats(pools: Tensor, fewest: int, most: int, count: int, generator: Generator | None) -> Tensor:
+    """The first `count` different numbers of a sequence of draws with replacement, in their order.
+
+    Arguments as in `_distinct`. The sequence has so many draws to spare that its length need not be asked from
+    the device: even in the smallest pool it falls short with a chance below 1e-20.
+    """
+    repeats = -fewest * math.log1p(-count / fewest) - count
+    length = _with_spare(count, repeats, fewest / (fewest - count))
+    draws = _below(pools, length, generator)
+    turn = torch.arange(length, dtype=torch.int32, device=pools.device).expand(draws.shape)
+    first = torch.full((len(pools), most), length, dtype=torch.int32, device=pools.device)
+    first.scatter_reduce_(1, draws, turn, "amin")
+    is_new = first.gather(1, draws) == turn
+    # the n-th new number goes to place n; repeats go to place 0 and a surplus to the last, which are cut off
+    place = (is_new.cumsum(1, dtype=torch.int32) * is_new).clamp_(max=count + 1).long()
+    return draws.new_zeros(len(pools), count + 2).scatter_(1, place, draws)[:, 1:-1]

@@ -1,0 +1,167 @@
+"""Every shipped config against the constructor that it configures."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from graphkd import BUILDERS, DATASETS, GNNS, OBJECTIVES, Trainer
+from graphkd.assemble import KEYS, plan
+from graphkd.binding import Option, bind, options_of
+from graphkd.contrast.options import BankOptions
+from graphkd.registry import Registry
+from graphkd.report.tables import TableSpec
+from graphkd_cli.ablation import read_suite
+from graphkd_cli.compose import check_used, compose
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+PARTS: dict[str, Registry[Any]] = {"builder": BUILDERS, "gnn": GNNS, "term": OBJECTIVES, "data": DATASETS}
+"""The registry whose members each group of part configs configures."""
+PACKAGES = {"term": "objective"}
+"""Packages of graphkd that are named otherwise than the group."""
+GRAPH_NODES = ["builder", "gnn", "teacher_gnn"]
+
+
+def files(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+
+
+def read(group: str, name: str) -> dict[str, Any]:
+    """A file's content over that of the files of its group that it starts from, interpolations as written."""
+    content = OmegaConf.to_container(OmegaConf.load(CONFIGS / group / f"{name}.yaml"), resolve=False)
+    assert isinstance(content, dict)
+    bases = content.pop("defaults", [])
+    merged: dict[str, Any] = {}
+    for base in bases:
+        merged |= read(group, base)
+    return {**merged, **{str(key): value for key, value in content.items()}}
+
+
+def is_interpolation(value: Any) -> bool:
+    return isinstance(value, str) and value.startswith("${")
+
+
+def check_lists_all(content: dict[str, Any], options: dict[str, Option]) -> None:
+    """The same names both ways, values of the right type, and those of the defaults."""
+    assert content.keys() == options.keys()
+    own = {key: value for key, value in content.items() if not is_interpolation(value)}
+    known = {key: options[key] for key in own}
+    assert bind(own, known, "the config").given == {}
+
+
+part_configs = pytest.mark.parametrize(("group", "name"), [(group, name) for group in PARTS for name in files(group)])
+members = pytest.mark.parametrize(
+    ("group", "name"), [(group, name) for group, registry in PARTS.items() for name in registry.names()]
+)
+
+
+@part_configs
+def test_a_part_config_lists_every_option_at_its_default(group: str, name: str) -> None:
+    content, registry = read(group, name), PARTS[group]
+    assert content.pop("name") == name
+    if group == "term":
+        weight = content.pop("weight")
+        assert isinstance(weight, float)
+        if "builder" in inspect.signature(registry.get(name)).parameters:
+            assert {node: content.pop(node) for node in GRAPH_NODES} == dict.fromkeys(GRAPH_NODES)
+    check_lists_all(content, registry.options(name))
+
+
+@members
+def test_a_registered_part_has_a_config_and_a_file_of_its_name(group: str, name: str) -> None:
+    registry = PARTS[group]
+    assert name in files(group)
+    factory: Any = registry.get(name)
+    assert factory.__module__ == f"graphkd.{PACKAGES.get(group, group)}.{name}"
+    assert getattr(factory, "name", name) in (name, "")
+
+
+@part_configs
+def test_a_part_config_belongs_to_a_registered_part(group: str, name: str) -> None:
+    assert name in PARTS[group].names()
+
+
+@pytest.mark.parametrize("name", files("trainer"))
+def test_a_trainer_config_lists_every_option(name: str) -> None:
+    content = read("trainer", name)
+    assert content.keys() == options_of(Trainer).keys()
+    Trainer(**bind(content, options_of(Trainer), name).all)
+
+
+def test_the_benchmarks_protocol_is_the_trainers_default() -> None:
+    check_lists_all(read("trainer", "benchmark"), options_of(Trainer))
+
+
+def test_the_main_config_lists_every_node_and_every_option_of_a_bank() -> None:
+    content = read_main()
+    groups = {
+        next(iter(entry)).partition("@")[2] or next(iter(entry)) for entry in content["defaults"] if entry != "_self_"
+    }
+    given_elsewhere = {"teacher", "student", "varied"}  # the pair's, and the suites'
+    assert {*content, *groups} - {"defaults", "hydra"} >= KEYS - given_elsewhere
+    check_lists_all(content["bank"], options_of(BankOptions))
+    assert content["negatives"] == OBJECTIVES.options("hkd")["negatives"].default
+
+
+def read_main() -> dict[str, Any]:
+    content = OmegaConf.to_container(OmegaConf.load(CONFIGS / "config.yaml"), resolve=False)
+    assert isinstance(content, dict)
+    return {str(key): value for key, value in content.items()}
+
+
+@pytest.mark.parametrize(
+    ("group", "name"),
+    [(group, name) for group in ("objective", "pair", "experiment", "data", "trainer") for name in files(group)],
+)
+def test_a_choice_of_a_group_composes_and_binds(group: str, name: str) -> None:
+    plan(compose([f"{group}={name}"]).config)
+
+
+@pytest.mark.parametrize(("group", "name"), [(group, name) for group in ("builder", "gnn") for name in files(group)])
+def test_a_choice_of_graph_part_is_what_the_run_uses(group: str, name: str) -> None:
+    planned = plan(compose([f"{group}={name}"]).config)
+    term = planned.terms["hkd"]
+    part = {"builder": term.builder, "gnn": term.gnn}[group]
+    assert part is not None
+    assert part.name == name
+    assert part.bound.given == {}
+
+
+@pytest.mark.parametrize("name", files("term"))
+def test_a_term_can_stand_alone(name: str) -> None:
+    planned = plan(compose([f"+term@objective.more={name}"]).config)
+    assert planned.terms["more"].part.name == name
+
+
+@pytest.mark.parametrize("suite", files("ablation"))
+def test_every_variant_of_a_suite_composes_and_binds(suite: str) -> None:
+    read_in = read_suite(suite)
+    seed = read_in.seeds[0]
+    identities: dict[str, str] = {}
+    for run in read_in.runs(suite):
+        if run.seed != seed:
+            continue
+        composed = compose(list(run.overrides))
+        planned = plan({**composed.config, "varied": run.varied})
+        check_used(composed, planned.unused_graph_nodes, [f"{key}={value}" for key, value in run.varied.items()])
+        assert planned.seed == seed
+        assert planned.folder.parts[-4:-2] == (suite, run.variant)
+        identities[run.variant] = planned.identity
+    assert identities.keys() == read_in.variants.keys()
+
+
+@pytest.mark.parametrize("name", files("table"))
+def test_a_table_config_binds(name: str) -> None:
+    content = read("table", name)
+    assert bind(content, options_of(TableSpec), name).all["name"] == name
+
+
+def test_every_file_is_looked_at() -> None:
+    looked_at = {*PARTS, "trainer", "objective", "pair", "experiment", "ablation", "table"}
+    groups = {path.parent.name for path in CONFIGS.rglob("*.yaml") if path.parent != CONFIGS}
+    assert groups <= looked_at
+    assert {path.stem for path in CONFIGS.glob("*.yaml")} == {"config", "launch"}

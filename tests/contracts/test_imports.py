@@ -1,0 +1,170 @@
+"""Who may import whom, read off the source."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+MAY_IMPORT: dict[str, set[str]] = {
+    "errors": set(),
+    "binding": {"errors"},
+    "registry": {"errors", "binding"},
+    "batch": set(),
+    "identity": set(),
+    "report": {"errors", "binding", "identity"},
+    "ablation": {"errors", "binding"},
+    "graph": {"errors", "batch", "registry"},
+    "contrast": {"errors", "batch", "registry"},
+    "model": {"errors", "binding", "batch", "registry"},
+    "data": {"errors", "binding", "batch", "registry"},
+    "builder": {"errors", "batch", "registry", "graph", "contrast"},
+    "gnn": {"errors", "batch", "registry", "graph", "contrast"},
+}
+"""What each module or package of graphkd may import of graphkd, beside itself."""
+MAY_IMPORT["objective"] = {"errors", "batch", "registry", "graph", "contrast", "builder", "gnn"}
+MAY_IMPORT["engine"] = {*MAY_IMPORT["objective"], "binding", "objective", "model", "data", "report"}
+MAY_IMPORT["assemble"] = {*MAY_IMPORT["engine"], "engine", "identity"}
+MAY_IMPORT["run"] = {*MAY_IMPORT["assemble"], "assemble"}
+WITHOUT_TORCH = ["report", "identity", "ablation", "errors", "binding", "registry"]
+STANDARD_LIBRARY_ONLY = ["errors", "binding", "registry", "identity"]
+OF_THE_COMMAND_LINE = {"graphkd_cli", "hydra", "omegaconf", "rich"}
+
+
+class Import(NamedTuple):
+    """A name that is imported, and the module that it is from."""
+
+    module: str
+    name: str
+
+
+def name_of(path: Path) -> str:
+    """A file's module name."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path: Path) -> list[Import]:
+    """Everything that a file imports, inside functions and for type checking too, and by importlib."""
+    found: list[Import] = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found += [Import(alias.name, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno} is a relative import"
+            found += [Import(str(node.module), f"{node.module}.{alias.name}") for alias in node.names]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+            name = node.args[0]
+            if isinstance(name, ast.Constant):
+                found.append(Import(str(name.value), str(name.value)))
+    return found
+
+
+MODULES = {name_of(path): path for path in sorted((ROOT / "graphkd").rglob("*.py"))}
+CLI = {name_of(path): path for path in sorted((ROOT / "graphkd_cli").rglob("*.py"))}
+
+
+def unit(name: str) -> str:
+    """The part of graphkd that a module name belongs to; "" for the face, graphkd itself."""
+    return name.partition(".")[2].partition(".")[0]
+
+
+def top(found: Import) -> str:
+    """The package that an import is from."""
+    return found.module.partition(".")[0]
+
+
+def own(path: Path) -> Iterator[tuple[str, Import]]:
+    """Imports of graphkd's own parts, with the part."""
+    for found in imports(path):
+        if found.module == "graphkd":
+            yield unit(found.name), found
+        elif found.module.startswith("graphkd."):
+            yield unit(found.module), found
+
+
+def test_every_part_has_its_place() -> None:
+    assert {unit(name) for name in MODULES} - {""} == set(MAY_IMPORT)
+
+
+def test_the_directions_have_no_circle() -> None:
+    order: list[str] = []
+    while len(order) < len(MAY_IMPORT):
+        free = [part for part, below in MAY_IMPORT.items() if part not in order and below <= set(order)]
+        assert free, f"a circle among {set(MAY_IMPORT) - set(order)}"
+        order += free
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if unit(name)])
+def test_parts_import_only_what_lies_below(module: str) -> None:
+    allowed = MAY_IMPORT[unit(module)] | {unit(module)}
+    wrong = [found.name for part, found in own(MODULES[module]) if part not in allowed]
+    assert not wrong, f"{module} may import of graphkd {sorted(allowed)}, not {wrong}"
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if unit(name) == "objective"])
+def test_objectives_are_handed_builders_and_encoders_and_know_their_base_classes_only(module: str) -> None:
+    allowed = {"graphkd.builder.GraphBuilder", "graphkd.gnn.GraphEncoder"}
+    assert {found.name for part, found in own(MODULES[module]) if part in ("builder", "gnn")} <= allowed
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_the_library_knows_no_command_line_and_prints_nothing(module: str) -> None:
+    assert not {top(found) for found in imports(MODULES[module])} & OF_THE_COMMAND_LINE
+    calls = [node for node in ast.walk(ast.parse(MODULES[module].read_text())) if isinstance(node, ast.Call)]
+    assert not [call.lineno for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"]
+
+
+def test_one_module_imports_dgl() -> None:
+    everything = {**MODULES, **CLI}
+    importers = {name for name in everything if "dgl" in {top(found) for found in imports(everything[name])}}
+    assert importers == {"graphkd.graph"}
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if unit(name) in STANDARD_LIBRARY_ONLY])
+def test_the_lowest_floor_needs_the_standard_library_alone(module: str) -> None:
+    named = {top(found) for found in imports(MODULES[module])}
+    assert named <= set(sys.stdlib_module_names) | {"graphkd"}
+
+
+@pytest.mark.parametrize("part", WITHOUT_TORCH)
+def test_neither_torch_nor_dgl_comes_in_on_any_way(part: str) -> None:
+    seen: set[str] = set()
+    to_read = [name for name in MODULES if unit(name) == part]
+    while to_read:
+        name = to_read.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        for found in imports(MODULES[name]):
+            assert top(found) not in ("torch", "torchvision", "dgl", "lightning_fabric"), name
+            to_read += [module for module in (found.module, found.name) if module in MODULES and unit(module)]
+
+
+def test_neither_torch_nor_dgl_is_loaded_in_fact() -> None:
+    modules = [name for name in MODULES if unit(name) in WITHOUT_TORCH]
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+        f"import graphkd, {', '.join(modules)}\n"
+        "print([name for name in ('torch', 'dgl', 'pandas', 'hydra', 'rich', 'sklearn') if name in sys.modules])"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ran.stdout == "[]\n", ran.stderr
+
+
+def test_the_reading_of_imports_sees_them_all(tmp_path: Path) -> None:
+    file = tmp_path / "example.py"
+    file.write_text(
+        "import importlib\nfrom typing import TYPE_CHECKING\n"
+        "if TYPE_CHECKING:\n    from d import e\n"
+        "class F:\n    def g(self):\n        try:\n            import h.i as j\n        except ImportError: pass\n"
+        "k = importlib.import_module('l.m')\n"
+    )
+    named = {found.name for found in imports(file)}
+    assert named == {"importlib", "typing.TYPE_CHECKING", "d.e", "h.i", "l.m"}
