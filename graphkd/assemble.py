@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +49,7 @@ class Part:
     @property
     def identity(self) -> dict[str, Any]:
         """What of it counts in a run's identity: its name and the options that differ from the defaults."""
-        return {"name": self.name, **_counted(self.registry.get(self.name), self.bound.given)}
+        return {"name": self.name, **_counted(self.registry.factory(self.name), self.bound.given)}
 
     @property
     def document(self) -> dict[str, Any]:
@@ -211,7 +212,7 @@ class Plan:
             if shapes is not None:
                 runtime |= {f"{side}_dim": shapes.embedding, f"{side}_shapes": shapes.features}
         runtime |= self._build_graph_parts(name, term)
-        wanted = options_of(OBJECTIVES.get(term.part.name))
+        wanted = options_of(OBJECTIVES.factory(term.part.name))
         with initialising(self.seed, "objective_init", name):
             return term.part.build(**{key: value for key, value in runtime.items() if key in wanted})
 
@@ -230,7 +231,7 @@ class Plan:
 
 
 def plan(config: Mapping[str, Any]) -> Plan:
-    """Checks a resolved config against the constructors of all its parts.
+    """Checks a resolved config against the constructors of all its parts, those that the objective leaves unused too.
 
     Args:
         config: What Hydra composed, as plain containers.
@@ -239,13 +240,20 @@ def plan(config: Mapping[str, Any]) -> Plan:
         UserError: Anything in it is unknown, missing, of a wrong type or used by nobody; one line names it.
     """
     check_keys(config)
+    run_dir = config.get("run_dir")
+    inside = run_dir is not None and Path.cwd().is_relative_to(Path(run_dir).resolve())
+    check(not inside, f"run_dir is {run_dir!r}, but must be a folder of its own, not one that you are in")
     import_plugins(_strings(config, "plugins"))
+    _part(BUILDERS, config["builder"], "builder")
+    _part(GNNS, config["gnn"], "gnn")
+    _teacher_gnn(config["teacher_gnn"], "teacher_gnn")
+    teacher = plan_teacher(config)
     terms = _terms(config)
-    needs_teacher = any(OBJECTIVES.get(term.part.name).needs_teacher for term in terms.values())  # type: ignore[attr-defined]
+    needs_teacher = any(OBJECTIVES.factory(term.part.name).needs_teacher for term in terms.values())
     return Plan(
         config={"run_dir": None, "variant": None, "varied": {}, **config},
         student=_part(MODELS, config["student"], "student"),
-        teacher=plan_teacher(config) if needs_teacher else None,
+        teacher=teacher if needs_teacher else None,
         data=_part(DATASETS, config["data"], "data"),
         trainer=_trainer(config, "trainer"),
         terms=terms,
@@ -265,13 +273,30 @@ def plan_teacher(config: Mapping[str, Any]) -> TeacherPlan:
     checkpoint = convert(own["checkpoint"], str | None, "teacher.checkpoint")
     if checkpoint is not None:
         check(Path(checkpoint).is_file(), f"teacher.checkpoint: there is no file {checkpoint}")
+    _named(config["student"], "student")
+    seed: int = convert(own["seed"], int, "teacher.seed")
+    fraction: float = convert(own["train_fraction"], float, "teacher.train_fraction")
+    check(seed >= 0, f"teacher.seed is {seed}, but must be at least 0")
+    check(0 < fraction <= 1, f"teacher.train_fraction is {fraction}, but must be above 0 and at most 1")
     return TeacherPlan(
         model=_part(MODELS, node, "teacher"),
-        data=_teacher_data(config, convert(own["train_fraction"], float, "teacher.train_fraction")),
+        data=_teacher_data(config, fraction),
         trainer=_trainer(config, "teacher_trainer"),
-        seed=convert(own["seed"], int, "teacher.seed"),
+        seed=seed,
         checkpoint=None if checkpoint is None else Path(checkpoint),
     )
+
+
+def build_student(config: Mapping[str, Any]) -> tuple[Network, Dataset]:
+    """The untrained student of a resolved config and the data it runs on, whatever else is in the config.
+
+    Raises:
+        UserError: One of them is not well described.
+    """
+    check_keys(config)
+    import_plugins(_strings(config, "plugins"))
+    dataset: Dataset = _part(DATASETS, config["data"], "data").build()
+    return _network(_part(MODELS, config["student"], "student"), dataset, config["seed"]), dataset
 
 
 def check_keys(config: Mapping[str, Any]) -> None:
@@ -290,10 +315,34 @@ def check_keys(config: Mapping[str, Any]) -> None:
     for key in ("variant", "run_dir"):
         convert(config.get(key), str | None, key)
     for key in ("study", "variant"):
-        name = config.get(key)
-        plain = name is None or (name not in ("", ".", "..") and not set(name) & set("/\\\0"))
-        check(plain, f"{key} is {name!r}, but must be a plain name: it becomes a folder of the results")
+        if config.get(key) is not None:
+            _check_plain(config[key], key)
     check(config["seed"] >= 0, f"seed is {config['seed']}, but must be at least 0")
+    results, run_dir = config["results"], config.get("run_dir")
+    check(_is_path(results), f"results is {results!r}, but must be the path of a folder")
+    check(run_dir is None or _is_path(run_dir), f"run_dir is {run_dir!r}, but must be the path of a folder")
+    _check_finite(config)
+
+
+def _check_plain(name: str, what: str) -> None:
+    plain = name not in ("", ".", "..") and name.isprintable() and not set(name) & set("/\\")
+    check(plain, f"{what} is {name!r}, but must be a plain name: it becomes a folder of the results")
+
+
+def _is_path(text: str) -> bool:
+    return text != "" and text.isprintable()
+
+
+def _check_finite(value: Any, where: str = "") -> None:
+    """No option takes infinity or NaN, and an identity (JSON) cannot hold them."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            _check_finite(item, f"{where}.{key}" if where else str(key))
+    elif isinstance(value, list):
+        for item in value:
+            _check_finite(item, where)
+    else:
+        check(not isinstance(value, float) or math.isfinite(value), f"{where} is {value}, but must be finite")
 
 
 def _counted(factory: Any, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -352,6 +401,8 @@ def _terms(config: Mapping[str, Any]) -> dict[str, Term]:
     objective = config["objective"]
     is_composition = isinstance(objective, Mapping) and len(objective) > 0
     check(is_composition, f"objective is {objective!r}, but must be a mapping from a name to a term")
+    for name in objective:
+        _check_plain(str(name), "the name of a term in objective")
     return {str(name): _term(config, str(name), node) for name, node in objective.items()}
 
 
@@ -359,11 +410,11 @@ def _term(config: Mapping[str, Any], name: str, node: Any) -> Term:
     where = f"objective.{name}"
     options = _named(node, where)
     weight = _weight(options.pop("weight", 1.0), f"{where}.weight")
-    factory = OBJECTIVES.get(options["name"])
+    factory = OBJECTIVES.factory(options["name"])
     takes_graph = "builder" in options_of(factory)
     own = {key: options.pop(key, None) for key in GRAPH_KEYS} if takes_graph else {}
     part = _part(OBJECTIVES, options, where)
-    graph_dim = factory.graph_dim(part.bound.all)  # type: ignore[attr-defined]
+    graph_dim = factory.graph_dim(part.bound.all)
     if graph_dim is None:
         for key, value in own.items():
             check(value is None, f"{where}.{key} is given, but with these options '{part.name}' uses no graph")

@@ -28,7 +28,11 @@ class BankRows(Protocol):
 
     @property
     def labels(self) -> Tensor:
-        """Their classes, int64 [N]."""
+        """Their classes, int64 [N]; negative where a row is unfilled."""
+
+    @property
+    def indices(self) -> Tensor | None:
+        """Which training sample each row is, int64 [N]; None where row i is sample i."""
 
 
 @dataclass(frozen=True)

@@ -85,6 +85,14 @@ class Registry(Generic[T]):
         entry = self._entry(name)
         return functools.partial(entry.factory, **entry.preset) if entry.preset else entry.factory
 
+    def factory(self, name: str) -> Any:
+        """The class or function itself, without the name's preset: for what is declared on the class.
+
+        Raises:
+            UserError: As in `get`.
+        """
+        return self._entry(name).factory
+
     def options(self, name: str) -> dict[str, Option]:
         """The options of `name` (without what is supplied at run time), in the constructor's order."""
         entry = self._entry(name)

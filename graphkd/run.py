@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import json
+import os
 import platform
 import shutil
 import subprocess
@@ -19,7 +20,7 @@ import torch
 import yaml
 from filelock import FileLock
 
-from graphkd.assemble import Plan, TeacherPlan, plan
+from graphkd.assemble import Plan, TeacherPlan, build_student, plan_teacher
 from graphkd.data import Dataset
 from graphkd.engine.checkpoint import load_weights, save_weights
 from graphkd.engine.evaluate import evaluate
@@ -81,6 +82,7 @@ def run(planned: Plan, watcher: Watcher | None = None) -> Outcome:
     found = _finished(planned.folder, planned.identity, planned.seed)
     if found is not None and not planned.config["force"]:
         return Outcome(found, planned.folder, reused=True)
+    _check_own(planned.folder)
     # Everything is built before anything is written, so that what does not fit together leaves no trace.
     dataset = planned.build_data()
     student = planned.build_student(dataset)
@@ -147,16 +149,27 @@ def load(run_dir: str | Path) -> FinishedRun:
     record = records.read(folder / RECORD)
     check(record.status == "done", f"the run in {folder} is not finished: it is {record.status}")
     config = read_config(folder / CONFIG)
-    planned = plan(config)
     if record.kind == "teacher":
-        assert planned.teacher is not None
-        dataset = planned.teacher.data.build()
-        network = planned.teacher.build(dataset)
+        teacher = plan_teacher(config)
+        dataset = teacher.data.build()
+        network = teacher.build(dataset)
     else:
-        dataset = planned.build_data()
-        network = planned.build_student(dataset)
+        network, dataset = build_student(config)
     load_weights(network, folder / WEIGHTS[record.kind])
     return FinishedRun(record, config, network.eval(), dataset)
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder that is to be written in, and those above it.
+
+    Raises:
+        UserError: A file is in the way, or it cannot be written in.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"the folder {folder} cannot be made: {error.strerror} ({error.filename})") from error
+    check(os.access(folder, os.W_OK | os.X_OK), f"the folder {folder} cannot be written in")
 
 
 def write_config(config: Mapping[str, Any], path: Path) -> None:
@@ -214,8 +227,7 @@ def _train(
         )  # fmt: skip
         save_weights(network, folder / WEIGHTS[record.kind])
     except BaseException as error:
-        interrupted = isinstance(error, (KeyboardInterrupt, SystemExit))
-        reason = "interrupted" if interrupted else one_line(error)
+        reason = one_line(error) if isinstance(error, Exception) else "interrupted"
         records.write(dataclasses.replace(record, status="failed", error=reason), folder / RECORD)
         raise
     done = dataclasses.replace(
@@ -342,19 +354,22 @@ def _finished(folder: Path, identity: str, seed: int) -> Record | None:
 
 
 def _check_own(folder: Path) -> None:
-    """Refuses to write into a folder that holds other things than a run; call it under the folder's lock.
+    """Refuses to write into a folder that holds other things than a run.
 
     Raises:
         UserError: It does.
     """
-    foreign = folder.is_dir() and not (folder / RECORD).exists() and any(folder.iterdir())
-    check(not foreign, f"{folder} is not empty and holds no run; choose another run_dir")
+    if folder.is_dir() and not (folder / RECORD).exists():
+        # The record is the first file of a run; one that is just being written, or was when its run died, is ours.
+        foreign = any(not path.name.startswith(f".{RECORD}.") for path in folder.iterdir())
+        own = not foreign or (folder / RECORD).exists()
+        check(own, f"{folder} is not empty and holds no run; choose another run_dir")
 
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Only one process at a time works on a folder; the lock of one that died is free."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.parent)
     with FileLock(folder.with_name(f".{folder.name}.lock")):
         yield
 
@@ -364,14 +379,20 @@ def _workplace(folder: Path, keep: bool) -> Iterator[Path]:
     """The folder to write a run in: itself, or one beside it that takes its place once all is done."""
     work = folder.with_name(f".{folder.name}.rerun") if keep else folder
     if work.exists():
-        shutil.rmtree(work)
+        _remove(work)
     work.mkdir(parents=True)
     yield work
     if keep:
-        old = folder.with_name(f".{folder.name}.old")
-        folder.rename(old)
+        _remove(folder)
         work.rename(folder)
-        shutil.rmtree(old)
+
+
+def _remove(folder: Path) -> None:
+    """Removes a run's folder; renamed first, for one that is half removed could not be told from a foreign one."""
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)  # of a process that died in between
+    folder.rename(old)
+    shutil.rmtree(old)
 
 
 def _plain(value: Any) -> Any:

@@ -67,7 +67,7 @@ def job(config: Any) -> dict[str, Any]:
     """One run of a suite, called by Hydra's launcher; a run that fails is told of, not raised."""
     from graphkd.assemble import plan, plan_teacher
     from graphkd.run import read_config, run, run_teacher
-    from graphkd_cli.show import console, outcome_line
+    from graphkd_cli.show import console, outcome_line, print_line
 
     resolved = read_config(Path(config.folder) / f"{config.index}.yaml")
     screen = console()
@@ -75,9 +75,9 @@ def job(config: Any) -> dict[str, Any]:
         outcome = run_teacher(resolved, plan_teacher(resolved)) if config.teacher else run(plan(resolved))
     except Exception as error:
         name = f"{resolved['variant']} seed {resolved['seed']}"
-        screen.print(f"{name}: failed: {one_line(error)}", highlight=False, markup=False, soft_wrap=True)
+        print_line(screen, f"{name}: failed: {one_line(error)}")
         return {"index": config.index, "error": one_line(error)}
-    screen.print(outcome_line(outcome), highlight=False, markup=False, soft_wrap=True)
+    print_line(screen, outcome_line(outcome))
     return {"index": config.index, "error": None}
 
 

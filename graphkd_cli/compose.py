@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from hydra import version
 from hydra._internal.callbacks import Callbacks
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path, get_args_parser
@@ -19,7 +20,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.core.plugins import Plugins
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -95,6 +96,47 @@ def check_overrides(overrides: Sequence[str]) -> None:
         check(form, f"'{word}' is no override; overrides look like key=value, for example builder=knn")
 
 
+class _Loader(ConfigLoaderImpl):
+    """Hydra's loader, but a mapping as value replaces a node, where Hydra would merge it into what is there."""
+
+    def load_configuration(
+        self, config_name: str | None, overrides: list[str], run_mode: RunMode, from_shell: bool = True,
+        validate_sweep_overrides: bool = True,
+    ) -> DictConfig:  # fmt: skip
+        """Composes a config, in a sweep's jobs too."""
+        replacing: list[Override] = []
+        others: list[str] = []
+        for override in OverridesParser.create().parse_overrides(overrides):
+            key = f"{_key(override)}."
+            below = any(key.startswith(f"{_key(replaced)}.") for replaced in replacing)
+            if below or _is_replacement(override):
+                replacing.append(override)
+            else:
+                others.append(str(override.input_line))
+        config: DictConfig = super().load_configuration(
+            config_name, others, run_mode, from_shell, validate_sweep_overrides
+        )
+        for override in replacing:
+            if _is_replacement(override):
+                _replace(config, override)
+            else:
+                self._apply_overrides_to_config([override], config)
+        config.hydra.overrides.task = split_hydra(overrides)[1]
+        return config
+
+
+def _is_replacement(override: Override) -> bool:
+    is_own = not _key(override).startswith("hydra")
+    return is_own and override.type == OverrideType.CHANGE and isinstance(override.value(), dict)
+
+
+def _replace(config: DictConfig, override: Override) -> None:
+    try:
+        OmegaConf.update(config, _key(override), override.value(), merge=False)
+    except OmegaConfBaseException as error:
+        raise ConfigCompositionException(f"Error in the override {override.input_line}") from error
+
+
 @contextmanager
 def hydra_session(config_dir: str | None = None) -> Iterator[Hydra]:
     """Hydra over graphkd's configs, with the user's own folder before them.
@@ -111,7 +153,9 @@ def hydra_session(config_dir: str | None = None) -> Iterator[Hydra]:
     GlobalHydra.instance().clear()
     try:
         version.setbase("1.3")
-        yield Hydra.create_main_hydra2("graphkd", search_path)
+        hydra = Hydra("graphkd", _Loader(search_path))
+        GlobalHydra.instance().initialize(hydra)
+        yield hydra
     finally:
         GlobalHydra.instance().clear()
 
@@ -227,7 +271,6 @@ def call(function: Callable[[], Any]) -> Any:
 def _compose(
     hydra: Hydra, config_name: str, overrides: list[str], mode: RunMode = RunMode.RUN
 ) -> DictConfig:
-    overrides = _replacing(_parse(overrides))
     try:
         config: DictConfig = hydra.compose_config(config_name, overrides, mode, with_log_configuration=False)
     except MissingConfigException as error:
@@ -246,16 +289,6 @@ def _parse(overrides: Sequence[str]) -> list[Override]:
         except HydraException as error:
             raise UserError(f"the override '{override}' cannot be read: {one_line(error)}") from error
     return parsed
-
-
-def _replacing(overrides: Sequence[Override]) -> list[str]:
-    """Overrides in which a mapping as value replaces the node, where Hydra would merge it into what is there."""
-    words: list[str] = []
-    for override in overrides:
-        word = str(override.input_line)
-        replaces = override.type == OverrideType.CHANGE and isinstance(override.value(), dict)
-        words += [f"~{_key(override)}", f"+{word}"] if replaces else [word]
-    return words
 
 
 def _resolved(config: DictConfig, overrides: Sequence[str] | None = None) -> Composed:

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
 from graphkd.errors import check
 from graphkd_cli import compose
 
@@ -88,13 +86,13 @@ def _nodes(composed: compose.Composed) -> set[str]:
 
 def _show(name: str, network: Any, dataset: Any, split: str, teacher: Any) -> None:
     from graphkd.engine.evaluate import evaluate
-    from graphkd_cli.show import console, percent
+    from graphkd_cli.show import console, percent, print_figures, rounded
 
     found = evaluate(network, dataset, split, teacher=teacher)
-    table = Table(title=f"{name} on {split} ({found.samples} samples)", title_justify="left", show_header=False)
-    table.add_row("top-1 (%)", percent(found.top1))
-    table.add_row("top-5 (%)", percent(found.top5))
-    table.add_row("negative log-likelihood", f"{found.nll:.4f}")
-    if found.agreement is not None:
-        table.add_row("agreement with the teacher (%)", percent(found.agreement))
-    console().print(table)
+    figures = {
+        "top-1 (%)": percent(found.top1),
+        "top-5 (%)": percent(found.top5),
+        "negative log-likelihood": rounded(found.nll, 4),
+        "agreement with the teacher (%)": percent(found.agreement),
+    }
+    print_figures(console(), f"{name} on {split} ({found.samples} samples)", figures)

@@ -30,16 +30,17 @@ def main(arguments: Sequence[str]) -> int:
     for kind in options.kinds:
         check(kind in KINDS, f"there is no list '{kind}'{did_you_mean(kind, KINDS)} (choices: {choices(KINDS)})")
 
-    from graphkd_cli.show import console
+    from graphkd_cli.show import console, print_line
 
     for kind in options.kinds or KINDS:
+        print_line(console(), kind)
         console().print(_suites(options.config_dir) if kind == "suites" else _parts(kind))
     return 0
 
 
 def _parts(kind: str) -> Table:
     registry = _registry(kind)
-    table = Table("name", "what it is", "options (default)", title=f"{kind}", title_justify="left", show_lines=True)
+    table = Table("name", "what it is", "options (default)", show_lines=True)
     for name in registry.names():
         options = [
             f"{option.name} ({'required' if option.required else _yaml(option.default)}): {describe(option.annotation)}"
@@ -52,7 +53,7 @@ def _parts(kind: str) -> Table:
 def _suites(config_dir: str | None) -> Table:
     from graphkd_cli.ablation import read_suite, suite_names
 
-    table = Table("name", "what it shows", "variants", "seeds", title="suites", title_justify="left")
+    table = Table("name", "what it shows", "variants", "seeds")
     for name in suite_names(config_dir):
         suite = read_suite(name, config_dir)
         table.add_row(name, suite.description, str(len(suite.variants)), str(len(suite.seeds)))

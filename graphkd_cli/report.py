@@ -13,7 +13,7 @@ from graphkd.report.load import load_records
 from graphkd.report.record import Record
 from graphkd.report.tables import Table, TableSpec, build_tables, write_tables
 from graphkd_cli import ablation, compose
-from graphkd_cli.show import console
+from graphkd_cli.show import console, print_line
 
 HELP = """\
 usage: graphkd report [RESULTS] [--table NAME] [--out DIR] [--config-dir DIR]
@@ -80,12 +80,12 @@ def _order(records: Sequence[Record], config_dir: str | None) -> list[str]:
 def _show(tables: Sequence[Table], folder: Path) -> None:
     screen = console()
     for table in tables:
-        shown = ScreenTable(*table.header, title=table.title, title_justify="left")
+        shown = ScreenTable(*table.header)
         for row in table.rows():
             shown.add_row(*row)
+        print_line(screen, table.title)
         screen.print(shown)
-        screen.print(table.caption, markup=False, highlight=False, soft_wrap=True)
-        for note in table.notes:
-            screen.print(note, markup=False, highlight=False, soft_wrap=True)
+        for line in (table.caption, *table.notes):
+            print_line(screen, line)
     for path in write_tables(tables, folder):
-        screen.print(f"written: {path}", markup=False, highlight=False, soft_wrap=True)
+        print_line(screen, f"written: {path}")

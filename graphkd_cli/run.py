@@ -44,14 +44,14 @@ def _single(options: argparse.Namespace) -> int:
 
     from graphkd.run import run
     from graphkd_cli.progress import ProgressWatcher
-    from graphkd_cli.show import console, outcome_table
+    from graphkd_cli.show import console, print_outcome
 
     screen = console()
     with ProgressWatcher(screen) as watcher:
         outcome = run(planned, watcher)
     if outcome.reused:
         screen.print("This run is finished already (force=true runs it again).", highlight=False)
-    screen.print(outcome_table(outcome))
+    print_outcome(screen, outcome)
     return 0
 
 
@@ -79,11 +79,11 @@ def job(config: Any) -> float | None:
     from hydra.core.hydra_config import HydraConfig
 
     from graphkd.run import run
-    from graphkd_cli.show import console, outcome_line
+    from graphkd_cli.show import console, outcome_line, print_line
 
     planned = _plan(compose.resolve_job(config, HydraConfig.get().overrides.task))
     outcome = run(planned)
-    console().print(outcome_line(outcome), highlight=False)
+    print_line(console(), outcome_line(outcome))
     return outcome.record.metrics.val_top1_best
 
 

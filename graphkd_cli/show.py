@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from rich.console import Console
 from rich.table import Table
 
@@ -15,33 +17,48 @@ def console() -> Console:
     return plain if plain.is_terminal else Console(width=200)
 
 
-def percent(value: float | None) -> str:
+def print_line(screen: Console, text: str) -> None:
+    """A line as it is: not wrapped, nothing in it read as markup."""
+    screen.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def rounded(value: float | None, decimals: int) -> str | None:
+    """A figure as it is shown."""
+    return None if value is None else f"{value:.{decimals}f}"
+
+
+def percent(value: float | None) -> str | None:
     """An accuracy as it is shown."""
-    return "-" if value is None else f"{value:.2f}"
+    return rounded(value, 2)
 
 
-def outcome_table(outcome: Outcome) -> Table:
+def print_figures(screen: Console, title: str, figures: Mapping[str, str | None]) -> None:
+    """A title and a table of figures by name; those without a value are left out."""
+    table = Table(show_header=False)
+    for name, value in figures.items():
+        if value is not None:
+            table.add_row(name, value)
+    print_line(screen, title)
+    screen.print(table)
+
+
+def print_outcome(screen: Console, outcome: Outcome) -> None:
     """The short table that a run ends with."""
     record, metrics = outcome.record, outcome.record.metrics
-    title = f"{record.variant}, seed {record.seed} ({record.pair})"
-    table = Table(title=title, title_justify="left", show_header=False)
-    rows = {
+    figures = {
         "test top-1, last epoch (%)": percent(metrics.test_top1_last),
         "test top-1 at best validation (%)": percent(metrics.test_top1_at_best_val),
         "validation top-1, best (%)": percent(metrics.val_top1_best),
         "test top-5, last epoch (%)": percent(metrics.test_top5_last),
         "test top-1, best epoch (%, chosen on test)": percent(metrics.test_top1_max),
-        "test negative log-likelihood": f"{metrics.test_nll_last:.4f}" if metrics.test_nll_last is not None else "-",
+        "test negative log-likelihood": rounded(metrics.test_nll_last, 4),
         "agreement with the teacher (%)": percent(metrics.agreement_last),
         "teacher's test top-1 (%)": percent(record.teacher.accuracy if record.teacher else None),
-        "seconds": f"{record.duration_s:.1f}" if record.duration_s is not None else "-",
+        "seconds": rounded(record.duration_s, 1),
         "identity": short(record.identity),
         "folder": str(outcome.folder),
     }
-    for name, value in rows.items():
-        if value != "-":
-            table.add_row(name, value)
-    return table
+    print_figures(screen, f"{record.variant}, seed {record.seed} ({record.pair})", figures)
 
 
 def outcome_line(outcome: Outcome) -> str:

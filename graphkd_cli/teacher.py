@@ -28,7 +28,7 @@ def main(arguments: Sequence[str]) -> int:
     from graphkd.assemble import plan_teacher
     from graphkd.run import run_teacher
     from graphkd_cli.progress import ProgressWatcher
-    from graphkd_cli.show import console, outcome_table
+    from graphkd_cli.show import console, print_outcome
 
     planned = plan_teacher(composed.config)
     screen = console()
@@ -36,5 +36,5 @@ def main(arguments: Sequence[str]) -> int:
         outcome = run_teacher(composed.config, planned, watcher)
     if outcome.reused:
         screen.print("This teacher is trained already (force=true trains it again).", highlight=False)
-    screen.print(outcome_table(outcome))
+    print_outcome(screen, outcome)
     return 0

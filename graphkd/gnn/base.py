@@ -16,49 +16,85 @@ from graphkd.graph import BatchGraph, dgl_max_takes_first, dgl_supports
 from graphkd.registry import Registry
 
 Engine = Literal["auto", "dgl", "dense"]
+MAX_CHUNK = 32  # targets at once in a dense max, which compares [targets, nodes, width] entries
 
 
 class DenseGraph:
     """A graph as the matrices that dense encoders multiply with.
 
+    Of N = T + S nodes, the T targets have rows in the matrices; the support rows have just their own self loop each.
+
     Attributes:
-        adjacency: bool [N, N], `adjacency[target, source]`.
+        adjacency: bool [T, N], `adjacency[target, source]`.
         weights: The same in the embeddings' dtype, with edge weights in place of ones.
         is_weighted: Whether the edges have weights.
-        in_degree: Number of in-edges of each node, at least 1, [N, 1] in the embeddings' dtype.
+        num_targets: T.
     """
 
     def __init__(self, graph: BatchGraph, dtype: torch.dtype) -> None:
-        """The matrices of a graph whose nodes are all targets, in `dtype`."""
+        """The matrices of a graph, in `dtype`."""
         self.adjacency = graph.adjacency
         self.weights = graph.weighted_adjacency.to(dtype)
         self.is_weighted = graph.weights is not None
-        self.in_degree = self._degree(1).to(dtype)
+        self.num_targets = graph.num_targets
+
+    @property
+    def in_degree(self) -> Tensor:
+        """Number of in-edges of each node, [N, 1]."""
+        return self._into(self.adjacency)
 
     @property
     def out_degree(self) -> Tensor:
-        """Number of out-edges of each node, at least 1, [N, 1]."""
-        return self._degree(0).to(self.in_degree.dtype)
+        """Number of out-edges of each node, [N, 1]."""
+        return self._out_of(self.adjacency)
+
+    @property
+    def in_weight(self) -> Tensor:
+        """Sum of the weights of the in-edges of each node, [N, 1]."""
+        return self._into(self.weights)
+
+    @property
+    def out_weight(self) -> Tensor:
+        """Sum of the weights of the out-edges of each node, [N, 1]."""
+        return self._out_of(self.weights)
 
     def sum(self, x: Tensor) -> Tensor:
         """Weighted sum over the in-neighbours, [N, D] -> [N, D]."""
-        return self.weights @ x
+        return self.close(self.weights @ x, x)
 
     def mean(self, x: Tensor) -> Tensor:
         """Weighted sum over the in-neighbours divided by their number, [N, D] -> [N, D]."""
-        return self.sum(x) / self.in_degree
+        return self.sum(x) / self.in_degree.clamp(min=1)
 
     def max(self, x: Tensor) -> Tensor:
         """Largest weighted entry among the in-neighbours (0 without any), [N, D] -> [N, D].
 
         Of equal entries the one with the lower index gets the gradient, as in DGL.
         """
-        messages = self.weights[:, :, None] * x[None, :, :]
-        messages = messages.masked_fill(~self.adjacency[:, :, None], -torch.inf)
-        return messages.max(dim=1).values.masked_fill(~self.adjacency.any(dim=1, keepdim=True), 0)
+        with torch.no_grad():
+            chunks = zip(self.weights.split(MAX_CHUNK), self.adjacency.split(MAX_CHUNK), strict=True)
+            source = torch.cat([_largest(weights, adjacency, x) for weights, adjacency in chunks])
+        largest = x.gather(0, source) * self.weights.gather(1, source)
+        return self.close(largest.masked_fill(~self.adjacency.any(dim=1, keepdim=True), 0), x)
 
-    def _degree(self, dim: int) -> Tensor:
-        return self.adjacency.sum(dim=dim).clamp(min=1)[:, None]
+    def close(self, targets: Tensor, x: Tensor) -> Tensor:
+        """Aggregates of the targets, [T, D], with those of the support rows behind: each its own of x, [N, D]."""
+        return torch.cat([targets, x[self.num_targets :]]) if len(x) > self.num_targets else targets
+
+    def _into(self, matrix: Tensor) -> Tensor:
+        sums = matrix.sum(dim=1, dtype=self.weights.dtype)
+        return F.pad(sums, (0, matrix.shape[1] - self.num_targets), value=1)[:, None]
+
+    def _out_of(self, matrix: Tensor) -> Tensor:
+        sums = matrix.sum(dim=0, dtype=self.weights.dtype)
+        sums[self.num_targets :] += 1
+        return sums[:, None]
+
+
+def _largest(weights: Tensor, adjacency: Tensor, x: Tensor) -> Tensor:
+    """Index of the source with the largest weighted entry: [t, N] and [N, D] -> int64 [t, D]."""
+    messages = weights[:, :, None] * x
+    return messages.masked_fill_(~adjacency[:, :, None], -torch.inf).max(dim=1).indices
 
 
 class GraphEncoder(nn.Module, ABC):
@@ -70,9 +106,10 @@ class GraphEncoder(nn.Module, ABC):
     """
 
     RUNTIME: ClassVar[frozenset[str]] = frozenset({"in_dim", "out_dim"})
+    NOT_IDENTITY: ClassVar[frozenset[str]] = frozenset({"engine"})
     name: ClassVar[str]
     dense_limit: ClassVar[int] = 512
-    """The largest number of nodes for which `auto` runs the dense form."""
+    """The largest number of nodes for which `auto` runs the dense form (with support rows: targets x nodes)."""
     takes_max: bool = False
     """Whether convolutions take the largest entry among neighbours (DGL's kernels differ on equal ones)."""
 
@@ -130,18 +167,18 @@ class GraphEncoder(nn.Module, ABC):
         x = full_precision(x)
         if graph.support is not None:
             x = torch.cat([x, graph.support.detach().to(x)])
-        closed = graph.closed()
         # DGL's GAT fails under bf16, and normalised embeddings need float32 anyway.
         with torch.autocast(x.device.type, enabled=False):
-            dense = self._runs_dense(closed, x)
-            form = DenseGraph(closed, x.dtype) if dense else closed.dgl()
+            dense = self._runs_dense(graph, x)
+            form = DenseGraph(graph, x.dtype) if dense else graph.closed().dgl()
             run = self.dense if dense else self.sparse
             for depth, convolution in enumerate(self.convolutions):
                 x = run(convolution, form, F.relu(x) if depth else x)
         return x[: graph.num_targets]
 
     def _runs_dense(self, graph: BatchGraph, x: Tensor) -> bool:
-        if self.engine == "dense" or (self.engine == "auto" and graph.num_nodes <= self.dense_limit):
+        size = graph.num_targets * graph.num_nodes
+        if self.engine == "dense" or (self.engine == "auto" and size <= self.dense_limit**2):
             return True
         if not dgl_supports(x.device.type):
             device = x.device.type

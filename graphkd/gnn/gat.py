@@ -53,10 +53,10 @@ class GAT(GraphEncoder):
         """Attention as softmax over the in-neighbours of leaky_relu(a_l . Wx_source + a_r . Wx_target)."""
         projected = convolution.fc(x).view(len(x), self.heads, -1)
         source = (projected * convolution.attn_l).sum(dim=-1)
-        target = (projected * convolution.attn_r).sum(dim=-1)
+        target = (projected[: graph.num_targets] * convolution.attn_r).sum(dim=-1)
         scores = F.leaky_relu(target.T[:, :, None] + source.T[:, None, :], convolution.leaky_relu.negative_slope)
         scores = scores.masked_fill(~graph.adjacency, -torch.inf)
         attention = scores.softmax(dim=-1).masked_fill(~graph.adjacency, 0) * graph.weights
-        out = (attention @ projected.transpose(0, 1)).transpose(0, 1).flatten(start_dim=1)
-        biased: Tensor = out + convolution.bias
+        attended = (attention @ projected.transpose(0, 1)).transpose(0, 1).flatten(start_dim=1)
+        biased: Tensor = graph.close(attended, projected.flatten(start_dim=1)) + convolution.bias
         return biased

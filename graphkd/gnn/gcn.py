@@ -37,6 +37,6 @@ class GCN(GraphEncoder):
 
     def dense(self, convolution: Any, graph: DenseGraph, x: Tensor) -> Tensor:
         """D_in^-1/2 A D_out^-1/2 x W + b."""
-        hop = graph.in_degree.rsqrt() * graph.sum(graph.out_degree.rsqrt() * x)
+        hop = graph.in_degree.clamp(min=1).rsqrt() * graph.sum(graph.out_degree.clamp(min=1).rsqrt() * x)
         out: Tensor = hop @ convolution.weight + convolution.bias
         return out

@@ -47,8 +47,7 @@ class SAGE(GraphEncoder):
         """What `dgl.nn.SAGEConv` computes with this aggregator."""
         out: Tensor
         if self.aggregator == "gcn":
-            members = graph.adjacency.sum(dim=1, keepdim=True) + 1
-            out = convolution.fc_neigh((graph.sum(x) + x) / members) + convolution.bias
+            out = convolution.fc_neigh((graph.sum(x) + x) / (graph.in_degree + 1)) + convolution.bias
         elif self.aggregator == "mean":
             out = convolution.fc_self(x) + convolution.fc_neigh(graph.mean(x))
         else:

@@ -48,9 +48,9 @@ class TAG(GraphEncoder):
         As in DGL, both degrees are in-degrees. With edge weights, which must be positive, they are sums of
         weights: out of the source, and into the target.
         """
-        source = target = graph.in_degree.rsqrt()
+        source = target = graph.in_degree.clamp(min=1).rsqrt()
         if graph.is_weighted:
-            sums = (graph.weights.sum(dim=dim)[:, None] for dim in (0, 1))
+            sums = (graph.out_weight, graph.in_weight)
             source, target = (torch.where(total == 0, 1, total).rsqrt() for total in sums)
         hops = [x]
         for _ in range(self.hops):

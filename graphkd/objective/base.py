@@ -39,6 +39,8 @@ class Objective(nn.Module, ABC):
     )
     name: ClassVar[str] = ""
     """The name of the term that an objective of one term returns."""
+    parts: ClassVar[tuple[str, ...]] = ()
+    """The names of the terms of an objective that has several; a batch may lack some of them."""
     needs_teacher: ClassVar[bool] = True
 
     @classmethod
@@ -63,14 +65,22 @@ class Objective(nn.Module, ABC):
 
 
 def teacher_output(batch: DistillationBatch) -> NetworkOutput:
-    """The teacher's output of a batch.
+    """The teacher's output of a batch; no gradient flows into it.
 
     Raises:
         UserError: There is none.
     """
     if batch.teacher is None:
         raise UserError("the objective needs a teacher, and the batch has none")
-    return batch.teacher
+    logits, features, embedding, preactivations = batch.teacher
+    return NetworkOutput(
+        logits.detach(), _detached(features), embedding.detach(),
+        None if preactivations is None else _detached(preactivations),
+    )  # fmt: skip
+
+
+def _detached(tensors: list[Tensor]) -> list[Tensor]:
+    return [tensor.detach() for tensor in tensors]
 
 
 OBJECTIVES: Registry[Objective] = Registry("objective", "graphkd.objective", Objective.RUNTIME)

@@ -50,6 +50,7 @@ class HKD(Objective):
     """
 
     name = "hkd"
+    parts = ("individual", "holistic")
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from graphkd.batch import DistillationBatch
-from graphkd.errors import UserError, check, choices
+from graphkd.errors import check, choices, did_you_mean
 from graphkd.objective.base import Objective, Stream
 
 Weight = float | Mapping[str, float]
@@ -38,12 +38,14 @@ class WeightedSum(nn.Module):
             terms: Objective and weight by the term's name. A mapping as weight names parts; parts left out weigh 1.
 
         Raises:
-            UserError: There is no term, or a name has a dot in it.
+            UserError: There is no term, a name has a dot in it, or a weight names a part that its objective lacks.
         """
         super().__init__()
         check(len(terms) > 0, "the objective has no term")
         for name in terms:
             check(name != "" and "." not in name, f"the objective's term '{name}' must have a name without dots")
+        for name, (objective, weight) in terms.items():
+            _check_weight(name, objective, weight)
         self.objectives = nn.ModuleDict({name: objective for name, (objective, _) in terms.items()})
         self.weights = {name: weight for name, (_, weight) in terms.items()}
 
@@ -53,20 +55,16 @@ class WeightedSum(nn.Module):
         return any(objective.needs_teacher for objective in self._objectives().values())
 
     def forward(self, batch: DistillationBatch) -> Losses:
-        """The weighted sum on a batch, with its terms.
-
-        Raises:
-            UserError: A weight names a part that its objective does not have.
-        """
+        """The weighted sum on a batch, with its terms."""
         raw: dict[str, Tensor] = {}
         weighted: dict[str, Tensor] = {}
         for term, objective in self._objectives().items():
             parts = objective(batch)
-            weights = self._part_weights(term, parts)
+            weight = self.weights[term]
             for part, value in parts.items():
                 name = term if part == objective.name else f"{term}.{part}"
                 raw[name] = value
-                weighted[name] = weights[part] * value
+                weighted[name] = (weight.get(part, 1.0) if isinstance(weight, Mapping) else weight) * value
         # A batch too small for its graph may be left without any term.
         nothing = 0 * batch.student.logits.sum()
         return Losses(sum(weighted.values(), nothing), raw, weighted)
@@ -84,11 +82,9 @@ class WeightedSum(nn.Module):
     def _objectives(self) -> dict[str, Objective]:
         return dict(self.objectives.items())  # type: ignore[arg-type]
 
-    def _part_weights(self, term: str, parts: Mapping[str, Tensor]) -> dict[str, float]:
-        weight = self.weights[term]
-        if not isinstance(weight, Mapping):
-            return dict.fromkeys(parts, float(weight))
-        for part in weight:
-            if part not in parts:
-                raise UserError(f"the weight of '{term}' names the part '{part}', but it has: {choices(parts)}")
-        return {part: float(weight.get(part, 1.0)) for part in parts}
+
+def _check_weight(term: str, objective: Objective, weight: Weight) -> None:
+    parts = objective.parts or (objective.name,)
+    for part in weight if isinstance(weight, Mapping) else ():
+        hint = did_you_mean(part, parts)
+        check(part in parts, f"the weight of '{term}' names the part '{part}'{hint} (its parts: {choices(parts)})")

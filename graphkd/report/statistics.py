@@ -113,12 +113,11 @@ def warnings_about(rows: Sequence[Row]) -> list[str]:
 
 
 def left_out(records: Iterable[Record]) -> list[str]:
-    """Lines that count and name the runs that are in no table: failed, unfinished, teachers."""
+    """Lines that count and name the students that are in no table: those that failed or are unfinished."""
     names: dict[str, list[str]] = defaultdict(list)
     for record in records:
-        if not is_finished(record):
-            reason = "teacher" if record.kind == "teacher" else _UNFINISHED[record.status]
-            names[reason].append(f"{record.study}/{record.variant} seed {record.seed}")
+        if record.kind == "student" and record.status != "done":
+            names[_UNFINISHED[record.status]].append(f"{record.study}/{record.variant} seed {record.seed}")
     return [f"left out: {_count(len(of), why)}: {listed(sorted(of))}" for why, of in sorted(names.items())]
 
 

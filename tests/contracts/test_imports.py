@@ -32,6 +32,7 @@ MAY_IMPORT["objective"] = {"errors", "batch", "registry", "graph", "contrast", "
 MAY_IMPORT["engine"] = {*MAY_IMPORT["objective"], "binding", "objective", "model", "data", "report"}
 MAY_IMPORT["assemble"] = {*MAY_IMPORT["engine"], "engine", "identity"}
 MAY_IMPORT["run"] = {*MAY_IMPORT["assemble"], "assemble"}
+MAY_IMPORT["bench"] = {*MAY_IMPORT["run"], "run"}
 WITHOUT_TORCH = ["report", "identity", "ablation", "errors", "binding", "registry"]
 STANDARD_LIBRARY_ONLY = ["errors", "binding", "registry", "identity"]
 OF_THE_COMMAND_LINE = {"graphkd_cli", "hydra", "omegaconf", "rich"}

@@ -110,7 +110,6 @@ def test_only_finished_students_count_and_the_others_are_named() -> None:
     assert [row.variant for row in aggregate(records)] == ["hkd"]
     assert left_out(records) == [
         "left out: 2 failed runs: suite/kd seed 0, suite/kd seed 1",
-        "left out: 1 teacher: suite/resnet seed 0",
         "left out: 1 unfinished run: suite/crd seed 0",
     ]
     assert left_out(runs("hkd", 3)) == []
