@@ -245,8 +245,13 @@ class _Journal(Watcher):
         self._path = path
         self._watcher = watcher
         self._lines: list[str] = []
+        self._epochs = 0
+
+    def note(self, message: str) -> None:
+        self._watcher.note(message)
 
     def start(self, name: str, epochs: int, steps: int) -> None:
+        self._epochs = epochs
         self._watcher.start(name, epochs, steps)
 
     def step(self) -> None:
@@ -254,7 +259,8 @@ class _Journal(Watcher):
 
     def epoch(self, epoch: Epoch) -> None:
         self._lines.append(json.dumps(dataclasses.asdict(epoch)) + "\n")
-        write_atomically(self._path, "".join(self._lines))
+        # Waiting for the disk in every epoch would take longer than a short epoch; the last one waits.
+        write_atomically(self._path, "".join(self._lines), durable=epoch.epoch == self._epochs)
         self._watcher.epoch(epoch)
 
 

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 
-def write_atomically(path: str | os.PathLike[str], content: bytes | str) -> None:
+def write_atomically(path: str | os.PathLike[str], content: bytes | str, durable: bool = True) -> None:
     """Writes a file beside `path`, flushes it to disk, and renames it into place.
 
     A reader, also one after a crash, finds the old file or the new one, never a part. A symbolic link at
@@ -16,6 +16,7 @@ def write_atomically(path: str | os.PathLike[str], content: bytes | str) -> None
     Args:
         path: Where the file shall be.
         content: Its bytes, or a text that is written as UTF-8 with the line ends it has.
+        durable: Wait until it is on the disk. Without it a power cut may take the newest version back.
 
     Raises:
         OSError: The file cannot be written; what was at `path` is untouched and nothing is left beside it.
@@ -25,14 +26,16 @@ def write_atomically(path: str | os.PathLike[str], content: bytes | str) -> None
     try:
         with beside.open("xb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(beside, target)
     except BaseException:
         with contextlib.suppress(OSError):
             beside.unlink()
         raise
-    _sync_folder(target.parent)
+    if durable:
+        _sync_folder(target.parent)
 
 
 def _sync_folder(folder: Path) -> None:

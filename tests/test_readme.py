@@ -1,0 +1,92 @@
+"""What the README shows works as it says."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from graphkd_cli.main import COMMANDS, main
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def commands() -> list[str]:
+    lines = [line.partition("  #")[0].strip() for block in blocks("bash") for line in block.splitlines()]
+    return [line for line in lines if line.startswith("graphkd ")]
+
+
+def write_named_blocks(folder: Path) -> None:
+    """Writes every block that begins with a path in a comment to that path."""
+    for block in blocks("python") + blocks("yaml"):
+        named = re.match(r"# (\S+\.(?:py|yaml))", block)
+        if named:
+            path = folder / named[1]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(block)
+
+
+def graphkd(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "graphkd_cli.main", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.parametrize("command", [line for line in commands() if line.startswith("graphkd run ")])
+def test_every_run_that_is_shown_composes_and_binds(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [word for word in shlex.split(command)[1:] if word != "-m"]
+    if "-m" in command.split():
+        arguments = [re.sub(r"=([^,]+),.*", r"=\1", word) for word in arguments]
+    assert main([*arguments, "--cfg", "job"]) == 0, capsys.readouterr().err
+
+
+def test_the_table_of_commands_is_complete() -> None:
+    assert set(re.findall(r"^\| `graphkd (\w+)", README, flags=re.MULTILINE)) == set(COMMANDS)
+
+
+def test_the_table_on_digits_is_the_reference_result() -> None:
+    shown = re.search(r"<!-- reference -->\n(.*?)<!-- /reference -->", README, flags=re.DOTALL)
+    reference = next((ROOT / "results" / "reference" / "digits").glob("*.md")).read_text()
+    assert shown is not None
+    assert shown[1].strip() in reference
+
+
+@pytest.mark.slow
+def test_the_python_example_runs(tmp_path: Path) -> None:
+    example = next(block for block in blocks("python") if "graphkd.distill(" in block)
+    done = subprocess.run([sys.executable, "-c", example], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert 0 <= float(done.stdout) <= 100
+
+
+@pytest.mark.slow
+def test_an_added_builder_is_found(tmp_path: Path) -> None:
+    write_named_blocks(tmp_path)
+    (tmp_path / "mutual_knn.py").write_text((tmp_path / "graphkd/builder/mutual_knn.py").read_text())
+    (tmp_path / "graphkd/builder/mutual_knn.py").unlink()
+    (tmp_path / "graphkd").rename(tmp_path / "unused")  # so that it does not stand in for the real package
+    done = graphkd(
+        tmp_path, "run", "--config-dir", "configs", "plugins=[mutual_knn]", "builder=mutual_knn",
+        "trainer.epochs=1", "teacher_trainer.epochs=1",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "mutual_knn" in done.stdout
+
+
+@pytest.mark.slow
+def test_own_data_and_network_train(tmp_path: Path) -> None:
+    write_named_blocks(tmp_path)
+    (tmp_path / "graphkd").rename(tmp_path / "unused")
+    shown = re.search(r"# my_parts\.py +graphkd (.*)", README)
+    assert shown is not None
+    done = graphkd(tmp_path, *shlex.split(shown[1]), "trainer.epochs=1")
+    assert done.returncode == 0, done.stderr
+    assert "resnet8x4->tiny" in done.stdout
