@@ -73,12 +73,17 @@ class Suite:
         return [
             SuiteRun(
                 variant, seed,
-                (*self.base, *overrides, f"seed={seed}", f"study={study}", f"variant={variant}"),
+                (*self.base, *overrides, f"seed={seed}", f"study={quoted(study)}", f"variant={quoted(variant)}"),
                 varied(overrides),
             )
             for seed in self.seeds
             for variant, overrides in self.variants.items()
         ]  # fmt: skip
+
+
+def quoted(text: str) -> str:
+    """A text as the value of an override, whatever signs are in it; "1" and "null" stay texts."""
+    return "'" + text.replace("'", "\\'") + "'"
 
 
 def varied(overrides: Sequence[str]) -> dict[str, str]:

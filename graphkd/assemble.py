@@ -32,6 +32,7 @@ KEYS = {
 TEACHER_KEYS: dict[str, Any] = {"seed": 0, "checkpoint": None, "train_fraction": 1.0}
 GRAPH_KEYS = ("builder", "gnn", "teacher_gnn")
 SHARED: Literal["shared"] = "shared"
+LONGEST_NAME = 200  # file systems take 255 bytes
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,7 @@ class Plan:
         parts = ["+".join(self.terms)]
         if graph is not None and graph.builder is not None and graph.gnn is not None:
             parts += [graph.builder.name, graph.gnn.name]
-        return "-".join(parts)
+        return "-".join(parts)[:LONGEST_NAME]
 
     @property
     def folder(self) -> Path:
@@ -327,6 +328,7 @@ def check_keys(config: Mapping[str, Any]) -> None:
 def _check_plain(name: str, what: str) -> None:
     plain = name not in ("", ".", "..") and name.isprintable() and not set(name) & set("/\\")
     check(plain, f"{what} is {name!r}, but must be a plain name: it becomes a folder of the results")
+    check(len(name.encode()) <= LONGEST_NAME, f"{what} is longer than {LONGEST_NAME} bytes: {name[:40]!r}...")
 
 
 def _is_path(text: str) -> bool:

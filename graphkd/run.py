@@ -90,6 +90,7 @@ def run(planned: Plan, watcher: Watcher | None = None) -> Outcome:
     objective = planned.build_objective(dataset, student, teacher)
     trainer = planned.build_trainer()
     trainer.fabric()
+    make_folder(planned.folder.parent)
     known = None
     if planned.teacher is not None and teacher is not None:
         known = _load_teacher(planned.teacher, teacher, planned.config, dataset, watcher)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graphkd.ablation import Suite, SuiteRun
+from graphkd.ablation import Suite, SuiteRun, quoted
 from graphkd.errors import UserError, check, choices, did_you_mean, one_line
 from graphkd_cli import compose
 
@@ -18,6 +16,7 @@ if TYPE_CHECKING:
     from graphkd.assemble import Plan
 
 DEFAULT_SUITE = "digits"
+SUITE_KEYS = {"seed", "study", "variant", "run_dir"}
 HELP = """\
 usage: graphkd ablation [SUITE] [OVERRIDES] [--dry-run] [--seeds 0,1,2] [--config-dir DIR]
 
@@ -47,19 +46,22 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     name, overrides = _split(options.words)
     launcher, extra = compose.split_hydra(overrides)
+    for override in extra:
+        key = override.lstrip("+~").partition("=")[0]
+        check(key not in SUITE_KEYS, f"'{override}': a suite sets {key} itself" + "; see --seeds" * (key == "seed"))
+    compose.check_multirun("launch", launcher, options.config_dir)
     suite = read_suite(name, options.config_dir)
     if options.seeds is not None:
         suite.seeds = _seeds(options.seeds)
     planned = [_plan(run, extra, options.config_dir) for run in suite.runs(name)]
     if options.dry_run:
-        _print_runs(name, suite, planned)
+        _print_runs(name, suite, extra, planned)
         return 0
-    failed = _launch(planned, launcher)
-    results = planned[0].plan.results
+    failed = _launch(planned, launcher, options.config_dir)
+    if len(failed) < len(planned):
+        from graphkd_cli.report import write_study
 
-    from graphkd_cli.report import write_study
-
-    write_study(results, name, list(suite.variants))
+        write_study(planned[0].plan.results, name, list(suite.variants))
     return _conclude(planned, failed)
 
 
@@ -134,23 +136,20 @@ def _plan(run: SuiteRun, extra: Sequence[str], config_dir: str | None) -> Planne
     return Planned(run, planned)
 
 
-def _print_runs(name: str, suite: Suite, planned: Sequence[Planned]) -> None:
+def _print_runs(name: str, suite: Suite, extra: Sequence[str], planned: Sequence[Planned]) -> None:
     print(f"{name}: {suite.description}")
     print(f"{len(suite.variants)} variants x {len(suite.seeds)} seeds = {len(planned)} runs")
-    print(f"all: {' '.join(suite.base) or '(no changes)'}")
+    print(f"all: {' '.join([*suite.base, *extra]) or '(no changes)'}")
     for item in planned:
         changes = " ".join(suite.variants[item.run.variant]) or "(no changes)"
         print(f"  {item.run.variant} seed {item.run.seed}: {changes} -> {item.plan.folder}")
 
 
-def _launch(planned: Sequence[Planned], launcher: Sequence[str]) -> dict[int, str]:
+def _launch(planned: Sequence[Planned], launcher: Sequence[str], config_dir: str | None) -> dict[int, str]:
     """Runs everything, teachers first; returns the errors by the run's position."""
     from graphkd.run import write_config
 
-    results = planned[0].plan.results
-    (results / ".launch").mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=results / ".launch"))
-    try:
+    with compose.launch_folder(planned[0].plan.results) as folder:
         for index, item in enumerate(planned):
             write_config(item.plan.config, folder / f"{index}.yaml")
         teachers = {
@@ -158,18 +157,16 @@ def _launch(planned: Sequence[Planned], launcher: Sequence[str]) -> dict[int, st
             for index, item in enumerate(planned)
             if item.plan.teacher is not None and item.plan.teacher.checkpoint is None
         }
-        _launch_jobs(folder, list(teachers.values()), launcher, teacher=True)
-        return _launch_jobs(folder, list(range(len(planned))), launcher, teacher=False)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        common = [*launcher, f"folder={quoted(str(folder))}"]
+        _launch_jobs(list(teachers.values()), [*common, "teacher=true"], config_dir)
+        return _launch_jobs(list(range(len(planned))), common, config_dir)
 
 
-def _launch_jobs(folder: Path, indices: list[int], launcher: Sequence[str], teacher: bool) -> dict[int, str]:
+def _launch_jobs(indices: list[int], overrides: Sequence[str], config_dir: str | None) -> dict[int, str]:
     if not indices:
         return {}
-    own = [*launcher, f"folder={compose.quoted(str(folder))}", f"teacher={str(teacher).lower()}"]
     jobs = [[f"index={index}"] for index in indices]
-    answers = compose.launch("launch", own, jobs, job)
+    answers = compose.launch("launch", overrides, jobs, job, config_dir)
     return {answer["index"]: answer["error"] for answer in answers if answer["error"] is not None}
 
 

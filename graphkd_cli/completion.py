@@ -5,6 +5,7 @@ Hydra's script asks the top command without a subcommand; the overrides that it 
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 
@@ -17,18 +18,28 @@ TAKES_OVERRIDES = {"run", "teacher", "ablation", "evaluate"}
 
 def main(arguments: Sequence[str]) -> int:
     """Answers `graphkd -sc install=SHELL | uninstall=SHELL | query=SHELL`; returns the exit code."""
-    line = os.environ.get("COMP_LINE", "")
-    words = line.split()
-    if arguments and arguments[0].startswith("query=") and words:
-        if len(words) < 2 or (len(words) == 2 and not line.endswith(" ")):
-            print(" ".join(name for name in COMMANDS if name.startswith(words[1] if len(words) == 2 else "")))
-            return 0
-        if words[1] not in TAKES_OVERRIDES:
-            return 0
-        os.environ["COMP_LINE"] = line.replace(f" {words[1]}", "", 1)
-    with hydra_session() as hydra:
+    if arguments and arguments[0].startswith("query="):
+        with contextlib.suppress(UserError):  # a half-typed line is no mistake
+            _query(arguments, os.environ.get("COMP_LINE", ""))
+    else:
+        _hydra(arguments)
+    return 0
+
+
+def _query(arguments: Sequence[str], line: str) -> None:
+    *words, last = line.split(" ")
+    if len(words) < 2:
+        print(" ".join(name for name in COMMANDS if name.startswith(last)))
+    elif words[1] in TAKES_OVERRIDES:
+        at = words.index("--config-dir") + 1 if "--config-dir" in words else len(words)
+        overrides = [word for word in words[2:] if "=" in word]
+        os.environ["COMP_LINE"] = " ".join([words[0], *overrides, last])
+        _hydra(arguments, *words[at : at + 1])
+
+
+def _hydra(arguments: Sequence[str], config_dir: str | None = None) -> None:
+    with hydra_session(config_dir) as hydra:
         try:
             call(lambda: hydra.shell_completion("config", list(arguments)))
         except ValueError as error:
             raise UserError(f"shell completion: {' '.join(str(error).split())}") from error
-    return 0

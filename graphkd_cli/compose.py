@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,12 +26,17 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+from yaml import MarkedYAMLError, YAMLError
 
-from graphkd.errors import UserError, check, choices, did_you_mean, one_line
+from graphkd.ablation import quoted
+from graphkd.errors import UserError, check, choices, did_you_mean
 
 NOT_VARIED = {"seed", "results", "run_dir", "force", "study", "variant", "plugins"}
+NOT_OPTIONS = ("config_path", "config_name", "experimental_rerun")
+"""What Hydra's command line has beyond ours."""
 CONTRAST_NODES = ("negatives", "bank")
+REFUSALS = (HydraException, OmegaConfBaseException, YAMLError, ValueError)
+"""What Hydra raises over a config or override that it does not like."""
 
 
 def config_folder() -> Path:
@@ -81,6 +88,10 @@ def parse_arguments(command: str, arguments: Sequence[str]) -> argparse.Namespac
         UserError: An option is unknown or a word is no override.
     """
     parsed = arguments_parser(command).parse_intermixed_args(list(arguments))
+    for name in NOT_OPTIONS:
+        given = getattr(parsed, name) is not None
+        check(not given, f"{command}: there is no option --{name.replace('_', '-')} (see graphkd {command} --help)")
+    check(parsed.package is None or parsed.cfg is not None, f"{command}: --package needs --cfg")
     check_overrides(parsed.overrides)
     return parsed
 
@@ -92,7 +103,7 @@ def check_overrides(overrides: Sequence[str]) -> None:
         UserError: A word is no override; the message names it.
     """
     for word in overrides:
-        form = "=" in word or word.startswith("~")
+        form = "=" in word[1:] or word.startswith("~")
         check(form, f"'{word}' is no override; overrides look like key=value, for example builder=knn")
 
 
@@ -107,9 +118,9 @@ class _Loader(ConfigLoaderImpl):
         replacing: list[Override] = []
         others: list[str] = []
         for override in OverridesParser.create().parse_overrides(overrides):
-            key = f"{_key(override)}."
-            below = any(key.startswith(f"{_key(replaced)}.") for replaced in replacing)
-            if below or _is_replacement(override):
+            plain = override.package is None and not override.is_sweep_override()
+            below = any(f"{_key(override)}.".startswith(f"{_key(replaced)}.") for replaced in replacing)
+            if _is_replacement(override) or (plain and below):
                 replacing.append(override)
             else:
                 others.append(str(override.input_line))
@@ -131,8 +142,10 @@ def _is_replacement(override: Override) -> bool:
 
 
 def _replace(config: DictConfig, override: Override) -> None:
+    """Puts a mapping in a node's place, open to further overrides: names are checked when it is bound."""
     try:
         OmegaConf.update(config, _key(override), override.value(), merge=False)
+        OmegaConf.set_struct(OmegaConf.select(config, _key(override)), False)
     except OmegaConfBaseException as error:
         raise ConfigCompositionException(f"Error in the override {override.input_line}") from error
 
@@ -170,6 +183,16 @@ def compose(overrides: Sequence[str], config_dir: str | None = None, config_name
         return _resolved(_compose(hydra, config_name, list(overrides)))
 
 
+def check_multirun(config_name: str, overrides: Sequence[str], config_dir: str | None) -> None:
+    """Checks that there are the sweeper and the launcher that overrides choose, before anything is written.
+
+    Raises:
+        UserError: Hydra refuses an override.
+    """
+    with hydra_session(config_dir) as hydra:
+        _compose(hydra, config_name, list(overrides), RunMode.MULTIRUN)
+
+
 def resolve_job(config: DictConfig, overrides: Sequence[str]) -> Composed:
     """The config that a Hydra launcher hands to a job."""
     return _resolved(config, overrides)
@@ -188,7 +211,7 @@ def expand_sweep(overrides: Sequence[str]) -> list[list[str]] | None:
     try:
         combinations: list[list[str]] = BasicSweeper.split_arguments(swept, max_batch_size=None)[0]
     except HydraException as error:
-        raise UserError(one_line(error)) from error
+        raise UserError(_reason(error)) from error
     return combinations
 
 
@@ -224,14 +247,10 @@ def check_used(composed: Composed, unused: Sequence[str], overrides: Sequence[st
         check(node not in nodes, f"'{override}' is given, but nothing in the objective ({terms}) uses {node}")
 
 
-def quoted(text: str) -> str:
-    """A text as the value of an override, whatever signs are in it."""
-    return "'" + text.replace("'", "\\'") + "'"
-
-
 def launch(
-    config_name: str, overrides: Sequence[str], jobs: Sequence[Sequence[str]], function: Callable[[Any], Any]
-) -> list[Any]:
+    config_name: str, overrides: Sequence[str], jobs: Sequence[Sequence[str]], function: Callable[[Any], Any],
+    config_dir: str | None = None,
+) -> list[Any]:  # fmt: skip
     """Runs jobs through the Hydra launcher that `overrides` choose (the basic one runs them here, in order).
 
     Args:
@@ -239,6 +258,7 @@ def launch(
         overrides: For all jobs, `hydra/launcher=...` among them.
         jobs: Further overrides of each job.
         function: Called with each job's config; must be importable, for it may run in another process.
+        config_dir: The user's own configs, for a launcher of theirs.
 
     Returns:
         What the function returned for each job.
@@ -246,7 +266,7 @@ def launch(
     Raises:
         UserError: Hydra refuses an override or has no such launcher.
     """
-    with hydra_session() as hydra:
+    with hydra_session(config_dir) as hydra:
         config = _compose(hydra, config_name, list(overrides), RunMode.MULTIRUN)
         context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks(config))
         plugins = Plugins.instance()
@@ -254,6 +274,48 @@ def launch(
         # A launcher composes each job's config from the job's overrides alone.
         own = split_hydra(overrides)[1]
         return [job.return_value for job in launcher.launch([[*own, *job] for job in jobs], initial_job_idx=0)]
+
+
+def sweep(overrides: Sequence[str], config_dir: str | None, folder: Path, function: Callable[[Any], Any]) -> None:
+    """Runs a sweep through the Hydra sweeper and launcher that `overrides` choose.
+
+    Args:
+        overrides: As on the command line.
+        config_dir: The user's own configs.
+        folder: What sweeper and launcher leave is written there.
+        function: Called with each job's config; returns a score. Higher is better: a sweeper that has a direction
+            maximises, unless an override says otherwise.
+
+    Raises:
+        UserError: Hydra refuses an override or has no such sweeper or launcher.
+    """
+    words = [*overrides, f"hydra.sweep.dir={quoted(str(folder))}"]
+    with hydra_session(config_dir) as hydra:
+        config = _compose(hydra, "config", words, RunMode.MULTIRUN)
+        if "direction" in config.hydra.sweeper and not any("hydra.sweeper.direction" in word for word in words):
+            config = _compose(hydra, "config", [*words, "hydra.sweeper.direction=maximize"], RunMode.MULTIRUN)
+        context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks(config))
+        sweeper = Plugins.instance().instantiate_sweeper(
+            hydra_context=context, task_function=function, config=config
+        )
+        call(lambda: sweeper.sweep(arguments=list(config.hydra.overrides.task)))
+
+
+@contextmanager
+def launch_folder(results: Path) -> Iterator[Path]:
+    """A folder below the results for what launchers read and write; gone afterwards.
+
+    Raises:
+        UserError: The results cannot be written in.
+    """
+    from graphkd.run import make_folder
+
+    make_folder(results)
+    folder = Path(tempfile.mkdtemp(prefix=".launch-", dir=results)).resolve()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def call(function: Callable[[], Any]) -> Any:
@@ -265,17 +327,20 @@ def call(function: Callable[[], Any]) -> Any:
     try:
         return function()
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
-        raise UserError(one_line(error)) from error
+        raise UserError(_reason(error)) from error
 
 
 def _compose(
     hydra: Hydra, config_name: str, overrides: list[str], mode: RunMode = RunMode.RUN
 ) -> DictConfig:
+    for override in _parse(overrides):
+        single = mode != RunMode.RUN or not override.is_sweep_override()
+        check(single, f"'{override.input_line}' has several values, which needs -m (or quotes, where it is one text)")
     try:
         config: DictConfig = hydra.compose_config(config_name, overrides, mode, with_log_configuration=False)
     except MissingConfigException as error:
         raise UserError(_missing(error)) from error
-    except (HydraException, OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
+    except REFUSALS as error:
         raise UserError(_explain(hydra, config_name, overrides, error)) from error
     return config
 
@@ -287,7 +352,7 @@ def _parse(overrides: Sequence[str]) -> list[Override]:
         try:
             parsed += OverridesParser.create().parse_overrides([override])
         except HydraException as error:
-            raise UserError(f"the override '{override}' cannot be read: {one_line(error)}") from error
+            raise UserError(f"the override '{override}' cannot be read: {_reason(error)}") from error
     return parsed
 
 
@@ -299,9 +364,20 @@ def _resolved(config: DictConfig, overrides: Sequence[str] | None = None) -> Com
         unused = [node for node in CONTRAST_NODES if "${" + node + "}" not in objective]
         plain = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        raise UserError(f"the config cannot be resolved: {one_line(error)}") from error
+        raise UserError(f"the config cannot be resolved: {_reason(error)}") from error
     assert isinstance(plain, dict)
     return Composed({str(key): value for key, value in plain.items()}, asked, unused)
+
+
+def _reason(error: BaseException) -> str:
+    """What an error of Hydra, OmegaConf or YAML says, in one line; of one that just passes another on, the other."""
+    while isinstance(error, ConfigCompositionException) and error.__cause__ is not None:
+        error = error.__cause__
+    if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
+        return f"{error.problem_mark.name}, line {error.problem_mark.line + 1}: {error.problem}"
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    key = getattr(error, "full_key", None)
+    return f"{key}: {lines[0]}" if key else lines[0]
 
 
 def _key(override: Override) -> str:
@@ -311,7 +387,7 @@ def _key(override: Override) -> str:
 def _missing(error: MissingConfigException) -> str:
     """For example `builder=knnn`: the group and what it holds."""
     if not error.missing_cfg_file:
-        return one_line(error)
+        return _reason(error)
     group, _, name = error.missing_cfg_file.rpartition("/")
     if not error.options:
         return f"there is no config '{error.missing_cfg_file}'"
@@ -323,7 +399,7 @@ def _explain(hydra: Hydra, config_name: str, overrides: list[str], error: Except
     """Names the override that Hydra refused, with the closest key of the config without it."""
     culprit = _culprit(hydra, config_name, overrides)
     if culprit is None:
-        return f"the config cannot be composed: {one_line(error)}"
+        return f"the config '{config_name}' cannot be composed: {_reason(error)}"
     word, others = culprit
     key = word.lstrip("+~").partition("=")[0]
     try:
@@ -332,10 +408,10 @@ def _explain(hydra: Hydra, config_name: str, overrides: list[str], error: Except
         node: Any = OmegaConf.select(config, parent) if parent else config
         known = [str(item) for item in node] if isinstance(node, Mapping | DictConfig) else []
         known = [item for item in known if item != "hydra"]
-    except (HydraException, OmegaConfBaseException):
+    except REFUSALS:
         parent, name, known = "", key, []
     if name in known or not known:
-        return f"the override '{word}' cannot be applied: {one_line(error)}"
+        return f"the override '{word}' cannot be applied: {_reason(error)}"
     hint = did_you_mean(name, known)
     where = f"{parent} has" if parent else "the config has"
     return f"'{word}': {where} no '{name}'{hint} (choices: {choices(known)})"
@@ -347,7 +423,7 @@ def _culprit(hydra: Hydra, config_name: str, overrides: list[str]) -> tuple[str,
         others = overrides[:index] + overrides[index + 1 :]
         try:
             hydra.compose_config(config_name, others, RunMode.RUN, with_log_configuration=False)
-        except (HydraException, OmegaConfBaseException, YAMLError):
+        except REFUSALS:
             continue
         return overrides[index], others
     return None

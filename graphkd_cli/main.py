@@ -61,15 +61,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with contextlib.suppress(ValueError):  # not in the main thread, so somebody else owns the signals
         signal.signal(signal.SIGTERM, _terminate)
     try:
-        return _dispatch(words)
+        code = _dispatch(words)
+        sys.stdout.flush()
+        return code
     except UserError as error:
         return _fail(error, 2, str(error), debug)
     except KeyboardInterrupt as error:
-        return _fail(error, 130, "interrupted", debug)
+        return _fail(error, 130, "interrupted; the same command begins the unfinished run again", debug)
     except Terminated as error:
-        return _fail(error, 143, "terminated", debug)
-    except BrokenPipeError:
-        sys.stderr.close()
+        return _fail(error, 143, "terminated; the same command begins the unfinished run again", debug)
+    except BrokenPipeError:  # whoever read us (head, less) has seen enough; nobody is to write to it at exit either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
         return _fail(error, 1, f"{one_line(error)} (--debug shows where)", debug)

@@ -11,6 +11,7 @@ from rich.table import Table as ScreenTable
 from graphkd.errors import UserError, check, choices, did_you_mean
 from graphkd.report.load import load_records
 from graphkd.report.record import Record
+from graphkd.report.statistics import left_out
 from graphkd.report.tables import Table, TableSpec, build_tables, write_tables
 from graphkd_cli import ablation, compose
 from graphkd_cli.show import console, print_line
@@ -40,6 +41,8 @@ def main(arguments: Sequence[str]) -> int:
     loaded = load_records(options.results)
     for problem in loaded.problems:
         print(f"left out: {problem}", file=sys.stderr)
+    for line in left_out(loaded.records):
+        print(line, file=sys.stderr)
     tables = build_tables(loaded.records, spec, _order(loaded.records, options.config_dir))
     folder = Path(options.out) if options.out else Path(options.results) / "tables"
     _show(tables, folder)

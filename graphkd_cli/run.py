@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from graphkd.errors import check
 from graphkd_cli import compose
+
+if TYPE_CHECKING:
+    from graphkd.assemble import Plan
 
 HELP = """\
 usage: graphkd run [OVERRIDES] [-m] [--cfg job] [--config-dir DIR]
@@ -55,7 +58,7 @@ def _single(options: argparse.Namespace) -> int:
     return 0
 
 
-def _plan(composed: compose.Composed) -> Any:
+def _plan(composed: compose.Composed) -> Plan:
     from graphkd.assemble import plan
 
     planned = plan({**composed.config, "varied": compose.varied(composed.overrides)})
@@ -64,14 +67,28 @@ def _plan(composed: compose.Composed) -> Any:
 
 
 def _sweep(options: argparse.Namespace) -> int:
-    combinations = compose.expand_sweep(options.overrides)
-    for overrides in combinations or []:
-        _plan(compose.compose(overrides, options.config_dir))
-    with compose.hydra_session(options.config_dir) as hydra:
-        arguments = [*options.overrides, "hydra.mode=MULTIRUN"]
-        compose.call(lambda: hydra.multirun("config", job, arguments, with_log_configuration=False))
-        _remove_launch_folder(options)
+    """Every combination is checked before the first is run, where the sweeper is Hydra's own."""
+    import yaml
+
+    compose.check_multirun("config", options.overrides, options.config_dir)
+    combinations = compose.expand_sweep(options.overrides) or []
+    _check_folders([_plan(compose.compose(overrides, options.config_dir)) for overrides in combinations])
+    results = [override for override in options.overrides if override.startswith("results=")]
+    with compose.launch_folder(Path(compose.compose(results, options.config_dir).config["results"])) as folder:
+        compose.sweep(options.overrides, options.config_dir, folder, job)
+        found = folder / "optimization_results.yaml"  # of sweepers that search, by Hydra's convention
+        if found.exists():
+            for name, value in yaml.safe_load(found.read_text()).items():
+                print(f"{name}: {value}")
     return 0
+
+
+def _check_folders(plans: Sequence[Plan]) -> None:
+    runs: dict[Path, tuple[str, int]] = {}
+    for planned in plans:
+        run = (planned.identity, planned.seed)
+        same = runs.setdefault(planned.folder, run) == run
+        check(same, f"run_dir: two runs of the sweep cannot share the folder {planned.folder}")
 
 
 def job(config: Any) -> float | None:
@@ -85,16 +102,6 @@ def job(config: Any) -> float | None:
     outcome = run(planned)
     print_line(console(), outcome_line(outcome))
     return outcome.record.metrics.val_top1_best
-
-
-def _remove_launch_folder(options: argparse.Namespace) -> None:
-    """Hydra's sweeper leaves its own config in a folder of its own; every run keeps all that it needs."""
-    results = Path(compose.compose(_unswept(options.overrides), options.config_dir).config["results"])
-    shutil.rmtree(results / ".launch", ignore_errors=True)
-
-
-def _unswept(overrides: Sequence[str]) -> list[str]:
-    return [override for override in overrides if override.startswith("results=")]
 
 
 def _show(options: argparse.Namespace) -> int:

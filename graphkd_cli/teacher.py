@@ -19,7 +19,9 @@ Trains the teacher that `graphkd run` with the same overrides would train first.
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
-    options = compose.parse_arguments("teacher", arguments)
+    parser = compose.CommandParser("teacher")
+    parser.add_argument("overrides", nargs="*")
+    options = parser.parse_intermixed_args(list(arguments))
     if options.help:
         print(HELP, end="")
         return 0

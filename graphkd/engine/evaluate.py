@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from graphkd.data import Dataset
 from graphkd.model import Network
+from graphkd.model.base import eval_mode
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ def evaluate(
     network: Network, dataset: Dataset, split: str = "test", *,
     teacher: Network | None = None, batch_size: int = 256, device: torch.device | str = "cpu",
 ) -> Evaluation:  # fmt: skip
-    """Evaluates a network in eval mode and float32; its mode is as before afterwards.
+    """Evaluates a network in eval mode and float32; its mode, and a teacher's, is as before afterwards.
 
     Args:
         network: On `device`.
@@ -49,9 +51,13 @@ def evaluate(
     Raises:
         UserError: The data set has no such split.
     """
-    device = torch.device(device)
-    training = network.training
-    network.eval()
+    with eval_mode(network), contextlib.nullcontext() if teacher is None else eval_mode(teacher):
+        return _evaluate(network, dataset, split, teacher, batch_size, torch.device(device))
+
+
+def _evaluate(
+    network: Network, dataset: Dataset, split: str, teacher: Network | None, batch_size: int, device: torch.device
+) -> Evaluation:
     sums = torch.zeros(4, dtype=torch.float64, device=device)
     samples = 0
     for batch in dataset.eval_batches(split, batch_size, device):
@@ -67,7 +73,6 @@ def evaluate(
             ]
         )
         samples += len(batch.labels)
-    network.train(training)
     top1, top5, nll, agreement = (sums / samples).tolist()
     return Evaluation(100 * top1, 100 * top5, nll, 100 * agreement if teacher else None, samples)
 

@@ -56,14 +56,15 @@ def output_shapes(network: nn.Module, in_channels: int, image_size: int) -> Shap
     parameter = next(network.parameters(), torch.empty(0))
     image = parameter.new_zeros(1, in_channels, image_size, image_size)
     gpus = [image.device] if image.is_cuda else []
-    with _eval_mode(network), torch.no_grad(), torch.random.fork_rng(gpus):
+    with eval_mode(network), torch.no_grad(), torch.random.fork_rng(gpus):
         output: NetworkOutput = network(image)
     features = [(feature.shape[1], feature.shape[2], feature.shape[3]) for feature in output.features]
     return Shapes(features, output.embedding.shape[1], output.logits.shape[1])
 
 
 @contextmanager
-def _eval_mode(network: nn.Module) -> Iterator[None]:
+def eval_mode(network: nn.Module) -> Iterator[None]:
+    """Puts a network into eval mode; afterwards each part of it is in its own mode again."""
     modes = {module: module.training for module in network.modules()}
     network.eval()
     try:

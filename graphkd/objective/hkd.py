@@ -113,6 +113,7 @@ class HKD(Objective):
         self._teacher_bank = bank.build(labels, dim)
         # Both banks hold the same samples in the same rows, so one draw serves both.
         self._sampler = build_sampler(sampler, self._student_bank, negatives)
+        self.samples = len(labels)
         self.temperature = temperature
         self.takes_negatives = sampler == "explicit"
         self.negatives_from = negatives_from
@@ -144,7 +145,7 @@ class HKD(Objective):
         A batch below `builder.min_nodes` has no holistic term and leaves the banks alone, as in the released code.
 
         Raises:
-            UserError: The batch brings negatives, but the sampler is not `explicit`.
+            UserError: The batch brings negatives, but the sampler is not `explicit` or the bank is a queue.
         """
         device = batch.student.embedding.device
         self._student_bank.to(device)
@@ -205,6 +206,8 @@ class HKD(Objective):
         if batch.negatives is not None:
             if not self.takes_negatives:
                 raise UserError("objective 'hkd': the batch brings negatives, which needs sampler=explicit")
+            if len(self.student_bank) != self.samples:
+                raise UserError("objective 'hkd': the batch brings negatives, which needs a full bank, not a queue")
             return ExplicitSelection(batch.negatives.long(), len(self.student_bank))
         return self._sampler.select(batch.labels, self._generators.get("negatives"))
 

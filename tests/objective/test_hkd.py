@@ -170,3 +170,60 @@ def test_negatives_handed_in_need_the_explicit_sampler() -> None:
     )
     with pytest.raises(UserError, match="sampler=explicit"):
         hkd(golden_batch(golden, 0)[0])
+
+
+def tiny_hkd(labels: Tensor, **options: Any) -> HKD:
+    gnns = [GNNS.build("tag", in_dim=8, out_dim=8) for _ in range(2)]
+    hkd = OBJECTIVES.build(
+        "hkd", student_dim=6, teacher_dim=7, labels=labels, dim=8, negatives=16,
+        builder=BUILDERS.build("knn", k=4), student_gnn=gnns[0], teacher_gnn=gnns[1], **options,
+    )  # fmt: skip
+    assert isinstance(hkd, HKD)
+    return hkd
+
+
+def random_batch(labels: Tensor, indices: Tensor) -> DistillationBatch:
+    size = len(indices)
+    return DistillationBatch(
+        student=NetworkOutput(torch.randn(size, 3), [], torch.randn(size, 6, requires_grad=True)),
+        teacher=NetworkOutput(torch.randn(size, 3), [], torch.randn(size, 7)),
+        labels=labels[indices],
+        indices=indices,
+    )
+
+
+@pytest.mark.parametrize("sampler", ["shared", "explicit", "all", "all_weighted"])
+@pytest.mark.parametrize("size", [1, 3, 4, 20])
+def test_a_class_that_holds_almost_all_samples(size: int, sampler: str) -> None:
+    labels = torch.zeros(60, dtype=torch.int64)
+    labels[-2:] = torch.tensor([1, 2])
+    hkd = tiny_hkd(labels, sampler=sampler)
+    batch = random_batch(labels, torch.arange(60 - size, 60))
+    terms = hkd(batch)
+    torch.stack(list(terms.values())).sum().backward()
+    assert set(terms) == ({"individual", "holistic"} if size >= 4 else {"individual"})
+    assert batch.student.embedding.grad is not None
+    assert batch.student.embedding.grad.isfinite().all()
+
+
+def test_a_shared_encoder_is_trained_from_both_sides() -> None:
+    labels = torch.arange(60) % 3
+    shared = GNNS.build("gat", in_dim=8, out_dim=8)
+    hkd = OBJECTIVES.build(
+        "hkd", student_dim=6, teacher_dim=7, labels=labels, dim=8, negatives=16,
+        builder=BUILDERS.build("knn", k=4), student_gnn=shared, teacher_gnn=shared,
+    )  # fmt: skip
+    names = {name.partition(".")[0] for name, _ in hkd.named_parameters()}
+    assert names == {"student_head", "teacher_head", "student_gnn"}  # counted once, so stepped once
+
+
+def test_draws_come_from_the_generators_of_the_run() -> None:
+    labels = torch.arange(60) % 3
+    first, second = tiny_hkd(labels), tiny_hkd(labels)
+    second.load_state_dict(first.state_dict())
+    for hkd in (first, second):
+        hkd.prepare(torch.device("cpu"), lambda name: torch.Generator().manual_seed(len(name)))
+    batch = random_batch(labels, torch.arange(20))
+    torch.rand(7)  # what else draws from torch's default generator does not matter
+    losses = [hkd(batch) for hkd in (first, second)]
+    assert all(torch.equal(losses[0][name], losses[1][name]) for name in losses[0])
