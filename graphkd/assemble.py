@@ -350,10 +350,14 @@ def _check_finite(value: Any, where: str = "") -> None:
 def _counted(factory: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     """The options that count in an identity: not how or where something is computed."""
     ignored: frozenset[str] = getattr(factory, "NOT_IDENTITY", frozenset())
-    counted = {name: value for name, value in given.items() if name not in ignored}
-    return {
-        name: _counted_group(value) if dataclasses.is_dataclass(value) else value for name, value in counted.items()
-    }
+    counted: dict[str, Any] = {}
+    for name in given.keys() - ignored:
+        value = given[name]
+        if not dataclasses.is_dataclass(value):
+            counted[name] = value
+        elif group := _counted_group(value):  # a group none of whose options counts is like one left out
+            counted[name] = group
+    return counted
 
 
 def _counted_group(group: Any) -> dict[str, Any]:

@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
+import copy
+import sys
+import textwrap
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import settings
+
+from graphkd import BUILDERS, DATASETS, GNNS, MODELS, OBJECTIVES
+
+REGISTRIES = (BUILDERS, DATASETS, GNNS, MODELS, OBJECTIVES)
+TINY = [
+    "trainer.epochs=1", "trainer.threads=1", "teacher_trainer.epochs=1",
+    "student={name: resnet8, widths: [2, 2, 4, 4]}",
+    "teacher={name: resnet8, widths: [2, 2, 4, 4], train_fraction: 0.1}",
+]  # fmt: skip
 
 torch.set_num_threads(1)
 settings.register_profile("graphkd", derandomize=True, deadline=None, max_examples=25, database=None)
@@ -16,3 +32,63 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="there is no CUDA device"))
+
+
+@pytest.fixture
+def tiny_words() -> list[str]:
+    """Overrides with which the commands take a moment."""
+    return list(TINY)
+
+
+@pytest.fixture(scope="session")
+def _composed() -> dict[str, Any]:
+    from graphkd_cli.compose import compose
+
+    return compose([*TINY, "objective.hkd.dim=8", "negatives=16"]).config
+
+
+@pytest.fixture
+def tiny_config(_composed: dict[str, Any], tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """Makes the resolved config of a run of a moment below tmp_path, of HKD+KD with kNN and TAG.
+
+    A mapping replaces values by their dotted path; `...` removes a key.
+    """
+
+    def make(changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        config = {**copy.deepcopy(_composed), "results": str(tmp_path / "results")}
+        for path, value in (changes or {}).items():
+            *parents, key = path.split(".")
+            node = config
+            for parent in parents:
+                node = node[parent]
+            if value is ...:
+                del node[key]
+            else:
+                node[key] = value
+        return config
+
+    return make
+
+
+@pytest.fixture
+def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], Path]]:
+    """Writes a module that `plugins=[NAME]` finds; what it registers and itself are forgotten after the test."""
+    folder = tmp_path / "plugins"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    names = {registry: registry.names() for registry in REGISTRIES}
+    written: list[str] = []
+
+    def write(name: str, source: str) -> Path:
+        written.append(name)
+        path = folder / f"{name}.py"
+        path.write_text(textwrap.dedent(source))
+        return path
+
+    yield write
+    for name in written:
+        sys.modules.pop(name, None)
+    for registry in REGISTRIES:
+        for name in set(registry.names()) - set(names[registry]):
+            del registry._entries[name]

@@ -72,7 +72,7 @@ class DenseGraph:
         Of equal entries the one with the lower index gets the gradient, as in DGL.
         """
         with torch.no_grad():
-            chunks = zip(self.weights.split(MAX_CHUNK), self.adjacency.split(MAX_CHUNK), strict=True)
+            chunks = zip(torch.split(self.weights, MAX_CHUNK), torch.split(self.adjacency, MAX_CHUNK), strict=True)
             source = torch.cat([_largest(weights, adjacency, x) for weights, adjacency in chunks])
         largest = x.gather(0, source) * self.weights.gather(1, source)
         return self.close(largest.masked_fill(~self.adjacency.any(dim=1, keepdim=True), 0), x)

@@ -1,0 +1,130 @@
+"""Cases of the contrast, of its negatives, and of how both grow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from graphkd.bench import published
+from graphkd.bench.case import Case, Settings, Sides, Work
+from graphkd.contrast import ExplicitSelection, FullBank, Selection, build_sampler, info_nce
+
+TEMPERATURE = 0.07
+NETWORKS = ("student", "teacher")
+
+
+def contrast_cases(settings: Settings) -> list[Case]:
+    """The contrast of both networks, forward and backward, by sampler."""
+    note = "explicit gets the baseline's indices, shared draws its own; all is another objective, with all negatives"
+    return [Case("contrast", partial(contrast, settings), note, memory="full")]
+
+
+def sampling_cases(settings: Settings) -> list[Case]:
+    """The negatives of one step."""
+    return [Case("sampling", partial(sampling, settings), "numpy.random.choice for each sample in the baseline")]
+
+
+def growth_cases(settings: Settings) -> list[Case]:
+    """What larger N, K and B cost."""
+    large = replace(settings, samples=settings.larger_samples)
+    largest = replace(large, batch=settings.larger_batch, negatives=settings.larger_negatives)
+    gathered = 2 * largest.batch * largest.negatives * largest.dim * 4 / 2**30
+    too_large = f"at B={largest.batch:,}, K={largest.negatives:,} the baseline would gather {gathered:.3g} GiB"
+    of_grown = "from N to M compares graphkd at M with graphkd at N, as the baseline"
+    return [
+        Case("growth", partial(larger, large), quick=False),
+        Case("growth", partial(grown, settings, large), of_grown, quick=False),
+        Case("growth", partial(largest_shared, largest), too_large, quick=False),
+    ]
+
+
+def contrast(settings: Settings) -> Sides:
+    """The samplers against gathered negatives."""
+    state = _Contrast(settings)
+    negatives = state.negatives()
+    ours = {"explicit": state.given(negatives), "shared": state.drawn("shared"), "all": state.drawn("all")}
+    return Sides(state.gathering(negatives), ours)
+
+
+def sampling(settings: Settings) -> Sides:
+    """Negatives of a batch drawn on its device, against each sample's drawn by itself on the host."""
+    labels = settings.training_labels()
+    anchors = labels[settings.indices()]
+    bank = FullBank(labels, dim=1)
+    samplers = {name: build_sampler(name, bank, settings.negatives) for name in ("explicit", "shared")}
+    ours = {name: partial(sampler.select, anchors) for name, sampler in samplers.items()}
+    return Sides(partial(published.Sampler(labels, settings.negatives, settings.seed).draw, anchors), ours)
+
+
+def larger(settings: Settings) -> Sides:
+    """The contrast over a larger bank."""
+    state = _Contrast(settings)
+    negatives = state.negatives()
+    size = f"N={settings.samples:,}"
+    ours = {f"explicit, {size}": state.given(negatives), f"shared, {size}": state.drawn("shared")}
+    return Sides(state.gathering(negatives), ours)
+
+
+def grown(small: Settings, large: Settings) -> Sides:
+    """`shared` over a larger bank against `shared` over a smaller one."""
+    name = f"shared, from N={small.samples:,} to {large.samples:,}"
+    return Sides(_Contrast(small).drawn("shared"), {name: _Contrast(large).drawn("shared")})
+
+
+def largest_shared(settings: Settings) -> Sides:
+    """`shared` at a size at which gathering takes too much memory."""
+    name = f"shared, N={settings.samples:,}, B={settings.batch:,}, K={settings.negatives:,}"
+    return Sides(None, {name: _Contrast(settings).drawn("shared")})
+
+
+class _Contrast:
+    """Individual and graph queries of both networks, their positives and banks, and each way to contrast them."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.training_labels = settings.training_labels()
+        self.labels = self.training_labels[settings.indices()]
+        self.banks = [
+            FullBank(self.training_labels, settings.dim, generator=settings.generator(f"{name} bank"))
+            for name in NETWORKS
+        ]
+        shape = 2, settings.batch, settings.dim
+        self.queries = [F.normalize(settings.normal(name, *shape), dim=2).requires_grad_() for name in NETWORKS]
+        self.positives = [F.normalize(settings.normal(f"{name} +", *shape), dim=2) for name in NETWORKS]
+
+    def negatives(self) -> Tensor:
+        """Drawn as in the published code, int64 [B, K]."""
+        settings = self.settings
+        return published.Sampler(self.training_labels, settings.negatives, settings.seed).draw(self.labels)
+
+    def gathering(self, negatives: Tensor) -> Work:
+        """The published way."""
+        return partial(self._gather, negatives)
+
+    def given(self, negatives: Tensor) -> Work:
+        """Ours, with the same negatives."""
+        return partial(self._walk, lambda: ExplicitSelection(negatives, self.settings.samples))
+
+    def drawn(self, sampler: str) -> Work:
+        """Ours, with negatives that it draws in each step."""
+        drawing = build_sampler(sampler, self.banks[0], self.settings.negatives)
+        return partial(self._walk, lambda: drawing.select(self.labels))
+
+    def _gather(self, negatives: Tensor) -> tuple[Tensor, ...]:
+        losses = []
+        for bank, queries, positives in zip(self.banks, self.queries, self.positives, strict=True):
+            rows = published.gather(bank.rows, negatives)
+            parts = zip(queries, positives, strict=True)
+            losses += [published.contrast(query, positive, rows, TEMPERATURE) for query, positive in parts]
+        return torch.autograd.grad(torch.stack(losses).sum(), self.queries)
+
+    def _walk(self, select: Callable[[], Selection]) -> tuple[Tensor, ...]:
+        selection = select()
+        sides = zip(self.banks, self.queries, self.positives, strict=True)
+        losses = [info_nce(queries, positives, bank, selection, TEMPERATURE) for bank, queries, positives in sides]
+        return torch.autograd.grad(torch.cat(losses).sum(), self.queries)

@@ -1,0 +1,213 @@
+"""Measures cases: the time of all sides in turn, and the memory of each in a process of its own."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import multiprocessing
+import statistics
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+
+import torch
+
+from graphkd.bench.case import Case, Settings, Work
+from graphkd.engine import memory
+from graphkd.engine.seeding import initialising
+
+BASELINE = "baseline"
+SHORTEST_S = 0.02
+SHORTEST_SHARE = 0.1
+"""What is timed at once should take no less, nor a smaller share of the slowest side; a faster step is repeated."""
+LONG_S = 0.5
+"""From here on what a first step takes longer hardly counts."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much to measure.
+
+    Attributes:
+        seconds: Time for the rounds of a case, which decides their number.
+        least: The fewest rounds.
+        most: The most rounds.
+        full: Whether memory is measured wherever that makes sense.
+    """
+
+    seconds: float
+    least: int
+    most: int
+    full: bool
+
+
+QUICK = Effort(seconds=5.0, least=2, most=9, full=False)
+FULL = Effort(seconds=30.0, least=5, most=25, full=True)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One of graphkd's ways beside the baseline.
+
+    Attributes:
+        part: Part of the benchmark.
+        case: What was measured.
+        baseline_ms: Median time of a step in milliseconds; None where there is no baseline.
+        graphkd_ms: Likewise.
+        ratio: How many times faster graphkd is: baseline_ms / graphkd_ms.
+        ratio_min: The smallest ratio within a round.
+        ratio_max: The largest.
+        baseline_mib: By how much the first step raises the peak of memory in MiB; None where that was not measured.
+        graphkd_mib: Likewise.
+        rounds: How many rounds the medians are over.
+        note: What a reader must know.
+    """
+
+    part: str
+    case: str
+    baseline_ms: float | None
+    graphkd_ms: float
+    ratio: float | None
+    ratio_min: float | None
+    ratio_max: float | None
+    baseline_mib: float | None
+    graphkd_mib: float | None
+    rounds: int
+    note: str
+
+
+def measure(case: Case, settings: Settings, effort: Effort) -> list[Row]:
+    """The rows of a case.
+
+    Args:
+        case: What to measure.
+        settings: Those that the case was made with.
+        effort: How much to measure.
+    """
+    with _threads(settings.threads), initialising(settings.seed, "bench"):
+        seconds = in_turn(_works(case), torch.device(settings.device), effort)
+    wanted = case.memory == "always" or (case.memory == "full" and effort.full)
+    growth = {name: memory_growth(case, settings, name) if wanted else None for name in seconds}
+    return [_row(case, name, seconds, growth) for name in seconds if name != BASELINE]
+
+
+def in_turn(works: Mapping[str, Work], device: torch.device, effort: Effort) -> dict[str, list[float]]:
+    """Seconds that a step of each work takes, by round; in every round each has its turn."""
+    taken = {name: _first_step(work, device) for name, work in works.items()}
+    shortest = max(SHORTEST_S, SHORTEST_SHARE * max(taken.values()))
+    steps = {name: math.ceil(shortest / seconds) for name, seconds in taken.items()}
+    round_s = sum(steps[name] * taken[name] for name in works)
+    rounds = min(max(int(effort.seconds / round_s), effort.least), effort.most)
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(rounds):
+        for name, work in works.items():
+            seconds[name].append(_seconds_per_step(work, steps[name], device))
+    return seconds
+
+
+def memory_growth(case: Case, settings: Settings, name: str) -> float | None:
+    """By how many MiB a first step raises the peak of memory, in a fresh process that holds its input already.
+
+    Args:
+        case: Which case.
+        settings: Those that the case was made with.
+        name: One of its sides.
+
+    Returns:
+        None where the process died (of too little memory, most likely).
+    """
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(["graphkd.bench.preload"])
+    receiver, sender = server.Pipe(duplex=False)
+    process = server.Process(target=_send_growth, args=(sender, case, settings, name))
+    process.start()
+    sender.close()
+    try:
+        grown: float = receiver.recv()
+    except EOFError:
+        return None
+    finally:
+        process.join()
+    return grown
+
+
+def _send_growth(sender: Connection, case: Case, settings: Settings, name: str) -> None:
+    torch.set_num_threads(settings.threads)
+    device = torch.device(settings.device)
+    work = _works(case)[name]
+    _wake(device)
+    _give_back_freed_memory()
+    memory.reset_peak(device)
+    before = memory.peak_mib(device)
+    work()
+    sender.send(memory.peak_mib(device) - before)
+
+
+def _works(case: Case) -> dict[str, Work]:
+    sides = case.make()
+    return ({} if sides.baseline is None else {BASELINE: sides.baseline}) | dict(sides.ours)
+
+
+def _first_step(work: Work, device: torch.device) -> float:
+    """Warms a work up and says how long a step takes."""
+    first = _seconds_per_step(work, 1, device)
+    return first if first > LONG_S else _seconds_per_step(work, 1, device)
+
+
+def _seconds_per_step(work: Work, steps: int, device: torch.device) -> float:
+    _finish(device)
+    started = time.perf_counter()
+    for _ in range(steps):
+        work()
+    _finish(device)
+    return (time.perf_counter() - started) / steps
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _wake(device: torch.device) -> None:
+    """Starts what torch starts with its first step: threads, workspaces."""
+    x = torch.ones(256, 256, device=device, requires_grad=True)
+    torch.autograd.backward((x @ x).exp().sum())
+    _finish(device)
+
+
+def _give_back_freed_memory() -> None:
+    """Else the step would use memory that was freed but still counts as held (glibc; elsewhere nothing happens)."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _row(case: Case, name: str, seconds: Mapping[str, Sequence[float]], growth: Mapping[str, float | None]) -> Row:
+    baseline, ours = seconds.get(BASELINE), seconds[name]
+    ratios = [] if baseline is None else [theirs / mine for theirs, mine in zip(baseline, ours, strict=True)]
+    baseline_ms = None if baseline is None else 1e3 * statistics.median(baseline)
+    graphkd_ms = 1e3 * statistics.median(ours)
+    return Row(
+        part=case.part,
+        case=name,
+        baseline_ms=baseline_ms,
+        graphkd_ms=graphkd_ms,
+        ratio=None if baseline_ms is None else baseline_ms / graphkd_ms,
+        ratio_min=min(ratios, default=None),
+        ratio_max=max(ratios, default=None),
+        baseline_mib=growth.get(BASELINE),
+        graphkd_mib=growth[name],
+        rounds=len(ours),
+        note=case.note,
+    )
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

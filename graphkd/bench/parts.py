@@ -1,0 +1,38 @@
+"""The parts of the benchmark by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from graphkd.bench.case import Case, Settings
+from graphkd.bench.contrast import contrast_cases, growth_cases, sampling_cases
+from graphkd.bench.graph import graph_cases
+from graphkd.bench.training import loss_cases, step_cases
+from graphkd.errors import UserError, choices, did_you_mean
+
+PARTS: dict[str, Callable[[Settings], list[Case]]] = {
+    "loss": loss_cases,
+    "contrast": contrast_cases,
+    "sampling": sampling_cases,
+    "step": step_cases,
+    "graph": graph_cases,
+    "growth": growth_cases,
+}
+
+
+def select_cases(settings: Settings, parts: Sequence[str] = (), quick: bool = False) -> list[Case]:
+    """The cases of some parts, in the benchmark's order.
+
+    Args:
+        settings: Where and at which sizes.
+        parts: Names of parts; all where there are none.
+        quick: Leave out what is slow, unless its part is named.
+
+    Raises:
+        UserError: There is no part of a name.
+    """
+    for name in parts:
+        if name not in PARTS:
+            raise UserError(f"bench has no part '{name}'{did_you_mean(name, PARTS)} (choices: {choices(PARTS)})")
+    selected = [part(settings) for name, part in PARTS.items() if name in parts or not parts]
+    return [case for cases in selected for case in cases if case.quick or parts or not quick]

@@ -1,0 +1,156 @@
+"""What a benchmark found, as CSV, JSON and Markdown."""
+
+from __future__ import annotations
+
+import csv
+import importlib.metadata
+import io
+import json
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from graphkd.bench.case import Settings
+from graphkd.bench.measurement import Row
+from graphkd.errors import UserError
+from graphkd.report.files import write_atomically
+
+NAME = "bench"
+HEADER = ("part", "case", "baseline ms", "graphkd ms", "times faster", "(range)", "baseline MiB", "graphkd MiB")
+LEGEND = (
+    "Median time of a step; how many times faster, with the smallest and largest ratio within a round; growth of the "
+    "memory's peak in the first step of a fresh process."
+)
+PACKAGES = ("graphkd", "torch", "dgl", "numpy")
+
+
+@dataclass(frozen=True)
+class Results:
+    """A benchmark that was run.
+
+    Attributes:
+        rows: What it found.
+        settings: At which sizes.
+        command: How to do it again.
+        hardware: On what, from `hardware`.
+    """
+
+    rows: Sequence[Row]
+    settings: Settings
+    command: str
+    hardware: dict[str, Any]
+
+    @property
+    def caption(self) -> str:
+        """Sizes, hardware and versions in a line."""
+        size, on = self.settings, self.hardware
+        gpu = "" if on["device"] == "cpu" else f", {on['device']}"
+        versions = ", ".join(f"{package} {version}" for package, version in on["versions"].items())
+        return (
+            f"B={size.batch:,}, K={size.negatives:,}, N={size.samples:,}, D={size.dim:,} unless a case says otherwise. "
+            f"{on['cpu']}{gpu}, {on['threads']} threads on {on['cores']} cores, load {on['load']} before. {versions}."
+        )
+
+    def cells(self) -> list[list[str]]:
+        """The rows rounded for print, under `HEADER`."""
+        return [
+            [
+                row.part,
+                row.case,
+                _rounded(row.baseline_ms),
+                _rounded(row.graphkd_ms),
+                _rounded(row.ratio),
+                "" if row.ratio is None else f"{_rounded(row.ratio_min)} to {_rounded(row.ratio_max)}",
+                _rounded(row.baseline_mib),
+                _rounded(row.graphkd_mib),
+            ]
+            for row in self.rows
+        ]
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader must know of the parts, a line each."""
+        return list(dict.fromkeys(f"{row.part}: {row.note}" for row in self.rows if row.note))
+
+    def csv(self) -> str:
+        """The rows, unrounded."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in self.rows)
+        return text.getvalue()
+
+    def json(self) -> str:
+        """Everything, unrounded."""
+        document = {
+            "schema": 1,
+            "command": self.command,
+            "hardware": self.hardware,
+            "settings": asdict(self.settings),
+            "rows": [asdict(row) for row in self.rows],
+        }
+        return json.dumps(document, indent=2) + "\n"
+
+    def markdown(self) -> str:
+        """The printed table with its command, caption, legend and notes."""
+        alignment = [":--" if name in ("part", "case") else "--:" for name in HEADER]
+        table = "\n".join(f"| {' | '.join(cells)} |" for cells in (HEADER, alignment, *self.cells()))
+        notes = "\n".join(f"- {note}" for note in (LEGEND, *self.notes))
+        return "\n\n".join([f"`{self.command}`", self.caption, table, notes]) + "\n"
+
+    def write(self, folder: str | os.PathLike[str]) -> list[Path]:
+        """Writes `bench.csv`, `bench.json` and `bench.md`, each whole or not at all, and makes the folder.
+
+        Raises:
+            UserError: The folder cannot be made.
+            OSError: A file cannot be written.
+        """
+        try:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot make the folder '{folder}' ({error.strerror})") from error
+        texts = {"csv": self.csv(), "json": self.json(), "md": self.markdown()}
+        paths = [Path(folder, f"{NAME}.{suffix}") for suffix in texts]
+        for path, text in zip(paths, texts.values(), strict=True):
+            write_atomically(path, text)
+        return paths
+
+
+def hardware(settings: Settings) -> dict[str, Any]:
+    """What a benchmark runs on: processor, device, cores, threads, load, and versions of what does the work."""
+    return {
+        "cpu": _cpu(),
+        "device": torch.cuda.get_device_name() if settings.device == "cuda" else "cpu",
+        "cores": cores(),
+        "threads": settings.threads,
+        "load": round(os.getloadavg()[0], 1),
+        "system": f"{platform.system()} {platform.machine()}",
+        "versions": {"python": platform.python_version()}
+        | {package: importlib.metadata.version(package) for package in PACKAGES},
+    }
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
+
+
+def _rounded(value: float | None) -> str:
+    """Three digits, or a dash."""
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

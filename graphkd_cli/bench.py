@@ -1,0 +1,92 @@
+"""`graphkd bench`: time and memory on this machine, beside the published arrangement."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from graphkd.errors import check
+from graphkd_cli import compose
+
+if TYPE_CHECKING:
+    from graphkd.bench import Settings
+
+HELP = """\
+usage: graphkd bench [PART ...] [--quick] [--device auto|cpu|cuda] [--threads N] [--out DIR]
+
+Times graphkd and the published arrangement of the same computation in turn, measures by how much each raises the peak
+of memory, and prints a table.
+
+  loss        the whole HKD loss: forward, backward, update of the banks
+  contrast    its contrast alone, by sampler
+  sampling    the negatives of a step
+  step        a whole training step, resnet32x4 -> resnet8x4
+  graph       the kNN graph, and each encoder by engine
+  growth      the contrast with more samples, more negatives and a larger batch
+
+  --quick         within a minute: fewer rounds, and without what is slow (unless its part is named)
+  --device NAME   auto takes CUDA where there is some (default)
+  --threads N     threads on the CPU (default: 2, or 1 on a single core)
+  --out DIR       write bench.csv, bench.json and bench.md there as well
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the command; returns its exit code."""
+    options = _parser().parse_intermixed_args(list(arguments))
+    if options.help:
+        print(HELP, end="")
+        return 0
+
+    from rich.table import Table
+
+    from graphkd.bench import FULL, QUICK, Results, Row, hardware, measure, select_cases
+    from graphkd.bench.results import HEADER, LEGEND
+    from graphkd_cli.show import console
+
+    settings = _settings(options)
+    folder = None if options.out is None else Path(options.out)
+    check(folder is None or folder.is_dir() or not folder.exists(), f"bench: --out {folder} is no folder")
+    cases = select_cases(settings, options.parts, options.quick)
+    found = hardware(settings)
+    screen = console()
+    rows: list[Row] = []
+    for number, case in enumerate(cases, start=1):
+        with screen.status(f"measuring {number} of {len(cases)}: {case.part}"):
+            rows += measure(case, settings, QUICK if options.quick else FULL)
+    results = Results(rows, settings, shlex.join(["graphkd", "bench", *arguments]), found)
+    table = Table(*HEADER, title="bench", title_justify="left")
+    for cells in results.cells():
+        table.add_row(*cells)
+    screen.print(table)
+    for line in (results.caption, LEGEND, *results.notes):
+        screen.print(line, markup=False, highlight=False, soft_wrap=True)
+    for path in () if folder is None else results.write(folder):
+        screen.print(f"written: {path}", markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
+def _parser() -> compose.CommandParser:
+    own = argparse.ArgumentParser(add_help=False)
+    own.add_argument("parts", nargs="*")
+    own.add_argument("--help", "-h", action="store_true")
+    own.add_argument("--quick", action="store_true")
+    own.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    own.add_argument("--threads", type=int)
+    own.add_argument("--out")
+    return compose.CommandParser("bench", parents=[own])
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    import torch
+
+    from graphkd.bench import Settings, cores
+
+    cuda = torch.cuda.is_available()
+    check(cuda or options.device != "cuda", "bench: --device is cuda, but torch sees no CUDA device here")
+    threads = min(2, cores()) if options.threads is None else options.threads
+    check(threads >= 1, f"bench: --threads is {threads}, but must be at least 1")
+    return Settings(device="cuda" if cuda and options.device != "cpu" else "cpu", threads=threads)

@@ -1,0 +1,61 @@
+"""Runs commands in this process, each in an empty folder of its own."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from graphkd_cli.main import main
+
+
+class Answer(NamedTuple):
+    """What a command came to."""
+
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Answer]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The empty folder that the command runs in."""
+    place = tmp_path / "work"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    return place
+
+
+@pytest.fixture
+def command(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Command]:
+    """Calls `graphkd WORD ...`."""
+    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
+    handler = signal.getsignal(signal.SIGTERM)
+
+    def call(*words: str) -> Answer:
+        capsys.readouterr()
+        code = main(words)
+        return Answer(code, *capsys.readouterr())
+
+    yield call
+    signal.signal(signal.SIGTERM, handler)
+
+
+@pytest.fixture
+def own_configs(tmp_path: Path) -> Callable[[dict[str, str]], Path]:
+    """Writes a user's own configs, by their path below the folder that it returns."""
+
+    def write(files: dict[str, str]) -> Path:
+        place = tmp_path / "my configs"
+        for path, content in files.items():
+            (place / path).parent.mkdir(parents=True, exist_ok=True)
+            (place / path).write_text(content)
+        return place
+
+    return write

@@ -1,0 +1,464 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from graphkd import BUILDERS, UserError
+from graphkd.assemble import Plan, build_student, plan, plan_teacher
+from graphkd.objective.hkd import HKD
+
+Config = Callable[..., dict[str, Any]]
+MINIMAL = {
+    "objective": {"ce": {"name": "ce"}},
+    "student": {"name": "resnet8"},
+    "data": {"name": "digits"},
+    "trainer": {"epochs": 3},
+}
+KNOWN = "948d10d8aaca9ed12159cd81e87dca7c6af43cd1aa81a961dd04016058ad51b0"
+NOT_COUNTED = {
+    "seed", "results", "study", "variant", "run_dir", "force", "plugins", "negatives", "bank.kind", "bank.length",
+    "bank.dtype", "bank.on_host", "builder.name", "gnn.name", "trainer.accelerator", "trainer.threads",
+    "trainer.eval_batch_size", "teacher_trainer.accelerator", "teacher_trainer.threads",
+    "teacher_trainer.eval_batch_size", "gnn.engine", "objective.hkd.bank.on_host",
+}  # fmt: skip
+"""What is no part of a run's identity, or, of the names, what another test changes."""
+OTHER = {
+    "trainer.accelerator": "cpu",
+    "teacher_trainer.accelerator": "cpu",
+    "trainer.decay_at": [0.5],
+    "teacher_trainer.decay_at": [0.5],
+    "builder.metric": "cosine",
+    "builder.input": "embedding",
+    "gnn.engine": "dense",
+    "teacher_gnn": "shared",
+    "student.name": "resnet14",
+    "teacher.name": "resnet14",
+    "student.widths": [4, 4, 4, 4],
+    "teacher.widths": [4, 4, 4, 4],
+    "objective.hkd.sampler": "explicit",
+    "objective.hkd.negatives_from": "other",
+    "objective.hkd.builder": {"name": "complete"},
+    "objective.hkd.gnn": {"name": "gcn"},
+    "objective.hkd.teacher_gnn": "shared",
+    "objective.hkd.bank.dtype": "float16",
+    "objective.ce.name": ...,
+    "objective.kd.name": ...,
+    "objective.hkd.name": ...,
+    "data.name": ...,
+    "builder.name": ...,
+    "gnn.name": ...,
+    "objective.hkd.bank.kind": ...,
+    "objective.hkd.bank.length": ...,
+    "bank.kind": "queue",
+    "bank.length": 5,
+    "bank.dtype": "float16",
+    "results": "elsewhere",
+    "study": "table1",
+    "variant": "mine",
+    "run_dir": "here",
+    "plugins": ["json"],
+    "teacher.checkpoint": ...,
+}
+"""Other values where no rule makes one; `...` where another test changes it."""
+
+
+def leaves(config: Mapping[str, Any], inside: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{inside}{key}.")
+        else:
+            yield f"{inside}{key}", value
+
+
+def other(path: str, value: Any) -> Any:
+    """Another valid value of an option."""
+    if path in OTHER:
+        return OTHER[path]
+    if isinstance(value, bool):
+        return not value
+    assert isinstance(value, (int, float)), f"{path}: give another valid value in OTHER"
+    return value + 1 if isinstance(value, int) else value / 2 + 0.11
+
+
+def built_hkd(planned: Plan, name: str = "hkd") -> HKD:
+    dataset = planned.build_data()
+    assert planned.teacher is not None
+    objective = planned.build_objective(dataset, planned.build_student(dataset), planned.teacher.build(dataset))
+    hkd = objective.objectives[name]
+    assert isinstance(hkd, HKD)
+    return hkd
+
+
+# Which run is which
+
+
+def test_just_what_changes_the_result_counts(tiny_config: Config) -> None:
+    config = tiny_config()
+    original = plan(config).identity
+    for path, value in leaves(config):
+        changed = other(path, value)
+        if changed is ...:
+            continue
+        same = plan(tiny_config({path: changed})).identity == original
+        assert same == (path in NOT_COUNTED), f"{path}: {value!r} -> {changed!r}"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"builder": {"name": "complete"}},
+        {"gnn": {"name": "gcn"}},
+        {"objective.hkd": {"name": "kd"}},
+        {"objective.hkd.bank": {"kind": "queue", "length": 50}},
+        {"objective.hkd.bank": {"kind": "queue", "length": 51}},
+        {"objective.kd": ...},
+        {"objective.kd.weight": {"kd": 0.5}},
+    ],
+)
+def test_other_parts_are_other_runs(tiny_config: Config, changes: dict[str, Any]) -> None:
+    assert plan(tiny_config(changes)).identity != plan(tiny_config()).identity
+
+
+def test_a_default_left_out_is_the_same_run(tiny_config: Config) -> None:
+    bare = {
+        "builder": {"name": "knn"},
+        "gnn": {"name": "tag"},
+        "objective.ce": {"name": "ce"},
+        "objective.kd": {"name": "kd"},
+        "data": {"name": "digits", "train_fraction": 0.1},
+        "trainer": {"epochs": 1},
+        "teacher_trainer": {"epochs": 1},
+    }
+    assert plan(tiny_config(bare)).identity == plan(tiny_config()).identity
+
+
+def test_a_name_alone_stands_for_a_part(tiny_config: Config) -> None:
+    bare = {"builder": "knn", "gnn": "tag", "objective.ce": "ce", "objective.kd": "kd", "student": "resnet8"}
+    full = plan(tiny_config({"student": {"name": "resnet8"}}))
+    assert plan(tiny_config(bare)).identity == full.identity
+    assert full.identity != plan(tiny_config()).identity, "its widths are others"
+
+
+def test_an_integer_for_a_number_is_the_same_run(tiny_config: Config) -> None:
+    same = {"objective.kd.temperature": 4, "objective.hkd.weight": 3, "trainer.decay_at": (0.625, 0.75, 0.875)}
+    assert plan(tiny_config(same)).identity == plan(tiny_config()).identity
+
+
+def test_the_order_of_keys_and_the_state_of_unused_nodes_do_not_count(tiny_config: Config) -> None:
+    config = tiny_config(MINIMAL)
+    backwards = dict(reversed(config.items()))
+    unused = tiny_config({**MINIMAL, "builder": {"name": "complete"}, "gnn": "gat", "teacher.seed": 5, "negatives": 7})
+    assert plan(config).identity == plan(backwards).identity == plan(unused).identity
+
+
+def test_a_known_run_keeps_its_identity(tiny_config: Config) -> None:
+    """Who changes this makes every user's finished runs unknown."""
+    assert plan(tiny_config(MINIMAL)).identity == KNOWN
+
+
+def test_a_teachers_file_counts_by_its_content_alone(tiny_config: Config, tmp_path: Path) -> None:
+    first, copied, changed = (tmp_path / name for name in ("a.pth", "b.pth", "c.pth"))
+    first.write_bytes(b"weights")
+    copied.write_bytes(b"weights")
+    changed.write_bytes(b"others")
+    identities = [plan(tiny_config({"teacher.checkpoint": str(path)})).identity for path in (first, copied, changed)]
+    assert identities[0] == identities[1]
+    assert len({*identities, plan(tiny_config()).identity}) == 3
+
+
+def test_the_seed_is_no_part_of_the_teachers_identity_but_of_its_place(tiny_config: Config) -> None:
+    first, second = (plan_teacher(tiny_config({"teacher.seed": seed})) for seed in (0, 1))
+    assert first.identity == second.identity
+    assert first.folder != second.folder
+
+
+def test_the_teacher_does_not_depend_on_the_students_data_or_training(tiny_config: Config) -> None:
+    changes = {"data.train_fraction": 0.5, "trainer.lr": 0.2, "student.name": "resnet14", "seed": 3}
+    assert plan_teacher(tiny_config(changes)).identity == plan_teacher(tiny_config()).identity
+    assert plan_teacher(tiny_config({"data.padding": 2})).identity != plan_teacher(tiny_config()).identity
+
+
+# Where a run is kept, and its name
+
+
+def test_a_run_is_kept_by_study_variant_identity_and_seed(tiny_config: Config, tmp_path: Path) -> None:
+    planned = plan(tiny_config({"seed": 4}))
+    expected = tmp_path / "results" / "adhoc" / "ce+kd+hkd-knn-tag" / planned.identity[:12] / "seed-4"
+    assert planned.folder == expected
+    assert plan(tiny_config({"variant": "mine", "study": "s"})).folder.parts[-4:-2] == ("s", "mine")
+    assert plan(tiny_config({"run_dir": str(tmp_path / "out")})).folder == tmp_path / "out"
+
+
+def test_a_variant_is_named_after_what_it_uses(tiny_config: Config) -> None:
+    assert plan(tiny_config(MINIMAL)).variant == "ce"
+    own = tiny_config({"objective.hkd.builder": "complete", "objective.hkd.gnn": "gat"})
+    assert plan(own).variant == "ce+kd+hkd-complete-gat"
+    long = {f"term_number_{number}": {"name": "ce"} for number in range(60)}
+    assert len(plan(tiny_config({"objective": long})).variant) <= 200
+
+
+# Graph parts
+
+
+def test_each_term_may_have_a_graph_of_its_own(tiny_config: Config) -> None:
+    hkd = tiny_config()["objective"]["hkd"]
+    config = tiny_config({
+        "objective": {
+            "near": {**hkd, "builder": {"name": "threshold", "tau": 0.7}, "gnn": {"name": "gat", "heads": 2}},
+            "far": hkd,
+        }
+    })  # fmt: skip
+    planned = plan(config)
+    assert planned.unused_graph_nodes == []
+    near, far = (built_hkd(planned, name) for name in ("near", "far"))
+    assert (type(near.builder).__name__, type(far.builder).__name__) == ("Threshold", "KNN")
+    assert near.student_gnn is not None
+    assert far.student_gnn is not None
+    assert type(near.student_gnn) is not type(far.student_gnn)
+    assert plan(config).identity != plan(tiny_config({"objective": {"near": hkd, "far": hkd}})).identity
+
+
+def test_a_term_of_the_same_class_twice_starts_differently(tiny_config: Config) -> None:
+    hkd = tiny_config()["objective"]["hkd"]
+    planned = plan(tiny_config({"objective": {"a": hkd, "b": hkd}}))
+    assert not torch.equal(built_hkd(planned, "a").student_head.weight, built_hkd(planned, "b").student_head.weight)
+
+
+@pytest.mark.parametrize(
+    ("changes", "unused"),
+    [
+        ({}, []),
+        (MINIMAL, ["builder", "gnn", "teacher_gnn"]),
+        ({"objective.hkd.holistic": False}, ["builder", "gnn", "teacher_gnn"]),
+        ({"objective.hkd.builder": "complete"}, ["builder"]),
+        ({"objective.hkd.gnn": "gat", "objective.hkd.teacher_gnn": "shared"}, ["gnn", "teacher_gnn"]),
+    ],
+)
+def test_says_which_graph_nodes_nothing_uses(tiny_config: Config, changes: dict[str, Any], unused: list[str]) -> None:
+    assert plan(tiny_config(changes)).unused_graph_nodes == unused
+
+
+def test_the_teachers_encoder_is_its_own_shared_or_another(tiny_config: Config) -> None:
+    forms = {"null": None, "shared": "shared", "own": {"name": "gcn"}}
+    plans = {form: plan(tiny_config({"teacher_gnn": value})) for form, value in forms.items()}
+    assert len({planned.identity for planned in plans.values()}) == 3
+    own, shared, another = (built_hkd(plans[form]) for form in ("null", "shared", "own"))
+    assert own.teacher_gnn is not own.student_gnn
+    assert type(own.teacher_gnn) is type(own.student_gnn)
+    states = [gnn.state_dict() for gnn in (own.student_gnn, own.teacher_gnn) if gnn is not None]
+    assert any(not torch.equal(tensor, states[1][name]) for name, tensor in states[0].items()), "weights of its own"
+    assert shared.teacher_gnn is shared.student_gnn
+    assert type(another.teacher_gnn) is not type(another.student_gnn)
+
+
+# Randomness
+
+
+def test_variants_of_a_seed_share_what_they_have_in_common(tiny_config: Config) -> None:
+    hkd_alone = tiny_config()["objective"]["hkd"]
+    plans = [plan(tiny_config(changes)) for changes in ({}, {"objective": {"hkd": hkd_alone}}, {"builder": "complete"})]
+    students, heads = [], []
+    for planned in plans:
+        torch.rand(5)  # whatever was drawn before
+        students.append(planned.build_student(planned.build_data()).state_dict())
+        heads.append(built_hkd(planned).student_head.weight)
+    assert all(torch.equal(students[0][name], other[name]) for other in students[1:] for name in students[0])
+    assert all(torch.equal(heads[0], other) for other in heads[1:])
+
+
+def test_another_seed_starts_elsewhere(tiny_config: Config) -> None:
+    first, second = (plan(tiny_config({"seed": seed})) for seed in (0, 1))
+    dataset = first.build_data()
+    pairs = zip(first.build_student(dataset).parameters(), second.build_student(dataset).parameters(), strict=True)
+    assert any(not torch.equal(a, b) for a, b in pairs)
+    assert not torch.equal(built_hkd(first).student_head.weight, built_hkd(second).student_head.weight)
+
+
+def test_the_teacher_starts_from_its_own_seed(tiny_config: Config) -> None:
+    def weights(changes: dict[str, Any]) -> list[torch.Tensor]:
+        teacher = plan_teacher(tiny_config(changes))
+        return [parameter.detach() for parameter in teacher.build(teacher.data.build()).parameters()]
+
+    original = weights({})
+    assert all(torch.equal(a, b) for a, b in zip(original, weights({"seed": 9}), strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(original, weights({"teacher.seed": 9}), strict=True))
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"bilder": {"name": "knn"}}, "no node 'bilder'; did you mean 'builder'?"),
+        ({"student.width": [1, 2]}, "model 'resnet8' has no option 'width'; did you mean 'widths'?"),
+        ({"teacher.sed": 1}, "model 'resnet8' has no option 'sed'"),
+        (
+            {"data.train_fracton": 0.1},
+            "data set 'digits' has no option 'train_fracton'; did you mean 'train_fraction'?",
+        ),
+        ({"trainer.epoch": 1}, "trainer has no option 'epoch'; did you mean 'epochs'?"),
+        ({"teacher_trainer.epoch": 1}, "teacher_trainer has no option 'epoch'; did you mean 'epochs'?"),
+        ({"builder.kk": 1}, "graph builder 'knn' has no option 'kk'; did you mean 'k'?"),
+        ({"gnn.hop": 1}, "graph encoder 'tag' has no option 'hop'; did you mean 'hops'?"),
+        ({"teacher_gnn": {"name": "tag", "hop": 1}}, "graph encoder 'tag' has no option 'hop'"),
+        ({"objective.kd.temprature": 1}, "objective 'kd' has no option 'temprature'; did you mean 'temperature'?"),
+        ({"objective.hkd.bank.knd": 1}, "has no option 'knd'; did you mean 'kind'?"),
+        ({"objective.hkd.builder": {"name": "knn", "kk": 1}}, "graph builder 'knn' has no option 'kk'"),
+        ({"objective.hkd.gnn": {"name": "gat", "head": 1}}, "graph encoder 'gat' has no option 'head'"),
+        ({"student.name": "resnet9"}, "no model 'resnet9'; did you mean 'resnet8'?"),
+        ({"objective.kd.name": "kdd"}, "no objective 'kdd'; did you mean 'kd'?"),
+        ({**MINIMAL, "builder.kk": 1}, "graph builder 'knn' has no option 'kk'"),
+        ({**MINIMAL, "gnn.hop": 1}, "graph encoder 'tag' has no option 'hop'"),
+        ({**MINIMAL, "teacher": 3}, "teacher is 3"),
+        ({**MINIMAL, "teacher_trainer.epoch": 1}, "teacher_trainer has no option 'epoch'"),
+    ],
+)
+def test_an_unknown_name_is_told_with_the_nearest(tiny_config: Config, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as raised:
+        plan(tiny_config(changes))
+    assert message in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"builder": ...}, "lacks the node 'builder'"),
+        ({"trainer": ...}, "lacks the node 'trainer'"),
+        ({"trainer": 5}, "trainer is 5"),
+        ({"seed": -1}, "seed is -1"),
+        ({"seed": "0"}, "seed is '0'"),
+        ({"seed": True}, "seed is True"),
+        ({"force": "yes"}, "force is 'yes'"),
+        ({"plugins": "mine"}, "plugins is 'mine'"),
+        ({"plugins": ["no_such_module_here"]}, "plugin 'no_such_module_here' failed at import"),
+        ({"study": "a/b"}, "study is 'a/b', but must be a plain name"),
+        ({"study": ".."}, "study is '..'"),
+        ({"study": ""}, "study is ''"),
+        ({"variant": "../../elsewhere"}, "variant is '../../elsewhere'"),
+        ({"variant": "a\nb"}, "variant is 'a\\nb'"),
+        ({"variant": "x" * 300}, "variant is longer than 200 bytes"),
+        ({"objective": {"/tmp/x": "ce"}}, "the name of a term in objective is '/tmp/x'"),
+        ({"objective": {}}, "objective is {}"),
+        ({"objective": None}, "objective is None"),
+        ({"objective": "ce"}, "objective is 'ce'"),
+        ({"objective.ce": None}, "objective.ce is None"),
+        ({"objective.ce": {"weight": 1.0}}, "objective.ce needs a name"),
+        ({"objective.ce.weight": "much"}, "objective.ce.weight is 'much'"),
+        ({"objective.ce.weight": math.nan}, "objective.ce.weight is nan, but must be finite"),
+        ({"objective.hkd.weight": {"individual": "much"}}, "objective.hkd.weight.individual is 'much'"),
+        ({"trainer.lr": math.inf}, "trainer.lr is inf, but must be finite"),
+        ({"trainer.decay_at": [math.nan]}, "trainer.decay_at is nan"),
+        ({"trainer.epochs": 0}, "epochs is 0"),
+        ({"results": ""}, "results is ''"),
+        ({"run_dir": ""}, "run_dir is ''"),
+        ({"run_dir": "."}, "run_dir is '.', but must be a folder of its own"),
+        ({"run_dir": "/"}, "run_dir is '/'"),
+        ({"teacher.checkpoint": "nowhere.pth"}, "teacher.checkpoint: there is no file nowhere.pth"),
+        ({"teacher.checkpoint": 5}, "teacher.checkpoint is 5"),
+        ({"teacher.seed": -1}, "teacher.seed is -1"),
+        ({"teacher.seed": 0.5}, "teacher.seed is 0.5"),
+        ({"teacher.train_fraction": 0}, "teacher.train_fraction is 0"),
+        ({"teacher.train_fraction": 1.5}, "teacher.train_fraction is 1.5"),
+        ({"student": None}, "student is None"),
+        ({"student": {"widths": [2, 2, 4, 4]}}, "student needs a name"),
+        ({"student.num_classes": 10}, "student: 'num_classes' is no option"),
+        ({"builder": None}, "builder is None"),
+        ({"objective.hkd.builder": "complete", "objective.hkd.holistic": False}, "objective.hkd.builder is given"),
+        ({"objective.hkd.student_dim": 4}, "objective.hkd: 'student_dim' is no option"),
+        ({"objective.hkd.bank": 5}, "option 'bank' is 5"),
+    ],
+)  # fmt: skip
+def test_a_value_that_cannot_be_is_told(tiny_config: Config, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as raised:
+        plan(tiny_config(changes))
+    assert message in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_term_that_takes_no_graph_has_no_such_option(tiny_config: Config) -> None:
+    with pytest.raises(UserError, match="'builder' is no option"):
+        plan(tiny_config({"objective.kd.builder": "knn"}))
+
+
+def test_a_data_set_without_fractions_serves_a_teacher_all_the_same(
+    tiny_config: Config, plugin: Callable[[str, str], Path]
+) -> None:
+    plugin(
+        "whole_digits",
+        """
+        from graphkd import DATASETS
+        from graphkd.data.digits import Digits
+
+        @DATASETS.register("whole_digits")
+        class WholeDigits(Digits):
+            def __init__(self, padding: int = 1) -> None:
+                super().__init__(padding=padding)
+        """,
+    )
+    changes = {"data": "whole_digits", "plugins": ["whole_digits"]}
+    assert plan(tiny_config({**changes, "teacher.train_fraction": 1.0})).teacher is not None
+    with pytest.raises(UserError, match="'whole_digits' has no such option"):
+        plan(tiny_config(changes))
+
+
+# What others bring
+
+
+def test_an_objective_may_have_several_names_with_presets(
+    tiny_config: Config, plugin: Callable[[str, str], Path]
+) -> None:
+    plugin(
+        "hot_kd",
+        """
+        from graphkd import OBJECTIVES
+        from graphkd.objective.kd import KD
+
+        OBJECTIVES.register("hot_kd", temperature=20.0)(KD)
+        """,
+    )
+    hot = tiny_config({"plugins": ["hot_kd"], "objective": {"kd": "hot_kd"}})
+    planned = plan(hot)
+    assert planned.teacher is not None
+    assert planned.terms["kd"].part.document == {"name": "hot_kd", "temperature": 20.0}
+    dataset = planned.build_data()
+    objective = planned.build_objective(dataset, planned.build_student(dataset), planned.teacher.build(dataset))
+    assert objective.objectives["kd"].temperature == 20.0
+
+
+def test_a_part_may_come_from_elsewhere(tiny_config: Config, plugin: Callable[[str, str], Path]) -> None:
+    assert "mutual" not in BUILDERS.names()
+    plugin(
+        "mutual_builder",
+        """
+        from graphkd import BUILDERS
+        from graphkd.builder.knn import KNN
+
+        @BUILDERS.register("mutual")
+        class Mutual(KNN):
+            "Keeps its parent's edges."
+        """,
+    )
+    planned = plan(tiny_config({"plugins": ["mutual_builder"], "builder": {"name": "mutual", "k": 3}}))
+    assert type(built_hkd(planned).builder).__name__ == "Mutual"
+    assert planned.variant == "ce+kd+hkd-mutual-tag"
+
+
+# The student alone
+
+
+def test_a_student_can_be_built_whatever_else_the_config_holds(tiny_config: Config, tmp_path: Path) -> None:
+    broken = tiny_config({"objective.hkd.name": "forgotten", "teacher.checkpoint": "gone.pth", "run_dir": "."})
+    student, dataset = build_student(broken)
+    planned = plan(tiny_config())
+    expected = planned.build_student(planned.build_data()).state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in student.state_dict().items())
+    assert len(dataset.train_labels) == 109
+    with pytest.raises(UserError, match="no model"):
+        build_student(tiny_config({"student": "resnet9"}))

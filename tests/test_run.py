@@ -1,0 +1,479 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+import yaml
+
+import graphkd
+from graphkd import UserError
+from graphkd.assemble import Plan, plan, plan_teacher
+from graphkd.engine.checkpoint import load_weights
+from graphkd.engine.evaluate import evaluate
+from graphkd.engine.trainer import Trainer, Watcher
+from graphkd.report import record as records
+from graphkd.report.record import Record
+from graphkd.run import Outcome, run, run_teacher
+
+Config = Callable[..., dict[str, Any]]
+ALONE = {"objective": {"ce": "ce"}}
+FILES = {"config.yaml", "metrics.jsonl", "record.json", "student.safetensors"}
+RAISING = """
+from pathlib import Path
+
+from graphkd import OBJECTIVES
+from graphkd.objective.ce import CrossEntropy
+
+TROUBLE = Path(__file__).with_name("trouble")
+
+class Stopped(BaseException):
+    "As when a signal arrives."
+
+KINDS = {"error": RuntimeError("out of\\nluck"), "interrupt": KeyboardInterrupt(), "stop": Stopped()}
+
+@OBJECTIVES.register("raising")
+class Raising(CrossEntropy):
+    "Fails as long as there is a file beside it that says how."
+
+    def after_step(self):
+        if TROUBLE.exists():
+            raise KINDS[TROUBLE.read_text()]
+"""
+
+
+class Notes(Watcher):
+    """What the user is told."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
+@pytest.fixture
+def trouble(plugin: Callable[[str, str], Path]) -> Path:
+    """The file that says how the objective `raising` is to fail."""
+    return plugin("raising", RAISING).with_name("trouble")
+
+
+def raising(config: Config, changes: dict[str, Any] | None = None) -> Plan:
+    """A run of the objective that fails where there is trouble."""
+    return plan(config({"plugins": ["raising"], "objective": {"ce": "raising"}, **(changes or {})}))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def record_of(outcome: Outcome) -> Record:
+    return records.read(outcome.folder / "record.json")
+
+
+def lines_of(outcome: Outcome) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (outcome.folder / "metrics.jsonl").read_text().splitlines()]
+
+
+# What a run leaves
+
+
+def test_leaves_config_metrics_weights_and_record(tiny_config: Config) -> None:
+    config = tiny_config({"trainer.epochs": 3})
+    outcome = run(plan(config))
+    assert {path.name for path in outcome.folder.iterdir()} == FILES
+    assert yaml.safe_load((outcome.folder / "config.yaml").read_text()) == {**config, "varied": {}}
+    assert [line["epoch"] for line in lines_of(outcome)] == [1, 2, 3]
+    assert record_of(outcome) == outcome.record
+
+
+def test_the_record_says_what_was_run_and_what_came_of_it(tiny_config: Config) -> None:
+    planned = plan(tiny_config({"trainer.epochs": 4, "seed": 2, "study": "s", "varied": {"gnn": "tag"}}))
+    outcome = run(planned)
+    record, lines = outcome.record, lines_of(outcome)
+    said = (record.kind, record.status, record.study, record.variant, record.pair, record.varied, record.seed)
+    assert said == ("student", "done", "s", "ce+kd+hkd-knn-tag", "resnet8->resnet8", {"gnn": "tag"}, 2)
+    assert record.identity == planned.identity
+    assert record.teacher is not None
+    assert planned.teacher is not None
+    assert record.teacher.identity == planned.teacher.identity
+    assert (record.device, record.threads) == ("cpu", 1)
+    assert {"python", "torch", "dgl"} <= record.versions.keys()
+    assert record.code.version == graphkd_version()
+    assert record.duration_s is not None
+    assert record.seconds_per_step is not None
+    assert 0 < record.seconds_per_step < record.duration_s
+    assert record.peak_memory_mib is not None
+    metrics = record.metrics
+    test, val = ([line[split]["top1"] for line in lines] for split in ("test", "val"))
+    best = val.index(max(val))
+    assert metrics.test_top1_last == test[-1]
+    assert (metrics.val_top1_best, metrics.test_top1_at_best_val) == (val[best], test[best])
+    assert metrics.test_top1_max == max(test)
+    assert (metrics.test_top5_last, metrics.test_nll_last) == (lines[-1]["test"]["top5"], lines[-1]["test"]["nll"])
+    assert metrics.agreement_last == lines[-1]["test"]["agreement"]
+    assert metrics.terms.keys() == {"ce", "kd", "hkd.individual", "hkd.holistic"}
+    for name, term in metrics.terms.items():
+        assert dataclasses.asdict(term) == lines[-1]["terms"][name]
+    assert metrics.terms["hkd.holistic"].weighted == pytest.approx(3 * (metrics.terms["hkd.holistic"].raw or 0))
+
+
+def graphkd_version() -> str:
+    from importlib.metadata import version
+
+    return version("graphkd")
+
+
+def test_the_weights_are_the_last_epochs_under_plain_names(tiny_config: Config) -> None:
+    planned = plan(tiny_config({**ALONE, "trainer.epochs": 3}))
+    outcome = run(planned)
+    dataset = planned.build_data()
+    student = planned.build_student(dataset)
+    planned.build_trainer().fit(student, planned.build_objective(dataset, student, None), dataset, seed=planned.seed)
+    saved = safetensors.torch.load_file(outcome.folder / "student.safetensors")
+    assert saved.keys() == student.state_dict().keys()
+    assert all(torch.equal(tensor, saved[name]) for name, tensor in student.state_dict().items())
+
+
+def test_the_same_run_elsewhere_gives_the_same_bytes(tiny_config: Config, tmp_path: Path) -> None:
+    first, second = (run(plan(tiny_config({"results": str(tmp_path / name)}))) for name in ("one", "two"))
+    weights = [(outcome.folder / "student.safetensors").read_bytes() for outcome in (first, second)]
+    assert weights[0] == weights[1]
+    assert first.record.metrics == second.record.metrics
+
+
+def test_without_validation_data_there_are_no_validation_figures(tiny_config: Config) -> None:
+    metrics = run(plan(tiny_config({**ALONE, "data.val_fraction": 0.0}))).record.metrics
+    assert metrics.val_top1_best is None
+    assert metrics.test_top1_at_best_val is None
+    assert metrics.test_top1_last is not None
+
+
+# The same run again
+
+
+def test_a_finished_run_is_there_already(tiny_config: Config) -> None:
+    first = run(plan(tiny_config()))
+    before = contents(first.folder.parent)
+    times = {path: path.stat().st_mtime_ns for path in first.folder.rglob("*")}
+    again = run(plan(tiny_config()))
+    assert (first.reused, again.reused) == (False, True)
+    assert again.record == first.record
+    assert contents(first.folder.parent) == before
+    assert {path: path.stat().st_mtime_ns for path in first.folder.rglob("*")} == times
+
+
+def test_other_options_and_seeds_are_other_runs(tiny_config: Config) -> None:
+    folders = [
+        run(plan(tiny_config({**ALONE, **changes}))).folder for changes in ({}, {"seed": 1}, {"trainer.lr": 0.1})
+    ]
+    assert len(set(folders)) == 3
+    assert folders[0].parent == folders[1].parent
+
+
+def test_force_runs_it_again(tiny_config: Config) -> None:
+    first = run(plan(tiny_config(ALONE)))
+    (first.folder / "notes.txt").write_text("mine")
+    again = run(plan(tiny_config({**ALONE, "force": True})))
+    assert not again.reused
+    assert again.folder == first.folder
+    assert {path.name for path in again.folder.iterdir()} == FILES
+    assert again.record.metrics == first.record.metrics
+    assert [path.name for path in again.folder.parent.iterdir() if path.is_dir()] == ["seed-0"]
+
+
+@pytest.mark.parametrize("kind", ["error", "interrupt", "stop"])
+def test_a_forced_run_that_fails_leaves_the_old_one(tiny_config: Config, trouble: Path, kind: str) -> None:
+    first = run(raising(tiny_config))
+    before = contents(first.folder)
+    trouble.write_text(kind)
+    with pytest.raises(BaseException):  # noqa: B017, PT011
+        run(raising(tiny_config, {"force": True}))
+    assert contents(first.folder) == before
+    assert run(raising(tiny_config)).reused
+    trouble.unlink()
+    again = run(raising(tiny_config, {"force": True}))
+    assert not again.reused
+    assert [path.name for path in again.folder.parent.iterdir() if path.is_dir()] == ["seed-0"]
+
+
+# A run that fails
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"), [("error", "RuntimeError: out of"), ("interrupt", "interrupted"), ("stop", "interrupted")]
+)
+def test_a_failed_run_is_recorded_and_can_be_run_again(
+    tiny_config: Config, trouble: Path, kind: str, reason: str
+) -> None:
+    trouble.write_text(kind)
+    planned = raising(tiny_config)
+    with pytest.raises(BaseException):  # noqa: B017, PT011
+        run(planned)
+    record = records.read(planned.folder / "record.json")
+    assert (record.status, record.error, record.identity) == ("failed", reason, planned.identity)
+    assert not (planned.folder / "student.safetensors").exists()
+    with pytest.raises(UserError, match="not finished: it is failed"):
+        graphkd.load(planned.folder)
+    trouble.unlink()
+    again = run(planned)
+    assert again.record.status == "done"
+    assert {path.name for path in again.folder.iterdir()} == FILES
+
+
+def test_while_it_runs_the_record_says_so(tiny_config: Config) -> None:
+    planned = plan(tiny_config(ALONE))
+
+    class Look(Watcher):
+        seen: Record | None = None
+
+        def step(self) -> None:
+            self.seen = records.read(planned.folder / "record.json")
+
+    look = Look()
+    run(planned, look)
+    assert look.seen is not None
+    assert look.seen.status == "running"
+    assert look.seen.metrics.test_top1_last is None
+
+
+def test_a_run_that_died_is_run_again(tiny_config: Config) -> None:
+    planned = plan(tiny_config(ALONE))
+    done = run(planned)
+    records.write(dataclasses.replace(done.record, status="running"), done.folder / "record.json")
+    assert not run(planned).reused
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"negatives": 0, "objective.hkd.negatives": 0},
+        {"builder.k": 0},
+        {"objective.hkd.weight": {"individul": 1.0}},
+        {"data.test_fraction": 2.0},
+        {"gnn": {"name": "gat", "heads": 3}},
+    ],
+)
+def test_what_cannot_be_built_leaves_no_trace(tiny_config: Config, tmp_path: Path, changes: dict[str, Any]) -> None:
+    with pytest.raises(UserError):
+        run(plan(tiny_config(changes)))
+    assert not (tmp_path / "results").exists()
+
+
+# Its folder
+
+
+def test_run_dir_sets_the_folder(tiny_config: Config, tmp_path: Path) -> None:
+    outcome = run(plan(tiny_config({**ALONE, "run_dir": str(tmp_path / "out")})))
+    assert outcome.folder == tmp_path / "out"
+    assert {path.name for path in outcome.folder.iterdir()} == FILES
+    (tmp_path / "empty").mkdir()
+    assert run(plan(tiny_config({**ALONE, "run_dir": str(tmp_path / "empty")}))).record.status == "done"
+
+
+@pytest.mark.parametrize("changes", [{"seed": 1}, {"trainer.lr": 0.2}])
+def test_the_folder_of_another_run_is_left_alone(tiny_config: Config, tmp_path: Path, changes: dict[str, Any]) -> None:
+    place = {**ALONE, "run_dir": str(tmp_path / "out")}
+    before = contents(run(plan(tiny_config(place))).folder)
+    for force in (False, True):
+        with pytest.raises(UserError, match="holds another run"):
+            run(plan(tiny_config({**place, **changes, "force": force})))
+    assert contents(tmp_path / "out") == before
+
+
+def test_a_folder_with_other_things_is_refused_before_a_teacher_is_trained(tiny_config: Config, tmp_path: Path) -> None:
+    place = tmp_path / "mine"
+    place.mkdir()
+    (place / "thesis.tex").write_text("precious")
+    with pytest.raises(UserError, match="not empty and holds no run"):
+        run(plan(tiny_config({"run_dir": str(place)})))
+    assert contents(place) == {"thesis.tex": b"precious"}
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_file_in_its_place_is_refused(tiny_config: Config, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="is a file"):
+        run(plan(tiny_config({**ALONE, "run_dir": str(tmp_path / "file")})))
+    for changes in ({"results": str(tmp_path / "file")}, {"run_dir": str(tmp_path / "file" / "below")}):
+        with pytest.raises(UserError, match="cannot be made"):
+            run(plan(tiny_config({**ALONE, **changes})))
+    assert (tmp_path / "file").read_text() == "x"
+
+
+def test_a_place_that_cannot_be_written_in_is_named_before_a_teacher_is_trained(
+    tiny_config: Config, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="/proc/nowhere cannot be made"):
+        run(plan(tiny_config({"run_dir": "/proc/nowhere/run"})))
+    assert not (tmp_path / "results").exists()
+
+
+def test_the_first_file_of_a_run_that_died_is_no_foreign_thing(tiny_config: Config, tmp_path: Path) -> None:
+    place = tmp_path / "out"
+    place.mkdir()
+    (place / ".record.json.123-abcd.tmp").write_text("{")
+    assert run(plan(tiny_config({**ALONE, "run_dir": str(place)}))).record.status == "done"
+
+
+def test_what_a_forced_run_left_when_it_died_is_no_obstacle(tiny_config: Config) -> None:
+    first = run(plan(tiny_config(ALONE)))
+    for name in (".seed-0.old", ".seed-0.rerun"):
+        (first.folder.parent / name).mkdir()
+        (first.folder.parent / name / "config.yaml").write_text("half")
+    again = run(plan(tiny_config({**ALONE, "force": True})))
+    assert {path.name for path in again.folder.iterdir()} == FILES
+    assert [path.name for path in again.folder.parent.iterdir() if path.is_dir()] == ["seed-0"]
+
+
+def test_a_broken_record_is_named(tiny_config: Config) -> None:
+    planned = plan(tiny_config(ALONE))
+    planned.folder.mkdir(parents=True)
+    (planned.folder / "record.json").write_text("{")
+    with pytest.raises(UserError, match="not JSON"):
+        run(planned)
+
+
+# The teacher
+
+
+def test_the_teacher_is_trained_once(tiny_config: Config, tmp_path: Path) -> None:
+    first, second = Notes(), Notes()
+    run(plan(tiny_config()), first)
+    teachers = contents(tmp_path / "results" / "teachers")
+    outcome = run(plan(tiny_config({"seed": 1, "student": "resnet8", "data.train_fraction": 0.05})), second)
+    assert contents(tmp_path / "results" / "teachers") == teachers
+    assert len(first.notes) == 1
+    assert "training it first" in first.notes[0]
+    assert len(second.notes) == 1
+    assert "% on test" in second.notes[0]
+    assert outcome.record.teacher is not None
+    teacher = graphkd.load(next((tmp_path / "results").glob("teachers/*/*/seed-0")))
+    assert teacher.record.kind == "teacher"
+    assert outcome.record.teacher.accuracy == teacher.record.metrics.test_top1_last
+    assert evaluate(teacher.student, teacher.dataset).top1 == outcome.record.teacher.accuracy
+
+
+def test_a_run_without_need_of_a_teacher_trains_none(tiny_config: Config, tmp_path: Path) -> None:
+    outcome = run(plan(tiny_config(ALONE)))
+    assert outcome.record.teacher is None
+    assert outcome.record.pair == "resnet8->resnet8"
+    assert not (tmp_path / "results" / "teachers").exists()
+
+
+def test_a_teacher_may_come_from_a_file(tiny_config: Config, tmp_path: Path) -> None:
+    trained = run_teacher(tiny_config(), plan_teacher(tiny_config()))
+    weights = trained.folder / "teacher.safetensors"
+    state = {"model": safetensors.torch.load_file(weights), "epoch": 240}
+    torch.save(state, tmp_path / "ckpt_epoch_240.pth")
+    original = run(plan(tiny_config()))
+    notes = Notes()
+    other_place = {"results": str(tmp_path / "elsewhere"), "teacher.checkpoint": str(tmp_path / "ckpt_epoch_240.pth")}
+    outcome = run(plan(tiny_config(other_place)), notes)
+    assert not (tmp_path / "elsewhere" / "teachers").exists()
+    assert "ckpt_epoch_240.pth" in notes.notes[0]
+    assert outcome.record.metrics == original.record.metrics
+    assert outcome.record.teacher is not None
+    assert outcome.record.teacher.accuracy == trained.record.metrics.test_top1_last
+
+
+def test_a_file_of_another_network_is_refused_before_anything_is_written(tiny_config: Config, tmp_path: Path) -> None:
+    torch.save({"fc.weight": torch.zeros(3)}, tmp_path / "other.pth")
+    with pytest.raises(UserError, match="not this network's"):
+        run(plan(tiny_config({"teacher.checkpoint": str(tmp_path / "other.pth"), "run_dir": str(tmp_path / "out")})))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_teacher_can_be_trained_alone_once(tiny_config: Config) -> None:
+    first = run_teacher(tiny_config(), plan_teacher(tiny_config()))
+    again = run_teacher(tiny_config({"seed": 8}), plan_teacher(tiny_config({"seed": 8})))
+    forced = run_teacher(tiny_config({"force": True}), plan_teacher(tiny_config()))
+    assert (first.reused, again.reused, forced.reused) == (False, True, False)
+    assert first.folder == again.folder == forced.folder
+    assert (first.record.kind, first.record.seed, first.record.teacher) == ("teacher", 0, None)
+
+
+def test_a_teacher_from_a_file_is_not_to_be_trained(tiny_config: Config, tmp_path: Path) -> None:
+    (tmp_path / "t.pth").write_bytes(b"")
+    config = tiny_config({"teacher.checkpoint": str(tmp_path / "t.pth")})
+    with pytest.raises(UserError, match="no teacher to train"):
+        run_teacher(config, plan_teacher(config))
+
+
+def test_force_does_not_train_the_teacher_again(tiny_config: Config, tmp_path: Path) -> None:
+    run(plan(tiny_config()))
+    teachers = contents(tmp_path / "results" / "teachers")
+    run(plan(tiny_config({"force": True})))
+    assert contents(tmp_path / "results" / "teachers") == teachers
+
+
+@pytest.mark.slow
+def test_two_processes_at_once_train_one_teacher(tiny_words: list[str], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "graphkd_cli.main", "run", *tiny_words, "teacher_trainer.epochs=20"]
+    processes = [
+        subprocess.Popen([*command, f"seed={seed}"], cwd=tmp_path, stdout=subprocess.PIPE, text=True) for seed in (0, 1)
+    ]
+    printed = [process.communicate()[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert sum("teacher resnet8 seed 0: epoch 20/20" in text for text in printed) == 1
+    assert len(list((tmp_path / "results").glob("adhoc/*/*/seed-*/student.safetensors"))) == 2
+
+
+# A finished run brought back
+
+
+def test_load_brings_a_finished_run_back(tiny_config: Config) -> None:
+    outcome = run(plan(tiny_config()))
+    finished = graphkd.load(outcome.folder)
+    assert finished.record == outcome.record
+    assert finished.config["objective"] == tiny_config()["objective"]
+    assert not finished.student.training
+    found = evaluate(finished.student, finished.dataset)
+    assert found.top1 == outcome.record.metrics.test_top1_last
+    assert found.nll == pytest.approx(outcome.record.metrics.test_nll_last)
+
+
+def test_load_needs_neither_the_teachers_file_nor_the_objective(tiny_config: Config, tmp_path: Path) -> None:
+    trained = run_teacher(tiny_config(), plan_teacher(tiny_config()))
+    weights = trained.folder / "teacher.safetensors"
+    outcome = run(plan(tiny_config({"teacher.checkpoint": str(weights)})))
+    weights.unlink()
+    assert graphkd.load(str(outcome.folder)).record == outcome.record
+
+
+def test_load_brings_a_teacher_back_whatever_run_asked_for_it(tiny_config: Config) -> None:
+    config = tiny_config(ALONE)
+    outcome = run_teacher(config, plan_teacher(config))
+    finished = graphkd.load(outcome.folder)
+    network = plan_teacher(config).build(finished.dataset)
+    load_weights(network, outcome.folder / "teacher.safetensors")
+    state = network.state_dict()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in finished.student.state_dict().items())
+
+
+def test_load_names_what_is_no_finished_run(tiny_config: Config, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no run"):
+        graphkd.load(tmp_path)
+    outcome = run(plan(tiny_config(ALONE)))
+    (outcome.folder / "config.yaml").write_text("- 1\n")
+    with pytest.raises(UserError, match="holds no mapping"):
+        graphkd.load(outcome.folder)
+    (outcome.folder / "config.yaml").write_text("seed: [0\n")
+    with pytest.raises(UserError, match="cannot be read as a run's config"):
+        graphkd.load(outcome.folder)
+    (outcome.folder / "config.yaml").unlink()
+    with pytest.raises(UserError, match="cannot be read as a run's config"):
+        graphkd.load(outcome.folder)
+
+
+def test_the_trainer_of_a_plan_is_that_of_the_config(tiny_config: Config) -> None:
+    trainer = plan(tiny_config({"trainer.epochs": 7, "trainer.decay_at": [0.5]})).build_trainer()
+    assert isinstance(trainer, Trainer)
+    assert (trainer.epochs, trainer.decay_epochs, trainer.threads) == (7, [4], 1)
