@@ -5,11 +5,13 @@ from __future__ import annotations
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from graphkd.bench import published
 from graphkd.bench.case import Case, Settings, Sides, Work
 from graphkd.builder import BUILDERS
+from graphkd.contrast import FullBank
 from graphkd.engine.seeding import initialising
 from graphkd.gnn import GNNS
 from graphkd.graph import BatchGraph, Nodes, dgl_supports
@@ -28,7 +30,8 @@ def graph_cases(settings: Settings) -> list[Case]:
         cases.append(Case("graph", partial(knn, settings, batch), of_knn, quick, memory="never"))
         for name in ENCODERS:
             cases.append(Case("graph", partial(encoder, settings, name, batch), of_encoders, quick, memory="never"))
-    return cases
+    of_bank = "bank_knn has no published form: in the baseline, one product with the whole bank and its topk"
+    return [*cases, Case("graph", partial(bank_knn, settings), of_bank)]
 
 
 def knn(settings: Settings, batch: int) -> Sides:
@@ -37,6 +40,23 @@ def knn(settings: Settings, batch: int) -> Sides:
     builder = BUILDERS.build("knn", k=settings.k)
     baseline = partial(published.knn_graph, logits, settings.k) if dgl_supports(settings.device) else None
     return Sides(baseline, {f"knn, B={batch}": lambda: builder.build(Nodes(logits)).adjacency})
+
+
+def bank_knn(settings: Settings) -> Sides:
+    """The nearest of every sample among all banked ones, of its own class alone, with their embeddings."""
+    bank = FullBank(settings.training_labels(), settings.dim, generator=settings.generator("bank"))
+    indices = settings.indices()
+    embedding = F.normalize(settings.normal("embeddings", settings.batch, settings.dim), dim=1)
+    nodes = Nodes(embedding, embedding, bank.labels[indices], indices, bank.view())
+    builder = BUILDERS.build("bank_knn", k=settings.k, same_label_only=True)
+
+    def whole_bank() -> Tensor:
+        similarity = embedding @ bank.rows.T
+        similarity[bank.labels[indices][:, None] != bank.labels] = -torch.inf
+        similarity.scatter_(1, indices[:, None], -torch.inf)
+        return bank.rows[similarity.topk(settings.k - 1).indices]
+
+    return Sides(whole_bank, {f"bank_knn, N={settings.samples:,}": lambda: builder.build(nodes).support})
 
 
 def encoder(settings: Settings, name: str, batch: int) -> Sides:
