@@ -52,9 +52,10 @@ def test_the_table_of_commands_is_complete() -> None:
     assert set(re.findall(r"^\| `graphkd (\w+)", README, flags=re.MULTILINE)) == set(COMMANDS)
 
 
-def test_the_table_on_digits_is_the_reference_result() -> None:
-    shown = re.search(r"<!-- reference -->\n(.*?)<!-- /reference -->", README, flags=re.DOTALL)
-    reference = next((ROOT / "results" / "reference" / "digits").glob("*.md")).read_text()
+@pytest.mark.parametrize("suite", ["digits", "samplers", "bank_knn"])
+def test_tables_are_the_reference_results(suite: str) -> None:
+    shown = re.search(rf"<!-- reference {suite} -->\n(.*?)<!-- /reference -->", README, flags=re.DOTALL)
+    reference = next((ROOT / "results" / "reference" / suite).glob("*_short.md")).read_text()
     assert shown is not None
     assert shown[1].strip() in reference
 
