@@ -6,6 +6,7 @@ Hydra's script asks the top command without a subcommand; the overrides that it 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from collections.abc import Sequence
 
@@ -30,11 +31,11 @@ def _query(arguments: Sequence[str], line: str) -> None:
     *words, last = line.split(" ")
     if len(words) < 2:
         print(" ".join(name for name in COMMANDS if name.startswith(last)))
-    elif words[1] in TAKES_OVERRIDES:
-        at = words.index("--config-dir") + 1 if "--config-dir" in words else len(words)
+    elif words[1] in TAKES_OVERRIDES and not last.startswith("-"):
         overrides = [word for word in words[2:] if "=" in word]
+        config_dir = [value for word, value in itertools.pairwise(words) if word in ("--config-dir", "-cd")]
         os.environ["COMP_LINE"] = " ".join([words[0], *overrides, last])
-        _hydra(arguments, *words[at : at + 1])
+        _hydra(arguments, *config_dir[:1])
 
 
 def _hydra(arguments: Sequence[str], config_dir: str | None = None) -> None:

@@ -410,7 +410,7 @@ def _explain(hydra: Hydra, config_name: str, overrides: list[str], error: Except
         known = [item for item in known if item != "hydra"]
     except REFUSALS:
         parent, name, known = "", key, []
-    if name in known or not known:
+    if name in known or not known or word.startswith("+"):
         return f"the override '{word}' cannot be applied: {_reason(error)}"
     hint = did_you_mean(name, known)
     where = f"{parent} has" if parent else "the config has"

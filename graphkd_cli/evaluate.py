@@ -31,7 +31,8 @@ def main(arguments: Sequence[str]) -> int:
         print(HELP, end="")
         return 0
     check(len(options.words) > 0, "evaluate: which run or checkpoint? (see graphkd evaluate --help)")
-    path, overrides = Path(options.words[0]), options.words[1:]
+    at = next((at for at, word in enumerate(options.words) if "=" not in word), 0)
+    path, overrides = Path(options.words.pop(at)), options.words
     check(path.exists(), f"there is no run or checkpoint {path}")
     composed = compose.compose(overrides, options.config_dir)
     if path.is_dir():

@@ -33,8 +33,9 @@ def main(arguments: Sequence[str]) -> int:
     from graphkd_cli.show import console, print_line
 
     for kind in options.kinds or KINDS:
+        table = _suites(options.config_dir) if kind == "suites" else _parts(kind)
         print_line(console(), kind)
-        console().print(_suites(options.config_dir) if kind == "suites" else _parts(kind))
+        console().print(table)
     return 0
 
 

@@ -27,8 +27,8 @@ class ProgressWatcher(Watcher):
         self._quiet = quiet
         self._live = console.is_terminal and not quiet
         self._progress = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("left"),
-            TimeRemainingColumn(), TextColumn("{task.fields[figures]}"), console=console, transient=True,
+            TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TextColumn("left"),
+            TimeRemainingColumn(), TextColumn("{task.fields[figures]}", markup=False), console=console, transient=True,
         )  # fmt: skip
         self._task: TaskID | None = None
         self._name = ""

@@ -12,14 +12,14 @@ from graphkd.run import Outcome
 
 
 def console() -> Console:
-    """Where commands print to; wide enough for tables where there is no terminal."""
-    plain = Console()
-    return plain if plain.is_terminal else Console(width=200)
+    """Where commands print to, brackets as they are; wide enough for tables where there is no terminal."""
+    plain = Console(markup=False)
+    return plain if plain.is_terminal else Console(markup=False, width=200)
 
 
 def print_line(screen: Console, text: str) -> None:
-    """A line as it is: not wrapped, nothing in it read as markup."""
-    screen.print(text, markup=False, highlight=False, soft_wrap=True)
+    """A line as it is, not wrapped."""
+    screen.print(text, highlight=False, soft_wrap=True)
 
 
 def rounded(value: float | None, decimals: int) -> str | None:
