@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from graphkd.binding import bind, convert, options_of
-from graphkd.errors import check
+from graphkd.errors import UserError, check
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,13 @@ class Suite:
         """A suite from the content of `configs/ablation/<name>.yaml`.
 
         Raises:
-            UserError: A key is unknown, missing or of a wrong type.
+            UserError: A key is unknown, missing or of a wrong type, or as in the constructor; it names the suite.
         """
-        return cls(**bind(config, options_of(cls), f"suite '{name}'").all)
+        bound = bind(config, options_of(cls), f"suite '{name}'")
+        try:
+            return cls(**bound.all)
+        except UserError as error:
+            raise UserError(f"suite '{name}': {error}") from error
 
     def runs(self, study: str) -> list[SuiteRun]:
         """Every run, seed by seed, so that an interrupted suite has whole seeds."""

@@ -34,7 +34,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="there is no CUDA device"))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_words() -> list[str]:
     """Overrides with which the commands take a moment."""
     return list(TINY)

@@ -36,9 +36,9 @@ def test_seeds_can_be_replaced() -> None:
 
 
 def test_names_are_texts_whatever_they_look_like() -> None:
-    suite = Suite("", [0], [], {1: [], True: [], "it's": []})  # type: ignore[dict-item]
-    assert list(suite.variants) == ["1", "True", "it's"]
-    assert [run.overrides[-1] for run in suite.runs("s")] == ["variant='1'", "variant='True'", r"variant='it\'s'"]
+    suite = Suite("", [0], [], {1: [], False: [], "it's": []})  # type: ignore[dict-item]
+    assert list(suite.variants) == ["1", "False", "it's"]
+    assert [run.overrides[-1] for run in suite.runs("s")] == ["variant='1'", "variant='False'", r"variant='it\'s'"]
 
 
 @given(st.text(st.characters(codec="utf-8", exclude_characters="\\\x00", exclude_categories=["Cc"]), min_size=1))

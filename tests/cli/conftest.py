@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
+from commands import Answer, Command, OwnConfigs
 
 from graphkd_cli.main import main
-
-
-class Answer(NamedTuple):
-    """What a command came to."""
-
-    code: int
-    out: str
-    err: str
-
-
-Command = Callable[..., Answer]
 
 
 @pytest.fixture
@@ -36,7 +26,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def command(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Command]:
     """Calls `graphkd WORD ...`."""
     monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
-    handler = signal.getsignal(signal.SIGTERM)
+    handler, root = signal.getsignal(signal.SIGTERM), logging.getLogger()
+    handlers, level = list(root.handlers), root.level
 
     def call(*words: str) -> Answer:
         capsys.readouterr()
@@ -45,10 +36,12 @@ def command(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytes
 
     yield call
     signal.signal(signal.SIGTERM, handler)
+    root.handlers[:] = handlers  # Hydra's own --info logs to a stream that is gone after the test
+    root.setLevel(level)
 
 
 @pytest.fixture
-def own_configs(tmp_path: Path) -> Callable[[dict[str, str]], Path]:
+def own_configs(tmp_path: Path) -> OwnConfigs:
     """Writes a user's own configs, by their path below the folder that it returns."""
 
     def write(files: dict[str, str]) -> Path:

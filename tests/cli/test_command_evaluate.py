@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from commands import Answer, Command, students
+
+STUDENT = "student={name: resnet8, widths: [2, 2, 4, 4]}"
+TEACHER = "teacher={name: resnet8, widths: [2, 2, 4, 4]}"
+
+
+def figures(answer: Answer) -> dict[str, float]:
+    """The numbers in a printed table."""
+    assert (answer.code, answer.err) == (0, "")
+    return {name.strip(): float(value) for name, value in re.findall(r"│ (.+?) │ ([\d.]+) ", answer.out)}
+
+
+@pytest.fixture
+def run_folder(command: Command, folder: Path, tiny_words: list[str]) -> Path:
+    assert command("run", *tiny_words, "objective=kd", "trainer.epochs=3").code == 0
+    (place,) = students(folder)
+    return place
+
+
+@pytest.fixture
+def teacher_file(run_folder: Path, folder: Path) -> Path:
+    (weights,) = (folder / "results" / "teachers").rglob("teacher.safetensors")
+    return weights
+
+
+def test_a_runs_figures_are_those_of_its_record(command: Command, folder: Path, run_folder: Path) -> None:
+    metrics = students(folder)[run_folder].metrics
+    answer = command("evaluate", str(run_folder))
+    assert figures(answer) == pytest.approx(
+        {
+            "top-1 (%)": metrics.test_top1_last,
+            "top-5 (%)": metrics.test_top5_last,
+            "negative log-likelihood": metrics.test_nll_last,
+        },
+        abs=6e-3,
+    )
+    assert answer.out.splitlines()[0] == f"{run_folder} on test (359 samples)"
+
+
+def test_a_file_of_weights_has_the_same_figures(command: Command, run_folder: Path) -> None:
+    weights = str(run_folder / "student.safetensors")
+    assert figures(command("evaluate", weights, STUDENT)) == figures(command("evaluate", str(run_folder)))
+    assert figures(command("evaluate", STUDENT, "--split", "test", weights)) == figures(
+        command("evaluate", weights, STUDENT)
+    )
+
+
+def test_a_file_of_the_benchmark_can_be_checked(command: Command, folder: Path, teacher_file: Path) -> None:
+    state = safetensors.torch.load_file(teacher_file)
+    torch.save({"epoch": 240, "model": state, "accuracy": 1.0, "optimizer": {}}, folder / "ckpt_epoch_240.pth")
+    found = figures(command("evaluate", "ckpt_epoch_240.pth", STUDENT))
+    assert found == figures(command("evaluate", str(teacher_file.parent)))
+
+
+def test_agreement_with_a_teacher(command: Command, folder: Path, run_folder: Path, teacher_file: Path) -> None:
+    teacher = [TEACHER, f"teacher.checkpoint={teacher_file}"]
+    found = figures(command("evaluate", str(run_folder), *teacher))
+    expected = students(folder)[run_folder].metrics.agreement_last
+    assert found["agreement with the teacher (%)"] == pytest.approx(expected, abs=6e-3)
+    alone = figures(command("evaluate", str(teacher_file), STUDENT, *teacher))
+    assert alone["agreement with the teacher (%)"] == 100
+
+
+def test_other_splits_and_other_data(command: Command, run_folder: Path) -> None:
+    train = command("evaluate", str(run_folder), "--split", "train").out
+    assert "on train (109 samples)" in train
+    other = figures(command("evaluate", str(run_folder), "data.split_seed=1"))
+    assert other != figures(command("evaluate", str(run_folder)))
+
+
+def test_a_runs_folder_from_within(command: Command, run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(run_folder)
+    assert figures(command("evaluate", "."))
+
+
+def test_changes_nothing(command: Command, folder: Path, run_folder: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    figures(command("evaluate", str(run_folder)))
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before

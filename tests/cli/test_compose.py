@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from commands import OwnConfigs
+
+from graphkd import UserError
+from graphkd_cli import compose
+
+
+def test_a_mapping_replaces_a_part(folder: Path) -> None:
+    composed = compose.compose(
+        [
+            "student={name: resnet8}", "data={name: digits, padding: 2}", "builder={name: complete}",
+            "objective.hkd.gnn={name: gat, heads: 2}", "bank={kind: queue, length: 9}",
+        ]
+    )  # fmt: skip
+    config = composed.config
+    assert config["student"] == {"name": "resnet8"}
+    assert config["data"] == {"name": "digits", "padding": 2}
+    assert config["builder"] == {"name": "complete"}
+    assert config["objective"]["hkd"]["gnn"] == {"name": "gat", "heads": 2}
+    assert config["bank"] == config["objective"]["hkd"]["bank"] == {"kind": "queue", "length": 9}
+
+
+def test_a_mapping_can_be_added_to_afterwards(folder: Path) -> None:
+    words = [
+        "teacher.seed=1",
+        "teacher={name: resnet8}",
+        "teacher.seed=3",
+        "+student.depth=14",
+        "student.widths=[1,1,1,1]",
+    ]
+    config = compose.compose(words).config
+    assert config["teacher"] == {"name": "resnet8", "seed": 3}
+    assert config["student"] == {"name": "resnet8", "widths": [1, 1, 1, 1], "depth": 14}
+
+
+def test_the_last_of_several_counts(folder: Path) -> None:
+    words = ["student={name: resnet8, widths: [1, 1, 1, 1]}", "student={name: resnet14}"]
+    assert compose.compose(words).config["student"] == {"name": "resnet14"}
+    assert compose.compose([*words, "student=resnet20"]).config["student"] == "resnet20"
+
+
+def test_a_composition_can_be_replaced(folder: Path) -> None:
+    config = compose.compose(["objective={first: {name: ce}, second: {name: ce, weight: 0.5}}"]).config
+    assert config["objective"] == {"first": {"name": "ce"}, "second": {"name": "ce", "weight": 0.5}}
+
+
+def test_what_was_asked_for_is_kept_as_written(folder: Path) -> None:
+    words = ["gnn=gat", "student={name: resnet8}", "student.widths=[1,1,1,1]", "seed=1", "hydra.verbose=true"]
+    composed = compose.compose(words)
+    assert composed.overrides == words[:-1]
+    assert compose.varied(words) == {
+        "gnn": "gat", "student": "{name: resnet8}", "student.widths": "[1,1,1,1]",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("bilder={name: knn}", "the config has no 'bilder'; did you mean 'builder'?"),
+        ("objective.hkdd={name: kd}", "objective has no 'hkdd'; did you mean 'hkd'?"),
+        ("student=[resnet8]", "the override 'student=[resnet8]' cannot be applied"),
+    ],
+)
+def test_a_node_that_is_not_there_cannot_be_replaced(folder: Path, word: str, message: str) -> None:
+    with pytest.raises(UserError) as raised:
+        compose.compose(["seed=1", word, "gnn=gat"])
+    assert message in str(raised.value)
+
+
+def test_unused_contrast_nodes_are_told(folder: Path) -> None:
+    assert compose.compose([]).unused == []
+    assert compose.compose(["objective=kd"]).unused == ["negatives", "bank"]
+    assert compose.compose(["objective.hkd.negatives=5"]).unused == ["negatives"]
+
+
+def test_a_grid_is_every_combination() -> None:
+    assert compose.expand_sweep(["gnn=tag,gat", "seed=range(0,2)", "hydra/launcher=basic"]) == [
+        [f"gnn={gnn}", f"seed={seed}"] for gnn in ("tag", "gat") for seed in (0, 1)
+    ]
+    assert compose.expand_sweep(["hydra/sweeper=optuna", "trainer.lr=interval(0,1)"]) is None
+
+
+def test_ones_own_configs_come_first(folder: Path, own_configs: OwnConfigs) -> None:
+    own = own_configs(
+        {"builder/knn.yaml": "name: knn\nk: 3\n", "experiment/mine.yaml": "# @package _global_\nseed: 5\n"}
+    )
+    assert compose.compose([], str(own)).config["builder"] == {"name": "knn", "k": 3}
+    assert compose.compose(["experiment=mine"], str(own)).config["seed"] == 5
+
+
+def test_the_configs_are_the_checkouts(folder: Path) -> None:
+    assert yaml.safe_load((compose.config_folder() / "builder" / "knn.yaml").read_text())["name"] == "knn"
+    assert compose.config_folder().is_absolute()
+
+
+def test_a_launch_folder_is_gone_afterwards(tmp_path: Path) -> None:
+    seen: list[Path] = []
+
+    def fail() -> None:
+        with compose.launch_folder(tmp_path / "results") as place:
+            seen.append(place)
+            assert place.is_dir()
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert list((tmp_path / "results").iterdir()) == []
+    assert seen[0].is_absolute()

@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import os
+import pickle
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors
+import torch
+
+from graphkd import MODELS, UserError
+from graphkd.engine.checkpoint import load_weights, save_weights
+from graphkd.model import Network
+
+MakeNetwork = Callable[..., Network]
+
+
+def same_weights(first: Network, second: Network) -> bool:
+    state = second.state_dict()
+    return all(torch.equal(tensor, state[name]) for name, tensor in first.state_dict().items())
+
+
+def test_weights_come_back(network: MakeNetwork, tmp_path: Path) -> None:
+    saved, loaded = network(0), network(1)
+    save_weights(saved, tmp_path / "w.safetensors")
+    assert not same_weights(saved, loaded)
+    load_weights(loaded, tmp_path / "w.safetensors")
+    assert same_weights(saved, loaded)
+
+
+def test_the_file_holds_contiguous_tensors_under_plain_names(network: MakeNetwork, tmp_path: Path) -> None:
+    saved = network().to(memory_format=torch.channels_last)
+    path = tmp_path / "w.safetensors"
+    save_weights(saved, path)
+    with safetensors.safe_open(path, framework="pt") as file:
+        assert set(file.keys()) == set(saved.state_dict())
+        assert len(file.metadata() or {}) <= 1
+        assert all(file.get_tensor(name).is_contiguous() for name in file.keys())  # noqa: SIM118
+    save_weights(network(), tmp_path / "again.safetensors")
+    assert path.read_bytes() == (tmp_path / "again.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("old_format", [False, True])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_a_file_of_the_benchmark_loads(network: MakeNetwork, tmp_path: Path, prefix: str, old_format: bool) -> None:
+    saved, loaded = network(0), network(1)
+    optimizer = torch.optim.SGD(saved.parameters(), lr=0.05, momentum=0.9)
+    saved(torch.zeros(2, 1, 8, 8)).logits.sum().backward()
+    optimizer.step()
+    content = {
+        "epoch": 240,
+        "model": {prefix + name: tensor for name, tensor in saved.state_dict().items()},
+        "accuracy": torch.tensor(79.4),
+        "optimizer": optimizer.state_dict(),
+    }
+    torch.save(content, tmp_path / "ckpt_epoch_240.pth", _use_new_zipfile_serialization=not old_format)
+    load_weights(loaded, tmp_path / "ckpt_epoch_240.pth")
+    assert same_weights(saved, loaded)
+
+
+def test_a_state_dict_alone_loads(network: MakeNetwork, tmp_path: Path) -> None:
+    saved, loaded = network(0), network(1)
+    torch.save(saved.state_dict(), tmp_path / "student.pt")
+    load_weights(loaded, tmp_path / "student.pt")
+    assert same_weights(saved, loaded)
+
+
+def test_a_file_of_another_network_says_what_differs(network: MakeNetwork, tmp_path: Path) -> None:
+    wide, deep = (
+        MODELS.build(name, num_classes=10, in_channels=1, widths=widths)
+        for name, widths in (("resnet8", (4, 4, 4, 4)), ("resnet14", (2, 2, 4, 4)))
+    )
+    for other, difference in ((wide, r"of another shape \(conv1.weight \[4, 1, 3, 3\] instead of \[2, 1, 3, 3\]"),
+                              (deep, "36 unexpected")):  # fmt: skip
+        save_weights(other, tmp_path / "w.safetensors")
+        before = network()
+        with pytest.raises(UserError, match=difference):
+            load_weights(before, tmp_path / "w.safetensors")
+        assert same_weights(before, network()), "nothing is half loaded"
+
+
+def test_missing_tensors_are_counted(network: MakeNetwork, tmp_path: Path) -> None:
+    state = network().state_dict()
+    del state["fc.weight"], state["fc.bias"]
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(UserError, match=r"2 missing \(fc.weight, fc.bias\)"):
+        load_weights(network(), tmp_path / "w.pth")
+
+
+class Bomb:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("kind", ["zip", "old", "pickle"])
+def test_a_malicious_file_is_refused_unexecuted(network: MakeNetwork, tmp_path: Path, kind: str) -> None:
+    path, crater = tmp_path / "evil.pth", tmp_path / "crater"
+    if kind == "pickle":
+        path.write_bytes(pickle.dumps(Bomb(crater)))
+    else:
+        content = {"model": {"conv1.weight": Bomb(crater)}}
+        torch.save(content, path, _use_new_zipfile_serialization=kind == "zip")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserError, match=r"evil\.pth is refused"):
+            load_weights(network(), path)
+    assert not crater.exists()
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pth"])
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.9, 0.999])
+def test_a_truncated_file_is_refused(network: MakeNetwork, tmp_path: Path, suffix: str, share: float) -> None:
+    path = tmp_path / f"w.{suffix}"
+    if suffix == "pth":
+        torch.save(network().state_dict(), path)
+    else:
+        save_weights(network(), path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    loaded = network(1)
+    with pytest.raises(UserError, match=str(path)):
+        load_weights(loaded, path)
+    assert same_weights(loaded, network(1))
+
+
+@pytest.mark.parametrize(
+    "content", [b"hello", b"name: knn\nk: 8\n", b'{"schema": 1}', b"PK\x03\x04", bytes(range(256)) * 8]
+)
+def test_other_files_are_refused(network: MakeNetwork, tmp_path: Path, content: bytes) -> None:
+    for name in ("w.pth", "w.safetensors"):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=name):
+            load_weights(network(), tmp_path / name)
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"a": 3}, {"model": {"a": "b"}}, torch.zeros(3), 5, None])
+def test_what_holds_no_state_dict_is_refused(network: MakeNetwork, tmp_path: Path, content: Any) -> None:
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(UserError, match="holds no state dict"):
+        load_weights(network(), tmp_path / "w.pth")
+
+
+def test_a_file_that_is_not_there_is_named(network: MakeNetwork, tmp_path: Path) -> None:
+    for path in (tmp_path / "nothing.pth", tmp_path):
+        with pytest.raises(UserError, match="no weights file"):
+            load_weights(network(), path)

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+import graphkd
+from graphkd import OBJECTIVES, Trainer, UserError, WeightedSum
+from graphkd.data import Dataset
+from graphkd.engine.evaluate import evaluate
+from graphkd.model import Network
+from graphkd.objective import Objective
+
+MakeNetwork = Callable[..., Network]
+MakeTrainer = Callable[..., Trainer]
+
+
+@pytest.mark.parametrize("form", ["alone", "mapping", "sum"])
+def test_takes_an_objective_in_each_form(
+    digits: Dataset, network: MakeNetwork, trainer: MakeTrainer, form: str
+) -> None:
+    kd = OBJECTIVES.build("kd", temperature=2)
+    forms: dict[str, Any] = {"alone": kd, "mapping": {"kd": (kd, 1.0)}, "sum": WeightedSum({"kd": (kd, 1.0)})}
+    teacher, student = network(1), network(0)
+    result = graphkd.distill(teacher, student, digits, forms[form], trainer=trainer(), seed=5)
+    expected = network(0)
+    trainer().fit(expected, WeightedSum({"kd": (kd, 1.0)}), digits, teacher=network(1), seed=5)
+    assert result.student is student
+    assert all(torch.equal(a, b) for a, b in zip(student.parameters(), expected.parameters(), strict=True))
+    assert result.fit.epochs[-1].terms.keys() == {"kd"}
+    assert result.test == evaluate(student, digits, teacher=teacher)
+
+
+def test_several_terms_have_weights_of_their_own(digits: Dataset, network: MakeNetwork, trainer: MakeTrainer) -> None:
+    objective: dict[str, tuple[Objective, float]] = {
+        "ce": (OBJECTIVES.build("ce"), 0.1), "soft": (OBJECTIVES.build("kd"), 0.9),
+    }  # fmt: skip
+    last = graphkd.distill(network(1), network(), digits, objective, trainer=trainer()).fit.epochs[-1]
+    assert last.terms.keys() == {"ce", "soft"}
+    assert last.total == pytest.approx(sum(term["weighted"] for term in last.terms.values()), rel=1e-5)
+
+
+def test_without_a_teacher_where_none_is_needed(digits: Dataset, network: MakeNetwork, trainer: MakeTrainer) -> None:
+    result = graphkd.distill(None, network(), digits, OBJECTIVES.build("ce"), trainer=trainer())
+    assert result.test.agreement is None
+
+
+def test_an_objective_that_needs_a_teacher_gets_one_or_says_so(
+    digits: Dataset, network: MakeNetwork, trainer: MakeTrainer
+) -> None:
+    with pytest.raises(UserError, match="needs a teacher"):
+        graphkd.distill(None, network(), digits, OBJECTIVES.build("kd"), trainer=trainer())
