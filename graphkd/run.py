@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import json
-import os
 import platform
 import shutil
 import subprocess
@@ -30,7 +29,7 @@ from graphkd.identity import short
 from graphkd.model import Network
 from graphkd.objective import OBJECTIVES, WeightedSum
 from graphkd.report import record as records
-from graphkd.report.files import write_atomically
+from graphkd.report.files import make_folder, write_atomically
 from graphkd.report.record import Code, Metrics, Record, Teacher, Term
 
 CONFIG = "config.yaml"
@@ -158,19 +157,6 @@ def load(run_dir: str | Path) -> FinishedRun:
         network, dataset = build_student(config)
     load_weights(network, folder / WEIGHTS[record.kind])
     return FinishedRun(record, config, network.eval(), dataset)
-
-
-def make_folder(folder: Path) -> None:
-    """Makes a folder that is to be written in, and those above it.
-
-    Raises:
-        UserError: A file is in the way, or it cannot be written in.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"the folder {folder} cannot be made: {error.strerror} ({error.filename})") from error
-    check(os.access(folder, os.W_OK | os.X_OK), f"the folder {folder} cannot be written in")
 
 
 def write_config(config: Mapping[str, Any], path: Path) -> None:

@@ -308,7 +308,7 @@ def launch_folder(results: Path) -> Iterator[Path]:
     Raises:
         UserError: The results cannot be written in.
     """
-    from graphkd.run import make_folder
+    from graphkd.report.files import make_folder
 
     make_folder(results)
     folder = Path(tempfile.mkdtemp(prefix=".launch-", dir=results)).resolve()

@@ -7,8 +7,8 @@ import math
 import multiprocessing
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
@@ -17,6 +17,7 @@ import torch
 from graphkd.bench.case import Case, Settings, Work
 from graphkd.engine import memory
 from graphkd.engine.seeding import initialising
+from graphkd.engine.threads import torch_threads
 
 BASELINE = "baseline"
 SHORTEST_S = 0.02
@@ -86,7 +87,7 @@ def measure(case: Case, settings: Settings, effort: Effort) -> list[Row]:
         settings: Those that the case was made with.
         effort: How much to measure.
     """
-    with _threads(settings.threads), initialising(settings.seed, "bench"):
+    with torch_threads(settings.threads), initialising(settings.seed, "bench"):
         seconds = in_turn(_works(case), torch.device(settings.device), effort)
     wanted = case.memory == "always" or (case.memory == "full" and effort.full)
     growth = {name: memory_growth(case, settings, name) if wanted else None for name in seconds}
@@ -201,13 +202,3 @@ def _row(case: Case, name: str, seconds: Mapping[str, Sequence[float]], growth: 
         rounds=len(ours),
         note=case.note,
     )
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

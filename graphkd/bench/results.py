@@ -17,8 +17,7 @@ import torch
 
 from graphkd.bench.case import Settings
 from graphkd.bench.measurement import Row
-from graphkd.errors import UserError
-from graphkd.report.files import write_atomically
+from graphkd.report.files import make_folder, write_atomically
 
 NAME = "bench"
 HEADER = ("part", "case", "baseline ms", "graphkd ms", "times faster", "(range)", "baseline MiB", "graphkd MiB")
@@ -110,10 +109,7 @@ class Results:
             UserError: The folder cannot be made.
             OSError: A file cannot be written.
         """
-        try:
-            Path(folder).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"cannot make the folder '{folder}' ({error.strerror})") from error
+        make_folder(folder)
         texts = {"csv": self.csv(), "json": self.json(), "md": self.markdown()}
         paths = [Path(folder, f"{NAME}.{suffix}") for suffix in texts]
         for path, text in zip(paths, texts.values(), strict=True):

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -16,6 +15,7 @@ from graphkd.data import Batch, Dataset
 from graphkd.engine import memory
 from graphkd.engine.evaluate import Evaluation, evaluate
 from graphkd.engine.seeding import derive, generator
+from graphkd.engine.threads import torch_threads
 from graphkd.errors import check
 from graphkd.model import Network
 from graphkd.objective import Losses, WeightedSum
@@ -190,7 +190,7 @@ class Trainer:
         """
         check(teacher is not None or not objective.needs_teacher, "the objective needs a teacher, and there is none")
         watcher = watcher or Watcher()
-        with _threads(self.threads):
+        with torch_threads(self.threads):
             session = _Session(self, self.fabric(), student, objective, dataset, teacher, seed, watcher)
             watcher.start(name, self.epochs, dataset.num_train_batches(self.batch_size))
             memory.reset_peak(session.device)
@@ -331,13 +331,3 @@ def _frozen(network: Network) -> Network:
     network.eval()
     network.requires_grad_(False)
     return network
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -1,10 +1,25 @@
-"""Files that appear whole or not at all."""
+"""Folders to write in, and files that appear whole or not at all."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 from pathlib import Path
+
+from graphkd.errors import UserError, check
+
+
+def make_folder(folder: str | os.PathLike[str]) -> None:
+    """Makes a folder that is to be written in, and those above it.
+
+    Raises:
+        UserError: A file is in the way, or it cannot be written in.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"the folder {folder} cannot be made: {error.strerror} ({error.filename})") from error
+    check(os.access(folder, os.W_OK | os.X_OK), f"the folder {folder} cannot be written in")
 
 
 def write_atomically(path: str | os.PathLike[str], content: bytes | str, durable: bool = True) -> None:

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from graphkd.binding import bind, options_of
-from graphkd.errors import UserError, check, choices, did_you_mean
-from graphkd.report.files import write_atomically
-from graphkd.report.record import Record, shown
+from graphkd.errors import check, choices, did_you_mean
+from graphkd.report.files import make_folder, write_atomically
+from graphkd.report.record import Record
 from graphkd.report.statistics import (
     Row,
     Summary,
@@ -175,10 +175,7 @@ def write_tables(tables: Sequence[Table], folder: str | os.PathLike[str]) -> lis
         UserError: The folder cannot be made.
         OSError: A file cannot be written.
     """
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make the folder '{shown(folder)}' for tables ({error.strerror})") from error
+    make_folder(folder)
     paths = []
     for stem, table in zip(_stems([table.name for table in tables]), tables, strict=True):
         for suffix, text in ((".csv", table.csv()), (".md", table.markdown())):

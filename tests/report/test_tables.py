@@ -286,7 +286,7 @@ def test_no_name_escapes_the_folder_or_overwrites_another(
 
 def test_a_folder_that_cannot_be_made_is_the_users_mistake(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"cannot make the folder '.*file/tables' for tables"):
+    with pytest.raises(UserError, match=r"the folder .*file/tables cannot be made"):
         write_tables([], tmp_path / "file" / "tables")
 
 
