@@ -171,10 +171,13 @@ def test_a_teachers_file_counts_by_its_content_alone(tiny_config: Config, tmp_pa
     assert len({*identities, plan(tiny_config()).identity}) == 3
 
 
-def test_the_seed_is_no_part_of_the_teachers_identity_but_of_its_place(tiny_config: Config) -> None:
-    first, second = (plan_teacher(tiny_config({"teacher.seed": seed})) for seed in (0, 1))
+def test_the_teachers_seed_counts_in_a_runs_identity_but_not_in_the_teachers(tiny_config: Config) -> None:
+    configs = [tiny_config({"teacher.seed": seed}) for seed in (0, 1)]
+    first, second = (plan_teacher(config) for config in configs)
     assert first.identity == second.identity
     assert first.folder != second.folder
+    assert plan(configs[0]).identity == plan(tiny_config()).identity, "it is 0 by default"
+    assert plan(configs[1]).identity != plan(configs[0]).identity
 
 
 def test_the_teacher_does_not_depend_on_the_students_data_or_training(tiny_config: Config) -> None:

@@ -60,6 +60,15 @@ def test_tables_are_the_reference_results(suite: str) -> None:
     assert shown[1].strip() in reference
 
 
+def test_the_speed_table_is_the_reference_measurement() -> None:
+    shown = re.search(r"<!-- bench -->\n(.*?)<!-- /bench -->", README, flags=re.DOTALL)
+    reference = (ROOT / "results" / "reference" / "bench" / "bench.md").read_text().splitlines()
+    assert shown is not None
+    lines = [line for line in shown[1].splitlines() if line]
+    assert len(lines) > 10
+    assert set(lines) <= set(reference)
+
+
 @pytest.mark.slow
 def test_the_python_example_runs(tmp_path: Path) -> None:
     example = next(block for block in blocks("python") if "graphkd.distill(" in block)
