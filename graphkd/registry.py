@@ -153,7 +153,7 @@ def import_plugins(modules: Iterable[str]) -> None:
             importlib.import_module(name)
         except UserError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise UserError(f"plugin '{name}' failed at import: {one_line(error)}") from error
 
 
@@ -165,6 +165,6 @@ def _load_entry_points() -> None:
             importlib.import_module(point.module)
         except UserError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             message = f"the installed plugin '{point.name}' ({point.value}) failed at import: {one_line(error)}"
             raise UserError(message) from error

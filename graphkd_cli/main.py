@@ -59,6 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # How long torch's threads spin while they wait for each other: beside other work, libgomp's own 300,000 makes small
     # networks many times slower; on a quiet machine this is as fast.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    if "" not in sys.path:
+        sys.path.append("")  # a user's plugins are modules in the current folder; last, so that they hide nothing
     with contextlib.suppress(ValueError):  # not in the main thread, so somebody else owns the signals
         signal.signal(signal.SIGTERM, _terminate)
     try:

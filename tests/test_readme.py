@@ -36,7 +36,8 @@ def write_named_blocks(folder: Path) -> None:
 
 
 def graphkd(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "graphkd_cli.main", *arguments]
+    # The installed command, not `python -m`, which would put the current folder on the path by itself.
+    command = [str(Path(sys.executable).with_name("graphkd")), *arguments]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
 
 

@@ -239,3 +239,10 @@ def test_an_installed_package_that_fails_is_named(tmp_path: Path) -> None:
     assert run_with_installed(tmp_path, "raise RuntimeError('no')", "their_package") == (
         "UserError the installed plugin 'theirs' (their_package) failed at import: RuntimeError: no\n"
     )
+
+
+def test_a_plugin_that_exits_is_the_users_mistake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "exits_at_import.py").write_text("raise SystemExit(3)")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match="plugin 'exits_at_import' failed at import: SystemExit: 3"):
+        import_plugins(["exits_at_import"])

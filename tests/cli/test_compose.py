@@ -111,3 +111,9 @@ def test_a_launch_folder_is_gone_afterwards(tmp_path: Path) -> None:
         fail()
     assert list((tmp_path / "results").iterdir()) == []
     assert seen[0].is_absolute()
+
+
+def test_a_trainer_may_leave_out_where_it_runs() -> None:
+    composed = compose.compose(["trainer={epochs: 1}"])
+    assert composed.config["teacher_trainer"]["accelerator"] == "auto"
+    assert composed.config["teacher_trainer"]["threads"] == 2
