@@ -151,8 +151,9 @@ class HKD(Objective):
         self._student_bank.to(device)
         self._teacher_bank.to(device)
         has_graph = self.builder is not None and len(batch.labels) >= self.builder.min_nodes
-        student = self._views(batch.student, batch, self._sides()[0], has_graph)
-        teacher = self._views(teacher_output(batch), batch, self._sides()[1], has_graph)
+        student_side, teacher_side = self._sides()
+        student = self._views(batch.student, batch, student_side, has_graph)
+        teacher = self._views(teacher_output(batch), batch, teacher_side, has_graph)
         selection = self._select(batch)
         parts = self._contrast(student, teacher, self._student_bank, self._teacher_bank, selection)
         with torch.set_grad_enabled(self.teacher_gradient and torch.is_grad_enabled()):
