@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from torch import Tensor
@@ -44,7 +44,8 @@ class DistillationBatch:
         indices: Position of each sample in the training set, int64 [B].
         negatives: Indices of negatives, int64 [B, K], for `sampler="explicit"`; drawn where None.
         progress: Position in the training.
-        views: Number of augmented views of each sample that lie behind one another in the batch.
+        views: Number of views of each sample in the networks' outputs, which are then [views x B, ...]: those of all
+            first views, then those of all second ones. Labels and indices are [B] all the same.
     """
 
     student: NetworkOutput
@@ -54,3 +55,18 @@ class DistillationBatch:
     negatives: Tensor | None = None
     progress: Progress = field(default_factory=Progress)
     views: int = 1
+
+    def first_view(self) -> DistillationBatch:
+        """The same batch with the first view alone."""
+        if self.views == 1:
+            return self
+        teacher = None if self.teacher is None else _first(self.teacher, len(self.labels))
+        return replace(self, student=_first(self.student, len(self.labels)), teacher=teacher, views=1)
+
+
+def _first(output: NetworkOutput, samples: int) -> NetworkOutput:
+    logits, features, embedding, preactivations = output
+    return NetworkOutput(
+        logits[:samples], [feature[:samples] for feature in features], embedding[:samples],
+        None if preactivations is None else [map_[:samples] for map_ in preactivations],
+    )  # fmt: skip

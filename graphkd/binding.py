@@ -17,6 +17,10 @@ from typing import Any, Literal, Union
 from graphkd.errors import UserError, choices, did_you_mean
 
 
+_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+"""A class without a constructor of its own shows its base's: `torch.nn.Module` takes `*args, **kwargs` and no option."""
+
+
 @dataclass(frozen=True)
 class Option:
     """One option of a constructor."""
@@ -57,7 +61,7 @@ def options_of(
     return {
         name: Option(name, hints.get(name, Any), preset.get(name, parameter.default))
         for name, parameter in inspect.signature(factory).parameters.items()
-        if name not in runtime
+        if name not in runtime and parameter.kind not in _VARIADIC
     }
 
 

@@ -70,9 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         return _fail(error, 2, str(error), debug)
     except KeyboardInterrupt as error:
-        return _fail(error, 130, "interrupted; the same command begins the unfinished run again", debug)
+        return _fail(error, 130, "interrupted; the same command goes on where it was", debug)
     except Terminated as error:
-        return _fail(error, 143, "terminated; the same command begins the unfinished run again", debug)
+        return _fail(error, 143, "terminated; the same command goes on where it was", debug)
     except BrokenPipeError:  # whoever read us (head, less) has seen enough; nobody is to write to it at exit either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

@@ -8,7 +8,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from graphkd.engine.trainer import Epoch, Watcher
+from graphkd.engine.watching import Epoch, Watcher
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -51,12 +51,14 @@ class ProgressWatcher(Watcher):
         if not self._quiet:
             self._console.print(message, markup=False, highlight=False, soft_wrap=True)
 
-    def start(self, name: str, epochs: int, steps: int) -> None:
+    def start(self, name: str, epochs: int, steps: int, done: int = 0) -> None:
         """A new bar."""
         self._name, self._epochs, self._last_line = name, epochs, time.monotonic()
         if self._task is not None:
             self._progress.remove_task(self._task)
-        self._task = self._progress.add_task(name, total=epochs * steps, figures="")
+        self._task = self._progress.add_task(name, total=epochs * steps, completed=done, figures="")
+        if done:
+            self.note(f"{name}: going on in epoch {done // steps + 1}")
 
     def step(self) -> None:
         """One step further."""
@@ -76,8 +78,9 @@ class ProgressWatcher(Watcher):
 def figures(epoch: Epoch) -> str:
     """Losses by term and accuracies of an epoch in a few words."""
     terms = " ".join(f"{name} {loss['raw']:.3f}" for name, loss in epoch.terms.items())
-    shown = {"train": epoch.train_top1}
+    shown = {} if epoch.train_top1 is None else {"train": epoch.train_top1}
     for split, evaluation in (("val", epoch.val), ("test", epoch.test)):
         if evaluation is not None:
             shown[split] = evaluation.top1
-    return f"{terms} | " + " ".join(f"{name} {top1:.1f}" for name, top1 in shown.items())
+    accuracies = " ".join(f"{name} {top1:.1f}" for name, top1 in shown.items())
+    return f"{terms} | {accuracies}" if accuracies else terms

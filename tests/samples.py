@@ -66,24 +66,29 @@ def random_graph(
 
 
 def output(
-    side: str, size: int, seed: int, classes: int = CLASSES, dtype: torch.dtype = torch.float32
-) -> NetworkOutput:
-    """What a network might return; the student's tensors are leaves that take gradient."""
-    shapes = [(classes,), (WIDTHS[side],), *MAPS[side], *MAPS[side]]
+    side: str, size: int, seed: int, classes: int = CLASSES, dtype: torch.dtype = torch.float32,
+    maps_of: str | None = None,
+) -> NetworkOutput:  # fmt: skip
+    """What a network might return, with the maps of another side if so asked; the student's tensors take gradient."""
+    shapes = [(classes,), (WIDTHS[side],), *MAPS[maps_of or side], *MAPS[maps_of or side]]
     tensors = [normal(seed + turn, size, *shape, dtype=dtype) for turn, shape in enumerate(shapes)]
     logits, embedding, *maps = (tensor.requires_grad_(side == "student") for tensor in tensors)
     half = len(MAPS[side])
     return NetworkOutput(logits, maps[:half], embedding, preactivations=maps[half:])
 
 
-def batch(size: int, seed: int = 0, classes: int = CLASSES, dtype: torch.dtype = torch.float32) -> DistillationBatch:
-    """A batch of different training samples."""
+def batch(
+    size: int, seed: int = 0, classes: int = CLASSES, dtype: torch.dtype = torch.float32,
+    views: int = 1, same_maps: bool = False,
+) -> DistillationBatch:  # fmt: skip
+    """A batch of different training samples, in several views if so asked."""
     indices = torch.randperm(TRAIN_SIZE, generator=seeded(seed))[:size]
     return DistillationBatch(
-        student=output("student", size, 20 * seed, classes, dtype),
-        teacher=output("teacher", size, 20 * seed + 10, classes, dtype),
+        student=output("student", views * size, 20 * seed, classes, dtype),
+        teacher=output("teacher", views * size, 20 * seed + 10, classes, dtype, "student" if same_maps else None),
         labels=TRAIN_LABELS[indices] % classes,
         indices=indices,
+        views=views,
     )
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from graphkd.data import Dataset
 from graphkd.engine.evaluate import Evaluation
-from graphkd.engine.trainer import Fit, Trainer, Watcher
+from graphkd.engine.trainer import Trainer
+from graphkd.engine.watching import Fit, Watcher
 from graphkd.model import Network
 from graphkd.objective import Objective, WeightedSum
 from graphkd.objective.weighted_sum import Weight

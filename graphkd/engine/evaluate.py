@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -37,6 +38,7 @@ class Evaluation:
 def evaluate(
     network: Network, dataset: Dataset, split: str = "test", *,
     teacher: Network | None = None, batch_size: int = 256, device: torch.device | str = "cpu",
+    each_batch: Callable[[], None] = lambda: None,
 ) -> Evaluation:  # fmt: skip
     """Evaluates a network in eval mode and float32; its mode, and a teacher's, is as before afterwards.
 
@@ -47,20 +49,23 @@ def evaluate(
         teacher: A second network, on `device`, to compare choices with.
         batch_size: Samples at once; changes memory and speed only.
         device: Where the networks are.
+        each_batch: Called before every batch; what it raises ends the evaluation.
 
     Raises:
         UserError: The data set has no such split.
     """
     with eval_mode(network), contextlib.nullcontext() if teacher is None else eval_mode(teacher):
-        return _evaluate(network, dataset, split, teacher, batch_size, torch.device(device))
+        return _evaluate(network, dataset, split, teacher, batch_size, torch.device(device), each_batch)
 
 
 def _evaluate(
-    network: Network, dataset: Dataset, split: str, teacher: Network | None, batch_size: int, device: torch.device
-) -> Evaluation:
+    network: Network, dataset: Dataset, split: str, teacher: Network | None, batch_size: int, device: torch.device,
+    each_batch: Callable[[], None],
+) -> Evaluation:  # fmt: skip
     sums = torch.zeros(4, dtype=torch.float64, device=device)
     samples = 0
     for batch in dataset.eval_batches(split, batch_size, device):
+        each_batch()
         logits = network(batch.images).logits.float()
         chosen = logits.argmax(dim=1)
         agreeing = chosen == teacher(batch.images).logits.argmax(dim=1) if teacher else torch.zeros_like(chosen)

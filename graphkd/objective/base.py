@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from graphkd.batch import DistillationBatch, NetworkOutput
 from graphkd.errors import UserError
+from graphkd.objective.stage import Stage
 from graphkd.registry import Registry
 
 Stream = Callable[[str], torch.Generator]
@@ -42,6 +43,10 @@ class Objective(nn.Module, ABC):
     parts: ClassVar[tuple[str, ...]] = ()
     """The names of the terms of an objective that has several; a batch may lack some of them."""
     needs_teacher: ClassVar[bool] = True
+    views: ClassVar[int] = 1
+    """How many views of each sample it looks at (`transform`)."""
+    has_terms: ClassVar[bool] = True
+    """Whether it still has terms once its stages are over; some methods teach in a stage alone."""
 
     @classmethod
     def graph_dim(cls, options: Mapping[str, Any]) -> int | None:
@@ -55,6 +60,28 @@ class Objective(nn.Module, ABC):
         Returns:
             Scalars by name, before weighting; an objective of one term calls it by its own name.
         """
+
+    def transform(self, images: Tensor) -> Tensor:
+        """The views of a batch of images, [B, C, H, W] to [views x B, C, H, W]: all first views, then all second ones.
+
+        The first view is the images as they are. An objective with one view is shown the first only, whatever views
+        others ask for.
+        """
+        return images
+
+    def stages(self) -> Sequence[Stage]:
+        """What is trained before the student, in this order."""
+        return ()
+
+    def freeze(self) -> None:
+        """Called after the stages: what they trained for good takes no gradient from here on."""
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """What the run's optimizer trains: groups as `torch.optim` takes them.
+
+        A group may set an own `weight_decay`, and an `lr_scale` by which the trainer's learning rate is multiplied.
+        """
+        return [{"params": [parameter for parameter in self.parameters() if parameter.requires_grad]}]
 
     def prepare(self, device: torch.device, stream: Stream) -> None:
         """Called once before training: move what is not a parameter to the device, take the run's generators."""

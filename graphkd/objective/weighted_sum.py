@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from graphkd.batch import DistillationBatch
 from graphkd.errors import check, choices, did_you_mean
 from graphkd.objective.base import Objective, Stream
+from graphkd.objective.stage import Stage
 
 Weight = float | Mapping[str, float]
 """One weight for all parts of an objective, or one for each part by its name."""
@@ -38,7 +39,8 @@ class WeightedSum(nn.Module):
             terms: Objective and weight by the term's name. A mapping as weight names parts; parts left out weigh 1.
 
         Raises:
-            UserError: There is no term, a name has a dot in it, or a weight names a part that its objective lacks.
+            UserError: There is no term, a name has a dot in it, a weight names a part that its objective lacks, or two
+                objectives want different views.
         """
         super().__init__()
         check(len(terms) > 0, "the objective has no term")
@@ -46,6 +48,7 @@ class WeightedSum(nn.Module):
             check(name != "" and "." not in name, f"the objective's term '{name}' must have a name without dots")
         for name, (objective, weight) in terms.items():
             _check_weight(name, objective, weight)
+        _check_views({name: objective for name, (objective, _) in terms.items()})
         self.objectives = nn.ModuleDict({name: objective for name, (objective, _) in terms.items()})
         self.weights = {name: weight for name, (_, weight) in terms.items()}
 
@@ -59,7 +62,7 @@ class WeightedSum(nn.Module):
         raw: dict[str, Tensor] = {}
         weighted: dict[str, Tensor] = {}
         for term, objective in self._objectives().items():
-            parts = objective(batch)
+            parts = objective(batch if objective.views > 1 else batch.first_view())
             weight = self.weights[term]
             for part, value in parts.items():
                 name = term if part == objective.name else f"{term}.{part}"
@@ -68,6 +71,34 @@ class WeightedSum(nn.Module):
         # A batch too small for its graph may be left without any term.
         nothing = 0 * batch.student.logits.sum()
         return Losses(sum(weighted.values(), nothing), raw, weighted)
+
+    @property
+    def views(self) -> int:
+        """How many views of each sample a batch needs."""
+        return max(objective.views for objective in self._objectives().values())
+
+    def transform(self, images: Tensor) -> Tensor:
+        """The views of a batch of images (`Objective.transform`)."""
+        viewers = [objective for objective in self._objectives().values() if objective.views > 1]
+        return viewers[0].transform(images) if viewers else images
+
+    def stages(self) -> list[tuple[str, Stage, Objective]]:
+        """Every objective's stages with their full names, `term.stage`, and the objective."""
+        return [
+            (f"{term}.{stage.name}", stage, objective)
+            for term, objective in self._objectives().items()
+            for stage in objective.stages()
+        ]
+
+    def freeze(self) -> None:
+        """Tells every objective that the stages are over."""
+        for objective in self._objectives().values():
+            objective.freeze()
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """What the run's optimizer trains of all objectives."""
+        groups = [group for objective in self._objectives().values() for group in objective.parameter_groups()]
+        return [group for group in groups if group["params"]]
 
     def prepare(self, device: torch.device, stream: Stream) -> None:
         """Prepares every objective, each with streams of its own (`Objective.prepare`)."""
@@ -81,6 +112,14 @@ class WeightedSum(nn.Module):
 
     def _objectives(self) -> dict[str, Objective]:
         return dict(self.objectives.items())  # type: ignore[arg-type]
+
+
+def _check_views(objectives: Mapping[str, Objective]) -> None:
+    viewers = {name: type(objective) for name, objective in objectives.items() if objective.views > 1}
+    check(
+        len(set(viewers.values())) <= 1,
+        f"the terms {choices(viewers)} want different views of a batch; combine views of one kind only",
+    )
 
 
 def _check_weight(term: str, objective: Objective, weight: Weight) -> None:

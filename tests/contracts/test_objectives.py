@@ -12,7 +12,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from samples import CLASSES, MAPS, TRAIN_LABELS, TRAIN_SIZE, WIDTHS, batch, tensors_of
+from samples import CLASSES, MAPS, TRAIN_LABELS, TRAIN_SIZE, WIDTHS, tensors_of
+from samples import batch as any_batch
 from torch import Tensor
 
 from graphkd import BUILDERS, GNNS, OBJECTIVES, DistillationBatch, NetworkOutput, Progress, UserError
@@ -25,6 +26,9 @@ SMALL: dict[str, Any] = {"dim": 16, "negatives": 32}
 BANKS: list[dict[str, Any]] = [{"kind": "queue", "length": 50}, {"dtype": "bfloat16"}]
 FULL_BATCH = 16
 """Large enough for every term of every objective."""
+SAME_MAPS = {"fsp"}
+"""Objectives that need maps of the same shapes in both networks."""
+WITH_TERMS = [name for name in OBJECTIVES.names() if OBJECTIVES.factory(name).has_terms]
 
 
 def variants(name: str) -> list[dict[str, Any]]:
@@ -42,6 +46,12 @@ def variants(name: str) -> list[dict[str, Any]]:
     return found
 
 
+def batch(name: str, size: int = FULL_BATCH, seed: int = 0, **options: Any) -> DistillationBatch:
+    """A batch as an objective wants it."""
+    views = OBJECTIVES.factory(name).views
+    return any_batch(size, seed, views=views, same_maps=name in SAME_MAPS, **options)
+
+
 def build(name: str, seed: int = 0, classes: int = CLASSES, device: str = "cpu", **options: Any) -> Objective:
     """An objective with the run-time arguments that it asks for, initialised from a seed and prepared."""
     wanted = inspect.signature(OBJECTIVES.get(name)).parameters
@@ -51,12 +61,13 @@ def build(name: str, seed: int = 0, classes: int = CLASSES, device: str = "cpu",
         "num_classes": classes,
         "builder": BUILDERS.build("knn", k=8),
         **{f"{side}_dim": width for side, width in WIDTHS.items()},
-        **{f"{side}_shapes": shapes for side, shapes in MAPS.items()},
+        **{f"{side}_shapes": MAPS["student" if name in SAME_MAPS else side] for side in MAPS},
         **{f"{side}_gnn": GNNS.build("tag", in_dim=16, out_dim=16) for side in WIDTHS},
     }
     given = {key: value for key, value in {**runtime, **SMALL}.items() if key in wanted}
     objective = OBJECTIVES.build(name, **{**given, **options})
     prepare(objective, seed, device)
+    objective.freeze()
     return objective
 
 
@@ -100,14 +111,17 @@ def same_state(one: dict[str, Any], other: dict[str, Any]) -> bool:
     )
 
 
-every_objective = pytest.mark.parametrize("name", OBJECTIVES.names())
+every_objective = pytest.mark.parametrize("name", WITH_TERMS)
 every_variant = pytest.mark.parametrize(
     ("name", "options"),
     [
         pytest.param(name, options, id="-".join([name, *(f"{key}={value}" for key, value in options.items())]))
-        for name in OBJECTIVES.names()
+        for name in WITH_TERMS
         for options in variants(name)
     ],
+)
+with_stages = pytest.mark.parametrize(
+    "name", [name for name in OBJECTIVES.names() if OBJECTIVES.factory(name).stages is not Objective.stages]
 )
 
 
@@ -115,7 +129,7 @@ every_variant = pytest.mark.parametrize(
 def test_terms_are_finite_scalars_by_name(name: str, options: dict[str, Any]) -> None:
     objective = build(name, **options)
     for turn in range(3):
-        terms = step(objective, batch(FULL_BATCH, turn))
+        terms = step(objective, batch(name, seed=turn))
         assert terms
         check_terms(terms)
 
@@ -125,7 +139,7 @@ def test_terms_are_finite_scalars_by_name(name: str, options: dict[str, Any]) ->
 @given(size=st.integers(1, 40), seed=st.integers(0, 100), classes=st.sampled_from([2, 5]))
 def test_any_batch_from_one_sample_up(name: str, size: int, seed: int, classes: int) -> None:
     objective = build(name, classes=classes)
-    some = batch(size, seed, classes)
+    some = batch(name, size, seed, classes=classes)
     check_terms(step(objective, some))
     assert all(tensor.grad is None or tensor.grad.isfinite().all() for tensor in tensors_of(some.student))
 
@@ -135,7 +149,7 @@ def test_any_batch_from_one_sample_up(name: str, size: int, seed: int, classes: 
 def test_the_smallest_batches(name: str, options: dict[str, Any], size: int) -> None:
     objective = build(name, **options)
     for turn in range(2):
-        check_terms(step(objective, batch(size, turn)))
+        check_terms(step(objective, batch(name, size, turn)))
 
 
 @every_objective
@@ -146,7 +160,7 @@ def test_any_choice_of_samples(name: str, which: str) -> None:
         "first samples": torch.arange(FULL_BATCH),
         "last samples": torch.arange(TRAIN_SIZE - FULL_BATCH, TRAIN_SIZE),
     }[which]
-    some = dataclasses.replace(batch(FULL_BATCH), indices=indices, labels=TRAIN_LABELS[indices])
+    some = dataclasses.replace(batch(name), indices=indices, labels=TRAIN_LABELS[indices])
     objective = build(name)
     for _ in range(2):
         check_terms(step(objective, some))
@@ -155,7 +169,7 @@ def test_any_choice_of_samples(name: str, which: str) -> None:
 @every_objective
 @pytest.mark.parametrize("scale", [0.0, 1e4])
 def test_extreme_outputs_give_finite_terms_and_gradients(name: str, scale: float) -> None:
-    some = batch(FULL_BATCH)
+    some = batch(name)
     for side in (some.student, some.teacher):
         assert side is not None
         for tensor in tensors_of(side):
@@ -167,7 +181,7 @@ def test_extreme_outputs_give_finite_terms_and_gradients(name: str, scale: float
 @every_objective
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_outputs_give_finite_terms_in_float32(name: str, dtype: torch.dtype) -> None:
-    some = batch(FULL_BATCH, dtype=dtype)
+    some = batch(name, dtype=dtype)
     check_terms(step(build(name), some))
     assert any(tensor.grad is not None for tensor in tensors_of(some.student))
 
@@ -175,23 +189,23 @@ def test_half_precision_outputs_give_finite_terms_in_float32(name: str, dtype: t
 @every_objective
 def test_under_autocast_terms_are_in_float32(name: str) -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        terms = build(name)(batch(FULL_BATCH))
+        terms = build(name)(batch(name))
     check_terms(terms)
-    expected = build(name)(batch(FULL_BATCH))
+    expected = build(name)(batch(name))
     for part, term in terms.items():
         torch.testing.assert_close(term, expected[part], rtol=0.05, atol=0)
 
 
 @every_objective
 def test_at_the_end_of_the_training_too(name: str) -> None:
-    some = dataclasses.replace(batch(FULL_BATCH), progress=Progress(step=99, epoch=9, epochs=10))
+    some = dataclasses.replace(batch(name), progress=Progress(step=99, epoch=9, epochs=10))
     check_terms(step(build(name), some))
 
 
 @every_variant
 def test_gradient_reaches_the_student(name: str, options: dict[str, Any]) -> None:
-    objective, some = build(name, **options), batch(FULL_BATCH)
-    step(objective, batch(FULL_BATCH, 1))  # an empty bank has nothing to learn from
+    objective, some = build(name, **options), batch(name)
+    step(objective, batch(name, seed=1))  # an empty bank has nothing to learn from
     terms = objective(some)
     for term in terms.values():
         assert term.requires_grad
@@ -206,8 +220,10 @@ def test_gradient_reaches_the_student(name: str, options: dict[str, Any]) -> Non
 @every_variant
 def test_every_parameter_of_a_side_that_is_trained_gets_gradient(name: str, options: dict[str, Any]) -> None:
     objective = build(name, **options)
-    step(objective, batch(FULL_BATCH))
+    step(objective, batch(name))
     for parameter_name, parameter in objective.named_parameters():
+        if not parameter.requires_grad:
+            continue
         if options.get("teacher_gradient", True) or not parameter_name.startswith("teacher_"):
             assert parameter.grad is not None, parameter_name
             assert parameter.grad.isfinite().all(), parameter_name
@@ -215,7 +231,7 @@ def test_every_parameter_of_a_side_that_is_trained_gets_gradient(name: str, opti
 
 @every_variant
 def test_the_outputs_are_not_changed_and_the_teacher_gets_no_gradient(name: str, options: dict[str, Any]) -> None:
-    objective, some = build(name, **options), batch(FULL_BATCH)
+    objective, some = build(name, **options), batch(name)
     assert some.teacher is not None
     held = [*tensors_of(some.student), *tensors_of(some.teacher), some.labels, some.indices]
     before = [tensor.detach().clone() for tensor in held]
@@ -230,7 +246,7 @@ def test_seed_and_streams_alone_decide(name: str, options: dict[str, Any]) -> No
     for disturbance in range(2):
         objective = build(name, seed=1, **options)
         torch.manual_seed(disturbance)
-        losses.append([step(objective, batch(FULL_BATCH, turn)) for turn in range(3)])
+        losses.append([step(objective, batch(name, seed=turn)) for turn in range(3)])
     assert all(equal(one, other) for one, other in zip(*losses, strict=True))
 
 
@@ -238,7 +254,7 @@ def test_seed_and_streams_alone_decide(name: str, options: dict[str, Any]) -> No
 def test_torchs_own_generator_is_left_alone_by_a_step(name: str) -> None:
     objective = build(name)
     before = torch.get_rng_state()
-    step(objective, batch(FULL_BATCH))
+    step(objective, batch(name))
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -246,7 +262,7 @@ def test_torchs_own_generator_is_left_alone_by_a_step(name: str) -> None:
 def test_a_saved_state_goes_on_where_it_was(name: str, options: dict[str, Any]) -> None:
     trained, fresh = build(name, seed=1, **options), build(name, seed=2, **options)
     for turn in range(2):
-        step(trained, batch(FULL_BATCH, turn))
+        step(trained, batch(name, seed=turn))
     file = io.BytesIO()
     torch.save(trained.state_dict(), file)
     file.seek(0)
@@ -255,7 +271,7 @@ def test_a_saved_state_goes_on_where_it_was(name: str, options: dict[str, Any]) 
     for objective in (trained, fresh):
         prepare(objective, seed=3)
     for turn in range(2, 4):
-        assert equal(step(trained, batch(FULL_BATCH, turn)), step(fresh, batch(FULL_BATCH, turn)))
+        assert equal(step(trained, batch(name, seed=turn)), step(fresh, batch(name, seed=turn)))
     assert same_state(flat(fresh.state_dict()), flat(trained.state_dict()))
 
 
@@ -268,7 +284,7 @@ def test_after_a_step_no_parameter_has_changed_and_a_second_call_does_nothing(
     objective.after_step()
     assert same_state(flat(objective.state_dict()), start)
     parameters = {key: value.detach().clone() for key, value in objective.named_parameters()}
-    objective(batch(FULL_BATCH))
+    objective(batch(name))
     objective.after_step()
     once = flat(objective.state_dict())
     objective.after_step()
@@ -278,13 +294,13 @@ def test_after_a_step_no_parameter_has_changed_and_a_second_call_does_nothing(
 
 @every_objective
 def test_a_teacher_is_there_or_not_needed(name: str) -> None:
-    alone = dataclasses.replace(batch(FULL_BATCH), teacher=None)
+    alone = dataclasses.replace(batch(name), teacher=None)
     objective = build(name)
     if objective.needs_teacher:
         with pytest.raises(UserError, match="needs a teacher"):
             objective(alone)
     else:
-        assert equal(objective(alone), objective(batch(FULL_BATCH)))
+        assert equal(objective(alone), objective(batch(name)))
 
 
 @every_objective
@@ -300,11 +316,63 @@ def test_it_tells_what_it_needs(name: str) -> None:
     assert OBJECTIVES.summary(name).endswith(".")
 
 
+@pytest.mark.parametrize("name", OBJECTIVES.names())
+def test_views_begin_with_the_images_themselves(name: str) -> None:
+    objective = build(name)
+    images = torch.rand(3, 2, 8, 8, generator=generator(0, "images"))
+    before = images.clone()
+    views = objective.transform(images)
+    assert views.shape == (3 * objective.views, 2, 8, 8)
+    assert torch.equal(views[:3], before)
+    assert torch.equal(images, before)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES.names())
+def test_an_objective_without_terms_teaches_in_a_stage(name: str) -> None:
+    objective = build(name)
+    if not objective.has_terms:
+        assert objective.stages()
+        assert objective(batch(name)) == {}
+
+
+@with_stages
+@settings(max_examples=8)
+@given(size=st.integers(1, 20), seed=st.integers(0, 100), scale=st.sampled_from([0.0, 1.0, 1e4]))
+def test_a_stage_has_a_finite_loss_and_trains_what_it_says(name: str, size: int, seed: int, scale: float) -> None:
+    objective, some = build(name), batch(name, size, seed)
+    objective.requires_grad_()  # as before freeze()
+    for side in (some.student, some.teacher):
+        assert side is not None
+        for tensor in tensors_of(side):
+            tensor.data.mul_(scale)
+    for stage in objective.stages():
+        assert stage.epochs >= 1
+        loss = stage.loss(some)
+        check_terms({stage.name: loss})
+        loss.backward()  # type: ignore[no-untyped-call]
+        parameters = [parameter for module in stage.modules for parameter in module.parameters()]
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in parameters)
+        gradients = [tensor.grad for tensor in tensors_of(some.student) if tensor.grad is not None]
+        assert bool(gradients) == stage.trains_student
+        assert all(gradient.isfinite().all() for gradient in gradients)
+        assert some.teacher is not None
+        assert all(tensor.grad is None for tensor in tensors_of(some.teacher))
+
+
+@with_stages
+def test_what_a_stage_trained_for_good_is_frozen_afterwards(name: str) -> None:
+    objective = build(name)
+    stages = [p for stage in objective.stages() for module in stage.modules for p in module.parameters()]
+    assert not any(parameter.requires_grad for parameter in stages)
+    trained = [parameter for group in objective.parameter_groups() for parameter in group["params"]]
+    assert len(trained) == sum(parameter.requires_grad for parameter in objective.parameters())
+
+
 @every_variant
 @pytest.mark.gpu
 def test_on_a_gpu_no_step_waits_for_the_host(name: str, options: dict[str, Any]) -> None:
     objective = build(name, device="cuda", **options)
-    batches = [on_gpu(batch(FULL_BATCH, turn)) for turn in range(3)]
+    batches = [on_gpu(batch(name, seed=turn)) for turn in range(3)]
     step(objective, batches[0])  # whatever CUDA sets up at first use
     torch.cuda.set_sync_debug_mode("error")
     try:

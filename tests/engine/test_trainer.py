@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from graphkd import OBJECTIVES, DistillationBatch, Trainer, UserError, WeightedSum
 from graphkd.data import Dataset, Split, TensorDataset
 from graphkd.engine.seeding import derive, generator
-from graphkd.engine.trainer import Epoch, Watcher
+from graphkd.engine.watching import Epoch, Fit, Watcher
 from graphkd.model import Network
 from graphkd.objective import Objective
 
@@ -28,8 +28,11 @@ class Log(Watcher):
     def __init__(self) -> None:
         self.lines: list[str] = []
 
-    def start(self, name: str, epochs: int, steps: int) -> None:
-        self.lines.append(f"start {name}: {epochs} x {steps}")
+    def start(self, name: str, epochs: int, steps: int, done: int = 0) -> None:
+        self.lines.append(f"start {name}: {epochs} x {steps}" + (f", {done} done" if done else ""))
+
+    def resume(self, fit: Fit) -> None:
+        self.lines.append(f"resume after {len(fit.stages)} + {len(fit.epochs)} epochs")
 
     def step(self) -> None:
         self.lines.append("step")

@@ -1,0 +1,51 @@
+"""Ctrl-C and SIGTERM wait until a training can be left with a checkpoint."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupts:
+    """Within it, the first Ctrl-C or SIGTERM is held back until `pending` is looked at; a second one acts at once.
+
+    Whatever handlers there were before get the signal in the end. Outside the main thread it does nothing.
+    """
+
+    def __init__(self) -> None:
+        self.pending: int | None = None
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> Interrupts:
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {number: signal.signal(number, self._hold) for number in _SIGNALS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._restore()
+        if self.pending is not None and error is None:
+            self.deliver()
+
+    def deliver(self) -> None:
+        """Hands the signal that was held back to the handler it was meant for, which mostly raises."""
+        self._restore()
+        number, self.pending = self.pending, None
+        if number is not None:
+            signal.raise_signal(number)
+
+    def _hold(self, number: int, frame: FrameType | None) -> None:
+        impatient = self.pending is not None
+        self.pending = number
+        if impatient:
+            self.deliver()
+
+    def _restore(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}

@@ -1,0 +1,110 @@
+"""Checkpoints from which a training goes on: whole, checked, and never the only one while the next is written."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from graphkd.errors import UserError, check
+from graphkd.report.files import write_atomically
+
+_MAGIC = b"graphkd checkpoint 1\n"
+_KEPT = 2
+
+
+class Checkpoints:
+    """The checkpoints of one training in a folder: the latest and the one before it.
+
+    A file is a line that says what it is, the SHA-256 of the rest, and the rest: a state of tensors and plain values as
+    `torch.save` writes it and `torch.load(weights_only=True)` reads it.
+    """
+
+    def __init__(self, folder: Path, every: str) -> None:
+        """Checkpoints in a folder, which must exist.
+
+        Args:
+            folder: Where they are.
+            every: How often one is due: "N steps" or "N seconds".
+
+        Raises:
+            UserError: `every` says neither.
+        """
+        self.folder = folder
+        self._count, self._unit = parse_every(every)
+        self._steps = 0
+        self._last = time.monotonic()
+
+    def step(self) -> bool:
+        """Counts a step; whether a checkpoint is due after it."""
+        self._steps += 1
+        passed = self._steps if self._unit == "steps" else time.monotonic() - self._last
+        return passed >= self._count
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Writes a checkpoint and removes those before the last.
+
+        Raises:
+            OSError: It cannot be written; the earlier ones are untouched.
+        """
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        content = buffer.getbuffer()
+        digest = hashlib.sha256(content).hexdigest().encode() + b"\n"
+        found = self._files()
+        number = found[-1][0] + 1 if found else 0
+        write_atomically(self.folder / f"checkpoint-{number}.pt", b"".join((_MAGIC, digest, content)))
+        for _, path in found[: 1 - _KEPT]:
+            path.unlink(missing_ok=True)
+        self._steps, self._last = 0, time.monotonic()
+
+    def load(self) -> tuple[dict[str, Any] | None, list[str]]:
+        """The state of the latest checkpoint that is whole, or None, and a line for each that is not."""
+        problems: list[str] = []
+        for _, path in reversed(self._files()):
+            try:
+                return _read(path), problems
+            except UserError as error:
+                problems.append(str(error))
+        return None, problems
+
+    def remove(self) -> None:
+        """Removes all of them: the training is over."""
+        for _, path in self._files():
+            path.unlink(missing_ok=True)
+
+    def _files(self) -> list[tuple[int, Path]]:
+        """Number and path of every checkpoint, the latest last."""
+        named = ((re.fullmatch(r"checkpoint-(\d+)\.pt", path.name), path) for path in self.folder.iterdir())
+        return sorted((int(match[1]), path) for match, path in named if match)
+
+
+def parse_every(text: str) -> tuple[float, str]:
+    """Number and unit of how often a checkpoint is due, from "500 steps" or "60 seconds".
+
+    Raises:
+        UserError: It is neither.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(steps|seconds)", text)
+    named = match is not None and float(match[1]) > 0
+    check(named, f"trainer: checkpoint_every is {text!r}, but must be a number of steps or seconds: '500 steps'")
+    assert match is not None
+    return float(match[1]), match[2]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"the checkpoint {path} cannot be read: {error.strerror}") from error
+    head = len(_MAGIC) + 65
+    digest, payload = content[len(_MAGIC) : head], content[head:]
+    whole = content.startswith(_MAGIC) and hashlib.sha256(payload).hexdigest().encode() + b"\n" == digest
+    check(whole, f"the checkpoint {path} is torn or was altered")
+    state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    return state

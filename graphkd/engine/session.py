@@ -1,0 +1,298 @@
+"""One training while it runs: the objective's stages, then the student's own epochs."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from graphkd.batch import DistillationBatch, NetworkOutput, Progress
+from graphkd.data import Batch, Dataset
+from graphkd.engine import memory
+from graphkd.engine.evaluate import Evaluation, evaluate
+from graphkd.engine.interrupts import Interrupts
+from graphkd.engine.resume import Checkpoints
+from graphkd.engine.seeding import derive, generator
+from graphkd.engine.sums import EpochMeans, EpochSums
+from graphkd.engine.watching import Epoch, Fit, Watcher
+from graphkd.model import Network
+from graphkd.objective import Losses, Objective, Stage, WeightedSum
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+    from graphkd.engine.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A training by one optimizer: a stage of the objective, or the student's own.
+
+    Attributes:
+        name: The stage's name; None for the student's own training.
+        epochs: Passes over the training data.
+        lr: Learning rate at the start.
+        decay_epochs: After which epochs it falls.
+        groups: What the optimizer trains.
+        loss: What it minimises.
+        trains_student: Whether the student is among it.
+        transform: Takes images to their views.
+        views: How many there are.
+    """
+
+    name: str | None
+    epochs: int
+    lr: float
+    decay_epochs: list[int]
+    groups: list[dict[str, Any]]
+    loss: Callable[[DistillationBatch], Losses]
+    trains_student: bool
+    transform: Callable[[Tensor], Tensor]
+    views: int
+
+
+@dataclass
+class Position:
+    """Where a training stands: phase, epoch and batch, the next one to do."""
+
+    phase: int = 0
+    epoch: int = 0
+    batch: int = 0
+
+
+class Session:
+    """One training while it runs."""
+
+    def __init__(
+        self, trainer: Trainer, fabric: Fabric, student: Network, objective: WeightedSum, dataset: Dataset,
+        teacher: Network | None, seed: int, watcher: Watcher, name: str, checkpoints: Checkpoints | None,
+        interrupts: Interrupts,
+    ) -> None:  # fmt: skip
+        self.trainer, self.dataset, self.seed = trainer, dataset, seed
+        self.watcher, self.name, self.checkpoints, self.interrupts = watcher, name, checkpoints, interrupts
+        self.fabric, self.device = fabric, fabric.device
+        self.student, self.objective = student, objective
+        self.teacher = None if teacher is None else _frozen(teacher).to(self.device)
+        self.stages = objective.stages()
+        self.generators: dict[str, torch.Generator] = {}
+        objective.train()
+        objective.prepare(self.device, self._stream)
+        # Only the student is wrapped: under mixed precision Fabric would cast the objective's inputs.
+        self.wrapped = fabric.setup_module(student)
+        self.optimizer: Any = None
+        self.at = Position()
+        self.sums = EpochSums()
+        self.fit = Fit()
+        self.seconds = 0.0
+        self.since = time.monotonic()
+
+    def run(self) -> Fit:
+        """Trains to the end, from the latest checkpoint where there is one."""
+        state = self._resumed()
+        memory.reset_peak(self.device)
+        for number in range(self.at.phase, len(self.stages) + 1):
+            self._run_phase(self._phase(number), None if state is None else state["optimizer"])
+            state = None
+        self._note_costs()
+        self.student.eval()
+        return self.fit
+
+    def state(self) -> dict[str, Any]:
+        """All that going on from here needs, for checkpoints: tensors and plain values."""
+        return {
+            "at": dataclasses.asdict(self.at),
+            "student": self.student.state_dict(),
+            "objective": self.objective.state_dict(),
+            "optimizer": None if self.at == Position(self.at.phase) else self.optimizer.state_dict(),
+            "generators": {name: stream.get_state() for name, stream in self.generators.items()},
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+            "sums": self.sums.state(),
+            "seconds": self.seconds,
+            "fit": dataclasses.asdict(self.fit),
+        }
+
+    def _resumed(self) -> dict[str, Any] | None:
+        """Takes everything over from the latest checkpoint, but for the optimizer, which is its phase's."""
+        if self.checkpoints is None:
+            return None
+        state, problems = self.checkpoints.load()
+        for problem in problems:
+            self.watcher.note(f"{problem}; going on from the one before" if state else f"{problem}; beginning again")
+        if state is None:
+            return None
+        self.at = Position(**state["at"])
+        self.student.load_state_dict(state["student"])
+        self.objective.load_state_dict(state["objective"])
+        for name, stream in self.generators.items():
+            stream.set_state(state["generators"][name])
+        torch.set_rng_state(state["torch"])
+        if state["cuda"] is not None:
+            torch.cuda.set_rng_state(state["cuda"], self.device)
+        self.sums.load([[names, sums.to(self.device), samples] for names, sums, samples in state["sums"]])
+        self.seconds = state["seconds"]
+        self.fit = _fit(state["fit"])
+        self.watcher.resume(self.fit)
+        return state
+
+    def _stream(self, name: str) -> torch.Generator:
+        return self.generators.setdefault(name, generator(self.seed, name, device=self.device))
+
+    def _phase(self, number: int) -> Phase:
+        if number < len(self.stages):
+            return self._stage(*self.stages[number])
+        self.objective.freeze()
+        return Phase(
+            name=None, epochs=self.trainer.epochs, lr=self.trainer.lr, decay_epochs=self.trainer.decay_epochs,
+            groups=[*_group(self.student.parameters()), *self.objective.parameter_groups()],
+            loss=self.objective, trains_student=True,
+            transform=self.objective.transform, views=self.objective.views,
+        )  # fmt: skip
+
+    def _stage(self, name: str, stage: Stage, objective: Objective) -> Phase:
+        def loss(batch: DistillationBatch) -> Losses:
+            value = stage.loss(batch)
+            return Losses(value, {name: value}, {name: value})
+
+        parameters = [parameter for module in stage.modules for parameter in module.parameters()]
+        if stage.trains_student:
+            parameters = [*self.student.parameters(), *parameters]
+        return Phase(
+            name=name, epochs=stage.epochs, lr=self.trainer.lr if stage.lr is None else stage.lr,
+            decay_epochs=[round(share * stage.epochs) for share in stage.decay_at],
+            groups=_group(parameters), loss=loss, trains_student=stage.trains_student,
+            transform=objective.transform, views=objective.views,
+        )  # fmt: skip
+
+    def _run_phase(self, phase: Phase, optimizer_state: dict[str, Any] | None) -> None:
+        self.optimizer = self.fabric.setup_optimizers(self.trainer.optimizer(phase.groups, phase.lr))
+        if optimizer_state is not None:
+            self.optimizer.load_state_dict(optimizer_state)
+        batches = self.dataset.num_train_batches(self.trainer.batch_size)
+        title = self.name if phase.name is None else f"{self.name}, stage {phase.name}"
+        self.watcher.start(title, phase.epochs, batches, done=self.at.epoch * batches + self.at.batch)
+        while self.at.epoch < phase.epochs:
+            self._run_epoch(phase)
+        self.at = Position(self.at.phase + 1)
+        if phase.name is not None:
+            self._save()
+
+    def _run_epoch(self, phase: Phase) -> None:
+        epoch = self.at.epoch
+        lr = self.trainer.lr_at(epoch, phase.lr, phase.decay_epochs)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr * group.get("lr_scale", 1.0)
+        means = self._train(phase)
+        done = Epoch(
+            epoch=epoch + 1, lr=lr, total=means.total, terms=means.terms,
+            train_top1=means.top1 if phase.trains_student else None, val=None, test=None,
+            seconds=self.seconds, stage=phase.name,
+        )  # fmt: skip
+        if phase.name is None:
+            done = self._evaluated(done, last=epoch + 1 == phase.epochs)
+            self.fit.epochs.append(done)
+            self.fit.seconds += self.seconds
+        else:
+            self.fit.stages.append(done)
+        self.at = Position(self.at.phase, epoch + 1)
+        self.sums, self.seconds = EpochSums(), 0.0
+        self.watcher.epoch(done)
+
+    def _train(self, phase: Phase) -> EpochMeans:
+        """The rest of an epoch's batches, and the means of all of them."""
+        self.student.train(phase.trains_student)
+        started, before = time.perf_counter(), self.seconds
+        for batch in self._batches(phase):
+            self._step(phase, batch)
+            self.at.batch += 1
+            self.fit.steps += phase.name is None
+            self.watcher.step()
+            self.seconds = before + time.perf_counter() - started
+            if self.checkpoints is not None and self.checkpoints.step():
+                self._save()
+            self._check()
+        means = self.sums.means()  # waits for the device, so the time is right
+        self.seconds = before + time.perf_counter() - started
+        return means
+
+    def _batches(self, phase: Phase) -> Iterable[Batch]:
+        """The epoch's batches from the position on."""
+        names = () if phase.name is None else (phase.name,)
+        epoch, size = self.at.epoch, self.trainer.batch_size
+        stream = generator(self.seed, "order", *names, epoch)
+        order = torch.randperm(len(self.dataset.train_labels), generator=stream)[self.at.batch * size :]
+        augmentation = derive(self.seed, "augmentation", *names, epoch)
+        return self.dataset.train_batches(order, size, augmentation, self.device) if len(order) else ()
+
+    def _step(self, phase: Phase, batch: Batch) -> None:
+        step = self.at.epoch * self.dataset.num_train_batches(self.trainer.batch_size) + self.at.batch
+        progress = Progress(step, self.at.epoch, phase.epochs)
+        images = phase.transform(batch.images)
+        with torch.set_grad_enabled(phase.trains_student):
+            student: NetworkOutput = self.wrapped(images)
+        teacher = None
+        if self.teacher is not None:
+            with torch.no_grad():
+                teacher = self.teacher(images)
+        losses = phase.loss(
+            DistillationBatch(student, teacher, batch.labels, batch.indices, progress=progress, views=phase.views)
+        )
+        self.optimizer.zero_grad()
+        self.fabric.backward(losses.total)
+        self.optimizer.step()
+        self.objective.after_step()
+        self.sums.add(batch.labels, student.logits[: len(batch.labels)].detach(), losses)
+
+    def _evaluated(self, done: Epoch, last: bool) -> Epoch:
+        due = done.epoch % self.trainer.eval_every == 0 or last
+        return dataclasses.replace(
+            done,
+            val=self._evaluate("val", with_teacher=False) if due and "val" in self.dataset.splits else None,
+            test=self._evaluate("test", with_teacher=last) if due else None,
+        )
+
+    def _evaluate(self, split: str, with_teacher: bool) -> Evaluation:
+        return evaluate(
+            self.student, self.dataset, split, teacher=self.teacher if with_teacher else None,
+            batch_size=self.trainer.eval_batch_size, device=self.device, each_batch=self._check,
+        )  # fmt: skip
+
+    def _check(self) -> None:
+        """Leaves, with a checkpoint, where the user wants to."""
+        if self.interrupts.pending is not None:
+            self._save()
+            self.interrupts.deliver()
+
+    def _save(self) -> None:
+        if self.checkpoints is not None:
+            self._note_costs()
+            self.checkpoints.save(self.state())
+
+    def _note_costs(self) -> None:
+        now = time.monotonic()
+        self.fit.elapsed, self.since = self.fit.elapsed + now - self.since, now
+        self.fit.peak_memory_mib = max(self.fit.peak_memory_mib, memory.peak_mib(self.device))
+
+
+def _group(parameters: Iterator[nn.Parameter] | list[nn.Parameter]) -> list[dict[str, Any]]:
+    return [{"params": [parameter for parameter in parameters if parameter.requires_grad]}]
+
+
+def _frozen(network: Network) -> Network:
+    network.eval()
+    network.requires_grad_(False)
+    return network
+
+
+def _fit(state: dict[str, Any]) -> Fit:
+    return Fit(**{**state, **{key: [_epoch(epoch) for epoch in state[key]] for key in ("epochs", "stages")}})
+
+
+def _epoch(state: dict[str, Any]) -> Epoch:
+    figures = {split: None if state[split] is None else Evaluation(**state[split]) for split in ("val", "test")}
+    return Epoch(**{**state, **figures})

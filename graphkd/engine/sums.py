@@ -1,0 +1,65 @@
+"""Means over an epoch that never wait for the device before the epoch is over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from graphkd.objective import Losses
+
+
+@dataclass(frozen=True)
+class EpochMeans:
+    """Mean loss, mean raw and weighted loss by term, and share of correct predictions in percent."""
+
+    total: float
+    terms: dict[str, dict[str, float]]
+    top1: float
+
+
+class EpochSums:
+    """Sums over an epoch's samples that stay on the device until the epoch is over."""
+
+    def __init__(self) -> None:
+        # By the terms that a batch has: HKD has fewer on a batch too small for its graph.
+        self.sums: dict[tuple[str, ...], Tensor] = {}
+        self.samples: dict[tuple[str, ...], int] = {}
+
+    def add(self, labels: Tensor, logits: Tensor, losses: Losses) -> None:
+        """Counts a batch: labels [B] and the logits [B, C] of its first views."""
+        names = tuple(losses.raw)
+        correct = (logits.argmax(dim=1) == labels).double().mean()
+        values = [correct, losses.total, *losses.raw.values(), *losses.weighted.values()]
+        scaled = len(labels) * torch.stack([value.detach().double() for value in values])
+        self.sums[names] = self.sums[names] + scaled if names in self.sums else scaled
+        self.samples[names] = self.samples.get(names, 0) + len(labels)
+
+    def means(self) -> EpochMeans:
+        """The epoch's means; waits for the device."""
+        correct, total, samples = 0.0, 0.0, sum(self.samples.values())
+        terms: dict[str, dict[str, float]] = {}
+        for names, sums in self.sums.items():
+            group_correct, group_total, *values = sums.tolist()
+            correct, total = correct + group_correct, total + group_total
+            for index, name in enumerate(names):
+                term = terms.setdefault(name, {"raw": 0.0, "weighted": 0.0, "samples": 0.0})
+                term["raw"] += values[index]
+                term["weighted"] += values[len(names) + index]
+                term["samples"] += self.samples[names]
+        means = {
+            name: {"raw": term["raw"] / term["samples"], "weighted": term["weighted"] / term["samples"]}
+            for name, term in terms.items()
+        }
+        return EpochMeans(total / samples, means, 100 * correct / samples)
+
+    def state(self) -> list[Any]:
+        """For checkpoints."""
+        return [[list(names), self.sums[names], self.samples[names]] for names in self.sums]
+
+    def load(self, state: list[Any]) -> None:
+        """Takes over what `state` gave."""
+        for names, sums, samples in state:
+            self.sums[tuple(names)], self.samples[tuple(names)] = sums, samples

@@ -1,0 +1,308 @@
+"""Stages before the student's training, and going on from any step as if nothing had happened."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from graphkd import BUILDERS, GNNS, OBJECTIVES, DistillationBatch, WeightedSum
+from graphkd.data import Dataset
+from graphkd.engine.interrupts import Interrupts
+from graphkd.engine.resume import Checkpoints
+from graphkd.engine.watching import Epoch, Fit, Watcher
+from graphkd.model import Network
+from graphkd.objective import Objective, Stage
+from graphkd.objective.base import Stream
+
+STEPS = 2
+"""Batches in an epoch of the tests' digits."""
+EPOCHS = 2
+
+
+class Staged(Objective):
+    """Two stages, one with the student, of two views; afterwards the scale of the first is frozen."""
+
+    name = "staged"
+    views = 2
+    needs_teacher = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Parameter(torch.ones(()))
+        self.second = nn.Linear(4, 4)
+        self.seen: list[DistillationBatch] = []
+
+    def transform(self, images: Tensor) -> Tensor:
+        return torch.cat([images, images.flip(3)])
+
+    def stages(self) -> Sequence[Stage]:
+        holder = nn.ParameterList([self.first])
+        return (
+            Stage("scale", epochs=1, loss=self._loss, modules=(holder,), lr=0.5),
+            Stage("body", epochs=2, loss=self._loss, modules=(self.second,), trains_student=True, decay_at=(0.5,)),
+        )
+
+    def freeze(self) -> None:
+        self.first.requires_grad_(False)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return [{"params": list(self.second.parameters()), "lr_scale": 0.0}]
+
+    def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:
+        return {self.name: self._loss(batch)}
+
+    def _loss(self, batch: DistillationBatch) -> Tensor:
+        self.seen.append(batch)
+        first, second = batch.student.embedding.split(len(batch.labels))
+        return (self.first * self.second(first) - second).square().mean()
+
+
+class StopAfter(Watcher):
+    """Sends a signal to this process after a number of steps."""
+
+    def __init__(self, steps: int) -> None:
+        self.left = steps
+
+    def step(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+class Notes(Watcher):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
+def state(*modules: nn.Module) -> list[Tensor]:
+    return [value.clone() for module in modules for value in module.state_dict().values() if isinstance(value, Tensor)]
+
+
+def equal(first: list[Tensor], second: list[Tensor]) -> bool:
+    return len(first) == len(second) and all(map(torch.equal, first, second))
+
+
+def hkd(digits: Dataset, sampler: str = "shared", kind: str = "full") -> WeightedSum:
+    torch.manual_seed(0)
+    gnns = [GNNS.build("tag", in_dim=8, out_dim=8) for _ in range(2)]
+    objective = OBJECTIVES.build(
+        "hkd", student_dim=4, teacher_dim=4, labels=digits.train_labels, dim=8, negatives=16, sampler=sampler,
+        builder=BUILDERS.build("random", k=4), student_gnn=gnns[0], teacher_gnn=gnns[1],
+        bank={"kind": kind, "length": 40 if kind == "queue" else None},
+    )  # fmt: skip
+    return WeightedSum({"ce": (OBJECTIVES.build("ce"), 1.0), "hkd": (objective, 0.3)})
+
+
+def staged() -> WeightedSum:
+    torch.manual_seed(0)
+    return WeightedSum({"ce": (OBJECTIVES.build("ce"), 1.0), "staged": (Staged(), 1.0)})
+
+
+OBJECTIVE: dict[str, Callable[[Dataset], WeightedSum]] = {
+    "shared": hkd,
+    "explicit": lambda digits: hkd(digits, "explicit"),
+    "all": lambda digits: hkd(digits, "all"),
+    "queue": lambda digits: hkd(digits, kind="queue"),
+    "staged": lambda digits: staged(),
+}
+
+
+def without_times(fit: Fit) -> list[Any]:
+    return [(e.stage, e.epoch, e.lr, e.total, e.terms, e.train_top1, e.val, e.test) for e in (*fit.stages, *fit.epochs)]
+
+
+@pytest.fixture
+def outcome(digits: Dataset, network: Callable[..., Network], trainer: Callable[..., Any]) -> Callable[..., Any]:
+    """Trains, and gives the student, the objective and the figures, all but times."""
+
+    def train(kind: str, watcher: Watcher | None = None, checkpoints: Checkpoints | None = None) -> Any:
+        student, objective = network(), OBJECTIVE[kind](digits)
+        fit = trainer(epochs=EPOCHS).fit(
+            student, objective, digits, teacher=network(1), watcher=watcher, checkpoints=checkpoints
+        )
+        return state(student, objective), without_times(fit), fit.steps
+
+    return train
+
+
+def test_stages_come_first_and_train_what_they_say(
+    digits: Dataset, network: Callable[..., Network], trainer: Callable[..., Any]
+) -> None:
+    student, objective = network(), staged()
+    inner: Any = objective.objectives["staged"]
+    before = {"student": state(student), "second": state(inner.second), "first": inner.first.item()}
+    at_stage_end: dict[str, Any] = {}
+
+    class Look(Watcher):
+        def epoch(self, epoch: Epoch) -> None:
+            at_stage_end[f"{epoch.stage} {epoch.epoch}"] = {
+                "student": state(student), "second": state(inner.second), "first": inner.first.item()
+            }  # fmt: skip
+
+    fit = trainer(epochs=1).fit(student, objective, digits, watcher=Look())
+    assert [(epoch.stage, epoch.epoch, epoch.lr) for epoch in fit.stages] == [
+        ("staged.scale", 1, 0.5), ("staged.body", 1, 0.05), ("staged.body", 2, pytest.approx(0.005)),
+    ]  # fmt: skip
+    assert [epoch.stage for epoch in fit.epochs] == [None]
+    assert fit.steps == STEPS
+    assert fit.stages[0].train_top1 is None
+    assert fit.stages[1].train_top1 is not None
+    scale, body, end = (at_stage_end[key] for key in ("staged.scale 1", "staged.body 2", "None 1"))
+    assert scale["first"] != before["first"]
+    assert equal(scale["student"], before["student"]), "not even its batch statistics"
+    assert equal(scale["second"], before["second"])
+    assert not equal(body["student"], scale["student"])
+    assert not equal(body["second"], scale["second"])
+    assert end["first"] == body["first"] == scale["first"], "frozen"
+    assert equal(end["second"], body["second"]), "its group's learning rate is scaled by 0"
+
+
+def test_a_stage_leaves_what_its_loss_does_not_reach(
+    digits: Dataset, network: Callable[..., Network], trainer: Callable[..., Any]
+) -> None:
+    student = network()
+    head = student.get_parameter("fc.weight").clone()
+    heads: list[Tensor] = []
+
+    class Look(Watcher):
+        def epoch(self, epoch: Epoch) -> None:
+            heads.append(student.get_parameter("fc.weight").clone())
+
+    trainer(epochs=1).fit(student, staged(), digits, watcher=Look())
+    assert torch.equal(heads[2], head), "the stages look at the embedding: no step, no weight decay for the head"
+    assert not torch.equal(heads[3], head)
+
+
+def test_only_who_asked_for_views_gets_them(
+    digits: Dataset, network: Callable[..., Network], trainer: Callable[..., Any], spy: Any
+) -> None:
+    objective = WeightedSum({"staged": (Staged(), 1.0), "spy": (spy, 1.0)})
+    trainer(epochs=1).fit(network(), objective, digits)
+    viewer: Any = objective.objectives["staged"]
+    assert [(b.views, len(b.student.logits), len(b.labels)) for b in viewer.seen[-2:]] == [(2, 128, 64), (2, 90, 45)]
+    assert [(b.views, len(b.student.logits), len(b.labels)) for b in spy.batches] == [(1, 64, 64), (1, 45, 45)]
+
+
+@pytest.mark.parametrize("kind", OBJECTIVE)
+@settings(max_examples=3, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_stopped_anywhere_it_goes_on_bit_for_bit(
+    kind: str, data: st.DataObject, outcome: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    whole = outcome(kind)
+    steps = STEPS * (EPOCHS + (3 if kind == "staged" else 0))
+    folder = tmp_path_factory.mktemp("run")
+    for stop in data.draw(st.lists(st.integers(1, steps), min_size=1, max_size=2)):
+        left = min(stop, steps)
+        try:
+            outcome(kind, StopAfter(left), Checkpoints(folder, "9999 steps"))
+        except KeyboardInterrupt:
+            assert list(folder.glob("checkpoint-*.pt"))
+    states, epochs, count = outcome(kind, None, Checkpoints(folder, "9999 steps"))
+    assert equal(states, whole[0])
+    assert epochs == whole[1]
+    assert count == whole[2]
+
+
+def test_a_torn_checkpoint_falls_back_to_the_one_before(outcome: Callable[..., Any], tmp_path: Path) -> None:
+    whole = outcome("shared")
+    with pytest.raises(KeyboardInterrupt):
+        outcome("shared", StopAfter(3), Checkpoints(tmp_path, "1 steps"))
+    kept = sorted(tmp_path.glob("checkpoint-*.pt"))
+    assert len(kept) == 2
+    content = kept[-1].read_bytes()
+    for torn in (content[: len(content) // 2], content[:-1] + b"?", b""):
+        kept[-1].write_bytes(torn)
+        watcher = Notes()
+        states, _, _ = outcome("shared", watcher, Checkpoints(tmp_path, "9999 steps"))
+        assert equal(states, whole[0])
+        assert watcher.notes == [f"the checkpoint {kept[-1]} is torn or was altered; going on from the one before"]
+    kept[0].write_bytes(b"")
+    watcher = Notes()
+    states, _, _ = outcome("shared", watcher, Checkpoints(tmp_path, "9999 steps"))
+    assert equal(states, whole[0])
+    assert len(watcher.notes) == 2
+    assert watcher.notes[0].endswith("beginning again")
+
+
+def test_dropout_belongs_to_the_seed_and_to_the_checkpoint(
+    digits: Dataset, trainer: Callable[..., Any], network: Callable[..., Network], tmp_path: Path
+) -> None:
+    def train(disturbance: int, watcher: Watcher | None = None, checkpoints: Checkpoints | None = None) -> list[Tensor]:
+        student: Any = network()
+        student.fc = nn.Sequential(nn.Dropout(0.5), student.fc)
+        torch.manual_seed(disturbance)
+        objective = WeightedSum({"ce": (OBJECTIVES.build("ce"), 1.0)})
+        trainer(epochs=2).fit(student, objective, digits, watcher=watcher, checkpoints=checkpoints)
+        return state(student)
+
+    whole = train(0)
+    assert equal(train(1), whole)
+    with pytest.raises(KeyboardInterrupt):
+        train(2, StopAfter(3), Checkpoints(tmp_path, "9999 steps"))
+    assert equal(train(3, None, Checkpoints(tmp_path, "9999 steps")), whole)
+
+
+def interrupt(times: int, deliver: bool = False) -> int:
+    """Sends Ctrl-C to itself within `Interrupts`; returns how many of them were held back."""
+    held = 0
+    try:
+        with Interrupts() as interrupts:
+            for _ in range(times):
+                os.kill(os.getpid(), signal.SIGINT)
+                held += interrupts.pending == signal.SIGINT
+            if deliver:
+                interrupts.deliver()
+                held = -1
+    except KeyboardInterrupt:
+        return held
+    return -2
+
+
+def test_a_signal_waits_for_whoever_looks_and_a_second_one_does_not() -> None:
+    assert interrupt(1) == 1, "it comes at the end if nobody looks"
+    assert interrupt(1, deliver=True) == 1
+    assert interrupt(2) == 1
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+class Streamed(Objective):
+    """Adds noise from its own stream."""
+
+    name = "streamed"
+    needs_teacher = False
+
+    def prepare(self, device: torch.device, stream: Stream) -> None:
+        super().prepare(device, stream)
+        self.noise = stream("noise")
+
+    def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:
+        factor = torch.rand((), generator=self.noise)
+        return {self.name: nn.functional.cross_entropy(factor * batch.student.logits, batch.labels)}
+
+
+def test_every_stream_of_an_objective_is_in_the_checkpoint(
+    digits: Dataset, trainer: Callable[..., Any], network: Callable[..., Network], tmp_path: Path
+) -> None:
+    def train(watcher: Watcher | None = None, checkpoints: Checkpoints | None = None) -> list[Tensor]:
+        student = network()
+        objective = WeightedSum({"streamed": (Streamed(), 1.0)})
+        trainer(epochs=2).fit(student, objective, digits, watcher=watcher, checkpoints=checkpoints)
+        return state(student)
+
+    whole = train()
+    with pytest.raises(KeyboardInterrupt):
+        train(StopAfter(1), Checkpoints(tmp_path, "9999 steps"))
+    assert equal(train(None, Checkpoints(tmp_path, "9999 steps")), whole)
