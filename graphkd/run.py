@@ -8,7 +8,6 @@ import json
 import platform
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +22,9 @@ from graphkd.assemble import Plan, TeacherPlan, build_student, plan_teacher
 from graphkd.data import Dataset
 from graphkd.engine.checkpoint import load_weights, save_weights
 from graphkd.engine.evaluate import evaluate
-from graphkd.engine.trainer import Epoch, Fit, Trainer, Watcher
+from graphkd.engine.resume import Checkpoints
+from graphkd.engine.trainer import Trainer
+from graphkd.engine.watching import Epoch, Fit, Watcher
 from graphkd.errors import UserError, check, one_line
 from graphkd.identity import short
 from graphkd.model import Network
@@ -78,6 +79,7 @@ def run(planned: Plan, watcher: Watcher | None = None) -> Outcome:
         UserError: The folder holds something else, or parts of the plan do not fit together.
     """
     watcher = watcher or Watcher()
+    _mend(planned.folder)
     found = _finished(planned.folder, planned.identity, planned.seed)
     if found is not None and not planned.config["force"]:
         return Outcome(found, planned.folder, reused=True)
@@ -203,25 +205,25 @@ def _train(
     objective: WeightedSum, dataset: Dataset, teacher: Network | None, watcher: Watcher,
 ) -> Record:  # fmt: skip
     """Trains a network and leaves config, metrics, weights and record in the folder."""
-    started = time.monotonic()
     records.write(record, folder / RECORD)  # first, for it makes the folder a run's
     write_config(config, folder / CONFIG)
     title = f"{record.kind} {record.variant} seed {record.seed}"
+    checkpoints = Checkpoints(folder, trainer.checkpoint_every)
     try:
         fit = trainer.fit(
             network, objective, dataset, teacher=teacher, seed=record.seed,
-            watcher=_Journal(folder / METRICS, watcher), name=title,
+            watcher=_Journal(folder / METRICS, watcher), name=title, checkpoints=checkpoints,
         )  # fmt: skip
         save_weights(network, folder / WEIGHTS[record.kind])
-    except BaseException as error:
-        reason = one_line(error) if isinstance(error, Exception) else "interrupted"
-        records.write(dataclasses.replace(record, status="failed", error=reason), folder / RECORD)
+    except Exception as error:
+        records.write(dataclasses.replace(record, status="failed", error=one_line(error)), folder / RECORD)
         raise
     done = dataclasses.replace(
-        record, status="done", duration_s=time.monotonic() - started, seconds_per_step=fit.seconds_per_step,
+        record, status="done", duration_s=fit.elapsed, seconds_per_step=fit.seconds_per_step,
         peak_memory_mib=fit.peak_memory_mib, metrics=_metrics(fit),
     )  # fmt: skip
     records.write(done, folder / RECORD)
+    checkpoints.remove()
     return done
 
 
@@ -237,18 +239,26 @@ class _Journal(Watcher):
     def note(self, message: str) -> None:
         self._watcher.note(message)
 
-    def start(self, name: str, epochs: int, steps: int) -> None:
+    def start(self, name: str, epochs: int, steps: int, done: int = 0) -> None:
         self._epochs = epochs
-        self._watcher.start(name, epochs, steps)
+        self._watcher.start(name, epochs, steps, done)
+
+    def resume(self, fit: Fit) -> None:
+        self._lines = [_line(epoch) for epoch in (*fit.stages, *fit.epochs)]
+        self._watcher.resume(fit)
 
     def step(self) -> None:
         self._watcher.step()
 
     def epoch(self, epoch: Epoch) -> None:
-        self._lines.append(json.dumps(dataclasses.asdict(epoch)) + "\n")
+        self._lines.append(_line(epoch))
         # Waiting for the disk in every epoch would take longer than a short epoch; the last one waits.
         write_atomically(self._path, "".join(self._lines), durable=epoch.epoch == self._epochs)
         self._watcher.epoch(epoch)
+
+
+def _line(epoch: Epoch) -> str:
+    return json.dumps(dataclasses.asdict(epoch)) + "\n"
 
 
 def _metrics(fit: Fit) -> Metrics:
@@ -284,13 +294,17 @@ def _new_record(
         kind=kind, status="running", study=str(config["study"]), variant=variant, pair=pair_name(config),
         varied=dict(config.get("varied") or {}), identity=identity, seed=seed, teacher=None,
         versions=_versions(), code=_code(), device=_device(trainer), threads=trainer.threads,
+        data=_name(config["data"]),
     )  # fmt: skip
 
 
 def pair_name(config: Mapping[str, Any]) -> str:
     """Teacher and student in one name, whether or not the objective uses the teacher."""
-    nodes = (config["teacher"], config["student"])
-    return "->".join(node if isinstance(node, str) else str(node.get("name")) for node in nodes)
+    return f"{_name(config['teacher'])}->{_name(config['student'])}"
+
+
+def _name(node: Any) -> str:
+    return node if isinstance(node, str) else str(node["name"])
 
 
 def _versions() -> dict[str, str]:
@@ -364,28 +378,40 @@ def _locked(folder: Path) -> Iterator[None]:
     """Only one process at a time works on a folder; the lock of one that died is free."""
     make_folder(folder.parent)
     with FileLock(folder.with_name(f".{folder.name}.lock")):
+        _mend(folder)
         yield
 
 
 @contextmanager
 def _workplace(folder: Path, keep: bool) -> Iterator[Path]:
-    """The folder to write a run in: itself, or one beside it that takes its place once all is done."""
+    """The folder to write a run in: itself, or one beside it that takes its place once all is done.
+
+    What an unfinished run left there stays, so that it can go on.
+    """
     work = folder.with_name(f".{folder.name}.rerun") if keep else folder
-    if work.exists():
-        _remove(work)
-    work.mkdir(parents=True)
+    work.mkdir(parents=True, exist_ok=True)
     yield work
     if keep:
-        _remove(folder)
-        work.rename(folder)
+        _replace(folder, work)
 
 
-def _remove(folder: Path) -> None:
-    """Removes a run's folder; renamed first, for one that is half removed could not be told from a foreign one."""
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)  # of a process that died in between
+def _replace(folder: Path, work: Path) -> None:
+    """Puts `work` in the folder's place; what a crash between the two renames leaves, `_mend` brings back."""
+    old = _old(folder)
+    shutil.rmtree(old, ignore_errors=True)
     folder.rename(old)
+    work.rename(folder)
     shutil.rmtree(old)
+
+
+def _mend(folder: Path) -> None:
+    """Brings back a finished run whose replacement was cut off half-way."""
+    if not folder.exists() and _old(folder).exists():
+        _old(folder).rename(folder)
+
+
+def _old(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.old")
 
 
 def _plain(value: Any) -> Any:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,7 +20,8 @@ from graphkd import UserError
 from graphkd.assemble import Plan, plan, plan_teacher
 from graphkd.engine.checkpoint import load_weights
 from graphkd.engine.evaluate import evaluate
-from graphkd.engine.trainer import Trainer, Watcher
+from graphkd.engine.trainer import Trainer
+from graphkd.engine.watching import Watcher
 from graphkd.report import record as records
 from graphkd.report.record import Record
 from graphkd.run import Outcome, run, run_teacher
@@ -208,24 +211,69 @@ def test_a_forced_run_that_fails_leaves_the_old_one(tiny_config: Config, trouble
 
 
 @pytest.mark.parametrize(
-    ("kind", "reason"), [("error", "RuntimeError: out of"), ("interrupt", "interrupted"), ("stop", "interrupted")]
+    ("kind", "status", "reason"),
+    [("error", "failed", "RuntimeError: out of"), ("interrupt", "running", None), ("stop", "running", None)],
 )
 def test_a_failed_run_is_recorded_and_can_be_run_again(
-    tiny_config: Config, trouble: Path, kind: str, reason: str
+    tiny_config: Config, trouble: Path, kind: str, status: str, reason: str | None
 ) -> None:
     trouble.write_text(kind)
     planned = raising(tiny_config)
     with pytest.raises(BaseException):  # noqa: B017, PT011
         run(planned)
     record = records.read(planned.folder / "record.json")
-    assert (record.status, record.error, record.identity) == ("failed", reason, planned.identity)
+    assert (record.status, record.error, record.identity) == (status, reason, planned.identity)
     assert not (planned.folder / "student.safetensors").exists()
-    with pytest.raises(UserError, match="not finished: it is failed"):
+    with pytest.raises(UserError, match=f"not finished: it is {status}"):
         graphkd.load(planned.folder)
     trouble.unlink()
     again = run(planned)
     assert again.record.status == "done"
     assert {path.name for path in again.folder.iterdir()} == FILES
+
+
+class CtrlC(Watcher):
+    """Presses it after a number of steps."""
+
+    def __init__(self, steps: int) -> None:
+        self.left = steps
+
+    def step(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def without_times(path: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_an_interrupted_run_goes_on_and_ends_as_if_it_had_not_been(
+    tiny_config: Config, tmp_path: Path, steps: int
+) -> None:
+    changes = {"trainer.epochs": 2}
+    whole = run(plan(tiny_config({**changes, "run_dir": str(tmp_path / "whole")})))
+    planned = plan(tiny_config(changes))
+    with pytest.raises(KeyboardInterrupt):
+        run(planned, CtrlC(steps))
+    assert records.read(planned.folder / "record.json").status == "running"
+    resumed = run(planned)
+    assert {path.name for path in resumed.folder.iterdir()} == FILES
+    assert resumed.record.metrics == whole.record.metrics
+    one, other = (outcome.folder / "student.safetensors" for outcome in (whole, resumed))
+    assert one.read_bytes() == other.read_bytes()
+    assert without_times(resumed.folder / "metrics.jsonl") == without_times(whole.folder / "metrics.jsonl")
+
+
+def test_a_replacement_that_was_cut_off_is_mended(tiny_config: Config) -> None:
+    planned = plan(tiny_config(ALONE))
+    folder = run(planned).folder
+    before = contents(folder)
+    folder.rename(folder.with_name(f".{folder.name}.old"))
+    assert run(planned).reused
+    assert contents(folder) == before
 
 
 def test_while_it_runs_the_record_says_so(tiny_config: Config) -> None:

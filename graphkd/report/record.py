@@ -20,6 +20,8 @@ from graphkd.report.files import write_atomically
 
 SCHEMA: Final = 1
 LARGEST_BYTES = 4 << 20
+ADDED = frozenset({"data"})
+"""Fields that schema 1 did not have at first: None where a record lacks them."""
 LONGEST_NAME = 300
 LONGEST_SHOWN = 60
 DEEPEST = 32
@@ -86,6 +88,7 @@ class Record:
         study: The suite, or "adhoc" for a plain run.
         variant: The run's name within its study.
         pair: Teacher and student in one name.
+        data: Name of the data set; None in records of graphkd 0.1.
         varied: What differs from the suite's base, JSON values by option.
         identity: SHA-256 of the bound config and the teacher's identity.
         seed: Seed of the run, not part of the identity.
@@ -107,6 +110,7 @@ class Record:
     study: str
     variant: str
     pair: str
+    data: str | None = None
     varied: dict[str, Any]
     identity: str
     seed: int
@@ -222,8 +226,10 @@ def _deeper_than(levels: int, value: Any) -> bool:
 
 
 def _check_names(record: Record) -> None:
-    for name in ("study", "variant", "pair", "identity"):
+    for name in ("study", "variant", "pair", "identity", *ADDED):
         text = getattr(record, name)
+        if text is None:
+            continue
         fits = 0 < len(text) <= LONGEST_NAME and text.isprintable()
         rule = f"1 to {LONGEST_NAME} printable characters"
         check(fits, f"'{name}' is {_brief(text)}, but must be {rule}")
@@ -239,6 +245,8 @@ def _hints(kind: type) -> dict[str, Any]:
 def _decode_object(value: dict[str, Any], kind: type, inside: str = "") -> Any:
     decoded = {}
     for name, annotation in _hints(kind).items():
+        if name not in value and inside + name in ADDED:
+            continue
         check(name in value, f"the field '{inside}{name}' is missing")
         decoded[name] = _decode(value[name], annotation, inside + name)
     return kind(**decoded)
