@@ -1,0 +1,51 @@
+"""Hints: the student's inner map regressed onto the teacher's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from graphkd.batch import DistillationBatch
+from graphkd.errors import check
+from graphkd.objective.base import OBJECTIVES, Objective, teacher_output
+from graphkd.objective.maps import ConvRegressor, Shape
+
+
+@OBJECTIVES.register("fitnet")
+class FitNet(Objective):
+    """mean (regressor(student map) - teacher map)^2 at one layer (Romero et al., arXiv 1412.6550, eq. 3).
+
+    As in the CRD benchmark (arXiv 1910.10699) it is learnt beside the cross-entropy, not in a stage before it.
+    """
+
+    name = "fitnet"
+
+    def __init__(self, student_shapes: Sequence[Shape], teacher_shapes: Sequence[Shape], layer: int = 2) -> None:
+        """A FitNet objective.
+
+        Args:
+            student_shapes: Shapes of the student's features, the stem's first.
+            teacher_shapes: Shapes of the teacher's features, the stem's first.
+            layer: Which of the features is regressed, counted from the stem, which is 0.
+
+        Raises:
+            UserError: A network has no such layer, or no regressor leads from the one map to the other.
+        """
+        super().__init__()
+        last = min(len(student_shapes), len(teacher_shapes)) - 1
+        check(
+            0 <= layer <= last,
+            f"objective 'fitnet': layer is {layer}, but must be between 0 (the stem) and {last} for this pair",
+        )
+        self.layer = layer
+        self.regressor = ConvRegressor(
+            student_shapes[layer], teacher_shapes[layer], what=f"objective 'fitnet': layer {layer}"
+        )
+
+    def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:
+        """The term `fitnet`."""
+        student = self.regressor(batch.student.features[self.layer])
+        teacher = teacher_output(batch).features[self.layer].float()
+        return {self.name: F.mse_loss(student, teacher)}
