@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from graphkd.batch import DistillationBatch, NetworkOutput
 from graphkd.builder import GraphBuilder
-from graphkd.contrast import Bank, ExplicitSelection, Selection, build_sampler, info_nce
+from graphkd.contrast import Bank, Selection, info_nce
 from graphkd.contrast.options import BankOptions
-from graphkd.errors import UserError, check
+from graphkd.errors import check
 from graphkd.gnn import GraphEncoder
 from graphkd.graph import Nodes
-from graphkd.objective.base import OBJECTIVES, Objective, Stream, teacher_output
+from graphkd.objective.base import OBJECTIVES, teacher_output
+from graphkd.objective.contrastive import ContrastiveObjective, SamplerName
 
 
 class _Side(NamedTuple):
@@ -36,7 +37,7 @@ class _Views(NamedTuple):
 
 
 @OBJECTIVES.register("hkd")
-class HKD(Objective):
+class HKD(ContrastiveObjective):
     """Individual and graph embeddings of student and teacher, drawn together by contrast (arXiv 2108.05507).
 
     Each network has a linear head, a graph encoder and a bank of embeddings. In the individual part (eq. 5) an
@@ -63,7 +64,7 @@ class HKD(Objective):
         dim: int = 128,
         negatives: int = 16384,
         temperature: float = 0.07,
-        sampler: Literal["shared", "explicit", "all", "all_weighted"] = "shared",
+        sampler: SamplerName = "shared",
         negatives_from: Literal["own", "other"] = "own",
         individual: bool = True,
         holistic: bool = True,
@@ -84,9 +85,7 @@ class HKD(Objective):
             dim: Width D of embeddings and banks.
             negatives: K, negatives of each sample.
             temperature: T, by which similarities are divided.
-            sampler: Where negatives come from: `shared` (one draw a step serves all samples; unbiased, but the draws
-                of a batch are not independent), `explicit` (drawn for each sample, as published, or handed in with the
-                batch), `all` (every sample of another class), `all_weighted` (the same, weighted by K / their number).
+            sampler: Where negatives come from; see `SamplerName`.
             negatives_from: Whose bank the negatives are taken from: the released code's `own`, or the `other`
                 network's, as in CRD.
             individual: Whether there is the individual part.
@@ -100,44 +99,21 @@ class HKD(Objective):
             UserError: An option is out of range, both parts are off, a graph part is missing, or the training set
                 has one class only.
         """
-        super().__init__()
+        super().__init__(
+            student_dim, teacher_dim, labels, dim, negatives, temperature, sampler, bank_momentum, bank
+        )  # fmt: skip
         check(individual or holistic, "objective 'hkd': individual and holistic are both off, so nothing is left")
-        check(dim >= 1, f"objective 'hkd': dim is {dim}, but must be at least 1")
-        check(temperature > 0, f"objective 'hkd': temperature is {temperature}, but must be positive")
-        for option, share in (("smoothing", smoothing), ("bank_momentum", bank_momentum)):
-            check(0 <= share <= 1, f"objective 'hkd': {option} is {share}, but must be between 0 and 1")
+        check(0 <= smoothing <= 1, f"objective 'hkd': smoothing is {smoothing}, but must be between 0 and 1")
         self.builder, self.student_gnn, self.teacher_gnn = _graph_parts(builder, student_gnn, teacher_gnn, holistic)
-        self.student_head = nn.Linear(student_dim, dim)
-        self.teacher_head = nn.Linear(teacher_dim, dim)
-        self._student_bank = bank.build(labels, dim)
-        self._teacher_bank = bank.build(labels, dim)
-        # Both banks hold the same samples in the same rows, so one draw serves both.
-        self._sampler = build_sampler(sampler, self._student_bank, negatives)
-        self.samples = len(labels)
-        self.temperature = temperature
-        self.takes_negatives = sampler == "explicit"
         self.negatives_from = negatives_from
         self.individual = individual
         self.smoothing = smoothing
-        self.bank_momentum = bank_momentum
         self.teacher_gradient = teacher_gradient
-        self._generators: dict[str, torch.Generator] = {}
-        self._pending: tuple[Tensor, Tensor, Tensor] | None = None
 
     @classmethod
     def graph_dim(cls, options: Mapping[str, Any]) -> int | None:
         """`dim`, unless the holistic part is off."""
         return int(options["dim"]) if options["holistic"] else None
-
-    @property
-    def student_bank(self) -> Tensor:
-        """The student's banked embeddings, [N, dim]."""
-        return self._student_bank.rows
-
-    @property
-    def teacher_bank(self) -> Tensor:
-        """The teacher's banked embeddings, [N, dim]."""
-        return self._teacher_bank.rows
 
     def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:
         """The terms `individual` and `holistic`.
@@ -147,9 +123,6 @@ class HKD(Objective):
         Raises:
             UserError: The batch brings negatives, but the sampler is not `explicit` or the bank is a queue.
         """
-        device = batch.student.embedding.device
-        self._student_bank.to(device)
-        self._teacher_bank.to(device)
         has_graph = self.builder is not None and len(batch.labels) >= self.builder.min_nodes
         student_side, teacher_side = self._sides()
         student = self._views(batch.student, batch, student_side, has_graph)
@@ -159,32 +132,8 @@ class HKD(Objective):
         with torch.set_grad_enabled(self.teacher_gradient and torch.is_grad_enabled()):
             teacher_parts = self._contrast(teacher, student, self._teacher_bank, self._student_bank, selection)
         keep_banks = self.builder is not None and not has_graph
-        self._pending = (
-            None if keep_banks else (batch.indices, student.embedding.detach(), teacher.embedding.detach())
-        )
+        self._pending = None if keep_banks else (batch.indices, student.embedding.detach(), teacher.embedding.detach())
         return {name: parts[name] + teacher_parts[name] for name in parts}
-
-    def prepare(self, device: torch.device, stream: Stream) -> None:
-        """Takes the streams `negatives` and `builder` (`Objective.prepare`)."""
-        super().prepare(device, stream)
-        self._generators = {name: stream(name) for name in ("negatives", "builder")}
-
-    def after_step(self) -> None:
-        """Writes the batch's embeddings to the banks."""
-        if self._pending is not None:
-            indices, student, teacher = self._pending
-            self._student_bank.update(indices, student, self.bank_momentum)
-            self._teacher_bank.update(indices, teacher, self.bank_momentum)
-            self._pending = None
-
-    def get_extra_state(self) -> dict[str, Any]:
-        """The banks, for checkpoints."""
-        return {"student_bank": self._student_bank.state_dict(), "teacher_bank": self._teacher_bank.state_dict()}
-
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Takes the banks over from a checkpoint."""
-        self._student_bank.load_state_dict(state["student_bank"])
-        self._teacher_bank.load_state_dict(state["teacher_bank"])
 
     def _sides(self) -> tuple[_Side, _Side]:
         return (
@@ -193,8 +142,7 @@ class HKD(Objective):
         )
 
     def _views(self, output: NetworkOutput, batch: DistillationBatch, side: _Side, has_graph: bool) -> _Views:
-        embedding = F.normalize(side.head(output.embedding.to(side.head.weight.dtype)), dim=1)
-        banked = side.bank.gather(batch.indices, embedding.detach())
+        embedding, banked = self._embed(output, batch.indices, side.head, side.bank)
         if not has_graph or self.builder is None or side.gnn is None:
             return _Views(embedding, banked, None)
         nodes = Nodes(
@@ -202,15 +150,6 @@ class HKD(Objective):
             bank=side.bank.view(), generator=self._generators.get("builder"),
         )  # fmt: skip
         return _Views(embedding, banked, side.gnn(self.builder.build(nodes), embedding))
-
-    def _select(self, batch: DistillationBatch) -> Selection:
-        if batch.negatives is not None:
-            if not self.takes_negatives:
-                raise UserError("objective 'hkd': the batch brings negatives, which needs sampler=explicit")
-            if len(self.student_bank) != self.samples:
-                raise UserError("objective 'hkd': the batch brings negatives, which needs a full bank, not a queue")
-            return ExplicitSelection(batch.negatives.long(), len(self.student_bank))
-        return self._sampler.select(batch.labels, self._generators.get("negatives"))
 
     def _contrast(
         self, anchor: _Views, other: _Views, own_bank: Bank, other_bank: Bank, selection: Selection

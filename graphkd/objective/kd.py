@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from graphkd.batch import DistillationBatch
 from graphkd.errors import check
 from graphkd.objective.base import OBJECTIVES, Objective, teacher_output
+from graphkd.objective.logits import divergence
 
 
 @OBJECTIVES.register("kd")
@@ -31,7 +31,4 @@ class KD(Objective):
 
     def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:
         """The term `kd`."""
-        student = F.log_softmax(batch.student.logits.float() / self.temperature, dim=1)
-        teacher = F.log_softmax(teacher_output(batch).logits.float() / self.temperature, dim=1)
-        divergence = F.kl_div(student, teacher, reduction="batchmean", log_target=True)
-        return {self.name: self.temperature**2 * divergence}
+        return {self.name: divergence(batch.student.logits, teacher_output(batch).logits, self.temperature)}

@@ -1,0 +1,51 @@
+"""Correlation congruence, in the form of the benchmark."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from graphkd.batch import DistillationBatch
+from graphkd.errors import check
+from graphkd.objective.base import OBJECTIVES, Objective, teacher_output
+
+
+@OBJECTIVES.register("cc")
+class CC(Objective):
+    """Differences of embedded vectors, correlated between neighbours in the batch (Peng et al., arXiv 1904.01802).
+
+    The benchmark's form of the method, the mean over i of sum_c d_i d_{i+1} with d = |student - teacher|, on a linear
+    head of each network.
+
+    Attributes:
+        student_head: `torch.nn.Linear` on the student's embedding; `teacher_head` likewise. Both are trained.
+    """
+
+    name = "cc"
+
+    def __init__(self, student_dim: int, teacher_dim: int, dim: int = 128) -> None:
+        """A CC objective.
+
+        Args:
+            student_dim: Width of the student's embedding.
+            teacher_dim: Width of the teacher's.
+            dim: Width to which the heads bring both.
+
+        Raises:
+            UserError: `dim` is below 1.
+        """
+        super().__init__()
+        check(dim >= 1, f"objective 'cc': dim is {dim}, but must be at least 1")
+        self.student_head = nn.Linear(student_dim, dim)
+        self.teacher_head = nn.Linear(teacher_dim, dim)
+
+    def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:
+        """The term `cc`; 0 for a batch of one."""
+        student = self.student_head(batch.student.embedding.float())
+        teacher = self.teacher_head(teacher_output(batch).embedding.float())
+        return {self.name: congruence(student.float(), teacher.float())}
+
+
+def congruence(student: Tensor, teacher: Tensor) -> Tensor:
+    """The mean over i of sum_c d_i d_{i+1} with d = |student - teacher|, from two matrices [B, D]."""
+    difference = (student - teacher).abs()
+    return (difference[:-1] * difference[1:]).sum() / max(1, len(difference) - 1)

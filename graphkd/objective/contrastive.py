@@ -1,0 +1,127 @@
+"""What objectives that contrast embeddings with feature banks share."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from graphkd.batch import DistillationBatch, NetworkOutput
+from graphkd.contrast import Bank, ExplicitSelection, Selection, build_sampler
+from graphkd.contrast.options import BankOptions
+from graphkd.errors import UserError, check
+from graphkd.objective.base import Objective, Stream
+
+SamplerName = Literal["shared", "explicit", "all", "all_weighted"]
+"""Where negatives come from: `shared` (one draw a step serves all samples; unbiased, but the draws of a batch are not
+independent), `explicit` (drawn for each sample, as published, or handed in with the batch), `all` (every sample of
+another class), `all_weighted` (the same, weighted by K / their number)."""
+
+
+class ContrastiveObjective(Objective):
+    """An objective with a linear head and a bank of embeddings for each network.
+
+    A subclass's forward leaves in `_pending` what to bank after the step: indices and both networks' embeddings.
+
+    Attributes:
+        student_head: `torch.nn.Linear` on the student's embedding; `teacher_head` likewise.
+        samples: N, the number of training samples.
+    """
+
+    def __init__(
+        self,
+        student_dim: int,
+        teacher_dim: int,
+        labels: Tensor,
+        dim: int,
+        negatives: int,
+        temperature: float,
+        sampler: SamplerName,
+        bank_momentum: float,
+        bank: BankOptions,
+    ) -> None:
+        """Heads, banks and the sampler of an objective.
+
+        Args:
+            student_dim: Width of the student's embedding.
+            teacher_dim: Width of the teacher's.
+            labels: Class of every training sample, int64 [N].
+            dim: Width D of embeddings and banks.
+            negatives: K, negatives of each sample.
+            temperature: T, by which similarities are divided.
+            sampler: Where negatives come from; see `SamplerName`.
+            bank_momentum: Share of the old row when a bank is updated.
+            bank: How the banks are kept.
+
+        Raises:
+            UserError: An option is out of range, or the training set has one class only.
+        """
+        super().__init__()
+        check(dim >= 1, f"objective '{self.name}': dim is {dim}, but must be at least 1")
+        check(temperature > 0, f"objective '{self.name}': temperature is {temperature}, but must be positive")
+        check(
+            0 <= bank_momentum <= 1,
+            f"objective '{self.name}': bank_momentum is {bank_momentum}, but must be between 0 and 1",
+        )
+        self.student_head = nn.Linear(student_dim, dim)
+        self.teacher_head = nn.Linear(teacher_dim, dim)
+        self._student_bank = bank.build(labels, dim)
+        self._teacher_bank = bank.build(labels, dim)
+        # Both banks hold the same samples in the same rows, so one draw serves both.
+        self._sampler = build_sampler(sampler, self._student_bank, negatives)
+        self.samples = len(labels)
+        self.temperature = temperature
+        self.takes_negatives = sampler == "explicit"
+        self.bank_momentum = bank_momentum
+        self._generators: dict[str, torch.Generator] = {}
+        self._pending: tuple[Tensor, Tensor, Tensor] | None = None
+
+    @property
+    def student_bank(self) -> Tensor:
+        """The student's banked embeddings, [N, dim]."""
+        return self._student_bank.rows
+
+    @property
+    def teacher_bank(self) -> Tensor:
+        """The teacher's banked embeddings, [N, dim]."""
+        return self._teacher_bank.rows
+
+    def prepare(self, device: torch.device, stream: Stream) -> None:
+        """Takes the streams `negatives` and `builder` (`Objective.prepare`)."""
+        super().prepare(device, stream)
+        self._generators = {name: stream(name) for name in ("negatives", "builder")}
+
+    def after_step(self) -> None:
+        """Writes the batch's embeddings to the banks."""
+        if self._pending is not None:
+            indices, student, teacher = self._pending
+            self._student_bank.update(indices, student, self.bank_momentum)
+            self._teacher_bank.update(indices, teacher, self.bank_momentum)
+            self._pending = None
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """The banks, for checkpoints."""
+        return {"student_bank": self._student_bank.state_dict(), "teacher_bank": self._teacher_bank.state_dict()}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Takes the banks over from a checkpoint."""
+        self._student_bank.load_state_dict(state["student_bank"])
+        self._teacher_bank.load_state_dict(state["teacher_bank"])
+
+    def _embed(self, output: NetworkOutput, indices: Tensor, head: nn.Linear, bank: Bank) -> tuple[Tensor, Tensor]:
+        """A network's embeddings, normalised, and what its bank holds of the same samples: [B, dim] each."""
+        embedding = F.normalize(head(output.embedding.to(head.weight.dtype)), dim=1)
+        return embedding, bank.to(embedding.device).gather(indices, embedding.detach())
+
+    def _select(self, batch: DistillationBatch) -> Selection:
+        """The batch's negatives: drawn, or those that it brings."""
+        if batch.negatives is None:
+            return self._sampler.select(batch.labels, self._generators.get("negatives"))
+        if not self.takes_negatives:
+            raise UserError(f"objective '{self.name}': the batch brings negatives, which needs sampler=explicit")
+        if len(self.student_bank) != self.samples:
+            message = "the batch brings negatives, which needs a full bank, not a queue"
+            raise UserError(f"objective '{self.name}': {message}")
+        return ExplicitSelection(batch.negatives.long(), self.samples)

@@ -1,0 +1,57 @@
+"""DIST: predictions that correlate with the teacher's instead of matching them."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from graphkd.batch import DistillationBatch
+from graphkd.errors import check
+from graphkd.objective.base import OBJECTIVES, Objective, teacher_output
+
+_EPS = 1e-8
+
+
+@OBJECTIVES.register("dist")
+class DIST(Objective):
+    """Pearson correlation with the teacher within samples and within classes (Huang et al., arXiv 2205.10536).
+
+    With p = softmax(z / T) it is T^2 (inter (1 - mean correlation of rows) + intra (1 - mean correlation of columns)),
+    eq. 8 to 10, where 1e-8 is added to the product of the norms as in the released code.
+    """
+
+    name = "dist"
+
+    def __init__(self, temperature: float = 4.0, inter: float = 1.0, intra: float = 1.0) -> None:
+        """A DIST objective.
+
+        Args:
+            temperature: T, by which the logits are divided.
+            inter: Weight of the relation between classes: each sample's probabilities.
+            intra: Weight of the relation between samples: each class's probabilities over the batch.
+
+        Raises:
+            UserError: The temperature is not positive, or a weight is negative.
+        """
+        super().__init__()
+        check(temperature > 0, f"objective 'dist': temperature is {temperature}, but must be positive")
+        for option, weight in (("inter", inter), ("intra", intra)):
+            check(weight >= 0, f"objective 'dist': {option} is {weight}, but must be at least 0")
+        self.temperature = temperature
+        self.inter = inter
+        self.intra = intra
+
+    def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:
+        """The term `dist`."""
+        student = F.softmax(batch.student.logits.float() / self.temperature, dim=1)
+        teacher = F.softmax(teacher_output(batch).logits.float() / self.temperature, dim=1)
+        inter, intra = (1 - correlation(student, teacher, dim).mean() for dim in (1, 0))
+        return {self.name: self.temperature**2 * (self.inter * inter + self.intra * intra)}
+
+
+def correlation(one: Tensor, other: Tensor, dim: int) -> Tensor:
+    """Pearson's correlation of two matrices along a dimension; 0 (with finite gradient) where one is constant."""
+    one, other = one - one.mean(dim, keepdim=True), other - other.mean(dim, keepdim=True)
+    norms: Tensor = torch.linalg.vector_norm(one, dim=dim) * torch.linalg.vector_norm(other, dim=dim)
+    return (one * other).sum(dim) / (norms + _EPS)

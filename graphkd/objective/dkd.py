@@ -1,0 +1,61 @@
+"""Decoupled knowledge distillation: KD's two halves with weights of their own."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from graphkd.batch import DistillationBatch
+from graphkd.errors import check
+from graphkd.objective.base import OBJECTIVES, Objective, teacher_output
+from graphkd.objective.logits import divergence
+
+
+@OBJECTIVES.register("dkd")
+class DKD(Objective):
+    """alpha TCKD + beta NCKD, growing linearly over the first epochs (Zhao et al., arXiv 2203.08679, eq. 7).
+
+    TCKD is KD on the probabilities of the target class and of all others together, NCKD is KD on the probabilities
+    among the other classes; both with T^2. The released code subtracts 1000 from the target's logit for NCKD; here
+    the target is left out, which is the same.
+    """
+
+    name = "dkd"
+
+    def __init__(self, alpha: float = 1.0, beta: float = 8.0, temperature: float = 4.0, ramp_epochs: int = 20) -> None:
+        """A DKD objective.
+
+        Args:
+            alpha: Weight of TCKD, the target class.
+            beta: Weight of NCKD, the other classes.
+            temperature: T, by which the logits are divided.
+            ramp_epochs: Epochs over which the objective grows from 1 / `ramp_epochs` to its full size; 0 for none.
+
+        Raises:
+            UserError: A weight or `ramp_epochs` is negative, or the temperature is not positive.
+        """
+        super().__init__()
+        for option, value in (("alpha", alpha), ("beta", beta), ("ramp_epochs", ramp_epochs)):
+            check(value >= 0, f"objective 'dkd': {option} is {value}, but must be at least 0")
+        check(temperature > 0, f"objective 'dkd': temperature is {temperature}, but must be positive")
+        self.alpha = alpha
+        self.beta = beta
+        self.temperature = temperature
+        self.ramp_epochs = ramp_epochs
+
+    def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:
+        """The term `dkd`."""
+        student, student_others = self._decoupled(batch.student.logits, batch.labels)
+        teacher, teacher_others = self._decoupled(teacher_output(batch).logits, batch.labels)
+        of_target = self.temperature**2 * divergence(student, teacher)
+        of_others = divergence(student_others, teacher_others, self.temperature)
+        ramp = min(1.0, (batch.progress.epoch + 1) / max(1, self.ramp_epochs))
+        return {self.name: ramp * (self.alpha * of_target + self.beta * of_others)}
+
+    def _decoupled(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores of the target and of all others together, [B, 2], and the other classes' logits, [B, C - 1]."""
+        logits, target = logits.float(), labels[:, None]
+        others = torch.arange(logits.shape[1] - 1, device=logits.device).expand(len(logits), -1)
+        other_logits = logits.gather(1, others + (others >= target))
+        together = (other_logits / self.temperature).logsumexp(1, keepdim=True)
+        return torch.cat([logits.gather(1, target) / self.temperature, together], dim=1), other_logits

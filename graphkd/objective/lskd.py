@@ -1,0 +1,48 @@
+"""Logit standardisation: KD that leaves the student free in the range of its logits."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from graphkd.batch import DistillationBatch
+from graphkd.errors import check
+from graphkd.objective.base import OBJECTIVES, Objective, teacher_output
+from graphkd.objective.logits import divergence
+
+_EPS = 1e-7
+
+
+@OBJECTIVES.register("lskd")
+class LSKD(Objective):
+    """KD on standardised logits (Sun et al., arXiv 2403.01427, algorithm 1).
+
+    Each sample's logits z become (z - mean) / (std + 1e-7), with the unbiased standard deviation, before they are
+    divided by the temperature.
+    """
+
+    name = "lskd"
+
+    def __init__(self, temperature: float = 2.0) -> None:
+        """An LSKD objective.
+
+        Args:
+            temperature: T, by which the standardised logits are divided.
+
+        Raises:
+            UserError: The temperature is not positive.
+        """
+        super().__init__()
+        check(temperature > 0, f"objective 'lskd': temperature is {temperature}, but must be positive")
+        self.temperature = temperature
+
+    def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:
+        """The term `lskd`."""
+        student, teacher = standardised(batch.student.logits), standardised(teacher_output(batch).logits)
+        return {self.name: divergence(student, teacher, self.temperature)}
+
+
+def standardised(logits: Tensor) -> Tensor:
+    """The z-scores of each row, float [B, C] to float32 [B, C]; zeros for a constant row."""
+    logits = logits.float()
+    std, mean = (moment[:, None] for moment in (logits.std(1), logits.mean(1)))
+    return (logits - mean) / (std + _EPS)

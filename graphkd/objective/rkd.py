@@ -1,0 +1,71 @@
+"""Relational knowledge distillation: the same distances and angles between samples."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from graphkd.batch import DistillationBatch
+from graphkd.errors import check
+from graphkd.objective.base import OBJECTIVES, Objective, teacher_output
+
+# Rows closer than this fall together: they have neither direction nor gradient.
+_TOGETHER = 1e-12
+
+
+class Relations(NamedTuple):
+    """How the samples of a batch lie to each other.
+
+    Attributes:
+        distances: Of each pair, divided by the mean of those that are not 0, [B, B].
+        angles: Cosine of the angle at sample i between j and k, [B, B, B]; 0 where two of them fall together.
+    """
+
+    distances: Tensor
+    angles: Tensor
+
+
+@OBJECTIVES.register("rkd")
+class RKD(Objective):
+    """Smooth L1 differences of pairwise distances and of angles (Park et al., arXiv 1904.05068, eq. 6 and 9)."""
+
+    name = "rkd"
+
+    def __init__(self, distance: float = 25.0, angle: float = 50.0) -> None:
+        """An RKD objective.
+
+        Args:
+            distance: Weight of the distances, of which there are B^2.
+            angle: Weight of the angles, of which there are B^3.
+
+        Raises:
+            UserError: A weight is negative.
+        """
+        super().__init__()
+        for option, weight in (("distance", distance), ("angle", angle)):
+            check(weight >= 0, f"objective 'rkd': {option} is {weight}, but must be at least 0")
+        self.distance = distance
+        self.angle = angle
+
+    def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:
+        """The term `rkd`, both parts with their weights."""
+        student = relations(batch.student.embedding)
+        teacher = relations(teacher_output(batch).embedding)
+        of_distances = F.smooth_l1_loss(student.distances, teacher.distances)
+        of_angles = F.smooth_l1_loss(student.angles, teacher.angles)
+        return {self.name: self.distance * of_distances + self.angle * of_angles}
+
+
+def relations(embedding: Tensor) -> Relations:
+    """Distances and angles between the rows of a matrix, float [B, D]; in float32."""
+    with torch.autocast(embedding.device.type, enabled=False):
+        embedding = embedding.float()
+        offsets = embedding - embedding[:, None]
+        distances = torch.linalg.vector_norm(offsets, dim=2)
+        apart = distances > _TOGETHER
+        mean = distances.sum() / apart.sum().clamp(min=1)
+        directions = offsets * torch.where(apart, 1 / torch.where(apart, distances, 1), 0)[..., None]
+        return Relations(distances / torch.where(mean > 0, mean, 1), directions @ directions.mT)
