@@ -45,6 +45,7 @@ class Row:
     Attributes:
         study: Their study.
         pair: Their pair.
+        data: Name of their data set, or "" where their records do not say it.
         variant: Their variant.
         identity: Their identity.
         label: The variant, and what tells this row from others of the same variant.
@@ -54,6 +55,7 @@ class Row:
 
     study: str
     pair: str
+    data: str
     variant: str
     identity: str
     label: str
@@ -61,9 +63,19 @@ class Row:
     repeated: tuple[int, ...] = ()
 
     @property
+    def table(self) -> tuple[str, str, str]:
+        """What the rows of one table have in common: study, pair and data set."""
+        return self.study, self.pair, self.data
+
+    @property
     def seeds(self) -> tuple[int, ...]:
         """The seeds, sorted."""
         return tuple(run.seed for run in self.runs)
+
+    def by_seed(self, value: Callable[[Record], float | None]) -> dict[int, float]:
+        """A value of each run that has it, finite, by seed."""
+        known = ((run.seed, value(run)) for run in self.runs)
+        return {seed: number for seed, number in known if number is not None and math.isfinite(number)}
 
     def summary(self, value: Callable[[Record], float | None]) -> Summary:
         """Mean and spread of a value of each run."""
@@ -80,7 +92,15 @@ def summarise(values: Iterable[float | None]) -> Summary:
     if n == 1:
         return Summary(1, mean, math.nan, math.nan)
     std = math.hypot(*(value - mean for value in known)) / math.sqrt(n - 1)
-    return Summary(n, mean, std, _t_quantile(n - 1) * std / math.sqrt(n))
+    return Summary(n, mean, std, t_quantile(n - 1) * std / math.sqrt(n))
+
+
+@functools.cache
+def t_quantile(freedom: float) -> float:
+    """The 97.5 % quantile of Student's t: how many standard errors a 95 % interval reaches to each side."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, 0.975))
 
 
 def is_finished(record: Record) -> bool:
@@ -89,21 +109,21 @@ def is_finished(record: Record) -> bool:
 
 
 def aggregate(records: Iterable[Record]) -> list[Row]:
-    """One row for each (study, pair, variant, identity) of the finished runs, sorted by these and the label.
+    """One row for each (study, pair, data, variant, identity) of the finished runs, sorted by these and the label.
 
     A seed that is recorded twice counts once: the run of the newest code version, or of a clean checkout
     where versions are equal. The result does not depend on the order of the records.
     """
-    by_row: dict[tuple[str, str, str, str], dict[int, list[Record]]] = defaultdict(lambda: defaultdict(list))
+    by_row: dict[tuple[str, str, str, str, str], dict[int, list[Record]]] = defaultdict(lambda: defaultdict(list))
     for record in filter(is_finished, records):
-        key = (record.study, record.pair, record.variant, record.identity)
+        key = (record.study, record.pair, record.data or "", record.variant, record.identity)
         by_row[key][record.seed].append(record)
     rows = []
     for key, by_seed in sorted(by_row.items()):
         runs = tuple(max(by_seed[seed], key=_newness) for seed in sorted(by_seed))
         repeated = tuple(seed for seed in sorted(by_seed) if len(by_seed[seed]) > 1)
-        rows.append(Row(*key, label=key[2], runs=runs, repeated=repeated))
-    return sorted(_labelled(rows), key=lambda row: (row.study, row.pair, row.variant, row.label))
+        rows.append(Row(*key, label=key[3], runs=runs, repeated=repeated))
+    return sorted(_labelled(rows), key=lambda row: (row.table, row.variant, row.label))
 
 
 def warnings_about(rows: Sequence[Row]) -> list[str]:
@@ -134,13 +154,6 @@ def _count(n: int, noun: str) -> str:
     return f"{n} {noun}{'' if n == 1 else 's'}"
 
 
-@functools.cache
-def _t_quantile(freedom: int) -> float:
-    from scipy.special import stdtrit
-
-    return float(stdtrit(freedom, 0.975))
-
-
 def _newness(record: Record) -> tuple[list[int], bool, str]:
     version = [int(number) for number in re.findall(r"\d{1,9}", record.code.version)]
     return version, not record.code.dirty, record.to_json()
@@ -148,13 +161,13 @@ def _newness(record: Record) -> tuple[list[int], bool, str]:
 
 def _labelled(rows: Sequence[Row]) -> list[Row]:
     """The rows with labels that tell those of one variant apart: by what they varied, else by identity."""
-    siblings: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
+    siblings: dict[tuple[tuple[str, str, str], str], list[Row]] = defaultdict(list)
     for row in rows:
-        siblings[row.study, row.pair, row.variant].append(row)
+        siblings[row.table, row.variant].append(row)
     named = [row for group in siblings.values() for row in _told_apart(group)]
-    same: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
+    same: dict[tuple[tuple[str, str, str], str], list[Row]] = defaultdict(list)
     for row in named:
-        same[row.study, row.pair, row.label].append(row)
+        same[row.table, row.label].append(row)
     return [
         row if len(group) == 1 else dataclasses.replace(row, label=f"{row.label} #{brief}")
         for group in same.values()

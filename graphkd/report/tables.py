@@ -1,19 +1,17 @@
-"""Tables of aggregated runs, as data (unrounded), CSV, Markdown and plain cells."""
+"""The layout `columns`: one table for each study, pair and data set, a row for each variant."""
 
 from __future__ import annotations
 
 import math
-import os
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from graphkd.binding import bind, options_of
 from graphkd.errors import check, choices, did_you_mean
-from graphkd.report.files import make_folder, write_atomically
+from graphkd.report.comparison import Comparison, compare_all
+from graphkd.report.markup import NONE, Block, Cell, Direction, Table, fixed, marks, spread
 from graphkd.report.record import Record
 from graphkd.report.statistics import (
     Row,
@@ -28,12 +26,10 @@ from graphkd.report.statistics import (
 if TYPE_CHECKING:
     import pandas as pd
 
-NONE = "—"
 LEGEND = (
-    "Mean ± sample standard deviation over n seeds (fewer where a cell says so), best mean in bold, "
-    f"{NONE} where there is none."
+    "Mean ± sample standard deviation over n seeds (fewer where a cell says so), best mean in bold, second best "
+    f"underlined, {NONE} where there is none."
 )
-LONGEST_STEM = 120
 
 
 @dataclass(frozen=True)
@@ -48,7 +44,7 @@ class Column:
 
     label: str
     decimals: int
-    best: Literal["max", "min"] | None = None
+    best: Direction | None = None
 
 
 COLUMNS: dict[str, Column] = {
@@ -72,18 +68,25 @@ class TableSpec:
     Attributes:
         name: Name of the layout.
         columns: Keys of `COLUMNS`, in order.
+        layout: The kind of layout.
+        baseline: The variant, or label of a row, that the others are tested against; None for no tests.
+        compare: The key of `COLUMNS` that is tested.
     """
 
     name: str
     columns: tuple[str, ...]
+    layout: Literal["columns"] = "columns"
+    baseline: str | None = None
+    compare: str = "test_top1_last"
 
     def __post_init__(self) -> None:
         """Raises `UserError` where a column is unknown or named twice, or there is none."""
         table = f"table '{self.name}'"
         check(bool(self.columns), f"{table}: the list 'columns' is empty (choices: {choices(COLUMNS)})")
-        for column, count in Counter(self.columns).items():
+        for column in (*self.columns, self.compare):
             hint = did_you_mean(column, COLUMNS)
             check(column in COLUMNS, f"{table} has no column '{column}'{hint} (choices: {choices(COLUMNS)})")
+        for column, count in Counter(self.columns).items():
             check(count == 1, f"{table} has the column '{column}' twice")
 
     @classmethod
@@ -97,132 +100,124 @@ class TableSpec:
         return cls(**bind(options, options_of(cls), part).all)
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One printed cell: its text, and whether it is the best of its column."""
-
-    text: str
-    best: bool = False
-
-
-@dataclass(frozen=True, eq=False)
-class Table:
-    """One table, whatever its layout.
-
-    Attributes:
-        name: Name, from which files get theirs.
-        title: Heading.
-        caption: What stands below the heading, may be empty.
-        header: Headings of the printed columns.
-        cells: The printed cells by row, rounded.
-        frame: All values, unrounded.
-        notes: Footnotes and warnings, a line each.
-    """
-
-    name: str
-    title: str
-    caption: str
-    header: tuple[str, ...]
-    cells: tuple[tuple[Cell, ...], ...]
-    frame: pd.DataFrame
-    notes: tuple[str, ...]
-
-    def csv(self) -> str:
-        """All values, unrounded, as CSV."""
-        return self.frame.to_csv(index=False, lineterminator="\n")
-
-    def rows(self) -> list[list[str]]:
-        """The printed cells as plain text, without the header."""
-        return [[cell.text for cell in row] for row in self.cells]
-
-    def markdown(self) -> str:
-        """Heading, caption, printed cells, legend and notes as GitHub Markdown."""
-        grid = [
-            _markdown_row(_escaped(label) for label in self.header),
-            _markdown_row(":--" if index == 0 else "--:" for index, _ in enumerate(self.header)),
-            *(_markdown_row(_markdown_cell(cell) for cell in row) for row in self.cells),
-        ]
-        notes = "\n".join(f"- {_escaped(note)}" for note in self.notes)
-        blocks = [f"### {_escaped(self.title)}", _escaped(self.caption), "\n".join(grid), LEGEND, notes]
-        return "\n\n".join(block for block in blocks if block) + "\n"
-
-
 def build_tables(records: Iterable[Record], spec: TableSpec, order: Sequence[str] = ()) -> list[Table]:
-    """One table for each study and pair that has a finished run, sorted by these.
+    """One table for each study, pair and data set that has a finished run, sorted by these.
 
     Args:
         records: Runs of any kind and status; those that are no finished students become a note.
         spec: What to show.
         order: Variants in the order of their rows; the others follow by name.
     """
-    groups: dict[tuple[str, str], list[Record]] = defaultdict(list)
+    groups: dict[tuple[str, str, str], list[Record]] = defaultdict(list)
     for record in records:
-        groups[record.study, record.pair].append(record)
+        groups[record.study, record.pair, record.data or ""].append(record)
+    shown = {key: group for key, group in sorted(groups.items()) if any(map(is_finished, group))}
+    several = Counter((study, pair) for study, pair, _ in shown)
     return [
-        _build_table(study, pair, group, spec, order)
-        for (study, pair), group in sorted(groups.items())
-        if any(is_finished(record) for record in group)
+        _build_table(f"{study}_{pair}" + f"_{data or 'unknown'}" * (several[study, pair] > 1), group, spec, order)
+        for (study, pair, data), group in shown.items()
     ]
 
 
-def write_tables(tables: Sequence[Table], folder: str | os.PathLike[str]) -> list[Path]:
-    """Writes `<name>.csv` and `<name>.md` for each table, each whole or not at all, and makes the folder.
-
-    Returns:
-        The files, in the order of the tables.
-
-    Raises:
-        UserError: The folder cannot be made.
-        OSError: A file cannot be written.
-    """
-    make_folder(folder)
-    paths = []
-    for stem, table in zip(_stems([table.name for table in tables]), tables, strict=True):
-        for suffix, text in ((".csv", table.csv()), (".md", table.markdown())):
-            paths.append(Path(folder, stem + suffix))
-            write_atomically(paths[-1], text)
-    return paths
+def value_of(record: Record, column: str) -> float | None:
+    """The value of a run that a column of `COLUMNS` shows."""
+    value: float | None = getattr(record if hasattr(record, column) else record.metrics, column)
+    return value
 
 
-def _build_table(
-    study: str, pair: str, records: Sequence[Record], spec: TableSpec, order: Sequence[str]
-) -> Table:
+def on_data(data: str) -> str:
+    """How titles name the data set, where records say it."""
+    return f" on {data}" if data else ""
+
+
+def _build_table(name: str, records: Sequence[Record], spec: TableSpec, order: Sequence[str]) -> Table:
     place = {variant: index for index, variant in enumerate(order)}
     rows = sorted(aggregate(records), key=lambda row: place.get(row.variant, len(place)))
     summaries = {column: [_summary(row, column) for row in rows] for column in spec.columns}
     printed = [column for column in spec.columns if any(summary.n for summary in summaries[column])]
     columns = [_cells(rows, summaries[column], COLUMNS[column]) for column in printed]
     leading = ([Cell(row.label) for row in rows], [Cell(str(len(row.runs))) for row in rows])
+    tests = _tests(rows, spec)
+    header = ("variant", "n", *(COLUMNS[column].label for column in printed), *tests.header)
     return Table(
-        name=f"{study}_{pair}" + ("" if spec.name == "default" else f"_{spec.name}"),
-        title=f"{study}, {pair}",
+        name=name + ("" if spec.name == "default" else f"_{spec.name}"),
+        title=f"{rows[0].study}, {rows[0].pair}{on_data(rows[0].data)}",
         caption=_caption(rows),
-        header=("variant", "n", *(COLUMNS[column].label for column in printed)),
-        cells=tuple(zip(*leading, *columns, strict=True)),
-        frame=_frame(rows, summaries),
-        notes=(*warnings_about(rows), *left_out(records)),
+        blocks=(Block(header, tuple(zip(*leading, *columns, *tests.cells, strict=True))),),
+        legend=LEGEND,
+        frame=_frame(rows, summaries, tests.values),
+        notes=(*tests.notes, *warnings_about(rows), *left_out(records)),
     )
 
 
 def _summary(row: Row, column: str) -> Summary:
-    return row.summary(lambda run: getattr(run if hasattr(run, column) else run.metrics, column))
+    return row.summary(lambda run: value_of(run, column))
 
 
 def _cells(rows: Sequence[Row], summaries: Sequence[Summary], column: Column) -> list[Cell]:
-    means = [summary.mean for summary in summaries if math.isfinite(summary.mean)]
-    best = {"max": max, "min": min}[column.best](means) if column.best and len(means) > 1 else None
+    ranks = marks([summary.mean for summary in summaries], column.best)
     return [
-        Cell(_text(summary, len(row.runs), column.decimals), summary.mean == best)
-        for row, summary in zip(rows, summaries, strict=True)
+        Cell(spread(summary, len(row.runs), column.decimals), mark)
+        for row, summary, mark in zip(rows, summaries, ranks, strict=True)
     ]
 
 
-def _text(summary: Summary, runs: int, decimals: int) -> str:
-    if summary.n == 0:
-        return NONE
-    spread = NONE if summary.n == 1 else f"{summary.std:.{decimals}f}"
-    count = "" if summary.n == runs else f" (n={summary.n})"
-    return f"{summary.mean:.{decimals}f} ± {spread}{count}"
+@dataclass(frozen=True)
+class _Tests:
+    """What comparisons with a baseline add to a table: printed columns, columns of the frame, and notes."""
+
+    header: tuple[str, ...] = ()
+    cells: tuple[list[Cell], ...] = ()
+    values: Mapping[str, Sequence[Any]] | None = None
+    notes: tuple[str, ...] = ()
+
+
+def _tests(rows: Sequence[Row], spec: TableSpec) -> _Tests:
+    """Tests every row against the baseline's."""
+    if spec.baseline is None:
+        return _Tests()
+    found = [row for row in rows if row.label == spec.baseline] or [row for row in rows if row.variant == spec.baseline]
+    if len(found) != 1:
+        labels = listed([row.label for row in found])
+        reason = f"is several rows here ({labels})" if found else "has no finished run here"
+        return _Tests(notes=(f"nothing is compared: the baseline '{spec.baseline}' {reason}",))
+    baseline = found[0]
+    values = [row.by_seed(lambda run: value_of(run, spec.compare)) for row in rows if row is not baseline]
+    compared = iter(compare_all(values, baseline.by_seed(lambda run: value_of(run, spec.compare))))
+    tests = [Comparison(math.nan) if row is baseline else next(compared) for row in rows]
+    column = COLUMNS[spec.compare]
+    number = sum(not math.isnan(test.p) for test in tests)
+    note = (
+        f"differences to {baseline.label} are those of a paired t-test over the seeds that both have, or of Welch's "
+        f"where these are fewer than 2; p is two-sided and corrected after Holm, number of comparisons: {number}; few "
+        "seeds (n) show large differences only"
+    )
+    return _Tests(
+        header=(f"difference to {baseline.label}, {column.label}", "95 % interval", "p (Holm)", "test"),
+        cells=tuple(map(list, zip(*(_test_cells(test, column.decimals) for test in tests), strict=True))),
+        values={
+            "baseline": [baseline.label] * len(rows),
+            "compared": [spec.compare] * len(rows),
+            **{name: [getattr(test, field) for test in tests] for name, field in _FIELDS.items()},
+        },
+        notes=(note,),
+    )
+
+
+_FIELDS = {
+    "difference": "difference", "difference_low": "low", "difference_high": "high", "p": "p", "p_holm": "p_holm",
+    "test": "test", "test_n": "n", "test_n_baseline": "n_baseline",
+}  # fmt: skip
+"""Columns of the frame, and the field of `Comparison` that each holds."""
+
+
+def _test_cells(test: Comparison, decimals: int) -> list[Cell]:
+    has_interval = not math.isnan(test.low)
+    interval = f"[{fixed(test.low, decimals)}, {fixed(test.high, decimals)}]" if has_interval else NONE
+    p = "< 0.001" if test.p_holm < 0.001 else fixed(test.p_holm, 3)
+    n = f"n={test.n}" if test.n == test.n_baseline else f"n={test.n} and {test.n_baseline}"
+    how = f"{test.test}, {n}" if test.test else NONE
+    return [Cell(text) for text in (fixed(test.difference, decimals, "+"), interval, p, how)]
 
 
 def _caption(rows: Sequence[Row]) -> str:
@@ -239,11 +234,13 @@ def _caption(rows: Sequence[Row]) -> str:
     return f"Teachers differ between rows: test top-1 {several}." if several else ""
 
 
-def _frame(rows: Sequence[Row], summaries: Mapping[str, Sequence[Summary]]) -> pd.DataFrame:
+def _frame(
+    rows: Sequence[Row], summaries: Mapping[str, Sequence[Summary]], tests: Mapping[str, Sequence[Any]] | None
+) -> pd.DataFrame:
     import pandas as pd
 
-    names = ("study", "pair", "variant", "label", "identity")
-    columns: dict[str, list[Any]] = {name: [getattr(row, name) for row in rows] for name in names}
+    names = ("study", "pair", "data", "variant", "label", "identity")
+    columns: dict[str, Sequence[Any]] = {name: [getattr(row, name) for row in rows] for name in names}
     teachers = [row.runs[0].teacher for row in rows]
     columns["teacher_accuracy"] = [
         math.nan if teacher is None or teacher.accuracy is None else teacher.accuracy for teacher in teachers
@@ -253,31 +250,5 @@ def _frame(rows: Sequence[Row], summaries: Mapping[str, Sequence[Summary]]) -> p
     for column, values in summaries.items():
         for part in ("mean", "std", "ci95", "n"):
             columns[f"{column}_{part}"] = [getattr(summary, part) for summary in values]
-    frame: pd.DataFrame = pd.DataFrame(columns)
+    frame: pd.DataFrame = pd.DataFrame({**columns, **(tests or {})})
     return frame
-
-
-def _markdown_row(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _markdown_cell(cell: Cell) -> str:
-    return f"**{_escaped(cell.text)}**" if cell.best else _escaped(cell.text)
-
-
-def _escaped(text: str) -> str:
-    return re.sub(r"([\\`*|<])", r"\\\1", text)
-
-
-def _stems(names: Sequence[str]) -> list[str]:
-    """A file name for each table: portable, inside the folder, and distinct whatever the file system."""
-    stems: list[str] = []
-    for name in names:
-        base = re.sub(r"[^A-Za-z0-9_.]+", "-", name).strip("-.")[:LONGEST_STEM] or "table"
-        taken = {stem.lower() for stem in stems}
-        stem, number = base, 1
-        while stem.lower() in taken:
-            number += 1
-            stem = f"{base}-{number}"
-        stems.append(stem)
-    return stems

@@ -11,6 +11,7 @@ from commands import Command, OwnConfigs, students, top
 
 from graphkd.report import record as records
 from graphkd_cli.main import main
+from graphkd_cli.report import write_study
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def test_aggregates_over_seeds_and_writes_each_table(command: Command, folder: P
     code, out, err = command("report", "results/")
     assert (code, err) == (0, "")
     (table,) = (results / "tables").glob("*.csv")
-    assert top(results / "tables") == {table.name, table.with_suffix(".md").name}
+    assert top(results / "tables") == {table.with_suffix(suffix).name for suffix in (".csv", ".md", ".tex")}
     assert f"written: results/tables/{table.name}" in out
     found = {row["variant"]: row for row in rows(table)}
     assert found.keys() == {"ce", "ce+kd"}
@@ -51,7 +52,7 @@ def test_aggregates_over_seeds_and_writes_each_table(command: Command, folder: P
 
 def test_writes_where_it_is_told(command: Command, folder: Path, results: Path) -> None:
     assert command("report", "--out", "elsewhere").code == 0
-    assert {path.suffix for path in (folder / "elsewhere").iterdir()} == {".csv", ".md"}
+    assert {path.suffix for path in (folder / "elsewhere").iterdir()} == {".csv", ".md", ".tex"}
     assert not (results / "tables").exists()
 
 
@@ -61,6 +62,91 @@ def test_a_layout_of_ones_own(command: Command, folder: Path, results: Path, own
     assert code == 0
     assert "NLL" in out
     assert "test top-1, last" not in out
+
+
+def test_a_baseline_tests_the_others(command: Command, results: Path) -> None:
+    code, out, _ = command("report", "--baseline", "ce")
+    assert code == 0
+    assert "differences to ce are those of a paired t-test" in out
+    found = {row["variant"]: row for row in rows(next((results / "tables").glob("*.csv")))}
+    means = {variant: float(row["test_top1_last_mean"]) for variant, row in found.items()}
+    assert float(found["ce+kd"]["difference"]) == pytest.approx(means["ce+kd"] - means["ce"])
+    assert (found["ce+kd"]["test"], found["ce+kd"]["test_n"], found["ce"]["test"]) == ("paired t", "2", "")
+
+
+def test_a_baseline_that_nothing_has_is_the_users_mistake(command: Command, results: Path) -> None:
+    code, out, err = command("report", "--baseline", "cee")
+    assert (code, out) == (2, "")
+    assert err == (
+        "graphkd: --baseline: no finished run has the variant 'cee'; did you mean 'ce'? (choices: ce, ce+kd)\n"
+    )
+    assert not (results / "tables").exists()
+
+
+def test_a_baseline_of_the_layout_may_be_missing(command: Command, results: Path, own_configs: OwnConfigs) -> None:
+    own = own_configs({"table/mine.yaml": "name: mine\ncolumns: [test_top1_last]\nbaseline: student\n"})
+    code, out, _ = command("report", "--table", "mine", "--config-dir", str(own))
+    assert code == 0
+    assert "nothing is compared: the baseline 'student' has no finished run here" in out
+    code, out, _ = command("report", "--table", "mine", "--baseline", "ce", "--config-dir", str(own))
+    assert "difference to ce" in out
+
+
+GRID = """\
+name: mine
+layout: grid
+study: adhoc
+pairs: []
+rows: {teacher: Teacher, ce: Student, ce+kd: KD}
+target: ce+kd
+student: ce
+"""
+
+
+def test_a_grid_of_ones_own(command: Command, results: Path, own_configs: OwnConfigs) -> None:
+    code, out, _ = command("report", "--table", "mine", "--config-dir", str(own_configs({"table/mine.yaml": GRID})))
+    assert code == 0
+    assert "ARI (%)" in out
+    assert top(results / "tables") == {f"adhoc_mine.{suffix}" for suffix in ("csv", "md", "tex")}
+    assert [row["label"] for row in rows(results / "tables" / "adhoc_mine.csv")] == ["Teacher", "Student", "KD"]
+
+
+def test_one_study_alone(command: Command, results: Path) -> None:
+    for place in sorted(results.rglob("record.json")):
+        record = records.read(place)
+        if record.variant == "ce":
+            records.write(dataclasses.replace(record, study="other"), place)
+    assert command("report", "--study", "other").code == 0
+    (table,) = (results / "tables").glob("*.csv")
+    assert {row["study"] for row in rows(table)} == {"other"}
+    assert command("report", "--study", "other", "--table", "table1").code == 0
+    assert (results / "tables" / "other_table1.csv").exists()
+
+
+def test_wrong_words_about_layouts_are_the_users_mistakes(
+    command: Command, results: Path, own_configs: OwnConfigs
+) -> None:
+    own = str(own_configs({"table/a.yaml": "name: a\nlayout: gird\n", "table/mine.yaml": GRID}))
+    for words, reason in (
+        (["--table", "table1"], "table 'table1': there is no finished run of the study 'table1' (choices: adhoc)"),
+        (["--study", "adhok"], "there is no run of the study 'adhok'; did you mean 'adhoc'? (choices: adhoc)"),
+        (["--table", "a"], "table 'a' has no layout 'gird'; did you mean 'grid'? (choices: columns, grid)"),
+        (["--table", "mine", "--baseline", "ce"], "--baseline: the table 'mine' is a grid, which tests nothing;"),
+    ):
+        code, _, err = command("report", *words, "--config-dir", own)
+        assert (code, len(err.splitlines())) == (2, 1)
+        assert err.startswith(f"graphkd: {reason}")
+
+
+def test_a_study_can_be_written_in_any_layout(
+    command: Command, results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_study(results, "adhoc", ["ce+kd", "ce"])
+    (table,) = (results / "tables").glob("*.csv")
+    assert [row["variant"] for row in rows(table)] == ["ce+kd", "ce"]
+    write_study(results, "adhoc", [], table="table1")
+    assert (results / "tables" / "adhoc_table1.tex").exists()
+    assert "ARI (%)" in capsys.readouterr().out
 
 
 def test_failed_and_unfinished_runs_are_named_once(command: Command, folder: Path, results: Path) -> None:

@@ -22,8 +22,8 @@ from graphkd.report.files import write_atomically
 from graphkd.report.record import LARGEST_BYTES, Code, Metrics, Record, Teacher, Term, read, write
 
 FIELDS = [
-    "schema", "kind", "status", "study", "variant", "pair", "varied", "identity", "seed", "teacher",
-    "versions", "code", "device", "threads", "duration_s", "seconds_per_step", "peak_memory_mib", "metrics",
+    "schema", "kind", "status", "study", "variant", "pair", "data", "varied", "identity", "seed",
+    "teacher", "versions", "code", "device", "threads", "duration_s", "seconds_per_step", "peak_memory_mib", "metrics",
     "error",
 ]  # fmt: skip
 METRICS = [
@@ -76,7 +76,7 @@ records = st.builds(
     Record,
     kind=st.sampled_from(["student", "teacher"]),
     status=st.sampled_from(["running", "done", "failed"]),
-    study=names, variant=names, pair=names, identity=names,
+    study=names, variant=names, pair=names, data=st.none() | names, identity=names,
     varied=st.dictionaries(texts, values, max_size=3),
     seed=st.integers(),
     teacher=st.none() | st.builds(Teacher, texts, numbers),
@@ -141,7 +141,8 @@ def test_numbers_that_are_not_finite_become_null() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", [*FIELDS, *(f"metrics.{name}" for name in METRICS), "code.git", "teacher.accuracy"]
+    "path",
+    [*sorted({*FIELDS} - {"data"}), *(f"metrics.{name}" for name in METRICS), "code.git", "teacher.accuracy"],
 )
 def test_a_missing_field_is_named(path: str) -> None:
     document = json.loads(make_record().to_json())
@@ -165,6 +166,8 @@ def test_a_missing_field_is_named(path: str) -> None:
         ("status", None, "'status' is None"),
         ("study", 3, "'study' is 3, but must be a text"),
         ("study", "", "'study' is ''"),
+        ("data", 3, "'data' is 3, but must be a text"),
+        ("data", "", "'data' is ''"),
         ("variant", "a\nb", r"'variant' is 'a\\nb'"),
         ("identity", "x" * 301, "'identity' is 'x"),
         ("varied", [], "'varied' is [], but must be a mapping"),
@@ -211,6 +214,14 @@ def test_what_is_no_record_is_refused_in_one_line(content: str | bytes, reason: 
         Record.from_json(content, "here")
     assert str(caught.value).startswith(f"here: {reason}")
     assert "\n" not in str(caught.value)
+
+
+def test_records_from_before_the_data_set_was_noted_are_read() -> None:
+    document = json.loads(make_record(data="digits").to_json())
+    assert Record.from_json(json.dumps(document)).data == "digits"
+    del document["data"]
+    assert Record.from_json(json.dumps(document)) == make_record()
+    assert make_record().data is None
 
 
 def test_fields_of_later_versions_are_ignored() -> None:

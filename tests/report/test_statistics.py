@@ -85,6 +85,20 @@ def test_a_row_is_one_configuration_over_its_seeds() -> None:
     ]
 
 
+def test_runs_on_different_data_are_different_rows() -> None:
+    records = [*runs("kd", 2, data="digits"), *runs("kd", 1, data="cifar100"), *runs("kd", [4])]
+    rows = aggregate(records)
+    assert [(row.data, row.label, row.seeds) for row in rows] == [
+        ("", "kd", (4,)), ("cifar100", "kd", (0,)), ("digits", "kd", (0, 1)),
+    ]  # fmt: skip
+
+
+def test_values_by_seed_leave_out_what_is_missing() -> None:
+    records = [*runs("kd", [3, 1], test_nll_last=0.5), *runs("kd", [2], test_nll_last=None)]
+    (row,) = aggregate(records)
+    assert row.by_seed(lambda run: run.metrics.test_nll_last) == {1: 0.5, 3: 0.5}
+
+
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 3), finite), max_size=12), st.randoms())
 def test_rows_do_not_depend_on_the_order_of_records(
     found: list[tuple[str, int, float]], shuffler: random.Random

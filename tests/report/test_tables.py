@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import math
-import os
 import re
 import statistics
 import subprocess
@@ -13,16 +13,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
+import scipy.stats
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from test_record import make_record
 
 from graphkd.errors import UserError
+from graphkd.report.markup import Block, Table
 from graphkd.report.record import Code, Metrics, Record, Teacher
-from graphkd.report.tables import COLUMNS, Cell, Table, TableSpec, build_tables, write_tables
+from graphkd.report.tables import COLUMNS, TableSpec, build_tables
 
 CONFIG = Path(__file__).parents[2] / "configs" / "table" / "default.yaml"
 DEFAULT = TableSpec.from_mapping(yaml.safe_load(CONFIG.read_text()))
@@ -39,6 +40,12 @@ def build(records: list[Record], spec: TableSpec = LAST, order: tuple[str, ...] 
     """The only table of these records."""
     (table,) = build_tables(records, spec, order)
     return table
+
+
+def block(table: Table) -> Block:
+    """The only block of a table."""
+    (found,) = table.blocks
+    return found
 
 
 def cells(table: Table, row: int) -> list[str]:
@@ -62,11 +69,11 @@ def test_the_default_table_in_full() -> None:
         "| :-- | --: | --: | --: | --: | --: | --: | --: | --: |\n"
         "| hkd | 3 | **92.00 ± 2.00** | **93.00 ± 0.00** | **91.00 ± 0.00** | **92.00 ± 0.00** "
         "| **0.3000 ± 0.0000** | 0.0100 ± 0.0000 | 512 ± 0 |\n"
-        "| kd | 3 | 91.00 ± 0.00 | **93.00 ± 0.00** | **91.00 ± 0.00** | **92.00 ± 0.00** "
+        "| kd | 3 | <u>91.00 ± 0.00</u> | **93.00 ± 0.00** | **91.00 ± 0.00** | **92.00 ± 0.00** "
         "| **0.3000 ± 0.0000** | 0.0100 ± 0.0000 | 512 ± 0 |\n"
         "\n"
         "Mean ± sample standard deviation over n seeds (fewer where a cell says so), best mean in bold, "
-        "— where there is none.\n"
+        "second best underlined, — where there is none.\n"
     )
 
 
@@ -86,7 +93,7 @@ def test_csv_is_unrounded() -> None:
 
 def test_the_frame_keeps_columns_without_values_and_print_leaves_them_out() -> None:
     table = build(runs("hkd", [90.0, 91.0, 92.0]), DEFAULT)
-    assert "test top-1, at best validation (%)" not in table.header
+    assert "test top-1, at best validation (%)" not in block(table).header
     assert list(table.frame["test_top1_at_best_val_n"]) == [0]
     assert table.frame["test_top1_at_best_val_mean"].isna().all()
     assert ",,,0," in table.csv()
@@ -102,15 +109,15 @@ def test_one_run_has_a_dash_for_its_spread_and_a_warning() -> None:
 @pytest.mark.parametrize("columns", [("test_top1_last",), ("peak_memory_mib",), tuple(COLUMNS)])
 def test_n_is_always_shown(columns: tuple[str, ...]) -> None:
     table = build(runs("hkd", [90.0, 91.0]), TableSpec("short", columns))
-    assert table.header[:2] == ("variant", "n")
-    assert table.rows()[0][:2] == ["hkd", "2"]
+    assert block(table).header[:2] == ("variant", "n")
+    assert block(table).rows()[0][:2] == ["hkd", "2"]
 
 
 def test_values_that_some_runs_lack_show_how_many_have_them() -> None:
     records = [*runs("hkd", [90.0, 91.0, 92.0]), *runs("kd", [90.0, 91.0, 92.0], test_nll_last=None)]
     records[0] = make_record(seed=0, variant="hkd", identity="id-hkd", test_nll_last=math.nan)
     table = build(records, TableSpec("t", ("test_nll_last",)))
-    assert table.rows() == [["hkd", "3", "0.3000 ± 0.0000 (n=2)"], ["kd", "3", "—"]]
+    assert block(table).rows() == [["hkd", "3", "0.3000 ± 0.0000 (n=2)"], ["kd", "3", "—"]]
     assert list(table.frame["test_nll_last_n"]) == [2, 0]
 
 
@@ -124,15 +131,17 @@ def test_the_max_over_epochs_is_always_labelled_as_chosen_on_test() -> None:
 def test_best_is_the_highest_accuracy_and_the_lowest_loss() -> None:
     records = runs("a", [90.0, 92.0], test_nll_last=0.5) + runs("b", [80.0, 82.0], test_nll_last=0.25)
     table = build(records, TableSpec("t", ("test_top1_last", "test_nll_last", "seconds_per_step")))
-    assert [[cell.best for cell in row] for row in table.cells] == [
-        [False, False, True, False, False],
-        [False, False, False, True, False],
+    assert [[cell.mark for cell in row] for row in block(table).cells] == [
+        [None, None, "best", "second", None],
+        [None, None, "second", "best", None],
     ]
     assert cells(table, 0)[2] == "**91.00 ± 1.41**"
 
 
 def test_a_row_alone_is_not_the_best() -> None:
-    assert "**" not in build(runs("hkd", [90.0, 91.0])).markdown()
+    text = build(runs("hkd", [90.0, 91.0])).markdown()
+    assert "**" not in text
+    assert "<u>" not in text
 
 
 @given(
@@ -140,16 +149,19 @@ def test_a_row_alone_is_not_the_best() -> None:
         st.sampled_from("abcdef"), st.lists(st.floats(0, 100), min_size=1, max_size=3), min_size=2
     )
 )
-def test_bold_marks_the_rows_of_highest_mean(found: dict[str, list[float]]) -> None:
+def test_marks_are_at_the_two_highest_means(found: dict[str, list[float]]) -> None:
     table = build([record for name, accuracies in found.items() for record in runs(name, accuracies)])
     means = list(table.frame["test_top1_last_mean"])
-    assert [row[2].best for row in table.cells] == [mean == max(means) for mean in means]
+    best, second, *_ = [*sorted(set(means), reverse=True), None]
+    assert [row[2].mark for row in block(table).cells] == [
+        "best" if mean == best else "second" if mean == second else None for mean in means
+    ]
 
 
 @given(st.sets(st.sampled_from("abcdefgh"), min_size=1), st.lists(st.sampled_from("abcdefgh"), unique=True))
 def test_rows_follow_the_order_and_then_the_alphabet(variants: set[str], order: list[str]) -> None:
     records = [record for name in variants for record in runs(name, [90.0])]
-    shown = [row[0] for row in build(records, order=tuple(order)).rows()]
+    shown = [row[0] for row in block(build(records, order=tuple(order))).rows()]
     assert shown == [name for name in order if name in variants] + sorted(variants - set(order))
 
 
@@ -159,7 +171,7 @@ def test_rows_of_one_variant_stand_together() -> None:
         *runs("a", [90.0]),
     ]  # fmt: skip
     table = build(records, order=("b", "a"))
-    assert [row[0] for row in table.rows()] == ["b (k=4)", "b (k=8)", "a"]
+    assert [row[0] for row in block(table).rows()] == ["b (k=4)", "b (k=8)", "a"]
     assert list(table.frame["variant"]) == ["b", "b", "a"]
     assert list(table.frame["label"]) == ["b (k=4)", "b (k=8)", "a"]
 
@@ -168,7 +180,7 @@ def test_studies_and_pairs_have_their_own_tables() -> None:
     records = runs("hkd", [90.0], study="two") + runs("hkd", [91.0]) + runs("hkd", [92.0], pair="a->b")
     tables = build_tables(records, LAST)
     assert [table.title for table in tables] == ["suite, a->b", "suite, large->small", "two, large->small"]
-    assert [table.rows()[0][2] for table in tables] == ["92.00 ± —", "91.00 ± —", "90.00 ± —"]
+    assert [block(table).rows()[0][2] for table in tables] == ["92.00 ± —", "91.00 ± —", "90.00 ± —"]
 
 
 def test_runs_that_did_not_finish_are_notes_and_no_rows() -> None:
@@ -176,7 +188,7 @@ def test_runs_that_did_not_finish_are_notes_and_no_rows() -> None:
         "kd", [1.0], status="failed", metrics=Metrics(), error="diverged"
     )
     table = build(records)
-    assert [row[0] for row in table.rows()] == ["hkd"]
+    assert [row[0] for row in block(table).rows()] == ["hkd"]
     assert table.notes == ("left out: 1 failed run: suite/kd seed 0",)
     assert build_tables(runs("kd", [1.0], status="failed"), LAST) == []
     assert build_tables([], LAST) == []
@@ -204,7 +216,7 @@ def test_markdown_is_safe_from_names() -> None:
     table = build(runs("a|b *c* <i>`", [90.0, 91.0, 92.0], study="s|t"))
     assert cells(table, 0) == [r"a\|b \*c\* \<i>\`", "3", "91.00 ± 1.00"]
     assert table.markdown().startswith(r"### s\|t, large->small")
-    assert table.rows()[0][0] == "a|b *c* <i>`"
+    assert block(table).rows()[0][0] == "a|b *c* <i>`"
 
 
 @pytest.mark.parametrize(
@@ -224,6 +236,8 @@ def test_markdown_is_safe_from_names() -> None:
             "table 't' has no column 'test_top_last'; did you mean 'test_",
         ),
         ({"name": "t", "columns": ["n", "n"]}, "table 't' has no column 'n'"),
+        ({"name": "t", "columns": ["duration_s"], "compare": "duration"}, "table 't' has no column 'duration'; did"),
+        ({"name": "t", "columns": ["duration_s"], "layout": "grid"}, "table 't': option 'layout' is 'grid', but must"),
         ({"name": "t", "columns": ["duration_s"] * 2}, "table 't' has the column 'duration_s' twice"),
     ],
 )
@@ -238,61 +252,93 @@ def test_every_column_can_be_shown() -> None:
     values = {name: 50.0 for name in COLUMNS if name != "test_top1_last"}
     table = build(runs("hkd", [50.0, 50.0], **values),
                   TableSpec("all", tuple(COLUMNS)))  # fmt: skip
-    assert len(table.header) == 2 + len(COLUMNS)
+    assert len(block(table).header) == 2 + len(COLUMNS)
     assert all((table.frame[f"{name}_mean"] == 50.0).all() for name in COLUMNS)
 
 
-def test_files_hold_the_tables(tmp_path: Path) -> None:
-    tables = build_tables(runs("hkd", [90.0]) + runs("hkd", [91.0], study="two"), LAST)
-    paths = write_tables(tables, tmp_path / "new" / "tables")
-    assert [path.name for path in paths] == [
-        "suite_large-small.csv", "suite_large-small.md", "two_large-small.csv", "two_large-small.md",
-    ]  # fmt: skip
-    assert sorted(os.listdir(tmp_path / "new" / "tables")) == sorted(path.name for path in paths)
-    assert paths[0].read_bytes() == tables[0].csv().encode()
-    assert paths[3].read_bytes() == tables[1].markdown().encode()
-
-
-def test_another_layout_gets_other_files(tmp_path: Path) -> None:
+def test_another_layout_gets_other_files() -> None:
     (table,) = build_tables(runs("hkd", [90.0]), TableSpec("short", ("test_top1_last",)))
-    path, _ = write_tables([table], tmp_path)
-    assert path.name == "suite_large-small_short.csv"
+    assert table.name == "suite_large->small_short"
 
 
-def a_table(name: str) -> Table:
-    """A table of any name."""
-    return Table(name, name, "", ("variant",), ((Cell("x"),),), pd.DataFrame({"variant": [name]}), ())
+def test_data_sets_are_never_mixed() -> None:
+    records = [*runs("hkd", [90.0], data="digits"), *runs("hkd", [70.0], data="cifar100"), *runs("hkd", [80.0])]
+    tables = build_tables(records, LAST)
+    assert [(table.name, table.title) for table in tables] == [
+        ("suite_large->small_unknown", "suite, large->small"),
+        ("suite_large->small_cifar100", "suite, large->small on cifar100"),
+        ("suite_large->small_digits", "suite, large->small on digits"),
+    ]
+    assert [list(table.frame["test_top1_last_mean"]) for table in tables] == [[80.0], [70.0], [90.0]]
+    assert list(tables[1].frame["data"]) == ["cifar100"]
+    assert [table.name for table in build_tables(records[:1], LAST)] == ["suite_large->small"]
 
 
-printable = st.text(st.characters(categories=["L", "N", "P", "S", "Zs"]), max_size=200)
+AGAINST = TableSpec("default", ("test_top1_last",), baseline="student")
 
 
-@given(
-    names=st.lists(
-        st.sampled_from(["../../x", "/etc/x", "a/b", "a-b", "A-B", "..", ".", "", "~", "C:\\x"]) | printable
-    )
-)
-def test_no_name_escapes_the_folder_or_overwrites_another(
-    tmp_path_factory: pytest.TempPathFactory, names: list[str]
-) -> None:
-    folder = tmp_path_factory.mktemp("tables")
-    paths = write_tables([a_table(name) for name in names], folder)
-    assert all(path.parent == folder for path in paths)
-    assert all(re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.(csv|md)", path.name) for path in paths)
-    assert len({path.name.lower() for path in paths}) == len(os.listdir(folder)) == 2 * len(names)
-    for name, path in zip(names, paths[::2], strict=True):
-        assert path.read_text(encoding="utf-8") == a_table(name).csv()
+def test_a_baseline_adds_differences_and_tests() -> None:
+    student, kd, hkd = [70.0, 71.0, 72.0], [72.0, 74.0, 74.5], [71.0, 71.5, 73.5]
+    records = [*runs("student", student), *runs("kd", kd), *runs("hkd", hkd)]
+    table = build(records, AGAINST, ("student", "kd", "hkd"))
+    assert block(table).header[3:] == (
+        "difference to student, test top-1, last epoch (%)", "95 % interval", "p (Holm)", "test",
+    )  # fmt: skip
+    expected = {name: scipy.stats.ttest_rel(values, student) for name, values in (("kd", kd), ("hkd", hkd))}
+    low, high = expected["kd"].confidence_interval()
+    p = 2 * expected["kd"].pvalue
+    assert cells(table, 0)[3:] == ["—"] * 4
+    assert cells(table, 1)[3:] == ["+2.50", f"[{low:.2f}, {high:.2f}]", f"{p:.3f}", "paired t, n=3"]
+    frame = table.frame.set_index("variant")
+    for name, test in expected.items():
+        assert frame["p"][name] == pytest.approx(test.pvalue, rel=1e-12)
+        assert frame["difference_low"][name] == pytest.approx(test.confidence_interval().low, rel=1e-12)
+    assert frame["p_holm"]["kd"] == pytest.approx(p, rel=1e-12)
+    assert frame["p_holm"]["hkd"] == max(frame["p_holm"]["kd"], frame["p"]["hkd"])
+    assert list(frame["test_n"]) == [0, 3, 3]
+    assert set(frame["compared"]) == {"test_top1_last"}
+    assert any("number of comparisons: 2" in note for note in table.notes)
 
 
-def test_a_folder_that_cannot_be_made_is_the_users_mistake(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"the folder .*file/tables cannot be made"):
-        write_tables([], tmp_path / "file" / "tables")
+def test_a_test_says_how_many_seeds_each_side_has() -> None:
+    records = [*runs("student", [70.0, 71.0, 72.0]), *runs("kd", [0.0] * 3 + [72.0, 74.0])[3:]]
+    table = build(records, AGAINST, ("student", "kd"))
+    assert cells(table, 1)[-1] == "Welch t, n=2 and 3"
+
+
+def test_another_column_can_be_compared() -> None:
+    records = [*runs("student", [70.0, 71.0], test_nll_last=0.5), *runs("kd", [72.0, 74.0], test_nll_last=0.25)]
+    spec = dataclasses.replace(AGAINST, compare="test_nll_last")
+    table = build(records, spec, ("student", "kd"))
+    assert block(table).header[3] == "difference to student, test NLL, last epoch"
+    assert cells(table, 1)[3:] == ["-0.2500", "—", "—", "paired t, n=2"], "no spread, no p value"
+
+
+def test_a_small_p_value_is_not_shown_as_nought() -> None:
+    records = [*runs("student", [70.0, 71.0, 72.0, 73.0]), *runs("kd", [80.001, 81.0, 82.0, 83.0])]
+    table = build(records, AGAINST, ("student", "kd"))
+    assert cells(table, 1)[5] == r"\< 0.001"
+    assert 0 < table.frame["p_holm"][1] < 0.001
+
+
+def test_a_baseline_that_is_missing_or_several_rows_is_a_note() -> None:
+    table = build(runs("kd", [90.0, 91.0, 92.0]), AGAINST)
+    assert table.notes == ("nothing is compared: the baseline 'student' has no finished run here",)
+    assert len(block(table).header) == 3
+    assert "p_holm" not in table.frame
+    records = [
+        *runs("student", [90.0, 91.0, 92.0], identity="1", varied={"k": 4}), *runs("kd", [90.0, 90.0, 90.0]),
+        *runs("student", [91.0, 91.0, 92.0], identity="2", varied={"k": 8}),
+    ]  # fmt: skip
+    (note,) = build(records, AGAINST).notes
+    assert note == "nothing is compared: the baseline 'student' is several rows here (student (k=4), student (k=8))"
+    table = build(records, dataclasses.replace(AGAINST, baseline="student (k=8)"))
+    assert set(table.frame["baseline"]) == {"student (k=8)"}
 
 
 def test_importing_the_modules_loads_nothing_heavy() -> None:
     code = (
-        "import sys, graphkd.report.load, graphkd.report.tables;"
+        "import sys, graphkd.report.load, graphkd.report.tables, graphkd.report.grid;"
         "print({'torch', 'dgl', 'hydra', 'pandas', 'numpy', 'scipy'} & set(sys.modules))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,0 +1,91 @@
+"""Tests of variants against a baseline over seeds, corrected for their number."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from graphkd.report.statistics import summarise, t_quantile
+
+LEAST_SHARED = 2
+NO_SPREAD = 1e-9
+"""Standard errors below this share of the values are rounding, not spread."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A value of one variant against that of the baseline; NaN where it is undefined.
+
+    Attributes:
+        difference: Mean of the variant less that of the baseline, over the seeds that the test uses.
+        low: Lower end of the 95 % interval of the difference.
+        high: Upper end.
+        p: Two-sided p value, not corrected. Undefined where there is no spread to measure a difference by.
+        p_holm: The same, corrected for all comparisons of the table.
+        test: "paired t", "Welch t", or "" where there are too few seeds for either.
+        n: Number of seeds of the variant in the test.
+        n_baseline: The same for the baseline; equal to `n` in a paired test.
+    """
+
+    difference: float
+    low: float = math.nan
+    high: float = math.nan
+    p: float = math.nan
+    p_holm: float = math.nan
+    test: str = ""
+    n: int = 0
+    n_baseline: int = 0
+
+
+def compare(values: Mapping[int, float], baseline: Mapping[int, float]) -> Comparison:
+    """Tests a variant against the baseline, both by seed.
+
+    A paired t-test over the seeds that both have, where these are two or more: runs of one seed share the student's
+    initialisation and the order of the data. Otherwise Welch's t-test, which needs two seeds on either side.
+    """
+    shared = sorted(values.keys() & baseline.keys())
+    scale = max((abs(value) for side in (values, baseline) for value in side.values()), default=0.0)
+    if len(shared) >= LEAST_SHARED:
+        paired = summarise(values[seed] - baseline[seed] for seed in shared)
+        bare = Comparison(paired.mean, test="paired t", n=paired.n, n_baseline=paired.n)
+        return _tested(bare, paired.std / math.sqrt(paired.n), paired.n - 1, scale)
+    own, other = summarise(values.values()), summarise(baseline.values())
+    bare = Comparison(own.mean - other.mean, n=own.n, n_baseline=other.n)
+    if min(own.n, other.n) < 2:
+        return bare
+    parts = [(side.std**2 / side.n, side.n - 1) for side in (own, other)]
+    square = sum(part for part, _ in parts)
+    spread = sum(part**2 / freedom for part, freedom in parts)
+    freedom = square**2 / spread if spread > 0 else math.nan
+    return _tested(dataclasses.replace(bare, test="Welch t"), math.sqrt(square), freedom, scale)
+
+
+def compare_all(rows: Sequence[Mapping[int, float]], baseline: Mapping[int, float]) -> list[Comparison]:
+    """Tests each row, by seed, against the baseline, with Holm's correction over them all."""
+    comparisons = [compare(values, baseline) for values in rows]
+    corrected = holm([comparison.p for comparison in comparisons])
+    return [dataclasses.replace(one, p_holm=p) for one, p in zip(comparisons, corrected, strict=True)]
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Corrects p values for their number (Holm, 1979, step-down); those that are NaN stay so and do not count."""
+    corrected = list(p_values)
+    known = sorted((p, index) for index, p in enumerate(p_values) if not math.isnan(p))
+    highest = 0.0
+    for place, (p, index) in enumerate(known):
+        highest = max(highest, min(1.0, p * (len(known) - place)))
+        corrected[index] = highest
+    return corrected
+
+
+def _tested(bare: Comparison, error: float, freedom: float, scale: float) -> Comparison:
+    """The comparison with interval and p value from its standard error; without them where nothing varies."""
+    if not NO_SPREAD * scale < error < math.inf:
+        return bare
+    from scipy.special import stdtr
+
+    half = t_quantile(freedom) * error
+    p = 2 * float(stdtr(freedom, -abs(bare.difference) / error))
+    return dataclasses.replace(bare, low=bare.difference - half, high=bare.difference + half, p=p)

@@ -1,0 +1,194 @@
+"""A table as it is printed, and the CSV, Markdown and LaTeX files that it becomes."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from graphkd.report.files import make_folder, write_atomically
+from graphkd.report.statistics import Summary
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+NONE = "—"
+LONGEST_STEM = 120
+MARKDOWN = {None: "{}", "best": "**{}**", "second": "<u>{}</u>"}
+LATEX = {None: "{}", "best": r"\textbf{{{}}}", "second": r"\underline{{{}}}"}
+LATEX_SIGNS = {
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
+    "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "|": r"\textbar{}", "[": "{[}", "]": "{]}", "*": "{*}", "±": r"$\pm$", NONE: "---", "-": "$-$",
+    "->": r"$\rightarrow$",
+}  # fmt: skip
+"""What stands for a sign in LaTeX; brackets and stars too, for they mean something at the start of a row."""
+LATEX_PATTERN = re.compile(r"->|(?<!\w)-(?=\d)|[\\{}$&#%_^~<>|\[\]*±" + NONE + "]")
+
+Direction = Literal["max", "min"]
+Mark = Literal["best", "second"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One printed cell: its text, and whether it is the best or second best of its column."""
+
+    text: str
+    mark: Mark | None = None
+
+
+@dataclass(frozen=True)
+class Block:
+    """Printed rows below one header.
+
+    Attributes:
+        header: Headings of the columns.
+        cells: The printed cells by row, rounded.
+        title: What tells it from the table's other blocks, may be empty.
+    """
+
+    header: tuple[str, ...]
+    cells: tuple[tuple[Cell, ...], ...]
+    title: str = ""
+
+    def rows(self) -> list[list[str]]:
+        """The printed cells as plain text, without the header."""
+        return [[cell.text for cell in row] for row in self.cells]
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """One table, whatever its layout.
+
+    Attributes:
+        name: Name, from which files get theirs.
+        title: Heading.
+        caption: What stands below the heading, may be empty.
+        blocks: What is printed, one below the other.
+        legend: How to read the cells.
+        frame: All values, unrounded.
+        notes: Footnotes and warnings, a line each.
+    """
+
+    name: str
+    title: str
+    caption: str
+    blocks: tuple[Block, ...]
+    legend: str
+    frame: pd.DataFrame
+    notes: tuple[str, ...]
+
+    def csv(self) -> str:
+        """All values, unrounded, as CSV."""
+        return self.frame.to_csv(index=False, lineterminator="\n")
+
+    def markdown(self) -> str:
+        """Heading, caption, printed cells, legend and notes as GitHub Markdown."""
+        parts = [f"### {_markdown(self.title)}", _markdown(self.caption)]
+        for block in self.blocks:
+            parts += [f"#### {_markdown(block.title)}" if block.title else "", _markdown_block(block)]
+        parts += [_markdown(self.legend), "\n".join(f"- {_markdown(note)}" for note in self.notes)]
+        return "\n\n".join(part for part in parts if part) + "\n"
+
+    def latex(self) -> str:
+        """The same as a LaTeX `table`, one `tabular` a block, for the package booktabs."""
+        caption = ". ".join(part.rstrip(".") for part in (self.title, self.caption) if part)
+        lines = [r"% \usepackage{booktabs}", r"\begin{table}", r"\centering", rf"\caption{{{_latex(caption)}.}}"]
+        for block in self.blocks:
+            lines += [rf"\par\medskip {_latex(block.title)}\par" if block.title else r"\par\medskip"]
+            lines += _latex_block(block)
+        lines += [rf"\par\smallskip\footnotesize {_latex(line)}" for line in (self.legend, *self.notes)]
+        return "\n".join([*lines, r"\end{table}"]) + "\n"
+
+
+def marks(means: Sequence[float], best: Direction | None) -> list[Mark | None]:
+    """Which means are the best and the second best; NaN never is, and one that stands alone neither."""
+    known = [mean for mean in means if math.isfinite(mean)]
+    if best is None or len(known) < 2:
+        return [None] * len(means)
+    first, second, *_ = [*sorted(set(known), reverse=best == "max"), None]
+    return ["best" if mean == first else "second" if mean == second else None for mean in means]
+
+
+def spread(summary: Summary, n: int, decimals: int) -> str:
+    """Mean ± sample standard deviation as printed, with the number of values where it is not `n`."""
+    if summary.n == 0:
+        return NONE
+    count = "" if summary.n == n else f" (n={summary.n})"
+    return f"{summary.mean:.{decimals}f} ± {fixed(summary.std, decimals)}{count}"
+
+
+def fixed(value: float, decimals: int, sign: str = "") -> str:
+    """A number as printed, or a dash where it is NaN; `sign="+"` shows the sign of positive ones too."""
+    return NONE if math.isnan(value) else f"{value:{sign}.{decimals}f}"
+
+
+def write_tables(tables: Sequence[Table], folder: str | os.PathLike[str]) -> list[Path]:
+    """Writes `<name>.csv`, `.md` and `.tex` for each table, each whole or not at all, and makes the folder.
+
+    Returns:
+        The files, in the order of the tables.
+
+    Raises:
+        UserError: The folder cannot be made.
+        OSError: A file cannot be written.
+    """
+    make_folder(folder)
+    paths = []
+    for stem, table in zip(_stems([table.name for table in tables]), tables, strict=True):
+        for suffix, text in ((".csv", table.csv()), (".md", table.markdown()), (".tex", table.latex())):
+            paths.append(Path(folder, stem + suffix))
+            write_atomically(paths[-1], text)
+    return paths
+
+
+def _markdown_block(block: Block) -> str:
+    rows = [
+        [_markdown(label) for label in block.header],
+        [":--", *["--:"] * (len(block.header) - 1)],
+        *([MARKDOWN[cell.mark].format(_markdown(cell.text)) for cell in row] for row in block.cells),
+    ]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _markdown(text: str) -> str:
+    return re.sub(r"([\\`*|<])", r"\\\1", text)
+
+
+def _latex_block(block: Block) -> list[str]:
+    rows = [[LATEX[cell.mark].format(_latex(cell.text)) for cell in row] for row in block.cells]
+    return [
+        rf"\begin{{tabular}}{{l{'r' * (len(block.header) - 1)}}}",
+        r"\toprule",
+        _latex_row(_latex(label) for label in block.header),
+        r"\midrule",
+        *(_latex_row(row) for row in rows),
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+
+
+def _latex_row(cells: Iterable[str]) -> str:
+    return rf"{' & '.join(cells)} \\"
+
+
+def _latex(text: str) -> str:
+    return LATEX_PATTERN.sub(lambda sign: LATEX_SIGNS[sign[0]], text)
+
+
+def _stems(names: Sequence[str]) -> list[str]:
+    """A file name for each table: portable, inside the folder, and distinct whatever the file system."""
+    stems: list[str] = []
+    for name in names:
+        base = re.sub(r"[^A-Za-z0-9_.]+", "-", name).strip("-.")[:LONGEST_STEM] or "table"
+        taken = {stem.lower() for stem in stems}
+        stem, number = base, 1
+        while stem.lower() in taken:
+            number += 1
+            stem = f"{base}-{number}"
+        stems.append(stem)
+    return stems
