@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -22,6 +23,14 @@ class NetworkOutput(NamedTuple):
     features: list[Tensor]
     embedding: Tensor
     preactivations: list[Tensor] | None = None
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> NetworkOutput:
+        """The same with a function applied to every tensor."""
+        logits, features, embedding, preactivations = self
+        return NetworkOutput(
+            function(logits), [function(feature) for feature in features], function(embedding),
+            None if preactivations is None else [function(map_) for map_ in preactivations],
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -60,13 +69,9 @@ class DistillationBatch:
         """The same batch with the first view alone."""
         if self.views == 1:
             return self
-        teacher = None if self.teacher is None else _first(self.teacher, len(self.labels))
-        return replace(self, student=_first(self.student, len(self.labels)), teacher=teacher, views=1)
 
+        def first(tensor: Tensor) -> Tensor:
+            return tensor[: len(self.labels)]
 
-def _first(output: NetworkOutput, samples: int) -> NetworkOutput:
-    logits, features, embedding, preactivations = output
-    return NetworkOutput(
-        logits[:samples], [feature[:samples] for feature in features], embedding[:samples],
-        None if preactivations is None else [map_[:samples] for map_ in preactivations],
-    )  # fmt: skip
+        teacher = None if self.teacher is None else self.teacher.map(first)
+        return replace(self, student=self.student.map(first), teacher=teacher, views=1)

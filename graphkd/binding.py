@@ -16,9 +16,8 @@ from typing import Any, Literal, Union
 
 from graphkd.errors import UserError, choices, did_you_mean
 
-
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-"""A class without a constructor of its own shows its base's: `torch.nn.Module` takes `*args, **kwargs` and no option."""
+"""A class without a constructor of its own shows its base's, and `torch.nn.Module` takes `*args, **kwargs`."""
 
 
 @dataclass(frozen=True)

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
-import json
 import platform
-import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import yaml
-from filelock import FileLock
 
+from graphkd import launch
 from graphkd.assemble import Plan, TeacherPlan, build_student, plan_teacher
 from graphkd.data import Dataset
 from graphkd.engine.checkpoint import load_weights, save_weights
@@ -25,18 +22,26 @@ from graphkd.engine.evaluate import evaluate
 from graphkd.engine.resume import Checkpoints
 from graphkd.engine.trainer import Trainer
 from graphkd.engine.watching import Epoch, Fit, Watcher
-from graphkd.errors import UserError, check, one_line
-from graphkd.identity import short
+from graphkd.errors import check, one_line
 from graphkd.model import Network
 from graphkd.objective import OBJECTIVES, WeightedSum
 from graphkd.report import record as records
-from graphkd.report.files import make_folder, write_atomically
+from graphkd.report.files import make_folder
 from graphkd.report.record import Code, Metrics, Record, Teacher, Term
-
-CONFIG = "config.yaml"
-METRICS = "metrics.jsonl"
-RECORD = "record.json"
-WEIGHTS: dict[str, str] = {"student": "student.safetensors", "teacher": "teacher.safetensors"}
+from graphkd.run_folder import (
+    CONFIG,
+    METRICS,
+    RECORD,
+    WEIGHTS,
+    Journal,
+    check_own,
+    finished,
+    locked,
+    mend,
+    read_config,
+    workplace,
+    write_config,
+)
 
 
 @dataclass(frozen=True)
@@ -79,32 +84,30 @@ def run(planned: Plan, watcher: Watcher | None = None) -> Outcome:
         UserError: The folder holds something else, or parts of the plan do not fit together.
     """
     watcher = watcher or Watcher()
-    _mend(planned.folder)
-    found = _finished(planned.folder, planned.identity, planned.seed)
+    mend(planned.folder)
+    found = finished(planned.folder, planned.identity, planned.seed)
     if found is not None and not planned.config["force"]:
         return Outcome(found, planned.folder, reused=True)
-    _check_own(planned.folder)
+    check_own(planned.folder)
     # Everything is built before anything is written, so that what does not fit together leaves no trace.
     dataset = planned.build_data()
     student = planned.build_student(dataset)
     teacher = None if planned.teacher is None else planned.teacher.build(dataset)
     objective = planned.build_objective(dataset, student, teacher)
     trainer = planned.build_trainer()
-    trainer.fabric()
+    fabric = trainer.fabric()
     make_folder(planned.folder.parent)
+    if trainer.needs_processes:
+        return _in_processes(planned.config, planned.folder, planned.identity, planned.seed, trainer.devices)
+    fabric.launch()
+    for note in dataset.notes:
+        watcher.note(note)
     known = None
     if planned.teacher is not None and teacher is not None:
         known = _load_teacher(planned.teacher, teacher, planned.config, dataset, watcher)
-    with _locked(planned.folder):
-        found = _finished(planned.folder, planned.identity, planned.seed)
-        if found is not None and not planned.config["force"]:
-            return Outcome(found, planned.folder, reused=True)
-        _check_own(planned.folder)
-        record = _new_record(planned.config, "student", planned.variant, planned.identity, planned.seed, trainer)
-        record = dataclasses.replace(record, teacher=known)
-        with _workplace(planned.folder, keep=found is not None) as folder:
-            record = _train(folder, record, planned.config, trainer, student, objective, dataset, teacher, watcher)
-    return Outcome(record, planned.folder, reused=False)
+    record = new_record(planned.config, "student", planned.variant, planned.identity, planned.seed, trainer)
+    work = _Work(trainer, student, objective, dataset, teacher, watcher)
+    return _in_folder(planned.folder, dataclasses.replace(record, teacher=known), planned.config, work)
 
 
 def run_teacher(config: Mapping[str, Any], teacher: TeacherPlan, watcher: Watcher | None = None) -> Outcome:
@@ -121,23 +124,19 @@ def run_teacher(config: Mapping[str, Any], teacher: TeacherPlan, watcher: Watche
     watcher = watcher or Watcher()
     check(teacher.checkpoint is None, "teacher.checkpoint is given, so there is no teacher to train")
     folder = Path(config["results"]) / teacher.folder
-    found = _finished(folder, teacher.identity, teacher.seed)
+    found = finished(folder, teacher.identity, teacher.seed)
     if found is not None and not config["force"]:
         return Outcome(found, folder, reused=True)
     dataset = teacher.data.build()
     network = teacher.build(dataset)
     trainer = Trainer(**teacher.trainer.all)
-    trainer.fabric()
-    with _locked(folder):
-        found = _finished(folder, teacher.identity, teacher.seed)
-        if found is not None and not config["force"]:
-            return Outcome(found, folder, reused=True)
-        _check_own(folder)
-        record = _new_record(config, "teacher", teacher.model.name, teacher.identity, teacher.seed, trainer)
-        objective = WeightedSum({"ce": (OBJECTIVES.build("ce"), 1.0)})
-        with _workplace(folder, keep=found is not None) as work:
-            record = _train(work, record, config, trainer, network, objective, dataset, None, watcher)
-    return Outcome(record, folder, reused=False)
+    fabric = trainer.fabric()
+    if trainer.needs_processes:
+        return _in_processes(config, folder, teacher.identity, teacher.seed, trainer.devices, "--teacher")
+    fabric.launch()
+    record = new_record(config, "teacher", teacher.model.name, teacher.identity, teacher.seed, trainer)
+    objective = WeightedSum({"ce": (OBJECTIVES.build("ce"), 1.0)})
+    return _in_folder(folder, record, config, _Work(trainer, network, objective, dataset, None, watcher))
 
 
 def load(run_dir: str | Path) -> FinishedRun:
@@ -161,25 +160,6 @@ def load(run_dir: str | Path) -> FinishedRun:
     return FinishedRun(record, config, network.eval(), dataset)
 
 
-def write_config(config: Mapping[str, Any], path: Path) -> None:
-    """Writes a resolved config as YAML, whole or not at all."""
-    write_atomically(path, yaml.safe_dump(_plain(config), sort_keys=False))
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """Reads a resolved config.
-
-    Raises:
-        UserError: There is no such file, or it is no YAML mapping.
-    """
-    try:
-        config = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path} cannot be read as a run's config: {one_line(error)}") from error
-    check(isinstance(config, dict), f"{path} is no run's config: it holds no mapping")
-    return dict(config)
-
-
 def _load_teacher(
     planned: TeacherPlan, network: Network, config: Mapping[str, Any], dataset: Dataset, watcher: Watcher
 ) -> Teacher:
@@ -200,68 +180,74 @@ def _load_teacher(
     return Teacher(planned.identity, accuracy_of)
 
 
-def _train(
-    folder: Path, record: Record, config: Mapping[str, Any], trainer: Trainer, network: Network,
-    objective: WeightedSum, dataset: Dataset, teacher: Network | None, watcher: Watcher,
-) -> Record:  # fmt: skip
-    """Trains a network and leaves config, metrics, weights and record in the folder."""
-    records.write(record, folder / RECORD)  # first, for it makes the folder a run's
-    write_config(config, folder / CONFIG)
-    title = f"{record.kind} {record.variant} seed {record.seed}"
-    checkpoints = Checkpoints(folder, trainer.checkpoint_every)
+@dataclass(frozen=True)
+class _Work:
+    """A training, built and ready."""
+
+    trainer: Trainer
+    network: Network
+    objective: WeightedSum
+    dataset: Dataset
+    teacher: Network | None
+    watcher: Watcher
+
+
+def _in_folder(folder: Path, record: Record, config: Mapping[str, Any], work: _Work) -> Outcome:
+    """Does the work in its folder, unless somebody else has done it in the meantime."""
+    with locked(folder):
+        found = launch.agreed(lambda: finished(folder, record.identity, record.seed))
+        if found is not None and not config["force"]:
+            return Outcome(found, folder, reused=True)
+        check_own(folder)
+        with workplace(folder, keep=found is not None) as place:
+            return Outcome(_train(place, record, config, work), folder, reused=False)
+
+
+def _in_processes(
+    config: Mapping[str, Any], folder: Path, identity: str, seed: int, processes: int, *options: str
+) -> Outcome:
+    """Has a process for each device do it."""
+    make_folder(config["results"])
+    with tempfile.TemporaryDirectory(prefix=".launch-", dir=config["results"]) as place:
+        resolved = Path(place) / CONFIG
+        write_config(config, resolved)
+        launch.start(resolved, processes, options)
+    record = finished(folder, identity, seed)
+    assert record is not None, "the processes ended well"
+    return Outcome(record, folder, reused=False)
+
+
+def _train(folder: Path, record: Record, config: Mapping[str, Any], work: _Work) -> Record:
+    """Trains a network; the leading process leaves config, metrics, weights and record in the folder."""
+    leads = launch.leads()
+    if leads:
+        records.write(record, folder / RECORD)  # first, for it makes the folder a run's
+        write_config(config, folder / CONFIG)
+    checkpoints = Checkpoints(folder, work.trainer.checkpoint_every)
     try:
-        fit = trainer.fit(
-            network, objective, dataset, teacher=teacher, seed=record.seed,
-            watcher=_Journal(folder / METRICS, watcher), name=title, checkpoints=checkpoints,
+        fit = work.trainer.fit(
+            work.network, work.objective, work.dataset, teacher=work.teacher, seed=record.seed,
+            watcher=Journal(folder / METRICS, work.watcher) if leads else Watcher(),
+            name=f"{record.kind} {record.variant} seed {record.seed}", checkpoints=checkpoints,
         )  # fmt: skip
-        save_weights(network, folder / WEIGHTS[record.kind])
     except Exception as error:
-        records.write(dataclasses.replace(record, status="failed", error=one_line(error)), folder / RECORD)
+        if leads:
+            records.write(dataclasses.replace(record, status="failed", error=one_line(error)), folder / RECORD)
         raise
     done = dataclasses.replace(
         record, status="done", duration_s=fit.elapsed, seconds_per_step=fit.seconds_per_step,
-        peak_memory_mib=fit.peak_memory_mib, metrics=_metrics(fit),
+        peak_memory_mib=fit.peak_memory_mib, metrics=metrics_of(fit),
     )  # fmt: skip
-    records.write(done, folder / RECORD)
-    checkpoints.remove()
+    if leads:
+        save_weights(work.network, folder / WEIGHTS[record.kind])
+        records.write(done, folder / RECORD)
+        checkpoints.remove()
+    launch.wait()
     return done
 
 
-class _Journal(Watcher):
-    """Writes a line an epoch and passes everything on."""
-
-    def __init__(self, path: Path, watcher: Watcher) -> None:
-        self._path = path
-        self._watcher = watcher
-        self._lines: list[str] = []
-        self._epochs = 0
-
-    def note(self, message: str) -> None:
-        self._watcher.note(message)
-
-    def start(self, name: str, epochs: int, steps: int, done: int = 0) -> None:
-        self._epochs = epochs
-        self._watcher.start(name, epochs, steps, done)
-
-    def resume(self, fit: Fit) -> None:
-        self._lines = [_line(epoch) for epoch in (*fit.stages, *fit.epochs)]
-        self._watcher.resume(fit)
-
-    def step(self) -> None:
-        self._watcher.step()
-
-    def epoch(self, epoch: Epoch) -> None:
-        self._lines.append(_line(epoch))
-        # Waiting for the disk in every epoch would take longer than a short epoch; the last one waits.
-        write_atomically(self._path, "".join(self._lines), durable=epoch.epoch == self._epochs)
-        self._watcher.epoch(epoch)
-
-
-def _line(epoch: Epoch) -> str:
-    return json.dumps(dataclasses.asdict(epoch)) + "\n"
-
-
-def _metrics(fit: Fit) -> Metrics:
+def metrics_of(fit: Fit) -> Metrics:
+    """What a training reached, as a record holds it."""
     last = fit.epochs[-1]
     assert last.test is not None, "the last epoch is always evaluated"
     evaluated = [epoch for epoch in fit.epochs if epoch.test is not None]
@@ -286,10 +272,11 @@ def _test_top1(epoch: Epoch) -> float:
     return -1.0 if epoch.test is None else epoch.test.top1
 
 
-def _new_record(
+def new_record(
     config: Mapping[str, Any], kind: Literal["student", "teacher"], variant: str, identity: str, seed: int,
     trainer: Trainer,
 ) -> Record:  # fmt: skip
+    """The record that a run begins with."""
     return Record(
         kind=kind, status="running", study=str(config["study"]), variant=variant, pair=pair_name(config),
         varied=dict(config.get("varied") or {}), identity=identity, seed=seed, teacher=None,
@@ -339,84 +326,3 @@ def _git(root: Path, *arguments: str) -> str:
 def _device(trainer: Trainer) -> str:
     device = trainer.fabric().device
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-def _finished(folder: Path, identity: str, seed: int) -> Record | None:
-    """The record of this run if the folder holds it finished.
-
-    Raises:
-        UserError: The folder holds another run.
-    """
-    check(folder.is_dir() or not folder.exists(), f"{folder} is a file, but the run needs a folder there")
-    if not (folder / RECORD).exists():
-        return None
-    record = records.read(folder / RECORD)
-    same = record.identity == identity and record.seed == seed
-    check(
-        same,
-        f"{folder} holds another run ({record.variant}, identity {short(record.identity)}, seed {record.seed});"
-        " choose another run_dir",
-    )
-    return record if record.status == "done" else None
-
-
-def _check_own(folder: Path) -> None:
-    """Refuses to write into a folder that holds other things than a run.
-
-    Raises:
-        UserError: It does.
-    """
-    if folder.is_dir() and not (folder / RECORD).exists():
-        # The record is the first file of a run; one that is just being written, or was when its run died, is ours.
-        foreign = any(not path.name.startswith(f".{RECORD}.") for path in folder.iterdir())
-        own = not foreign or (folder / RECORD).exists()
-        check(own, f"{folder} is not empty and holds no run; choose another run_dir")
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Only one process at a time works on a folder; the lock of one that died is free."""
-    make_folder(folder.parent)
-    with FileLock(folder.with_name(f".{folder.name}.lock")):
-        _mend(folder)
-        yield
-
-
-@contextmanager
-def _workplace(folder: Path, keep: bool) -> Iterator[Path]:
-    """The folder to write a run in: itself, or one beside it that takes its place once all is done.
-
-    What an unfinished run left there stays, so that it can go on.
-    """
-    work = folder.with_name(f".{folder.name}.rerun") if keep else folder
-    work.mkdir(parents=True, exist_ok=True)
-    yield work
-    if keep:
-        _replace(folder, work)
-
-
-def _replace(folder: Path, work: Path) -> None:
-    """Puts `work` in the folder's place; what a crash between the two renames leaves, `_mend` brings back."""
-    old = _old(folder)
-    shutil.rmtree(old, ignore_errors=True)
-    folder.rename(old)
-    work.rename(folder)
-    shutil.rmtree(old)
-
-
-def _mend(folder: Path) -> None:
-    """Brings back a finished run whose replacement was cut off half-way."""
-    if not folder.exists() and _old(folder).exists():
-        _old(folder).rename(folder)
-
-
-def _old(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.old")
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value

@@ -16,6 +16,7 @@ COMMANDS = {
     "run": "distil one student; train its teacher first if there is none yet",
     "teacher": "train a teacher by itself",
     "ablation": "run a suite: variants x seeds",
+    "transfer": "a linear probe of finished students on other data",
     "report": "turn run records into tables (CSV and Markdown)",
     "evaluate": "accuracy of a run or of a file of weights",
     "bench": "time and memory on this machine, beside the published arrangement",
@@ -56,6 +57,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
+    return guarded(lambda: _dispatch(words), debug)
+
+
+def guarded(command: Callable[[], int], debug: bool = False) -> int:
+    """Runs a command; what it raises becomes one line on stderr and the exit code.
+
+    Args:
+        command: Returns its own exit code.
+        debug: Whether to show the traceback too.
+    """
     # How long torch's threads spin while they wait for each other: beside other work, libgomp's own 300,000 makes small
     # networks many times slower; on a quiet machine this is as fast.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
@@ -64,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with contextlib.suppress(ValueError):  # not in the main thread, so somebody else owns the signals
         signal.signal(signal.SIGTERM, _terminate)
     try:
-        code = _dispatch(words)
+        code = command()
         sys.stdout.flush()
         return code
     except UserError as error:

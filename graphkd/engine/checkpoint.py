@@ -28,27 +28,46 @@ def load_weights(network: Network, path: Path) -> None:
 
     Args:
         network: The network to fill, in place.
-        path: Safetensors, or what `torch.load(weights_only=True)` reads: a state dict, alone or under "model".
+        path: Safetensors, or what `torch.load(weights_only=True)` reads: a state dict, alone or under "model" or
+            "state_dict".
 
     Raises:
         UserError: There is no such file, it cannot be read safely, or it does not fit; the message says what differs.
     """
     state = _read(path)
     expected = network.state_dict()
+    if not state.keys() & expected.keys():
+        # Data-parallel training in the benchmark left a prefix on every name.
+        state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     missing = [name for name in expected if name not in state]
     unexpected = [name for name in state if name not in expected]
-    reshaped = [
-        f"{name} {list(state[name].shape)} instead of {list(tensor.shape)}"
-        for name, tensor in expected.items()
-        if name in state and state[name].shape != tensor.shape
-    ]
+    reshaped = [name for name, tensor in expected.items() if name in state and state[name].shape != tensor.shape]
+    shapes = [f"{name} {list(state[name].shape)} instead of {list(expected[name].shape)}" for name in reshaped]
+    if reshaped and not missing and not unexpected:
+        cause = _cause([(tuple(state[name].shape), tuple(expected[name].shape)) for name in reshaped])
+        check(cause is None, f"the weights in {path} are for {cause}: {_some(shapes)}")
     differences = [
         f"{len(names)} {what} ({_some(names)})"
-        for what, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped))
+        for what, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
         if names
     ]
     check(not differences, f"the weights in {path} are not this network's: tensors {', '.join(differences)}")
     network.load_state_dict(state)
+
+
+def _cause(shapes: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> str | None:
+    """What two networks of one architecture differ in, if only their head or only their first convolution does.
+
+    Args:
+        shapes: Found and expected shape of each tensor that differs.
+    """
+    found, expected = shapes[0]
+    is_head = len(shapes) <= 2 and len(found) >= 2 and all(of[1:] == to[1:] for of, to in shapes)
+    if is_head and all((of[0], to[0]) == (found[0], expected[0]) for of, to in shapes):
+        return f"{found[0]} classes, not {expected[0]}"
+    if len(shapes) == 1 and len(found) == len(expected) == 4 and found[0] == expected[0] and found[2:] == expected[2:]:
+        return f"images of {found[1]} channels, not {expected[1]}"
+    return None
 
 
 def _read(path: Path) -> dict[str, Tensor]:
@@ -67,12 +86,12 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
-    if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
-        content = content["model"]
+    for key in ("model", "state_dict"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
     is_state = isinstance(content, Mapping) and all(isinstance(value, Tensor) for value in content.values())
-    check(is_state, f"{path} holds no state dict (tensors by name, alone or under 'model')")
-    # Data-parallel training in the benchmark left a prefix on every name.
-    return {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
+    check(is_state, f"{path} holds no state dict (tensors by name, alone or under 'model' or 'state_dict')")
+    return {str(name): tensor for name, tensor in content.items()}
 
 
 def _some(names: Sequence[str]) -> str:

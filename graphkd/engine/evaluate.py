@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from graphkd.data import Dataset
+from graphkd.engine.ranks import Ranks
 from graphkd.model import Network
 from graphkd.model.base import eval_mode
 
@@ -38,7 +39,7 @@ class Evaluation:
 def evaluate(
     network: Network, dataset: Dataset, split: str = "test", *,
     teacher: Network | None = None, batch_size: int = 256, device: torch.device | str = "cpu",
-    each_batch: Callable[[], None] = lambda: None,
+    ranks: Ranks | None = None, each_batch: Callable[[], None] = lambda: None,
 ) -> Evaluation:  # fmt: skip
     """Evaluates a network in eval mode and float32; its mode, and a teacher's, is as before afterwards.
 
@@ -49,23 +50,25 @@ def evaluate(
         teacher: A second network, on `device`, to compare choices with.
         batch_size: Samples at once; changes memory and speed only.
         device: Where the networks are.
+        ranks: The processes that share the work; each has every batch's figures in the end.
         each_batch: Called before every batch; what it raises ends the evaluation.
 
     Raises:
         UserError: The data set has no such split.
     """
     with eval_mode(network), contextlib.nullcontext() if teacher is None else eval_mode(teacher):
-        return _evaluate(network, dataset, split, teacher, batch_size, torch.device(device), each_batch)
+        return _evaluate(network, dataset, split, teacher, batch_size, torch.device(device), ranks, each_batch)
 
 
 def _evaluate(
     network: Network, dataset: Dataset, split: str, teacher: Network | None, batch_size: int, device: torch.device,
-    each_batch: Callable[[], None],
+    ranks: Ranks | None, each_batch: Callable[[], None],
 ) -> Evaluation:  # fmt: skip
-    sums = torch.zeros(4, dtype=torch.float64, device=device)
-    samples = 0
-    for batch in dataset.eval_batches(split, batch_size, device):
+    sums = torch.zeros(5, dtype=torch.float64, device=device)
+    for number, batch in enumerate(dataset.eval_batches(split, batch_size, device)):
         each_batch()
+        if ranks is not None and number % ranks.world != ranks.rank:
+            continue
         logits = network(batch.images).logits.float()
         chosen = logits.argmax(dim=1)
         agreeing = chosen == teacher(batch.images).logits.argmax(dim=1) if teacher else torch.zeros_like(chosen)
@@ -75,11 +78,12 @@ def _evaluate(
                 _among_highest(logits, batch.labels, 5).sum(),
                 F.cross_entropy(logits, batch.labels, reduction="sum"),
                 agreeing.sum(),
+                torch.ones_like(chosen).sum(),
             ]
         )
-        samples += len(batch.labels)
-    top1, top5, nll, agreement = (sums / samples).tolist()
-    return Evaluation(100 * top1, 100 * top5, nll, 100 * agreement if teacher else None, samples)
+    *figures, samples = (sums if ranks is None else ranks.total(sums)).tolist()
+    top1, top5, nll, agreement = (figure / samples for figure in figures)
+    return Evaluation(100 * top1, 100 * top5, nll, 100 * agreement if teacher else None, int(samples))
 
 
 def _among_highest(logits: Tensor, labels: Tensor, count: int) -> Tensor:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,14 +14,17 @@ from torch import Tensor, nn
 from graphkd.batch import DistillationBatch, NetworkOutput, Progress
 from graphkd.data import Batch, Dataset
 from graphkd.engine import memory
+from graphkd.engine.clock import Clock
 from graphkd.engine.evaluate import Evaluation, evaluate
 from graphkd.engine.interrupts import Interrupts
+from graphkd.engine.ranks import Ranks
 from graphkd.engine.resume import Checkpoints
 from graphkd.engine.seeding import derive, generator
 from graphkd.engine.sums import EpochMeans, EpochSums
 from graphkd.engine.watching import Epoch, Fit, Watcher
 from graphkd.model import Network
 from graphkd.objective import Losses, Objective, Stage, WeightedSum
+from graphkd.objective.weighted_sum import Section
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -50,7 +53,7 @@ class Phase:
     lr: float
     decay_epochs: list[int]
     groups: list[dict[str, Any]]
-    loss: Callable[[DistillationBatch], Losses]
+    loss: Callable[[DistillationBatch, Section], Losses]
     trains_student: bool
     transform: Callable[[Tensor], Tensor]
     views: int
@@ -75,21 +78,37 @@ class Session:
     ) -> None:  # fmt: skip
         self.trainer, self.dataset, self.seed = trainer, dataset, seed
         self.watcher, self.name, self.checkpoints, self.interrupts = watcher, name, checkpoints, interrupts
-        self.fabric, self.device = fabric, fabric.device
+        self.fabric, self.device, self.ranks = fabric, fabric.device, Ranks(fabric)
         self.student, self.objective = student, objective
         self.teacher = None if teacher is None else _frozen(teacher).to(self.device)
         self.stages = objective.stages()
         self.generators: dict[str, torch.Generator] = {}
         objective.train()
         objective.prepare(self.device, self._stream)
-        # Only the student is wrapped: under mixed precision Fabric would cast the objective's inputs.
-        self.wrapped = fabric.setup_module(student)
+        self._set_up_networks()
         self.optimizer: Any = None
         self.at = Position()
         self.sums = EpochSums()
         self.fit = Fit()
         self.seconds = 0.0
+        self.clock = Clock(self.device)
         self.since = time.monotonic()
+
+    def _set_up_networks(self) -> None:
+        """Memory format, compilation, and Fabric around the student; state and names stay those of the networks."""
+        networks = [network for network in (self.student, self.teacher) if network is not None]
+        if self.trainer.channels_last:
+            for network in networks:
+                network.to(memory_format=torch.channels_last)
+        self.ranks.same(self.student.to(self.device))
+        self.ranks.same(self.objective)
+        if self.ranks.world > 1 and self.device.type == "cuda":
+            nn.SyncBatchNorm.convert_sync_batchnorm(self.student)  # type: ignore[no-untyped-call]
+        self.average = self.trainer.average(self.student)
+        compiled: list[Any] = [torch.compile(network) if self.trainer.compile else network for network in networks]
+        # Only the student is wrapped: under mixed precision Fabric would cast the objective's inputs.
+        self.wrapped = self.fabric.setup_module(compiled[0])
+        self.teach = compiled[-1]
 
     def run(self) -> Fit:
         """Trains to the end, from the latest checkpoint where there is one."""
@@ -99,6 +118,8 @@ class Session:
             self._run_phase(self._phase(number), None if state is None else state["optimizer"])
             state = None
         self._note_costs()
+        if self.average is not None:
+            self.student.load_state_dict(self.average.module.state_dict())
         self.student.eval()
         return self.fit
 
@@ -109,9 +130,9 @@ class Session:
             "student": self.student.state_dict(),
             "objective": self.objective.state_dict(),
             "optimizer": None if self.at == Position(self.at.phase) else self.optimizer.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "precision": self.fabric.strategy.precision.state_dict(),
             "generators": {name: stream.get_state() for name, stream in self.generators.items()},
-            "torch": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
             "sums": self.sums.state(),
             "seconds": self.seconds,
             "fit": dataclasses.asdict(self.fit),
@@ -131,12 +152,13 @@ class Session:
         self.objective.load_state_dict(state["objective"])
         for name, stream in self.generators.items():
             stream.set_state(state["generators"][name])
-        torch.set_rng_state(state["torch"])
-        if state["cuda"] is not None:
-            torch.cuda.set_rng_state(state["cuda"], self.device)
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.fabric.strategy.precision.load_state_dict(state["precision"])
         self.sums.load([[names, sums.to(self.device), samples] for names, sums, samples in state["sums"]])
         self.seconds = state["seconds"]
         self.fit = _fit(state["fit"])
+        self.clock.seconds.update(self.fit.phases)
         self.watcher.resume(self.fit)
         return state
 
@@ -155,8 +177,9 @@ class Session:
         )  # fmt: skip
 
     def _stage(self, name: str, stage: Stage, objective: Objective) -> Phase:
-        def loss(batch: DistillationBatch) -> Losses:
-            value = stage.loss(batch)
+        def loss(batch: DistillationBatch, section: Section) -> Losses:
+            with section(name):
+                value = stage.loss(batch)
             return Losses(value, {name: value}, {name: value})
 
         parameters = [parameter for module in stage.modules for parameter in module.parameters()]
@@ -173,7 +196,9 @@ class Session:
         self.optimizer = self.fabric.setup_optimizers(self.trainer.optimizer(phase.groups, phase.lr))
         if optimizer_state is not None:
             self.optimizer.load_state_dict(optimizer_state)
-        batches = self.dataset.num_train_batches(self.trainer.batch_size)
+        self.student.zero_grad()
+        self.objective.zero_grad()
+        batches = self._epoch_batches()
         title = self.name if phase.name is None else f"{self.name}, stage {phase.name}"
         self.watcher.start(title, phase.epochs, batches, done=self.at.epoch * batches + self.at.batch)
         while self.at.epoch < phase.epochs:
@@ -184,7 +209,7 @@ class Session:
 
     def _run_epoch(self, phase: Phase) -> None:
         epoch = self.at.epoch
-        lr = self.trainer.lr_at(epoch, phase.lr, phase.decay_epochs)
+        lr = self.trainer.lr_at(epoch, phase.epochs, phase.lr, phase.decay_epochs)
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group.get("lr_scale", 1.0)
         means = self._train(phase)
@@ -207,49 +232,106 @@ class Session:
         """The rest of an epoch's batches, and the means of all of them."""
         self.student.train(phase.trains_student)
         started, before = time.perf_counter(), self.seconds
-        for batch in self._batches(phase):
+        for batch in self.clock.each(self._batches(phase), "data"):
             self._step(phase, batch)
             self.at.batch += 1
-            self.fit.steps += phase.name is None
             self.watcher.step()
             self.seconds = before + time.perf_counter() - started
-            if self.checkpoints is not None and self.checkpoints.step():
-                self._save()
-            self._check()
+            if self._applies(self.at.batch):  # half a step cannot be gone on with
+                self._leave_or_save()
         means = self.sums.means()  # waits for the device, so the time is right
         self.seconds = before + time.perf_counter() - started
         return means
 
-    def _batches(self, phase: Phase) -> Iterable[Batch]:
-        """The epoch's batches from the position on."""
+    def _batches(self, phase: Phase) -> Iterator[Batch]:
+        """This rank's images of the epoch's batches from the position on, with the whole batch's labels and indices."""
         names = () if phase.name is None else (phase.name,)
         epoch, size = self.at.epoch, self.trainer.batch_size
-        stream = generator(self.seed, "order", *names, epoch)
-        order = torch.randperm(len(self.dataset.train_labels), generator=stream)[self.at.batch * size :]
+        labels = self.dataset.train_labels
+        order = torch.randperm(len(labels), generator=generator(self.seed, "order", *names, epoch))
+        rest = order[self.at.batch * size :]
+        whole = torch.split(rest, size) if len(rest) else ()
+        mine = [self.ranks.mine(indices) for indices in whole]
+        if not mine:
+            return
         augmentation = derive(self.seed, "augmentation", *names, epoch)
-        return self.dataset.train_batches(order, size, augmentation, self.device) if len(order) else ()
+        parts = self.dataset.train_batches(torch.cat(mine), len(mine[0]), augmentation, self.device)
+        for indices, part in zip(whole, parts, strict=True):
+            if self.ranks.world > 1:
+                part = Batch(part.images, labels[indices].to(self.device), indices.to(self.device))
+            yield part
 
     def _step(self, phase: Phase, batch: Batch) -> None:
-        step = self.at.epoch * self.dataset.num_train_batches(self.trainer.batch_size) + self.at.batch
+        step = self.at.epoch * self._epoch_batches() + self.at.batch
         progress = Progress(step, self.at.epoch, phase.epochs)
+        torch.manual_seed(derive(self.seed, "dropout", step, self.ranks.rank))  # so that it needs no state
+        section = self.clock.section
         images = phase.transform(batch.images)
-        with torch.set_grad_enabled(phase.trains_student):
-            student: NetworkOutput = self.wrapped(images)
-        teacher = None
-        if self.teacher is not None:
-            with torch.no_grad():
-                teacher = self.teacher(images)
-        losses = phase.loss(
-            DistillationBatch(student, teacher, batch.labels, batch.indices, progress=progress, views=phase.views)
-        )
-        self.optimizer.zero_grad()
-        self.fabric.backward(losses.total)
-        self.optimizer.step()
-        self.objective.after_step()
+        if self.trainer.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        applies = self._applies(self.at.batch + 1)
+        with self.fabric.no_backward_sync(self.wrapped, enabled=not applies and self.ranks.world > 1):
+            with section("student"), torch.set_grad_enabled(phase.trains_student):
+                student = self._whole(self.wrapped(images), batch, phase)
+            with section("teacher"):
+                teacher = self._taught(images, batch, phase)
+            seen = DistillationBatch(
+                student, teacher, batch.labels, batch.indices, progress=progress, views=phase.views
+            )
+            losses = phase.loss(seen, section)
+            with section("backward"):
+                self.fabric.backward(losses.total / self._accumulated())
+        if applies:
+            with section("optimizer"):
+                self._apply(phase)
         self.sums.add(batch.labels, student.logits[: len(batch.labels)].detach(), losses)
+
+    def _whole(self, output: NetworkOutput, batch: Batch, phase: Phase) -> NetworkOutput:
+        return self.ranks.whole(output, len(batch.labels), phase.views, self.objective.needs_maps)
+
+    def _taught(self, images: Tensor, batch: Batch, phase: Phase) -> NetworkOutput | None:
+        if self.teacher is None:
+            return None
+        with torch.no_grad(), self.trainer.teacher_autocast(self.device):
+            output: NetworkOutput = self.teach(images)
+        return self._whole(output.map(Tensor.float), batch, phase)
+
+    def _apply(self, phase: Phase) -> None:
+        """One step of the optimizer, and what follows an applied one."""
+        self.ranks.average_gradients(self.objective)
+        if self.trainer.clip_norm is not None:
+            self.fabric.clip_gradients(self.wrapped, self.optimizer, max_norm=self.trainer.clip_norm)
+        scale = self._loss_scale()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self._loss_scale() < scale:
+            return  # half precision overflowed, and the step was left out
+        self.objective.after_step()
+        if phase.name is None:
+            self.fit.steps += 1
+            if self.average is not None:
+                self.average.update_parameters(self.student)
+
+    def _loss_scale(self) -> float:
+        """By what the loss is multiplied; only float16 has such a scale."""
+        scaler = getattr(self.fabric.strategy.precision, "scaler", None)
+        return 1.0 if scaler is None else float(scaler.get_scale())
+
+    def _applies(self, batches: int) -> bool:
+        """Whether the optimizer steps after so many batches of the epoch."""
+        return batches % self.trainer.accumulate == 0 or batches == self._epoch_batches()
+
+    def _accumulated(self) -> int:
+        """How many batches share the step that this batch belongs to."""
+        first = self.at.batch - self.at.batch % self.trainer.accumulate
+        return min(self.trainer.accumulate, self._epoch_batches() - first)
+
+    def _epoch_batches(self) -> int:
+        return self.dataset.num_train_batches(self.trainer.batch_size)
 
     def _evaluated(self, done: Epoch, last: bool) -> Epoch:
         due = done.epoch % self.trainer.eval_every == 0 or last
+        self.ranks.same(self.student)  # statistics of batches are each rank's own
         return dataclasses.replace(
             done,
             val=self._evaluate("val", with_teacher=False) if due and "val" in self.dataset.splits else None,
@@ -258,18 +340,32 @@ class Session:
 
     def _evaluate(self, split: str, with_teacher: bool) -> Evaluation:
         return evaluate(
-            self.student, self.dataset, split, teacher=self.teacher if with_teacher else None,
-            batch_size=self.trainer.eval_batch_size, device=self.device, each_batch=self._check,
+            self._student_so_far(), self.dataset, split,
+            teacher=self.teacher if with_teacher else None, batch_size=self.trainer.eval_batch_size,
+            device=self.device, ranks=self.ranks, each_batch=self._leave,
         )  # fmt: skip
 
-    def _check(self) -> None:
-        """Leaves, with a checkpoint, where the user wants to."""
-        if self.interrupts.pending is not None:
+    def _student_so_far(self) -> Network:
+        if self.average is None:
+            return self.student
+        return cast("Network", self.average.module)
+
+    def _leave_or_save(self) -> None:
+        """Leaves where the user wants to; else leaves a checkpoint where one is due."""
+        self._leave()
+        if self.checkpoints is not None and self.checkpoints.step():
             self._save()
+
+    def _leave(self) -> None:
+        """Leaves, with a checkpoint, where the user wants to: all ranks at the same place."""
+        pending = self.ranks.highest(self.interrupts.pending or 0)
+        if pending:
+            self._save()
+            self.interrupts.pending = pending
             self.interrupts.deliver()
 
     def _save(self) -> None:
-        if self.checkpoints is not None:
+        if self.checkpoints is not None and self.ranks.leads:
             self._note_costs()
             self.checkpoints.save(self.state())
 
@@ -277,6 +373,7 @@ class Session:
         now = time.monotonic()
         self.fit.elapsed, self.since = self.fit.elapsed + now - self.since, now
         self.fit.peak_memory_mib = max(self.fit.peak_memory_mib, memory.peak_mib(self.device))
+        self.fit.phases = self.clock.read()
 
 
 def _group(parameters: Iterator[nn.Parameter] | list[nn.Parameter]) -> list[dict[str, Any]]:

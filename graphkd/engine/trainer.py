@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from graphkd.data import Dataset
 from graphkd.engine.interrupts import Interrupts
 from graphkd.engine.resume import Checkpoints, parse_every
-from graphkd.engine.seeding import derive
 from graphkd.engine.session import Session
 from graphkd.engine.threads import torch_threads
 from graphkd.engine.watching import Fit, Watcher
@@ -23,14 +26,14 @@ if TYPE_CHECKING:
 
 
 class Trainer:
-    """SGD in the protocol of the CRD/HKD benchmark, by default for 240 epochs on CIFAR-100 (methods: arXiv 1910.10699).
+    """The training loop's options; by default the protocol of the CRD/HKD benchmark (methods: arXiv 1910.10699).
 
-    The student's and the objective's parameters are trained by one optimizer. Devices and precision are Lightning
-    Fabric's; the objective runs outside autocast in float32.
+    The student's and the objective's parameters are trained by one optimizer. Devices, processes and precision are
+    Lightning Fabric's; the objective runs outside autocast in float32.
     """
 
     NOT_IDENTITY: ClassVar[frozenset[str]] = frozenset(
-        {"accelerator", "threads", "eval_batch_size", "checkpoint_every"}
+        {"accelerator", "devices", "nodes", "strategy", "threads", "eval_batch_size", "checkpoint_every"}
     )
 
     def __init__(
@@ -43,9 +46,21 @@ class Trainer:
         weight_decay: float = 5e-4,
         decay_at: Sequence[float] = (0.625, 0.75, 0.875),
         decay: float = 0.1,
+        optimizer: Literal["sgd", "adamw"] = "sgd",
+        schedule: Literal["steps", "cosine"] = "steps",
+        accumulate: int = 1,
+        clip_norm: float | None = None,
+        ema: float | None = None,
+        precision: Literal[32, "bf16", 16] = 32,
+        teacher_precision: Literal[32, "bf16", 16] | None = None,
+        channels_last: bool = False,
+        compile: bool = False,
         eval_every: int = 1,
         eval_batch_size: int = 256,
         accelerator: Literal["auto", "cpu", "cuda"] = "auto",
+        devices: int = 1,
+        nodes: int = 1,
+        strategy: Literal["auto", "ddp"] = "auto",
         threads: int = 2,
         checkpoint_every: str = "300 seconds",
     ) -> None:
@@ -53,30 +68,51 @@ class Trainer:
 
         Args:
             epochs: Passes over the training data.
-            batch_size: Samples a step; an epoch's last, smaller batch is used too.
+            batch_size: Samples a batch, over all devices; an epoch's last, smaller batch is used too.
             lr: Learning rate at the start.
-            momentum: SGD's momentum.
-            nesterov: Whether the momentum is Nesterov's.
-            weight_decay: L2 penalty, on the objective's parameters too.
+            momentum: SGD's momentum, or AdamW's first beta.
+            nesterov: Whether SGD's momentum is Nesterov's.
+            weight_decay: L2 penalty (AdamW: decoupled), on the objective's parameters too.
             decay_at: After which shares of the epochs the learning rate falls (150, 180 and 210 of 240).
             decay: By what it is then multiplied.
+            optimizer: SGD or AdamW.
+            schedule: `steps` (`decay_at`), or half a `cosine` down to 0 over the epochs.
+            accumulate: Batches whose gradients one step averages.
+            clip_norm: Largest norm of a step's gradient; None for any.
+            ema: Decay of an exponential moving average of the student, which is then what is evaluated and saved.
+            precision: Of the student's forward and backward: exact float32, or mixed with bfloat16 or float16.
+            teacher_precision: Of the teacher; None for the student's.
+            channels_last: Whether the networks hold their maps channels last: the same result, rounded otherwise.
+            compile: Whether `torch.compile` compiles the networks.
             eval_every: Epochs between evaluations; the last epoch is always evaluated.
             eval_batch_size: Samples at once in evaluation; changes memory and speed only.
             accelerator: Kind of device; auto takes CUDA where there is some.
+            devices: Processes on each machine, each with a device of its own.
+            nodes: Machines.
+            strategy: How several processes train: `ddp`, which `auto` takes where there are several.
             threads: Threads of torch on the CPU; results are bit-equal at the same number only.
             checkpoint_every: How often a run leaves a checkpoint: "N steps" or "N seconds".
 
         Raises:
             UserError: An option is out of its range.
         """
-        counts = {"epochs": epochs, "batch_size": batch_size, "eval_every": eval_every,
-                  "eval_batch_size": eval_batch_size, "threads": threads}  # fmt: skip
+        counts = {
+            "epochs": epochs, "batch_size": batch_size, "accumulate": accumulate, "eval_every": eval_every,
+            "eval_batch_size": eval_batch_size, "devices": devices, "nodes": nodes, "threads": threads,
+        }  # fmt: skip
         for name, count in counts.items():
             check(count >= 1, f"trainer: {name} is {count}, but must be at least 1")
         check(lr > 0, f"trainer: lr is {lr}, but must be positive")
         for name, value in {"momentum": momentum, "weight_decay": weight_decay, "decay": decay}.items():
             check(value >= 0, f"trainer: {name} is {value}, but must be at least 0")
         check(not nesterov or momentum > 0, "trainer: nesterov=true needs a momentum above 0")
+        check(optimizer == "sgd" or momentum < 1, f"trainer: momentum is {momentum}, but AdamW's must be below 1")
+        check(clip_norm is None or clip_norm > 0, f"trainer: clip_norm is {clip_norm}, but must be positive or null")
+        check(ema is None or 0 < ema < 1, f"trainer: ema is {ema}, but must be between 0 and 1, or null")
+        check(
+            batch_size >= devices * nodes,
+            f"trainer: batch_size is {batch_size}, but must be at least 1 for each of {devices * nodes} devices",
+        )
         check(
             all(0 < share < 1 for share in decay_at),
             f"trainer: decay_at is {list(decay_at)}, but each must be a share of the epochs, between 0 and 1",
@@ -90,35 +126,94 @@ class Trainer:
         self.weight_decay = weight_decay
         self.decay_epochs = [round(share * epochs) for share in decay_at]
         self.decay = decay
+        self.optimizer_name = optimizer
+        self.schedule = schedule
+        self.accumulate = accumulate
+        self.clip_norm = clip_norm
+        self.ema = ema
+        self.precision = precision
+        self.teacher_precision = precision if teacher_precision is None else teacher_precision
+        self.channels_last = channels_last
+        self.compile = compile
         self.eval_every = eval_every
         self.eval_batch_size = eval_batch_size
         self.accelerator = accelerator
+        self.devices = devices
+        self.nodes = nodes
+        self.strategy = strategy
         self.threads = threads
         self.checkpoint_every = checkpoint_every
 
     def fabric(self) -> Fabric:
-        """A Fabric for this trainer's device.
+        """A Fabric for this trainer's devices; in a run on several, each of its processes makes one and launches it.
 
         Raises:
-            UserError: The machine does not have it.
+            UserError: The machine does not have them, or the precision is not theirs.
         """
         from lightning_fabric import Fabric  # takes seconds to import
+        from lightning_fabric.strategies.ddp import DDPStrategy
 
+        logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
         cuda = torch.cuda.is_available()
         check(cuda or self.accelerator != "cuda", "trainer: accelerator is cuda, but torch sees no CUDA device here")
         accelerator = self.accelerator if self.accelerator != "auto" else "cuda" if cuda else "cpu"
-        return Fabric(accelerator=accelerator, devices=1)
+        check(
+            accelerator == "cuda" or 16 not in (self.precision, self.teacher_precision),
+            "trainer: precision is 16, which needs CUDA; on a CPU take bf16",
+        )
+        has_all = accelerator == "cpu" or self.devices <= torch.cuda.device_count()
+        check(has_all, f"trainer: devices is {self.devices}, but there are {torch.cuda.device_count()} CUDA devices")
+        alone = self.devices * self.nodes == 1
+        return Fabric(
+            accelerator=accelerator, devices=self.devices, num_nodes=self.nodes,
+            # A stage, or a batch too small for its graph, leaves parameters without gradient.
+            strategy="auto" if alone else DDPStrategy(find_unused_parameters=True, timeout=timedelta(minutes=5)),
+            precision={32: "32-true", "bf16": "bf16-mixed", 16: "16-mixed"}[self.precision],  # type: ignore[arg-type]
+        )  # fmt: skip
 
-    def lr_at(self, epoch: int, lr: float | None = None, decay_epochs: Sequence[int] | None = None) -> float:
-        """The learning rate of an epoch, counted from 0; a stage brings its own start and the epochs where it falls."""
-        falls = self.decay_epochs if decay_epochs is None else decay_epochs
-        return (self.lr if lr is None else lr) * self.decay ** sum(epoch >= start for start in falls)
+    @property
+    def needs_processes(self) -> bool:
+        """Whether it wants several processes, and this is not one of them."""
+        return self.devices * self.nodes > 1 and not torch.distributed.is_torchelastic_launched()
+
+    def lr_at(
+        self, epoch: int, epochs: int | None = None, lr: float | None = None, falls: Sequence[int] | None = None
+    ) -> float:
+        """The learning rate of an epoch, counted from 0.
+
+        Args:
+            epoch: Which.
+            epochs: Of how many; the trainer's own by default, as the others.
+            lr: The rate at the start.
+            falls: After which epochs it falls.
+        """
+        start = self.lr if lr is None else lr
+        if self.schedule == "cosine":
+            return start * 0.5 * (1 + math.cos(math.pi * epoch / (self.epochs if epochs is None else epochs)))
+        return start * self.decay ** sum(epoch >= fall for fall in (self.decay_epochs if falls is None else falls))
 
     def optimizer(self, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
-        """The optimizer of some parameter groups."""
+        """The optimizer of some parameter groups, in one kernel where the device has it."""
+        fused = groups[0]["params"][0].is_cuda or None
+        if self.optimizer_name == "adamw":
+            return torch.optim.AdamW(
+                groups, lr=lr, betas=(self.momentum, 0.999), weight_decay=self.weight_decay, fused=fused
+            )
         return torch.optim.SGD(
-            groups, lr=lr, momentum=self.momentum, nesterov=self.nesterov, weight_decay=self.weight_decay
+            groups, lr=lr, momentum=self.momentum, nesterov=self.nesterov, weight_decay=self.weight_decay, fused=fused
         )
+
+    def average(self, student: Network) -> AveragedModel | None:
+        """The moving average of the student's weights and statistics, where one is asked for."""
+        if self.ema is None:
+            return None
+        update = get_ema_multi_avg_fn(self.ema)  # type: ignore[no-untyped-call]
+        return AveragedModel(student, multi_avg_fn=update, use_buffers=True)
+
+    def teacher_autocast(self, device: torch.device) -> torch.autocast:
+        """The precision in which the teacher runs."""
+        dtype = {32: torch.float32, "bf16": torch.bfloat16, 16: torch.float16}[self.teacher_precision]
+        return torch.autocast(device.type, dtype, enabled=self.teacher_precision != 32)
 
     def fit(
         self, student: Network, objective: WeightedSum, dataset: Dataset, *,
@@ -145,9 +240,9 @@ class Trainer:
         """
         check(teacher is not None or not objective.needs_teacher, "the objective needs a teacher, and there is none")
         fabric = self.fabric()
+        fabric.launch()
         gpus = [fabric.device] if fabric.device.type == "cuda" else []
         with torch_threads(self.threads), torch.random.fork_rng(gpus), Interrupts() as interrupts:
-            torch.manual_seed(derive(seed, "dropout"))
             session = Session(
                 self, fabric, student, objective, dataset, teacher, seed, watcher or Watcher(), name, checkpoints,
                 interrupts,

@@ -44,6 +44,7 @@ class Fit:
         steps: Optimizer steps of the student's own training.
         seconds: Time of these steps, without evaluation.
         elapsed: Time of everything, in seconds.
+        phases: Seconds by what they were spent on: data, student, teacher, each term, backward, optimizer.
         peak_memory_mib: See `graphkd.engine.memory`.
     """
 
@@ -52,6 +53,7 @@ class Fit:
     steps: int = 0
     seconds: float = 0.0
     elapsed: float = 0.0
+    phases: dict[str, float] = field(default_factory=dict)
     peak_memory_mib: float = 0.0
 
     @property

@@ -45,6 +45,8 @@ class Objective(nn.Module, ABC):
     needs_teacher: ClassVar[bool] = True
     views: ClassVar[int] = 1
     """How many views of each sample it looks at (`transform`)."""
+    needs_maps: ClassVar[bool] = True
+    """Whether it looks at feature maps; several devices exchange them only then."""
     has_terms: ClassVar[bool] = True
     """Whether it still has terms once its stages are over; some methods teach in a stage alone."""
 
@@ -99,15 +101,7 @@ def teacher_output(batch: DistillationBatch) -> NetworkOutput:
     """
     if batch.teacher is None:
         raise UserError("the objective needs a teacher, and the batch has none")
-    logits, features, embedding, preactivations = batch.teacher
-    return NetworkOutput(
-        logits.detach(), _detached(features), embedding.detach(),
-        None if preactivations is None else _detached(preactivations),
-    )  # fmt: skip
-
-
-def _detached(tensors: list[Tensor]) -> list[Tensor]:
-    return [tensor.detach() for tensor in tensors]
+    return batch.teacher.map(Tensor.detach)
 
 
 OBJECTIVES: Registry[Objective] = Registry("objective", "graphkd.objective", Objective.RUNTIME)

@@ -21,6 +21,7 @@ class CC(Objective):
     """
 
     name = "cc"
+    needs_maps = False
 
     def __init__(self, student_dim: int, teacher_dim: int, dim: int = 128) -> None:
         """A CC objective.

@@ -15,6 +15,7 @@ class CrossEntropy(Objective):
     """Cross-entropy between the student's logits and the labels, mean over the batch."""
 
     name = "ce"
+    needs_maps = False
     needs_teacher = False
 
     def __init__(self, label_smoothing: float = 0.0) -> None:

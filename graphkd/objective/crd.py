@@ -28,6 +28,7 @@ class CRD(ContrastiveObjective):
     """
 
     name = "crd"
+    needs_maps = False
 
     def __init__(
         self,

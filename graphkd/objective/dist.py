@@ -22,6 +22,7 @@ class DIST(Objective):
     """
 
     name = "dist"
+    needs_maps = False
 
     def __init__(self, temperature: float = 4.0, inter: float = 1.0, intra: float = 1.0) -> None:
         """A DIST objective.

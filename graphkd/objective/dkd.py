@@ -21,6 +21,7 @@ class DKD(Objective):
     """
 
     name = "dkd"
+    needs_maps = False
 
     def __init__(self, alpha: float = 1.0, beta: float = 8.0, temperature: float = 4.0, ramp_epochs: int = 20) -> None:
         """A DKD objective.

@@ -51,6 +51,7 @@ class HKD(ContrastiveObjective):
     """
 
     name = "hkd"
+    needs_maps = False
     parts = ("individual", "holistic")
 
     def __init__(

@@ -15,6 +15,7 @@ class KD(Objective):
     """T^2 KL(softmax(teacher / T), softmax(student / T)), mean over samples (Hinton et al., arXiv 1503.02531)."""
 
     name = "kd"
+    needs_maps = False
 
     def __init__(self, temperature: float = 4.0) -> None:
         """A KD objective.

@@ -21,6 +21,7 @@ class LSKD(Objective):
     """
 
     name = "lskd"
+    needs_maps = False
 
     def __init__(self, temperature: float = 2.0) -> None:
         """An LSKD objective.

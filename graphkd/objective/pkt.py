@@ -20,6 +20,7 @@ class PKT(Objective):
     """
 
     name = "pkt"
+    needs_maps = False
 
     def __init__(self) -> None:
         """A PKT objective; it has no options."""

@@ -33,6 +33,7 @@ class RKD(Objective):
     """Smooth L1 differences of pairwise distances and of angles (Park et al., arXiv 1904.05068, eq. 6 and 9)."""
 
     name = "rkd"
+    needs_maps = False
 
     def __init__(self, distance: float = 25.0, angle: float = 50.0) -> None:
         """An RKD objective.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -13,8 +14,14 @@ from graphkd.errors import check, choices, did_you_mean
 from graphkd.objective.base import Objective, Stream
 from graphkd.objective.stage import Stage
 
+Section = Callable[[str], AbstractContextManager[None]]
+"""Makes a context in which something of a name happens, to take its time."""
 Weight = float | Mapping[str, float]
 """One weight for all parts of an objective, or one for each part by its name."""
+
+
+def _no_section(name: str) -> AbstractContextManager[None]:
+    return nullcontext()
 
 
 class Losses(NamedTuple):
@@ -57,12 +64,13 @@ class WeightedSum(nn.Module):
         """Whether any of the objectives looks at a teacher."""
         return any(objective.needs_teacher for objective in self._objectives().values())
 
-    def forward(self, batch: DistillationBatch) -> Losses:
-        """The weighted sum on a batch, with its terms."""
+    def forward(self, batch: DistillationBatch, section: Section = _no_section) -> Losses:
+        """The weighted sum on a batch, with its terms; each is computed within a `section` of its name."""
         raw: dict[str, Tensor] = {}
         weighted: dict[str, Tensor] = {}
         for term, objective in self._objectives().items():
-            parts = objective(batch if objective.views > 1 else batch.first_view())
+            with section(term):
+                parts = objective(batch if objective.views > 1 else batch.first_view())
             weight = self.weights[term]
             for part, value in parts.items():
                 name = term if part == objective.name else f"{term}.{part}"
@@ -71,6 +79,11 @@ class WeightedSum(nn.Module):
         # A batch too small for its graph may be left without any term.
         nothing = 0 * batch.student.logits.sum()
         return Losses(sum(weighted.values(), nothing), raw, weighted)
+
+    @property
+    def needs_maps(self) -> bool:
+        """Whether any of the objectives looks at feature maps."""
+        return any(objective.needs_maps for objective in self._objectives().values())
 
     @property
     def views(self) -> int:

@@ -1,0 +1,171 @@
+"""A run's folder: whose it is, who works in it, and how one run takes another's place."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock
+
+from graphkd import launch
+from graphkd.engine.watching import Epoch, Fit, Watcher
+from graphkd.errors import UserError, check, one_line
+from graphkd.identity import short
+from graphkd.report import record as records
+from graphkd.report.files import make_folder, write_atomically
+from graphkd.report.record import Record
+
+CONFIG = "config.yaml"
+METRICS = "metrics.jsonl"
+RECORD = "record.json"
+WEIGHTS: dict[str, str] = {"student": "student.safetensors", "teacher": "teacher.safetensors"}
+
+
+def write_config(config: Mapping[str, Any], path: Path) -> None:
+    """Writes a resolved config as YAML, whole or not at all."""
+    write_atomically(path, yaml.safe_dump(_plain(config), sort_keys=False))
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Reads a resolved config.
+
+    Raises:
+        UserError: There is no such file, or it is no YAML mapping.
+    """
+    try:
+        config = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path} cannot be read as a run's config: {one_line(error)}") from error
+    check(isinstance(config, dict), f"{path} is no run's config: it holds no mapping")
+    return dict(config)
+
+
+def finished(folder: Path, identity: str, seed: int) -> Record | None:
+    """The record of this run if the folder holds it finished.
+
+    Raises:
+        UserError: The folder holds another run.
+    """
+    check(folder.is_dir() or not folder.exists(), f"{folder} is a file, but the run needs a folder there")
+    if not (folder / RECORD).exists():
+        return None
+    record = records.read(folder / RECORD)
+    same = record.identity == identity and record.seed == seed
+    check(
+        same,
+        f"{folder} holds another run ({record.variant}, identity {short(record.identity)}, seed {record.seed});"
+        " choose another run_dir",
+    )
+    return record if record.status == "done" else None
+
+
+def check_own(folder: Path) -> None:
+    """Refuses to write into a folder that holds other things than a run.
+
+    Raises:
+        UserError: It does.
+    """
+    if folder.is_dir() and not (folder / RECORD).exists():
+        # The record is the first file of a run; one that is just being written, or was when its run died, is ours.
+        foreign = any(not path.name.startswith(f".{RECORD}.") for path in folder.iterdir())
+        own = not foreign or (folder / RECORD).exists()
+        check(own, f"{folder} is not empty and holds no run; choose another run_dir")
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Only one run at a time works on a folder; the lock of one that died is free."""
+    if not launch.leads():
+        yield
+        return
+    make_folder(folder.parent)
+    with FileLock(folder.with_name(f".{folder.name}.lock")):
+        mend(folder)
+        yield
+
+
+@contextmanager
+def workplace(folder: Path, keep: bool) -> Iterator[Path]:
+    """The folder to write a run in: itself, or one beside it that takes its place once all is done.
+
+    What an unfinished run left there stays, so that it can go on.
+    """
+    work = folder.with_name(f".{folder.name}.rerun") if keep else folder
+    if launch.leads():
+        work.mkdir(parents=True, exist_ok=True)
+    yield work
+    if keep and launch.leads():
+        _replace(folder, work)
+
+
+def mend(folder: Path) -> None:
+    """Brings back a finished run whose replacement was cut off half-way."""
+    if not folder.exists() and _old(folder).exists():
+        _old(folder).rename(folder)
+
+
+class Journal(Watcher):
+    """Writes a line an epoch and passes everything on."""
+
+    def __init__(self, path: Path, watcher: Watcher) -> None:
+        """A journal in a file."""
+        self._path = path
+        self._watcher = watcher
+        self._lines: list[str] = []
+        self._epochs = 0
+
+    def note(self, message: str) -> None:
+        """See `Watcher`."""
+        self._watcher.note(message)
+
+    def start(self, name: str, epochs: int, steps: int, done: int = 0) -> None:
+        """See `Watcher`."""
+        self._epochs = epochs
+        self._watcher.start(name, epochs, steps, done)
+
+    def resume(self, fit: Fit) -> None:
+        """See `Watcher`; the lines of what the checkpoint knows stay."""
+        self._lines = [_line(epoch) for epoch in (*fit.stages, *fit.epochs)]
+        self._watcher.resume(fit)
+
+    def step(self) -> None:
+        """See `Watcher`."""
+        self._watcher.step()
+
+    def epoch(self, epoch: Epoch) -> None:
+        """See `Watcher`."""
+        self._lines.append(_line(epoch))
+        # Waiting for the disk in every epoch would take longer than a short epoch; the last one waits.
+        write_atomically(self._path, "".join(self._lines), durable=epoch.epoch == self._epochs)
+        self._watcher.epoch(epoch)
+
+
+def _line(epoch: Epoch) -> str:
+    return json.dumps(records.finite(dataclasses.asdict(epoch)), allow_nan=False) + "\n"
+
+
+def _replace(folder: Path, work: Path) -> None:
+    """Puts `work` in the folder's place; what a crash between the two renames leaves, `mend` brings back."""
+    old = _old(folder)
+    shutil.rmtree(old, ignore_errors=True)
+    folder.rename(old)
+    work.rename(folder)
+    shutil.rmtree(old)
+
+
+def _old(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.old")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value

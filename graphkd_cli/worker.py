@@ -1,0 +1,41 @@
+"""One process of a run on several devices: python -m graphkd_cli.worker CONFIG [--teacher].
+
+graphkd starts these itself (`trainer.devices=2`); torchrun and Slurm start them with the config that
+`graphkd run ... --cfg job` prints.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from graphkd_cli.main import guarded
+
+
+def main(words: Sequence[str]) -> int:
+    """Does this process's part of the run; returns the exit code."""
+    from graphkd import launch
+    from graphkd.assemble import plan, plan_teacher
+    from graphkd.engine.watching import Watcher
+    from graphkd.errors import check
+    from graphkd.run import run, run_teacher
+    from graphkd.run_folder import read_config
+    from graphkd_cli.progress import ProgressWatcher
+    from graphkd_cli.show import console
+
+    options = [word for word in words if word != "--teacher"]
+    check(len(options) == 1, "the worker takes one resolved config: python -m graphkd_cli.worker CONFIG")
+    config = read_config(Path(options[0]))
+    shown = ProgressWatcher(console()) if launch.leads() else contextlib.nullcontext(Watcher())
+    with shown as watcher:
+        if "--teacher" in words:
+            run_teacher(config, plan_teacher(config), watcher)
+        else:
+            run(plan(config), watcher)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(lambda: main(sys.argv[1:])))
