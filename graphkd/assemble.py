@@ -50,7 +50,10 @@ class Part:
     @property
     def identity(self) -> dict[str, Any]:
         """What of it counts in a run's identity: its name and the options that differ from the defaults."""
-        return {"name": self.name, **_counted(self.registry.factory(self.name), self.bound.given)}
+        factory = self.registry.factory(self.name)
+        # What files hold counts, not where they are.
+        content = factory.fingerprint(self.bound.all) if self.registry is DATASETS else {}
+        return {"name": self.name, **_counted(factory, self.bound.given), **({"content": content} if content else {})}
 
     @property
     def document(self) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from graphkd.data.augment import Augmentation
 from graphkd.data.base import DATASETS, Batch, Dataset
+from graphkd.data.download import download_progress
 from graphkd.data.tensor import Split, TensorDataset, stratified_split, stratified_subset
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "Dataset",
     "Split",
     "TensorDataset",
+    "download_progress",
     "stratified_split",
     "stratified_subset",
 ]

@@ -1,4 +1,4 @@
-"""Random crops and flips of whole batches, drawn for each sample by itself."""
+"""Random crops, flips and cutout of whole batches, drawn for each sample by itself."""
 
 from __future__ import annotations
 
@@ -40,16 +40,19 @@ class Augmentation:
     Args:
         padding: Zeros on each side before the crop, in pixels.
         flip: Whether to flip.
+        cutout: Side of the square that `cut_out` blanks, in pixels; 0 for none.
 
     Raises:
-        UserError: `padding` is negative.
+        UserError: `padding` or `cutout` is negative.
     """
 
     padding: int = 0
     flip: bool = False
+    cutout: int = 0
 
     def __post_init__(self) -> None:
         check(self.padding >= 0, f"padding is {self.padding}, but must be at least 0")
+        check(self.cutout >= 0, f"cutout is {self.cutout}, but must be at least 0")
 
     def __call__(self, images: Tensor, indices: Tensor, seed: int) -> Tensor:
         """The augmented images, uint8 [B, C, H, W], by one gather over the padded ones.
@@ -70,6 +73,30 @@ class Augmentation:
         pixels = rows[:, :, None] * padded.shape[3] + columns[:, None, :]
         chosen = pixels.flatten(1)[:, None].expand(-1, channels, -1)
         return padded.flatten(2).gather(2, chosen).view(images.shape)
+
+    def cut_out(self, images: Tensor, indices: Tensor, seed: int) -> Tensor:
+        """Normalised images with a random square each set to zero, the mean colour (float [B, C, H, W]).
+
+        Cutout as DeVries and Taylor have it (arXiv 1708.04552): the centre is uniform over all pixels, and what of
+        the square lies outside the image is lost.
+
+        Args:
+            images: Normalised, float [B, C, H, W].
+            indices: As in a call.
+            seed: As in a call.
+        """
+        if not self.cutout:
+            return images
+        height, width = images.shape[2:]
+        bits = random_bits(indices, seed, streams=5)[3:]  # the first three choose crop and flip
+        rows = self._covered(_below(height, bits[0]), height)
+        columns = self._covered(_below(width, bits[1]), width)
+        return images.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None], 0)
+
+    def _covered(self, centre: Tensor, length: int) -> Tensor:
+        """Which of `length` positions the square covers, bool [B, length]."""
+        offset = torch.arange(length, device=centre.device) - (centre - self.cutout // 2)[:, None]
+        return (offset >= 0) & (offset < self.cutout)
 
     def draws(self, indices: Tensor, seed: int) -> Draws:
         """The choices for samples with the given indices, int64 [B]; no offset or flip where it is off."""

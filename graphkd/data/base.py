@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,6 +37,8 @@ class Dataset(ABC):
         class_names: The name of each class.
         train_labels: Class of each training sample, int64 [N], on the CPU.
         splits: Which of "train", "val" and "test" there are; "val" may be missing.
+        skipped: How many broken images were left out.
+        notes: What the user should know about the data, a line each.
     """
 
     num_classes: int
@@ -45,6 +47,22 @@ class Dataset(ABC):
     class_names: tuple[str, ...]
     train_labels: Tensor
     splits: tuple[str, ...]
+    skipped: int = 0
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def fingerprint(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+        """What identifies the content of files that the options name, of plain values; empty where nothing does.
+
+        Takes the place of their paths in a run's identity, so it must be quick to find.
+
+        Args:
+            options: The constructor's options, all of them.
+
+        Raises:
+            UserError: A file is missing.
+        """
+        return {}
 
     @abstractmethod
     def train_batches(

@@ -13,7 +13,8 @@ from graphkd.data.augment import Augmentation, random_bits
 from graphkd.data.base import Batch, Dataset
 from graphkd.errors import check, choices
 
-_SPLITS = ("train", "val", "test")
+SPLITS = ("train", "val", "test")
+_STATISTICS_BATCH = 2048  # images counted at a time
 
 
 class Split(NamedTuple):
@@ -28,14 +29,29 @@ class Split(NamedTuple):
     labels: Tensor
 
 
-class _Normalisation(NamedTuple):
+class Normalisation(NamedTuple):
     """Takes uint8 [B, C, H, W] to normalised float32, with scale and shift float32 [C, 1, 1]."""
 
     scale: Tensor
     shift: Tensor
 
-    def to(self, device: torch.device | str) -> _Normalisation:
-        return _Normalisation(self.scale.to(device), self.shift.to(device))
+    @classmethod
+    def of(cls, mean: Sequence[float], std: Sequence[float], channels: int) -> Normalisation:
+        """Subtracts `mean` and divides by `std` of each channel, both for pixel values in 0 .. 1.
+
+        Raises:
+            UserError: They have not one value a channel, or a `std` is not positive.
+        """
+        check(len(mean) == channels, f"mean has {len(mean)} values, but the images have {channels} channels")
+        check(len(std) == channels, f"std has {len(std)} values, but the images have {channels} channels")
+        check(all(value > 0 for value in std), f"std is {list(std)}, but its values must be above 0")
+        means, stds = torch.tensor(mean, dtype=torch.float64), torch.tensor(std, dtype=torch.float64)
+        scale, shift = 1 / (255 * stds), -means / stds
+        return cls(scale.float()[:, None, None], shift.float()[:, None, None])
+
+    def to(self, device: torch.device | str) -> Normalisation:
+        """The same on a device."""
+        return Normalisation(self.scale.to(device), self.shift.to(device))
 
     def __call__(self, images: Tensor) -> Tensor:
         return images * self.scale + self.shift
@@ -74,11 +90,11 @@ class TensorDataset(Dataset):
         self.num_classes = len(class_names)
         self.in_channels, self.image_size = images.shape[1], images.shape[2]
         self.class_names = tuple(class_names)
-        self.splits = tuple(name for name in _SPLITS if name in splits)
+        self.splits = tuple(name for name in SPLITS if name in splits)
         self._data = dict(splits)
         self._augmentation = augmentation or Augmentation()
         self._split_seed = split_seed
-        self._normalisation = _normalisation(mean, std, self.in_channels)
+        self._normalisation = Normalisation.of(mean, std, self.in_channels)
         self._keep_train_fraction(train_fraction)
 
     def train_batches(
@@ -87,15 +103,16 @@ class TensorDataset(Dataset):
         """See `Dataset.train_batches`."""
         images, labels = self._placed("train", device)
         normalised = self._normalisation.to(device)
-        for indices in _cut(order.to(device), batch_size):
-            augmented = self._augmentation(images[indices], indices, augmentation_seed)
-            yield Batch(normalised(augmented), labels[indices], indices)
+        for indices in cut(order.to(device), batch_size):
+            augmented = normalised(self._augmentation(images[indices], indices, augmentation_seed))
+            augmented = self._augmentation.cut_out(augmented, indices, augmentation_seed)
+            yield Batch(augmented, labels[indices], indices)
 
     def eval_batches(self, split: str, batch_size: int, device: torch.device | str) -> Iterator[Batch]:
         """See `Dataset.eval_batches`."""
         images, labels = self._placed(split, device)
         normalised = self._normalisation.to(device)
-        for indices in _cut(torch.arange(len(labels), device=device), batch_size):
+        for indices in cut(torch.arange(len(labels), device=device), batch_size):
             yield Batch(normalised(images[indices]), labels[indices], indices)
 
     def with_train_fraction(self, fraction: float) -> TensorDataset:
@@ -152,9 +169,63 @@ def stratified_subset(labels: Tensor, fraction: float, seed: int) -> Tensor:
     Raises:
         UserError: `fraction` is not in (0, 1].
     """
-    check(0 < fraction <= 1, f"train_fraction is {fraction}, but must be above 0 and at most 1")
+    check_fractions(fraction, {})
     ranks, sizes = _class_ranks(labels, seed)
     return (ranks < (sizes * fraction).round().clamp(min=1)).nonzero().flatten()
+
+
+def check_fractions(train_fraction: float, held_out: Mapping[str, float]) -> None:
+    """Checks a training fraction, and the shares that `hold_out` is to cut off.
+
+    Raises:
+        UserError: One is out of range, or nothing is left to train on.
+    """
+    check(0 < train_fraction <= 1, f"train_fraction is {train_fraction}, but must be above 0 and at most 1")
+    for name, share in held_out.items():
+        check(0 <= share < 1, f"{name}_fraction is {share}, but must be at least 0 and below 1")
+    described = " and ".join(f"{name}_fraction {share}" for name, share in held_out.items())
+    check(sum(held_out.values()) < 1, f"{described} leave nothing to train on")
+
+
+def hold_out(splits: Mapping[str, Split], shares: Mapping[str, float], seed: int) -> dict[str, Split]:
+    """Cuts further splits off the training split, stratified.
+
+    Args:
+        splits: The splits there are.
+        shares: Share of the training split for each new one; 0 for none.
+        seed: Chooses the samples.
+
+    Raises:
+        UserError: There is such a split already.
+    """
+    wanted = {name: share for name, share in shares.items() if share}
+    for name, share in wanted.items():
+        check(name not in splits, f"{name}_fraction is {share}, but there is a {name} split already")
+    if not wanted:
+        return dict(splits)
+    images, labels = splits["train"]
+    *parts, rest = stratified_split(labels, list(wanted.values()), seed)
+    indices = {"train": rest, **dict(zip(wanted, parts, strict=True))}
+    return {**splits, **{name: Split(images[index], labels[index]) for name, index in indices.items()}}
+
+
+def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel for pixel values in 0 .. 1; exact, from the counts of each value.
+
+    Args:
+        images: uint8 [N, C, H, W].
+
+    Returns:
+        C values each; a channel of one value has a standard deviation of 1.
+    """
+    counts = torch.zeros(images.shape[1], 256, dtype=torch.float64)
+    for part in torch.split(images, _STATISTICS_BATCH):  # bincount takes eight bytes a value
+        counts += torch.stack([channel.flatten().bincount(minlength=256) for channel in part.unbind(1)])
+    shares = counts / counts.sum(1, keepdim=True)
+    values = torch.arange(256, dtype=torch.float64) / 255
+    mean = shares @ values
+    std = (shares * (values - mean[:, None]).square()).sum(1).sqrt()
+    return tuple(mean.tolist()), tuple(std.where(std > 0, 1).tolist())
 
 
 def _class_ranks(labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
@@ -168,24 +239,20 @@ def _class_ranks(labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
     return ranks, sizes[labels].double()
 
 
-def _cut(indices: Tensor, batch_size: int) -> tuple[Tensor, ...]:
+def cut(indices: Tensor, batch_size: int) -> tuple[Tensor, ...]:
+    """The indices in batches, the last, smaller one kept.
+
+    Raises:
+        UserError: `batch_size` is below 1.
+    """
     check(batch_size >= 1, f"batch_size is {batch_size}, but must be at least 1")
     return torch.split(indices, batch_size)
-
-
-def _normalisation(mean: Sequence[float], std: Sequence[float], channels: int) -> _Normalisation:
-    check(len(mean) == channels, f"mean has {len(mean)} values, but the images have {channels} channels")
-    check(len(std) == channels, f"std has {len(std)} values, but the images have {channels} channels")
-    check(all(value > 0 for value in std), f"std is {list(std)}, but its values must be above 0")
-    means, stds = torch.tensor(mean, dtype=torch.float64), torch.tensor(std, dtype=torch.float64)
-    scale, shift = 1 / (255 * stds), -means / stds
-    return _Normalisation(scale.float()[:, None, None], shift.float()[:, None, None])
 
 
 def _check_splits(splits: Mapping[str, Split], num_classes: int) -> None:
     check("train" in splits, f"a data set needs a train split (it has: {choices(splits)})")
     for name, split in splits.items():
-        check(name in _SPLITS, f"there is no split '{name}' (choices: {choices(_SPLITS)})")
+        check(name in SPLITS, f"there is no split '{name}' (choices: {choices(SPLITS)})")
         _check_split(name, split, num_classes)
         shape, expected = tuple(split.images.shape[1:]), tuple(splits["train"].images.shape[1:])
         check(shape == expected, f"{name} images have shape {shape}, but train images {expected}")

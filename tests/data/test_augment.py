@@ -107,9 +107,62 @@ def test_never_looks_at_values_on_the_host() -> None:
     """Meta tensors have no values: whatever needs one on the host raises."""
     images = torch.empty(4, 3, 8, 8, dtype=torch.uint8, device="meta")
     indices = torch.empty(4, dtype=torch.int64, device="meta")
-    assert Augmentation(padding=2, flip=True)(images, indices, seed=1).shape == images.shape
+    augmentation = Augmentation(padding=2, flip=True, cutout=4)
+    assert augmentation(images, indices, seed=1).shape == images.shape
+    assert augmentation.cut_out(images.float(), indices, seed=1).shape == images.shape
 
 
 def test_negative_padding() -> None:
     with pytest.raises(UserError, match="padding is -1"):
         Augmentation(padding=-1)
+
+
+def test_equals_torchvisions_transforms_in_distribution() -> None:
+    """Each pixel tells where it was, so that one pixel of a result tells offsets and flip."""
+    from torchvision.transforms import v2
+
+    side, padding, samples = 6, 2, 4000
+    image = torch.arange(1, side * side + 1, dtype=torch.uint8).view(1, side, side)
+    theirs = v2.Compose([v2.RandomCrop(side, padding=padding), v2.RandomHorizontalFlip()])
+    torch.manual_seed(0)
+    per_image = torch.stack([theirs(image) for _ in range(samples)])
+    images = image.expand(samples, 1, side, side)
+    batched = Augmentation(padding, flip=True)(images, torch.arange(samples), seed=0)
+    kinds = torch.cat([per_image, batched]).flatten(1).unique(dim=0, return_inverse=True)[1]
+    table = torch.stack([part.bincount(minlength=50) for part in kinds.split(samples)])
+    assert table.shape == (2, 2 * (2 * padding + 1) ** 2)
+    assert stats.chi2_contingency(table.numpy()).pvalue > 1e-3
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    shape=st.tuples(st.integers(1, 5), st.integers(1, 3), st.integers(1, 9), st.integers(1, 9)),
+    side=st.integers(0, 12),
+    seed=seeds,
+)
+def test_cutout_equals_a_loop_over_samples(shape: tuple[int, int, int, int], side: int, seed: int) -> None:
+    images = torch.rand(shape) + 1
+    actual = Augmentation(cutout=side).cut_out(images, torch.arange(shape[0]), seed)
+    expected = images.clone()
+    for index in range(shape[0]):
+        centre = [(naive_bits(index, seed, stream) >> 32) * shape[stream - 1] >> 32 for stream in (3, 4)]
+        first = [max(0, position - side // 2) for position in centre]
+        last = [max(0, position - side // 2 + side) for position in centre]
+        expected[index, :, first[0] : last[0], first[1] : last[1]] = 0
+    assert torch.equal(actual, expected)
+
+
+def test_cutout_has_its_centre_on_every_pixel_alike_and_leaves_the_other_draws() -> None:
+    images, indices = torch.ones(50_000, 1, 5, 7), torch.arange(50_000)
+    centre = (Augmentation(cutout=1).cut_out(images, indices, 3) == 0).flatten(1)
+    assert (centre.sum(1) == 1).all()
+    assert uniform_p_value(centre.long().argmax(1), bounds=(35,)) > 1e-3
+    plain, cut = (Augmentation(2, True, cutout).draws(indices, 3) for cutout in (0, 4))
+    assert all(torch.equal(one, other) for one, other in zip(plain, cut, strict=True))
+    joint = (*plain, centre.long().argmax(1))
+    assert uniform_p_value(*joint, bounds=(5, 5, 2, 35)) > 1e-3
+
+
+def test_negative_cutout() -> None:
+    with pytest.raises(UserError, match="cutout is -1"):
+        Augmentation(cutout=-1)

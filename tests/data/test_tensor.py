@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from graphkd.data import Augmentation, Batch, Split, TensorDataset, stratified_split, stratified_subset
+from graphkd.data.tensor import channel_statistics, hold_out
 from graphkd.errors import UserError
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.5)
@@ -64,6 +65,16 @@ def test_training_images_are_augmented_before_normalisation() -> None:
     batches = dataset(augmentation=augmentation).train_batches(order, 7, augmentation_seed=5, device="cpu")
     expected = augmentation(split(23, 0).images[order], order, seed=5)
     torch.testing.assert_close(joined(list(batches)).images, normalised(expected), rtol=1e-5, atol=1e-6)
+
+
+def test_cutout_leaves_the_mean_colour() -> None:
+    augmentation = Augmentation(padding=2, flip=True, cutout=3)
+    order = torch.randperm(23)
+    batch = joined(list(dataset(augmentation=augmentation).train_batches(order, 7, 5, device="cpu")))
+    uncut = joined(list(dataset(augmentation=Augmentation(2, True)).train_batches(order, 7, 5, device="cpu")))
+    cut = (batch.images == 0).all(1)
+    assert ((cut.flatten(1).sum(1) >= 4) & (cut.flatten(1).sum(1) <= 9)).all()
+    assert torch.equal(batch.images, uncut.images.masked_fill(cut[:, None], 0))
 
 
 def test_eval_batches_are_in_order_and_plain() -> None:
@@ -180,3 +191,23 @@ def test_bad_requests() -> None:
         next(data.train_batches(torch.arange(23), 0, 0, "cpu"))
     with pytest.raises(UserError, match="batch_size is 0"):
         data.num_train_batches(0)
+
+
+def test_held_out_splits_are_those_of_stratified_split() -> None:
+    train = split(40, 0)
+    splits = hold_out({"train": train}, {"test": 0.25, "val": 0.25}, seed=2)
+    test, val, rest = stratified_split(train.labels, (0.25, 0.25), 2)
+    for name, indices in {"train": rest, "val": val, "test": test}.items():
+        assert torch.equal(splits[name].images, train.images[indices])
+        assert torch.equal(splits[name].labels, train.labels[indices])
+    assert hold_out({"train": train}, {"test": 0.0}, seed=2) == {"train": train}
+
+
+def test_channel_statistics_are_exact() -> None:
+    images = split(50, 0).images
+    images[:, 2] = 51
+    mean, std = channel_statistics(images)
+    values = images.double() / 255
+    torch.testing.assert_close(torch.tensor(mean), values.mean((0, 2, 3)).float())
+    torch.testing.assert_close(torch.tensor(std[:2]), values.std((0, 2, 3), unbiased=False)[:2].float())
+    assert (mean[2], std[2]) == (pytest.approx(0.2), 1.0)

@@ -1,0 +1,325 @@
+"""Parquet files: what is read, and what is wrong with them in one line that names the row."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from graphkd.data import DATASETS, Dataset
+from graphkd.data.images import decode_images
+from graphkd.errors import UserError
+
+PLAIN: dict[str, Any] = {"mean": [0.0] * 3, "std": [1.0] * 3}
+CIFAR = Path(__file__).resolve().parents[3] / "shared" / "data" / "cifar10"
+
+
+def write(
+    path: Path, images: Sequence[bytes | None], labels: Sequence[Any], image: str = "image", label: str = "label",
+    structs: bool = True, metadata: dict[str, Any] | None = None,
+) -> str:  # fmt: skip
+    """A Parquet file in the hub's layout, in several row groups."""
+    column = pa.array(images, pa.binary())
+    if structs:
+        paths = pa.array([f"{index}.png" for index in range(len(images))])
+        column = pa.StructArray.from_arrays([column, paths], ["bytes", "path"])
+    table = pa.table({image: column, label: pa.array(labels)})
+    if metadata:
+        table = table.replace_schema_metadata({"huggingface": json.dumps(metadata)})
+    pq.write_table(table, path, row_group_size=3)
+    return str(path)
+
+
+@pytest.fixture
+def pictures(picture: Callable[..., bytes]) -> list[bytes]:
+    return [picture(seed) for seed in range(12)]
+
+
+@pytest.fixture
+def files(tmp_path: Path, pictures: list[bytes]) -> dict[str, str]:
+    """Eight training and four test images of 8x8 pixels in two classes."""
+    return {
+        "train": write(tmp_path / "train.parquet", pictures[:8], [0, 1] * 4),
+        "test": write(tmp_path / "test.parquet", pictures[8:], [1, 0, 0, 1]),
+    }
+
+
+def parquet(files: dict[str, Any], **options: Any) -> Dataset:
+    return DATASETS.build("parquet", **files, **options)
+
+
+def pixels(data: Dataset, split: str) -> torch.Tensor:
+    """A split's images as uint8 [N, C, H, W], where it was built with PLAIN."""
+    return (next(data.eval_batches(split, 10_000, "cpu")).images * 255).round().byte()
+
+
+def decoded(images: Sequence[bytes], mode: str = "RGB") -> torch.Tensor:
+    arrays = [np.atleast_3d(np.asarray(Image.open(io.BytesIO(image)).convert(mode))) for image in images]
+    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize("structs", [True, False])
+@pytest.mark.parametrize("cache", [True, False])
+def test_reads_images_and_labels(tmp_path: Path, pictures: list[bytes], structs: bool, cache: bool) -> None:
+    files = {
+        "train": write(tmp_path / "a.parquet", pictures[:8], [0, 1] * 4, "img", "fine", structs),
+        "val": write(tmp_path / "b.parquet", pictures[8:10], [1, 0], "img", "fine", structs),
+        "test": write(tmp_path / "c.parquet", pictures[10:], [0, 1], "img", "fine", structs),
+    }
+    options = {"image_column": "img", "label_column": "fine", "cache": cache, **PLAIN}
+    for _ in range(2):
+        data = parquet(files, **options)
+        assert data.splits == ("train", "val", "test")
+        assert (data.num_classes, data.in_channels, data.image_size) == (2, 3, 8)
+        assert data.class_names == ("0", "1")
+        assert data.train_labels.tolist() == [0, 1] * 4
+        assert (data.skipped, data.notes) == (0, ())
+        assert torch.equal(pixels(data, "train"), decoded(pictures[:8]))
+        assert torch.equal(pixels(data, "val"), decoded(pictures[8:10]))
+        assert torch.equal(pixels(data, "test"), decoded(pictures[10:]))
+    assert len(list(tmp_path.glob("*.safetensors"))) == cache
+
+
+def test_several_files_and_patterns(tmp_path: Path, pictures: list[bytes]) -> None:
+    for part in range(3):
+        write(tmp_path / f"train-{part}.parquet", pictures[3 * part : 3 * part + 3], [0, 1, 2])
+    test = write(tmp_path / "test.parquet", pictures[9:], [2, 1, 0])
+    pattern = str(tmp_path / "train-*.parquet")
+    whole = parquet({"train": pattern, "test": test}, **PLAIN)
+    assert torch.equal(pixels(whole, "train"), decoded(pictures[:9]))
+    listed = parquet({"train": [str(tmp_path / f"train-{part}.parquet") for part in (2, 0)], "test": test}, **PLAIN)
+    assert torch.equal(pixels(listed, "train"), decoded([*pictures[6:9], *pictures[:3]]))
+
+
+def test_texts_are_classes_in_alphabetical_order(tmp_path: Path, pictures: list[bytes]) -> None:
+    names = pa.array(["dog", "cat", "dog", "eel"]).dictionary_encode()
+    train = write(tmp_path / "train.parquet", pictures[:4], names)
+    test = write(tmp_path / "test.parquet", pictures[4:7], ["eel", "cat", "dog"])
+    data = parquet({"train": train, "test": test})
+    assert data.class_names == ("cat", "dog", "eel")
+    assert data.train_labels.tolist() == [1, 0, 1, 2]
+    assert next(data.eval_batches("test", 9, "cpu")).labels.tolist() == [2, 0, 1]
+
+
+def test_class_names_of_the_hub(tmp_path: Path, pictures: list[bytes], files: dict[str, str]) -> None:
+    names = {"info": {"features": {"label": {"names": ["cat", "dog", "eel"], "_type": "ClassLabel"}}}}
+    train = write(tmp_path / "named.parquet", pictures[:4], [0, 1, 1, 2], metadata=names)
+    assert parquet({**files, "train": train}).class_names == ("cat", "dog", "eel")
+    with pytest.raises(UserError, match=r"num_classes is 4, but .*named.parquet names 3 classes"):
+        parquet({**files, "train": train}, num_classes=4)
+
+
+def test_splits_are_cut_off_the_training_split(files: dict[str, str]) -> None:
+    data = parquet({"train": files["train"]}, test_fraction=0.25, val_fraction=0.25)
+    sizes = {name: len(next(data.eval_batches(name, 9, "cpu")).labels) for name in data.splits}
+    assert sizes == {"train": 4, "val": 2, "test": 2}
+    assert len(parquet(files, train_fraction=0.5).train_labels) == 4
+    with pytest.raises(UserError, match=r"test_fraction is 0.25, but there is a test split already"):
+        parquet(files, test_fraction=0.25)
+    with pytest.raises(UserError, match=r"no test split: name it by data.test"):
+        parquet({"train": files["train"]})
+
+
+def test_statistics_are_the_training_images(files: dict[str, str], pictures: list[bytes]) -> None:
+    data = parquet(files)
+    images = next(data.eval_batches("train", 10, "cpu")).images.double()
+    assert images.mean((0, 2, 3)).abs().max() < 1e-5
+    assert (images.std((0, 2, 3), unbiased=False) - 1).abs().max() < 1e-5
+    half = parquet(files, std=[0.5] * 3)
+    ratio = next(half.eval_batches("train", 10, "cpu")).images.double().std((0, 2, 3), unbiased=False) * 0.5
+    expected = (decoded(pictures[:8]).double() / 255).std((0, 2, 3), unbiased=False)
+    torch.testing.assert_close(ratio, expected, rtol=1e-5, atol=0)
+
+
+def test_grey_and_resized(tmp_path: Path, picture: Callable[..., bytes]) -> None:
+    images = [picture(0, 48, 32), picture(1, 8, 9), picture(2, 16, 16, "JPEG")]
+    train = write(tmp_path / "train.parquet", images, [0, 1, 1])
+    data = parquet({"train": train, "test": train}, image_size=16, in_channels=1, mean=[0.0], std=[1.0])
+    assert (data.in_channels, data.image_size) == (1, 16)
+    first = Image.open(io.BytesIO(images[0])).convert("L").resize((24, 16), Image.Resampling.BILINEAR)
+    first = first.crop((4, 0, 20, 16))
+    assert torch.equal(pixels(data, "train")[0, 0], torch.from_numpy(np.array(first)))
+    assert torch.equal(pixels(data, "train")[2], decoded(images[2:], "L")[0])
+
+
+def test_cache_is_made_anew_for_other_content_or_options(
+    tmp_path: Path, files: dict[str, str], pictures: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def counting(*arguments: Any) -> Any:
+        calls.append(arguments)
+        return decode_images(*arguments)
+
+    monkeypatch.setattr("graphkd.data.parquet.decode_images", counting)
+    parquet(files)
+    os.utime(files["train"], (1, 1))
+    parquet(files, padding=0, flip=False, train_fraction=0.5, val_fraction=0.25, **PLAIN)
+    assert len(calls) == 2  # one for each split, once
+    parquet(files, image_size=4)
+    assert len(calls) == 4
+    write(Path(files["train"]), pictures[:8], [1, 0] * 4)
+    assert parquet(files).train_labels.tolist() == [1, 0] * 4
+    cache = next(path for path in tmp_path.glob("*.safetensors"))
+    cache.write_bytes(cache.read_bytes()[:500])
+    assert parquet(files, image_size=4).image_size == 4
+    assert parquet(files).image_size == 8
+
+
+def test_a_cache_elsewhere_or_nowhere(tmp_path: Path, files: dict[str, str]) -> None:
+    parquet(files, cache=str(tmp_path / "deep" / "cache"))
+    assert len(list((tmp_path / "deep" / "cache").glob("*.safetensors"))) == 1
+    (tmp_path / "file").touch()
+    data = parquet(files, cache=str(tmp_path / "file" / "cache"))
+    assert len(data.train_labels) == 8
+    assert len(data.notes) == 1
+    assert "not cached in" in data.notes[0]
+
+
+def test_fingerprint_follows_content_not_place(tmp_path: Path, files: dict[str, str], pictures: list[bytes]) -> None:
+    factory = DATASETS.factory("parquet")
+    options = {"val": None, **files}
+    first = factory.fingerprint(options)
+    moved = tmp_path / "moved.parquet"
+    moved.write_bytes(Path(files["train"]).read_bytes())
+    assert factory.fingerprint({**options, "train": [str(moved)]}) == first
+    write(moved, pictures[:8], [1, 0] * 4)
+    assert factory.fingerprint({**options, "train": str(moved)}) != first
+    assert {"train", "val", "test", "cache"} == factory.NOT_IDENTITY
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"image_column": "imge"}, r"train.parquet has no column 'imge'; did you mean 'image'\? .*image, label"),
+        ({"label_column": "y"}, r"train.parquet has no column 'y' \(data.label_column; its columns: image, label\)"),
+        ({"image_column": "label"}, "column 'label' of .*train.parquet is int64, but must hold encoded images"),
+        ({"label_column": "image"}, "column 'image' of .*train.parquet is struct.*must hold integers or texts"),
+        ({"train": None}, "needs data.train=FILE"),
+        ({"train": "nowhere/*.parquet"}, r"data.train: there is no file nowhere/\*.parquet"),
+        ({"test": []}, "data.test is an empty list"),
+        ({"in_channels": 2}, "in_channels is 2"),
+        ({"image_size": 0}, "image_size is 0"),
+        ({"num_classes": 1}, "num_classes is 1"),
+        ({"image_size": 2_000_000}, "8 images of 2000000 x 2000000 pixels take .*choose a smaller data.image_size"),
+        ({"mean": [0.5]}, "mean has 1 values"),
+    ],
+)
+def test_bad_options(files: dict[str, str], options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        parquet({**files, **options})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("labels", "options", "message"),
+    [
+        ([0, 1, 2, 0], {}, "row 2 of .*test.parquet: column 'label' is 2, but labels must lie in 0 .. 1"),
+        ([0, 1, -1, -1], {}, r"row 2 of .*test.parquet: column 'label' is -1, but .*\(2 such rows\)"),
+        ([0, 2, 1, 0], {"num_classes": 3}, "row 1 of .*: column 'label' is 2, a class that the training split lacks"),
+        ([0, None, 1, 0], {}, "row 1 of .*test.parquet: column 'label' is empty"),
+        (["a", "b", "a", "a"], {}, "column 'label' is of another type in .*test.parquet than in .*train.parquet"),
+        ([0.5, 1.0, 1.0, 0.0], {}, "column 'label' of .*test.parquet is double"),
+    ],
+)
+def test_bad_labels(
+    tmp_path: Path, files: dict[str, str], pictures: list[bytes], labels: list[Any], options: Any, message: str
+) -> None:
+    write(tmp_path / "test.parquet", pictures[8:], labels)
+    with pytest.raises(UserError, match=message):
+        parquet(files, **options)
+
+
+def test_texts_that_only_the_test_split_has(tmp_path: Path, pictures: list[bytes]) -> None:
+    train = write(tmp_path / "train.parquet", pictures[:2], ["cat", "dog"])
+    test = write(tmp_path / "test.parquet", pictures[2:4], ["cat", "cow"])
+    with pytest.raises(UserError, match=r"row 1 of .*test.parquet: column 'label' is cow, a class that the training"):
+        parquet({"train": train, "test": test})
+
+
+def broken_ones(picture: Callable[..., bytes]) -> dict[str, tuple[bytes | None, str]]:
+    jpeg = picture(50, 8, 8, "JPEG")
+    deep = io.BytesIO()
+    Image.fromarray(np.zeros((8, 8), dtype=np.uint16)).save(deep, "PNG")
+    return {
+        "no image": (b"not an image", "it is no image"),
+        "truncated": (jpeg[: len(jpeg) // 2], "[Tt]runcated"),
+        "missing": (None, "there is no image"),
+        "other size": (picture(51, 9, 8), "it is 9 x 8 where the first image is 8 x 8"),
+        "16 bits": (deep.getvalue(), "more than 8 bits"),
+    }
+
+
+@pytest.mark.parametrize("kind", ["no image", "truncated", "missing", "other size", "16 bits"])
+def test_a_broken_image(
+    tmp_path: Path, files: dict[str, str], pictures: list[bytes], picture: Callable[..., bytes], kind: str
+) -> None:
+    image, reason = broken_ones(picture)[kind]
+    images = [*pictures[:5], image, *pictures[6:8]]
+    train = write(tmp_path / "train.parquet", images, [0, 1] * 4)
+    with pytest.raises(UserError, match=f"broken image: row 5 of .*train.parquet: .*{reason}") as caught:
+        parquet({**files, "train": train})
+    assert "\n" not in str(caught.value)
+    assert "0x" not in str(caught.value)
+    for _ in range(2):  # the second time from the cache
+        data = parquet({**files, "train": train}, skip_broken=True, **PLAIN)
+        assert data.skipped == 1
+        assert len(data.notes) == 1
+        assert "1 of 8 train images are broken and left out: row 5 of" in data.notes[0]
+        assert data.train_labels.tolist() == [0, 1, 0, 1, 0, 0, 1]
+        assert torch.equal(pixels(data, "train"), decoded([*pictures[:5], *pictures[6:8]]))
+
+
+def test_the_first_images_may_be_broken(tmp_path: Path, files: dict[str, str], pictures: list[bytes]) -> None:
+    train = write(tmp_path / "train.parquet", [b"", *pictures[1:8]], [0, 1] * 4)
+    assert len(parquet({**files, "train": train}, skip_broken=True).train_labels) == 7
+    all_broken = write(tmp_path / "train.parquet", [b""] * 8, [0, 1] * 4)
+    with pytest.raises(UserError, match="all 8 images are broken, the first is row 0 of"):
+        parquet({**files, "train": all_broken}, skip_broken=True)
+
+
+def test_a_decompression_bomb(
+    tmp_path: Path, files: dict[str, str], picture: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
+    for side in (25, 40):  # Pillow warns of the one, and raises at the other
+        train = write(tmp_path / "train.parquet", [picture(0), picture(1, side, side)], [0, 1])
+        with pytest.raises(UserError, match=r"broken image: row 1 of .*(pixels|decompression bomb)"):
+            parquet({**files, "train": train}, image_size=8)
+
+
+def test_not_square(tmp_path: Path, files: dict[str, str], picture: Callable[..., bytes]) -> None:
+    train = write(tmp_path / "train.parquet", [picture(0, 12, 8), picture(1, 12, 8)], [0, 1])
+    with pytest.raises(UserError, match=r"row 0 of .* is 12 x 8, but images must be square: data.image_size=N"):
+        parquet({**files, "train": train})
+
+
+def test_files_that_are_none(tmp_path: Path, files: dict[str, str], pictures: list[bytes]) -> None:
+    (tmp_path / "train.parquet").write_bytes(b"no Parquet")
+    with pytest.raises(UserError, match=r"train.parquet is no readable Parquet file"):
+        parquet(files)
+    write(tmp_path / "train.parquet", [], pa.array([], pa.int64()))
+    with pytest.raises(UserError, match="the train split has no rows"):
+        parquet(files)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not CIFAR.is_dir(), reason="needs CIFAR-10 as Parquet beside the project")
+def test_cifar10(tmp_path: Path) -> None:
+    files = {split: str(CIFAR / f"{split}.parquet") for split in ("train", "test")}
+    data = parquet(files, image_column="img", cache=str(tmp_path))
+    assert data.train_labels.bincount().tolist() == [5000] * 10
+    assert (data.image_size, data.splits) == (32, ("train", "test"))
+    images = next(data.eval_batches("test", 10_000, "cpu")).images
+    assert images.mean((0, 2, 3)).abs().max() < 0.02
+    assert (images.std((0, 2, 3)) - 1).abs().max() < 0.02
