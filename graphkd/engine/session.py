@@ -290,7 +290,7 @@ class Session:
         return self.ranks.whole(output, len(batch.labels), phase.views, self.objective.needs_maps)
 
     def _taught(self, images: Tensor, batch: Batch, phase: Phase) -> NetworkOutput | None:
-        if self.teacher is None:
+        if self.teacher is None or (phase.name is None and not self.objective.terms_need_teacher):
             return None
         with torch.no_grad(), self.trainer.teacher_autocast(self.device):
             output: NetworkOutput = self.teach(images)

@@ -48,6 +48,16 @@ def _pooled(map_: Tensor, size: tuple[int, int]) -> Tensor:
     return map_ if map_.shape[2:] == size else F.adaptive_avg_pool2d(map_, size)
 
 
+class BatchNorm(nn.BatchNorm2d):
+    """Batch norm; where a channel has one value, and so no variance, the running statistics stand in."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Takes float [B, C, H, W] to the same shape."""
+        if x[:, 0].numel() > 1:
+            return super().forward(x)
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+
+
 class ConvRegressor(nn.Module):
     """Brings the student's map to the shape of the teacher's: a convolution, BatchNorm, and maybe a ReLU.
 
@@ -72,22 +82,14 @@ class ConvRegressor(nn.Module):
         """
         super().__init__()
         self.conv = _convolution(student_shape, teacher_shape, what)
-        self.norm = nn.BatchNorm2d(teacher_shape[0])
+        self.norm = BatchNorm(teacher_shape[0])
         self.use_relu = use_relu
 
     def forward(self, x: Tensor) -> Tensor:
         """Takes float [B, *student_shape] to float32 [B, *teacher_shape], also under autocast."""
         with torch.autocast(x.device.type, enabled=False):
-            y = self._normalised(self.conv(x.float()))
+            y: Tensor = self.norm(self.conv(x.float()))
         return F.relu(y) if self.use_relu else y
-
-    def _normalised(self, y: Tensor) -> Tensor:
-        norm = self.norm
-        if y[:, 0].numel() > 1:
-            normalised: Tensor = norm(y)
-            return normalised
-        # One value per channel has no variance: the running statistics stand in.
-        return F.batch_norm(y, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
 
 
 def _convolution(student_shape: Shape, teacher_shape: Shape, what: str) -> nn.Module:

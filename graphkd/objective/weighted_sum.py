@@ -81,6 +81,11 @@ class WeightedSum(nn.Module):
         return Losses(sum(weighted.values(), nothing), raw, weighted)
 
     @property
+    def terms_need_teacher(self) -> bool:
+        """Whether any of them still does once the stages are over."""
+        return any(objective.needs_teacher and objective.has_terms for objective in self._objectives().values())
+
+    @property
     def needs_maps(self) -> bool:
         """Whether any of the objectives looks at feature maps."""
         return any(objective.needs_maps for objective in self._objectives().values())

@@ -1,0 +1,74 @@
+"""FSP: the flow of a network, as Gram matrices between its adjacent maps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from graphkd.batch import DistillationBatch
+from graphkd.errors import check
+from graphkd.objective.base import OBJECTIVES, Objective, teacher_output
+from graphkd.objective.maps import Shape, pooled_to_smaller
+from graphkd.objective.stage import Stage
+
+
+@OBJECTIVES.register("fsp")
+class FSP(Objective):
+    """sum over adjacent features of MSE(G_s, G_t), G the mean of a_i b_j over positions (Yim et al., CVPR 2017, eq. 1).
+
+    The student's body is trained so in a stage of its own, then it goes on without FSP. The stem's feature counts too;
+    the larger map of two is pooled to the smaller.
+    """
+
+    name = "fsp"
+    has_terms = False
+
+    def __init__(
+        self, student_shapes: Sequence[Shape], teacher_shapes: Sequence[Shape], stage_epochs: int = 30
+    ) -> None:
+        """An FSP objective.
+
+        Args:
+            student_shapes: Shapes of the student's features, the stem's first.
+            teacher_shapes: Shapes of the teacher's features, the stem's first.
+            stage_epochs: Epochs of the stage.
+
+        Raises:
+            UserError: `stage_epochs` is out of range, or the channels of the networks differ.
+        """
+        super().__init__()
+        check(stage_epochs >= 1, f"objective 'fsp': stage_epochs is {stage_epochs}, but must be at least 1")
+        student, teacher = ([channels for channels, _, _ in shapes] for shapes in (student_shapes, teacher_shapes))
+        check(
+            student == teacher and len(student) > 1,
+            f"objective 'fsp': it cannot work for this pair; it needs features of the same channels, at least two, "
+            f"but the student's have {student} and the teacher's {teacher}",
+        )
+        self.stage_epochs = stage_epochs
+
+    def stages(self) -> Sequence[Stage]:
+        """`flow`: the student up to its last map."""
+        return [Stage("flow", self.stage_epochs, _loss, trains_student=True)]
+
+    def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:
+        """No term: the stage was all."""
+        return {}
+
+
+def _loss(batch: DistillationBatch) -> Tensor:
+    students, teachers = _flow(batch.student.features), _flow(teacher_output(batch).features)
+    losses = [F.mse_loss(student, teacher) for student, teacher in zip(students, teachers, strict=True)]
+    return torch.stack(losses).sum()
+
+
+def _flow(features: list[Tensor]) -> list[Tensor]:
+    """The Gram matrix of each feature and its next, float32 [B, C, C']."""
+    return [_gram(*pooled_to_smaller(a.float(), b.float())) for a, b in pairwise(features)]
+
+
+def _gram(a: Tensor, b: Tensor) -> Tensor:
+    return a.flatten(2) @ b.flatten(2).transpose(1, 2) / a[0, 0].numel()

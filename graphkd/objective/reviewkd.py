@@ -1,0 +1,128 @@
+"""ReviewKD: each of the teacher's levels taught to a fusion of the student's deeper ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from graphkd.batch import DistillationBatch, NetworkOutput
+from graphkd.errors import check
+from graphkd.objective.base import OBJECTIVES, Objective, teacher_output
+from graphkd.objective.maps import BatchNorm, Shape, check_same_count
+
+_LARGEST_WIDTH = 512
+
+
+@OBJECTIVES.register("reviewkd")
+class ReviewKD(Objective):
+    """sum over levels of HCL(fused student level, teacher level) (Chen et al., arXiv 2104.09044).
+
+    The levels are the maps and the embedding, a map of size 1. From the deepest up, a level is fused with what came of
+    the deeper ones (ABF, figure 3a). HCL (figure 3b) is the MSE of the maps and of them pooled to 4, 2 and 1. The loss
+    grows over the first epochs.
+    """
+
+    name = "reviewkd"
+
+    def __init__(
+        self,
+        student_dim: int,
+        teacher_dim: int,
+        student_shapes: Sequence[Shape],
+        teacher_shapes: Sequence[Shape],
+        width: int | None = None,
+        ramp_epochs: int = 20,
+    ) -> None:
+        """A ReviewKD objective.
+
+        Args:
+            student_dim: Width of the student's embedding.
+            teacher_dim: Width of the teacher's.
+            student_shapes: Shapes of the student's features, the stem's first.
+            teacher_shapes: Shapes of the teacher's features, the stem's first.
+            width: Channels in which levels are fused; None for the released code's choice: as many as the student's
+                embedding has, at most 512.
+            ramp_epochs: Over how many epochs the loss grows, linearly, to its full size.
+
+        Raises:
+            UserError: An option is out of range, or the networks have not equally many maps.
+        """
+        super().__init__()
+        width = min(student_dim, _LARGEST_WIDTH) if width is None else width
+        for option, value in {"width": width, "ramp_epochs": ramp_epochs}.items():
+            check(value >= 1, f"objective 'reviewkd': {option} is {value}, but must be at least 1")
+        check_same_count(self.name, student_shapes, teacher_shapes)
+        students, teachers = [*student_shapes[1:], (student_dim, 1, 1)], [*teacher_shapes[1:], (teacher_dim, 1, 1)]
+        deepest = len(students) - 1
+        self.fusions = nn.ModuleList(
+            _Fusion(student[0], width, teacher, has_deeper=level < deepest)
+            for level, (student, teacher) in enumerate(zip(students, teachers, strict=True))
+        )
+        self.ramp_epochs = ramp_epochs
+
+    def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:
+        """The term `reviewkd`."""
+        students, teachers = _levels(batch.student), _levels(teacher_output(batch))
+        losses: list[Tensor] = []
+        deeper: Tensor | None = None
+        with torch.autocast(batch.student.logits.device.type, enabled=False):
+            for fusion, student, teacher in reversed(list(zip(self.fusions, students, teachers, strict=True))):
+                fused, deeper = fusion(student, deeper)
+                losses.append(_hierarchical(fused, teacher))
+        ramp = min(1.0, (batch.progress.epoch + 1) / self.ramp_epochs)
+        return {self.name: ramp * torch.stack(losses).sum()}
+
+
+class _Fusion(nn.Module):
+    """ABF: mixes a level with the deeper ones, by an attention map for each, and takes it to the teacher's shape."""
+
+    def __init__(self, inputs: int, width: int, teacher_shape: Shape, has_deeper: bool) -> None:
+        super().__init__()
+        outputs, *self.size = teacher_shape
+        self.reduce = nn.Sequential(_convolution(inputs, width, 1), BatchNorm(width))
+        self.attention = nn.Sequential(nn.Conv2d(2 * width, 2, 1), nn.Sigmoid()) if has_deeper else None
+        self.expand = nn.Sequential(_convolution(width, outputs, 3), BatchNorm(outputs))
+
+    def forward(self, x: Tensor, deeper: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The level in the teacher's shape, and what the next, less deep level is mixed with.
+
+        Args:
+            x: The student's level, float32 [B, inputs, H, W].
+            deeper: What came of the deeper levels, float32 [B, width, H', W']; None at the deepest.
+        """
+        mixed: Tensor = self.reduce(x)
+        if self.attention is not None and deeper is not None:
+            deeper = _resized(deeper, list(mixed.shape[2:]))
+            own, others = self.attention(torch.cat([mixed, deeper], dim=1)).split(1, dim=1)
+            mixed = own * mixed + others * deeper
+        mixed = _resized(mixed, self.size)
+        return self.expand(mixed), mixed
+
+
+def _convolution(inputs: int, outputs: int, kernel: int) -> nn.Conv2d:
+    convolution = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False)
+    nn.init.kaiming_uniform_(convolution.weight, a=1)  # the released code's
+    return convolution
+
+
+def _resized(map_: Tensor, size: list[int]) -> Tensor:
+    return F.interpolate(map_, size, mode="nearest")
+
+
+def _levels(output: NetworkOutput) -> list[Tensor]:
+    return [level.float() for level in (*output.features[1:], output.embedding[:, :, None, None])]
+
+
+def _hierarchical(student: Tensor, teacher: Tensor) -> Tensor:
+    """HCL: MSE of the maps and of them pooled to each smaller one of 4, 2 and 1, with weights 1, 1/2, ... of sum 1."""
+    loss, weight, total = F.mse_loss(student, teacher), 1.0, 1.0
+    for size in (4, 2, 1):
+        if size < min(teacher.shape[2:]):
+            weight /= 2
+            total += weight
+            pooled = F.adaptive_avg_pool2d(student, size)
+            loss = loss + weight * F.mse_loss(pooled, F.adaptive_avg_pool2d(teacher, size))
+    return loss / total

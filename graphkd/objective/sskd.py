@@ -1,0 +1,167 @@
+"""SSKD: self-supervision knowledge distillation, how the teacher sees rotated images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from graphkd.batch import DistillationBatch
+from graphkd.errors import check
+from graphkd.objective.base import OBJECTIVES, Objective, teacher_output
+from graphkd.objective.stage import Stage
+
+
+@OBJECTIVES.register("sskd")
+class SSKD(Objective):
+    """T^2 KL between what teacher and student make of images turned by 90, 180 and 270 degrees (arXiv 2006.07114).
+
+    `transfer` compares the class probabilities of the turned images, `selfsupervised` their cosine similarities to all
+    unturned ones, each network's after a projection head on its embedding (section 3.2). Of the rows where the teacher
+    errs, only those with the least error are kept. The teacher's head is trained in a stage before, to find the image
+    that was turned.
+
+    The images are turned after their augmentation, while the released code crops each turned image anew.
+
+    Attributes:
+        student_head: Projection of the student's embedding; `teacher_head` likewise.
+    """
+
+    name = "sskd"
+    needs_maps = False
+    parts = ("transfer", "selfsupervised")
+    views = 4
+
+    def __init__(
+        self,
+        student_dim: int,
+        teacher_dim: int,
+        temperature: float = 4.0,
+        similarity_temperature: float = 0.5,
+        keep_wrong: float = 0.75,
+        keep_wrong_transfer: float = 1.0,
+        stage_epochs: int = 60,
+    ) -> None:
+        """An SSKD objective.
+
+        Args:
+            student_dim: Width of the student's embedding.
+            teacher_dim: Width of the teacher's.
+            temperature: T of `transfer`, by which logits are divided.
+            similarity_temperature: T of `selfsupervised` and of the stage, by which similarities are divided.
+            keep_wrong: Share of the rows of `selfsupervised` that is kept where the teacher errs.
+            keep_wrong_transfer: The same for `transfer`.
+            stage_epochs: Epochs for the teacher's head.
+
+        Raises:
+            UserError: An option is out of range.
+        """
+        super().__init__()
+        temperatures = {"temperature": temperature, "similarity_temperature": similarity_temperature}
+        for option, value in temperatures.items():
+            check(value > 0, f"objective 'sskd': {option} is {value}, but must be positive")
+        for option, share in {"keep_wrong": keep_wrong, "keep_wrong_transfer": keep_wrong_transfer}.items():
+            check(0 <= share <= 1, f"objective 'sskd': {option} is {share}, but must be between 0 and 1")
+        check(stage_epochs >= 1, f"objective 'sskd': stage_epochs is {stage_epochs}, but must be at least 1")
+        self.temperature = temperature
+        self.similarity_temperature = similarity_temperature
+        self.keep_wrong = keep_wrong
+        self.keep_wrong_transfer = keep_wrong_transfer
+        self.stage_epochs = stage_epochs
+        self.student_head = _head(student_dim)
+        self.teacher_head = _head(teacher_dim)
+
+    def transform(self, images: Tensor) -> Tensor:
+        """The square images and their rotations, [B, C, H, H] to [4 B, C, H, H]: by 0, 90, 180 and 270 degrees."""
+        return torch.cat([torch.rot90(images, turns, (2, 3)) for turns in range(self.views)])
+
+    def stages(self) -> Sequence[Stage]:
+        """`teacher_head`: the teacher's projection head."""
+        # The released code's schedule: epochs 30 and 45 of 60.
+        return [
+            Stage(
+                "teacher_head", self.stage_epochs, self._teacher_loss,
+                modules=[self.teacher_head], decay_at=(0.5, 0.75),
+            )
+        ]  # fmt: skip
+
+    def freeze(self) -> None:
+        """The teacher's head is done."""
+        self.teacher_head.requires_grad_(False)
+
+    def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:
+        """The terms `transfer` and `selfsupervised`.
+
+        Raises:
+            UserError: The batch has not four views of each sample.
+        """
+        student, teacher, samples = batch.student, teacher_output(batch), len(batch.labels)
+        student_similarities = self._similarities(self.student_head, student.embedding, batch)
+        with torch.no_grad():
+            teacher_similarities = self._similarities(self.teacher_head, teacher.embedding, batch)
+        return {
+            "transfer": _divergence(
+                student.logits[samples:].float(), teacher.logits[samples:].float(),
+                batch.labels.repeat(self.views - 1), self.temperature, self.keep_wrong_transfer,
+            ),
+            "selfsupervised": _divergence(
+                student_similarities, teacher_similarities,
+                self._unturned(batch), self.similarity_temperature, self.keep_wrong,
+            ),
+        }  # fmt: skip
+
+    def _teacher_loss(self, batch: DistillationBatch) -> Tensor:
+        similarities = self._similarities(self.teacher_head, teacher_output(batch).embedding, batch)
+        return F.cross_entropy(similarities / self.similarity_temperature, self._unturned(batch))
+
+    def _similarities(self, head: nn.Module, embedding: Tensor, batch: DistillationBatch) -> Tensor:
+        """Cosines between projections of turned and of unturned images, float32 [3 B, B]."""
+        check(
+            batch.views == self.views,
+            f"objective 'sskd': it needs {self.views} views of each sample (its transform), "
+            f"but the batch has {batch.views}",
+        )
+        with torch.autocast(embedding.device.type, enabled=False):
+            projections = F.normalize(head(embedding.float()), dim=1)
+            unturned, turned = projections.tensor_split([len(batch.labels)])
+            return turned @ unturned.T
+
+    def _unturned(self, batch: DistillationBatch) -> Tensor:
+        """The place of each turned image's unturned one, int64 [3 B]."""
+        return torch.arange(len(batch.labels), device=batch.labels.device).repeat(self.views - 1)
+
+
+def _head(dim: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim))
+
+
+def _divergence(student: Tensor, teacher: Tensor, truth: Tensor, temperature: float, keep_wrong: float) -> Tensor:
+    """T^2 KL(softmax(teacher / T), softmax(student / T)), mean over the rows that are kept.
+
+    Args:
+        student: Scores, float32 [R, C].
+        teacher: Scores, float32 [R, C].
+        truth: The right column of each row, int64 [R].
+        temperature: T.
+        keep_wrong: Share of the teacher's wrong rows that is kept.
+    """
+    rows = F.kl_div(
+        F.log_softmax(student / temperature, dim=1), F.log_softmax(teacher / temperature, dim=1),
+        reduction="none", log_target=True,
+    ).sum(1)  # fmt: skip
+    kept = _kept(teacher, truth, keep_wrong)
+    return temperature**2 * (kept * rows).sum() / kept.sum().clamp_min(1)
+
+
+def _kept(scores: Tensor, truth: Tensor, keep_wrong: float) -> Tensor:
+    """All rows with the truth on top, and of the others the share that ranks it best, bool [R].
+
+    Equal scores and equal ranks go by the lower index. A mask, since the number of rows would have to come to the host.
+    """
+    order = scores.argsort(dim=1, descending=True, stable=True)
+    ranks = (order == truth[:, None]).int().argmax(1)
+    wrong = (ranks > 0).sum()
+    places = ranks.argsort(stable=True).argsort()
+    return places < len(ranks) - wrong + (keep_wrong * wrong).floor()
