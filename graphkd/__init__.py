@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from graphkd.errors import UserError
     from graphkd.gnn import GNNS
     from graphkd.graph import BatchGraph, Nodes
-    from graphkd.model import MODELS
+    from graphkd.model import MODELS, wrap
     from graphkd.objective import OBJECTIVES, WeightedSum
     from graphkd.run import load
 
@@ -38,6 +38,7 @@ __all__ = [
     "WeightedSum",
     "distill",
     "load",
+    "wrap",
 ]
 
 _HOMES = {
@@ -57,6 +58,7 @@ _HOMES = {
     "WeightedSum": "objective",
     "distill": "engine.distill",
     "load": "run",
+    "wrap": "model",
 }
 
 

@@ -71,10 +71,29 @@ class Registry(Generic[T]):
 
         return add
 
+    def register_family(self, name: str, **preset: Any) -> Callable[[Callable[..., T]], Callable[..., T]]:
+        """A decorator that registers a class or function for all names of the form "`name`/MEMBER".
+
+        Its constructor gets what follows the slash as the run-time argument `model`, and checks it itself.
+
+        Args:
+            name: The part of the names before the slash.
+            **preset: As in `register`.
+
+        Raises:
+            UserError: The name is taken; the message names both owners.
+        """
+        return self.register(f"{name}/", **preset)
+
     def names(self) -> list[str]:
-        """All registered names, sorted."""
+        """All registered names, sorted; not those of families."""
         self._discover()
-        return sorted(self._entries)
+        return sorted(name for name in self._entries if not name.endswith("/"))
+
+    def families(self) -> list[str]:
+        """The names of all families, sorted."""
+        self._discover()
+        return sorted(name.removesuffix("/") for name in self._entries if name.endswith("/"))
 
     def get(self, name: str) -> Callable[..., T]:
         """The class or function registered under `name`, with the name's preset applied.
@@ -121,11 +140,16 @@ class Registry(Generic[T]):
         return entry.factory(**bind(options, known, f"{self.kind} '{name}'").all)
 
     def _entry(self, name: str) -> Entry[T]:
-        self._discover()
-        if name not in self._entries:
-            hint = did_you_mean(name, self._entries)
-            raise UserError(f"there is no {self.kind} '{name}'{hint} (choices: {choices(self._entries)})")
-        return self._entries[name]
+        names, families = self.names(), self.families()
+        if name in names:
+            return self._entries[name]
+        family, _, member = name.partition("/")
+        if member and family in families:
+            entry = self._entries[f"{family}/"]
+            return Entry(entry.factory, {**entry.preset, "model": member})
+        hint = did_you_mean(name, [*names, *(f"{known}/{member or 'NAME'}" for known in families)])
+        known = choices([*names, *(f"{family}/NAME" for family in families)])
+        raise UserError(f"there is no {self.kind} '{name}'{hint} (choices: {known})")
 
     def _discover(self) -> None:
         if self._discovery != "due":

@@ -12,10 +12,16 @@ from graphkd.errors import check, choices, did_you_mean
 from graphkd_cli import compose
 
 KINDS = ("builders", "gnns", "objectives", "models", "data", "suites")
+_CLASSES, _CHANNELS, _SIZE = 100, 3, 32
+_FIGURES = ("parameters (M)", "multiply-adds (M)", "feature maps", "embedding")
+_CAPTION = (
+    f"Figures for {_CLASSES} classes and {_CHANNELS}x{_SIZE}x{_SIZE} images; maps as channels x height x width.\n"
+    "NAME is any name of that library; options go along as in student={name: torchvision/resnet18, weights: DEFAULT}"
+)
 HELP = f"""\
 usage: graphkd list [{"|".join(KINDS)}] [--config-dir DIR]
 
-Every part with its options and their defaults; every suite.
+Every part with its options and their defaults; every suite. For models also what they cost and show.
 """
 
 
@@ -41,14 +47,34 @@ def main(arguments: Sequence[str]) -> int:
 
 def _parts(kind: str) -> Table:
     registry = _registry(kind)
-    table = Table("name", "what it is", "options (default)", show_lines=True)
-    for name in registry.names():
+    figures, caption = (_FIGURES, _CAPTION) if kind == "models" else ((), None)
+    table = Table("name", "what it is", *figures, "options (default)", show_lines=True, caption=caption)
+    for name in [*registry.names(), *(f"{family}/NAME" for family in registry.families())]:
         options = [
             f"{option.name} ({'required' if option.required else _yaml(option.default)}): {describe(option.annotation)}"
             for option in registry.options(name).values()
         ]
-        table.add_row(name, registry.summary(name), "\n".join(options) or "none")
+        cells = _figures(name) if figures else []
+        table.add_row(name, registry.summary(name), *cells, "\n".join(options) or "none")
     return table
+
+
+def _figures(name: str) -> list[str]:
+    """What a model costs and the shapes that it shows; nothing for a family or a model for other images."""
+    from graphkd import MODELS
+    from graphkd.model import output_shapes
+    from graphkd.model.complexity import complexity
+
+    if name not in MODELS.names():
+        return [""] * len(_FIGURES)
+    try:
+        network = MODELS.build(name, num_classes=_CLASSES, in_channels=_CHANNELS)
+        shapes = output_shapes(network, _CHANNELS, _SIZE)
+        cost = complexity(network, _CHANNELS, _SIZE)
+    except Exception:  # the list is of all models, whatever is wrong with a plugin's
+        return [""] * len(_FIGURES)
+    maps = ", ".join("x".join(str(extent) for extent in shape) for shape in shapes.features)
+    return [f"{cost.parameters / 1e6:.2f}", f"{cost.multiply_adds / 1e6:.1f}", maps, str(shapes.embedding)]
 
 
 def _suites(config_dir: str | None) -> Table:

@@ -39,7 +39,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Package:
         name = f"shapes{next(numbers)}"
         folder = tmp_path / name
         folder.mkdir()
-        registry = f"SHAPES = Registry('shape', '{name}', runtime={{'width'}})"
+        registry = f"SHAPES = Registry('shape', '{name}', runtime={{'width', 'model'}})"
         (folder / "__init__.py").write_text(f"from graphkd.registry import Registry\n{registry}\n")
         for module, source in sources.items():
             (folder / f"{module}.py").write_text(source.replace("PACKAGE", name))
@@ -138,6 +138,67 @@ def test_a_preset_replaces_defaults_for_one_name(package: Package) -> None:
     assert shapes.bind("tall", {"height": 9}).given == {}
     assert shapes.bind("tall", {"height": 5}).given == {"height": 5}
     assert shapes.summary("flat") == "A rectangle."
+
+
+FAMILY = """
+from PACKAGE import SHAPES
+
+@SHAPES.register_family("poly", sides=4)
+class Poly:
+    '''Any polygon: poly/NAME.'''
+    def __init__(self, model: str, width: int, sides: int = 3) -> None:
+        self.made_of = model, width, sides
+"""
+
+
+def test_a_family_has_every_name_below_its_own(package: Package) -> None:
+    shapes = package(circle=source("circle"), poly=FAMILY)
+    assert shapes.names() == ["circle"]
+    assert shapes.families() == ["poly"]
+    for member in ("square", "any/thing.else"):
+        assert shapes.build(f"poly/{member}", width=1).made_of == (member, 1, 4)
+        assert shapes.get(f"poly/{member}")(width=1).made_of == (member, 1, 4)
+    assert shapes.build("poly/square", width=1, sides=5).made_of == ("square", 1, 5)
+    assert shapes.factory("poly/square").__name__ == "Poly"
+    assert shapes.summary("poly/square") == "Any polygon: poly/NAME."
+
+
+def test_the_members_name_is_no_option(package: Package) -> None:
+    shapes = package(poly=FAMILY)
+    assert list(shapes.options("poly/square")) == ["sides"]
+    assert shapes.bind("poly/square", {"sides": 3}).given == {"sides": 3}
+    with pytest.raises(UserError, match="shape 'poly/square' has no option 'model'"):
+        shapes.bind("poly/square", {"model": "star"})
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("poyl/square", "; did you mean 'poly/square'?"),
+        ("poly", "; did you mean 'poly/NAME'?"),
+        ("poly/", "; did you mean 'poly/NAME'?"),
+        ("Cirle", "; did you mean 'circle'?"),
+        ("Cirle/x", "; did you mean 'circle'?"),
+        ("", ""),
+    ],
+)
+def test_a_miss_lists_the_families(package: Package, name: str, hint: str) -> None:
+    shapes = package(circle=source("circle"), poly=FAMILY)
+    with pytest.raises(UserError) as caught:
+        shapes.get(name)
+    assert str(caught.value) == f"there is no shape '{name}'{hint} (choices: circle, poly/NAME)"
+
+
+def test_one_member_may_have_a_class_of_its_own(package: Package) -> None:
+    shapes = package(poly=FAMILY, star=source("poly/star"))
+    assert shapes.build("poly/star", width=1).size == (1, 2, 1.0)
+    assert shapes.names() == ["poly/star"]
+
+
+def test_a_second_family_of_a_name_is_refused(package: Package) -> None:
+    shapes = package(a=FAMILY, b=FAMILY.replace("Poly", "Other"))
+    with pytest.raises(UserError, match=r"^two shapes are named 'poly/': .*a\.Poly and .*b\.Other$"):
+        shapes.families()
 
 
 def test_a_file_that_fails_fails_every_look_up(package: Package) -> None:

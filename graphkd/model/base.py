@@ -26,7 +26,7 @@ class Network(nn.Module, ABC):
         """
 
 
-MODELS: Registry[Network] = Registry("model", "graphkd.model", runtime={"num_classes", "in_channels"})
+MODELS: Registry[Network] = Registry("model", "graphkd.model", runtime={"num_classes", "in_channels", "model"})
 
 
 class Shapes(NamedTuple):
@@ -53,13 +53,24 @@ def output_shapes(network: nn.Module, in_channels: int, image_size: int) -> Shap
         in_channels: Channels of the images.
         image_size: Height and width of the images, in pixels.
     """
-    parameter = next(network.parameters(), torch.empty(0))
-    image = parameter.new_zeros(1, in_channels, image_size, image_size)
-    gpus = [image.device] if image.is_cuda else []
-    with eval_mode(network), torch.no_grad(), torch.random.fork_rng(gpus):
-        output: NetworkOutput = network(image)
+    with probing(network):
+        output: NetworkOutput = network(black_image(network, in_channels, image_size))
     features = [(feature.shape[1], feature.shape[2], feature.shape[3]) for feature in output.features]
     return Shapes(features, output.embedding.shape[1], output.logits.shape[1])
+
+
+def black_image(network: nn.Module, in_channels: int, image_size: int) -> Tensor:
+    """Zeros [1, in_channels, image_size, image_size], on the network's device and in its dtype."""
+    parameter = next(network.parameters(), torch.empty(0))
+    return torch.zeros(1, in_channels, image_size, image_size, dtype=parameter.dtype, device=parameter.device)
+
+
+@contextmanager
+def probing(network: nn.Module) -> Iterator[None]:
+    """Within it a network can be run without a trace: in eval mode, without gradient, generators as before after it."""
+    devices = {parameter.device for parameter in network.parameters() if parameter.is_cuda}
+    with eval_mode(network), torch.no_grad(), torch.random.fork_rng(devices):
+        yield
 
 
 @contextmanager

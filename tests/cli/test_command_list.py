@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import Command, OwnConfigs, top
+from commands import Command, OwnConfigs, Plugin, top
 
 from graphkd import BUILDERS, DATASETS, GNNS, MODELS, OBJECTIVES
-from graphkd.registry import Registry
+from graphkd.registry import Registry, import_plugins
 
 KINDS: dict[str, Registry[Any]] = {
     "builders": BUILDERS,
@@ -37,6 +37,45 @@ def test_defaults_are_shown_as_one_writes_them(command: Command) -> None:
     assert " k (null): an integer or null " in out
     assert " mutual (false): true or false " in out
     assert "[32, 64, 128, 256]" in out
+
+
+def test_models_are_listed_with_what_they_cost_and_show(command: Command) -> None:
+    out = command("list", "models").out
+    assert "Figures for 100 classes and 3x32x32 images" in out
+    (line,) = (line for line in out.splitlines() if line.startswith("│ resnet8x4 "))
+    cells = [cell.strip() for cell in line.strip("│").split("│")]
+    assert cells[2:6] == ["1.23", "177.1", "32x32x32, 64x32x32, 128x16x16, 256x8x8", "256"]
+
+
+def test_families_stand_at_the_end_with_how_to_use_them(command: Command) -> None:
+    out = command("list", "models").out
+    rows = [line.strip("│").split("│") for line in out.splitlines() if line.startswith("│ ")]
+    names = [cells[0].strip() for cells in rows if cells[0].strip()]
+    assert names[-2:] == ["timm/NAME", "torchvision/NAME"]
+    assert "student={name: torchvision/resnet18, weights: DEFAULT}" in out
+    assert " weights (null): a text or null " in out
+
+
+def test_a_model_that_does_not_run_on_such_images_is_listed_all_the_same(command: Command, plugin: Plugin) -> None:
+    plugin(
+        "their_models",
+        """
+        from graphkd import MODELS
+        from graphkd.model import Network
+
+        @MODELS.register("stubborn")
+        class Stubborn(Network):
+            '''Runs on nothing.'''
+            def __init__(self, num_classes: int, size: int = 9) -> None:
+                super().__init__()
+            def forward(self, images):
+                raise ValueError("not these")
+        """,
+    )
+    import_plugins(["their_models"])
+    (line,) = (line for line in command("list", "models").out.splitlines() if line.startswith("│ stubborn "))
+    cells = [cell.strip() for cell in line.strip("│").split("│")]
+    assert cells == ["stubborn", "Runs on nothing.", "", "", "", "", "size (9): an integer"]
 
 
 def test_without_a_kind_there_is_everything(command: Command) -> None:

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,12 +12,14 @@ from typing import Any
 import pytest
 import safetensors
 import torch
+from torch import Tensor, nn
 
-from graphkd import MODELS, UserError
+from graphkd import MODELS, NetworkOutput, UserError, wrap
 from graphkd.engine.checkpoint import load_weights, save_weights
 from graphkd.model import Network
 
 MakeNetwork = Callable[..., Network]
+WIDTHS = (2, 2, 4, 4)
 
 
 def same_weights(first: Network, second: Network) -> bool:
@@ -43,16 +47,19 @@ def test_the_file_holds_contiguous_tensors_under_plain_names(network: MakeNetwor
     assert path.read_bytes() == (tmp_path / "again.safetensors").read_bytes()
 
 
+@pytest.mark.parametrize("key", ["model", "state_dict"])
 @pytest.mark.parametrize("old_format", [False, True])
 @pytest.mark.parametrize("prefix", ["", "module."])
-def test_a_file_of_the_benchmark_loads(network: MakeNetwork, tmp_path: Path, prefix: str, old_format: bool) -> None:
+def test_a_file_of_the_benchmark_loads(
+    network: MakeNetwork, tmp_path: Path, prefix: str, old_format: bool, key: str
+) -> None:
     saved, loaded = network(0), network(1)
     optimizer = torch.optim.SGD(saved.parameters(), lr=0.05, momentum=0.9)
     saved(torch.zeros(2, 1, 8, 8)).logits.sum().backward()
     optimizer.step()
     content = {
         "epoch": 240,
-        "model": {prefix + name: tensor for name, tensor in saved.state_dict().items()},
+        key: {prefix + name: tensor for name, tensor in saved.state_dict().items()},
         "accuracy": torch.tensor(79.4),
         "optimizer": optimizer.state_dict(),
     }
@@ -80,6 +87,57 @@ def test_a_file_of_another_network_says_what_differs(network: MakeNetwork, tmp_p
         with pytest.raises(UserError, match=difference):
             load_weights(before, tmp_path / "w.safetensors")
         assert same_weights(before, network()), "nothing is half loaded"
+
+
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_what_else_the_same_architecture_is_for_is_told(network: MakeNetwork, tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"w.{suffix}"
+    options = {"num_classes": 10, "in_channels": 1, "widths": WIDTHS}
+    for change, message in (
+        ({"num_classes": 100}, "100 classes, not 10: fc.weight [100, 4] instead of [10, 4], fc.bias [100] instead of"),
+        ({"in_channels": 3}, "images of 3 channels, not 1: conv1.weight [2, 3, 3, 3] instead of [2, 1, 3, 3]"),
+    ):
+        other = MODELS.build("resnet8", **{**options, **change})
+        if suffix == "pth":
+            torch.save({"model": {f"module.{name}": value for name, value in other.state_dict().items()}}, path)
+        else:
+            save_weights(other, path)
+        with pytest.raises(UserError, match=re.escape(f"the weights in {path} are for {message}")):
+            load_weights(network(), path)
+
+
+def test_where_both_differ_the_tensors_are_shown(network: MakeNetwork, tmp_path: Path) -> None:
+    save_weights(MODELS.build("resnet8", num_classes=100, in_channels=3, widths=WIDTHS), tmp_path / "w.safetensors")
+    with pytest.raises(UserError, match=r"tensors 3 of another shape \(conv1.weight \[2, 3, 3, 3\] instead"):
+        load_weights(network(), tmp_path / "w.safetensors")
+
+
+class Bare(Network):
+    """A network of one tensor."""
+
+    def __init__(self, shape: list[int]) -> None:
+        super().__init__()
+        self.tensor = nn.Parameter(torch.zeros(shape))
+
+    def forward(self, images: Tensor) -> NetworkOutput:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"), [([3], []), ([], [3]), ([3], [4]), ([9, 4, 1], [9, 4]), ([9, 4], [8, 5]), ([9, 4], [9, 5])]
+)
+def test_any_tensor_of_another_shape_is_shown(tmp_path: Path, found: list[int], expected: list[int]) -> None:
+    torch.save(Bare(found).state_dict(), tmp_path / "w.pth")
+    with pytest.raises(UserError, match=re.escape(f"1 of another shape (tensor {found} instead of {expected})")):
+        load_weights(Bare(expected), tmp_path / "w.pth")
+
+
+def test_a_networks_own_prefix_stays(tmp_path: Path) -> None:
+    networks = [wrap(nn.Sequential(OrderedDict(module=nn.Sequential(nn.Flatten(), nn.LazyLinear(3))))) for _ in "ab"]
+    torch.save(networks[0].state_dict(), tmp_path / "w.pth")
+    assert set(networks[0].state_dict()) == {"module.1.weight", "module.1.bias"}
+    load_weights(networks[1], tmp_path / "w.pth")
+    assert same_weights(*networks)
 
 
 def test_missing_tensors_are_counted(network: MakeNetwork, tmp_path: Path) -> None:

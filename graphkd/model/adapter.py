@@ -1,0 +1,317 @@
+"""Networks from outside: any module that maps images to logits, with its inner features shown.
+
+Features are read by forward hooks rather than by torchvision's `create_feature_extractor`: hooks leave the module,
+its tensor names and its modes alone, need no tracing, and so work for modules that symbolic tracing cannot follow.
+The hooks live as long as one forward pass: nothing stays in the module that would hold a graph or hinder a copy.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from graphkd.batch import NetworkOutput
+from graphkd.errors import UserError, check, did_you_mean, one_line
+from graphkd.model.base import Network, black_image, probing
+
+_SIZES = (64, 224, 32)  # 64 px: what strides of 32 leave is still no 1x1 map, which could not be told from a pooled one
+_DROPOUTS = (nn.Dropout, nn.Dropout2d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+
+
+class Tap(NamedTuple):
+    """Where in a module a tensor is read: at the output of one of its parts, or at the part's input.
+
+    Attributes:
+        part: The part's name, as in `named_modules`.
+        channels_last: Whether the tensor is a map [B, H, W, channels].
+        at_input: Whether it is the part's (first) input.
+    """
+
+    part: str
+    channels_last: bool = False
+    at_input: bool = False
+
+
+class Wrapped(Network):
+    """A module that returns logits, as a network: see `wrap`.
+
+    Its state dict is the module's own, under the same names.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        features: Sequence[str] | None = None,
+        embedding: str | None = None,
+        num_classes: int | None = None,
+        example: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        self.module = module
+        output, image, calls = _probe(module, example)
+        logits = output.logits if isinstance(output, NetworkOutput) else _check_logits(output)
+        head = _head(calls, logits)
+        if num_classes is not None and num_classes != logits.shape[1]:
+            _replace_head(module, head, num_classes)
+        self._features: list[Tap] = []
+        self._embedding: Tap | None = None
+        if isinstance(output, NetworkOutput):
+            named = features is not None or embedding is not None
+            check(not named, "the module returns a NetworkOutput; it shows its own features, and none can be named")
+            return
+        stages = _stages(calls, image, head)
+        self._features = stages
+        if features is not None:
+            self._features = [_named(module, calls, name, (3, 4), "map and no sequence of tokens") for name in features]
+        if embedding is not None:
+            self._embedding = _named(module, calls, embedding, (2, 4), "vector and no map")
+        elif head is not None:
+            self._embedding = Tap(head.name, at_input=True)
+        else:
+            check(len(stages) > 0, "the module has no last linear layer and no map; name the part for the embedding")
+            self._embedding = stages[-1]
+
+    def forward(self, images: Tensor) -> NetworkOutput:
+        """The output for images, float [B, C, H, W]; the module's own, where that is a `NetworkOutput`.
+
+        Raises:
+            UserError: The module returns something other than logits, float [B, classes].
+        """
+        taps = self._features if self._embedding is None else [*self._features, self._embedding]
+        with _reading(self.module, taps) as read:
+            output = self.module(images)
+        unread = [tap.part for tap in taps if tap not in read]
+        check(not unread, f"the module has not run its parts {', '.join(unread)}, whose features it is to show")
+        if self._embedding is None:
+            return NetworkOutput(*output)
+        logits = _check_logits(output)
+        features = [_map(read[tap], tap, images) for tap in self._features]
+        return NetworkOutput(logits, features, _pooled(read[self._embedding], self._embedding))
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """The module's own state."""
+        return self.module.state_dict(*args, **kwargs)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        for name in [name for name in state_dict if name.startswith(prefix)]:
+            state_dict[f"{prefix}module.{name.removeprefix(prefix)}"] = state_dict.pop(name)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def wrap(
+    module: nn.Module, *,
+    features: Sequence[str] | None = None, embedding: str | None = None, num_classes: int | None = None,
+    example: Tensor | None = None,
+) -> Wrapped:  # fmt: skip
+    """Makes a network of any module that maps images to logits.
+
+    The module is run once, in eval mode, to look at its parts; it becomes part of the network, uncopied. What a part
+    returns and the module then changes in place is shown changed.
+
+    Args:
+        module: Maps images, float [B, C, H, W], to logits, float [B, classes], or to a `NetworkOutput`.
+        features: Names of parts (as in `named_modules`) whose outputs are the feature maps, the stem's first: maps
+            [B, channels, H, W] or [B, H, W, channels], or tokens [B, T, channels] in rows of a square (behind class
+            tokens, if any). Not given: the last map at each resolution, but none of those inside of a block that
+            is on its way to the next resolution; that may be few (a vision transformer has one) or none.
+        embedding: Name of the part whose output is the embedding, pooled where it is a map. Not given: the input of
+            the last linear layer or 1x1 convolution that gives the logits, or else the pooled last map.
+        num_classes: Where it differs from the module's, that last layer is replaced by a new one of so many outputs.
+        example: A square image batch to run the module on. Not given: a black image of 64, 224 or 32 pixels,
+            whichever it takes first, with the channels of the first convolution.
+
+    Raises:
+        UserError: The module cannot be run, returns no logits, or lacks what is named; or there is nothing to take
+            for an embedding, or no last layer to replace.
+    """
+    return Wrapped(module, features, embedding, num_classes, example)
+
+
+class _Call(NamedTuple):
+    """A part's last call: what is called, and the shapes of what it was given first and of what it returned."""
+
+    name: str
+    part: nn.Module
+    given: tuple[int, ...]
+    returned: tuple[int, ...]
+
+    @property
+    def tap(self) -> Tap:
+        """Reads what it returned."""
+        return Tap(self.name, channels_last=_size(self.returned) is not None and self.returned[2] != self.returned[3])
+
+
+def _size(shape: tuple[int, ...]) -> int | None:
+    """Height of a square map, whichever way its channels lie."""
+    if len(shape) == 4 and shape[2] in (shape[1], shape[3]):
+        return shape[2]
+    return None
+
+
+def _probe(module: nn.Module, example: Tensor | None) -> tuple[Any, Tensor, dict[str, _Call]]:
+    """Runs a module; returns its output, the images that it took, and its parts' calls by name, in order."""
+    if example is not None:
+        square = example.dim() == 4 and example.shape[2] == example.shape[3]
+        check(square, f"the example is {list(example.shape)}, but must be square images [B, C, size, size]")
+        images, hint = [example], ""
+    else:
+        channels = next((part.in_channels for part in module.modules() if isinstance(part, nn.Conv2d)), 3)
+        images = [black_image(module, channels, size) for size in _SIZES]
+        hint = "; give an example of the images that it takes"
+    causes: list[Exception] = []
+    for image in images:
+        try:
+            output, calls = _run(module, image)
+        except Exception as error:  # a foreign module may stumble over anything
+            causes.append(error)
+        else:
+            return output, image, calls
+    shapes = ", ".join(str(list(image.shape)) for image in images)
+    raise UserError(f"the module does not run on images {shapes} ({one_line(causes[0])}){hint}") from causes[0]
+
+
+def _run(module: nn.Module, image: Tensor) -> tuple[Any, dict[str, _Call]]:
+    calls: dict[str, _Call] = {}
+
+    def note(name: str, part: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        calls.pop(name, None)  # where a part is used again, its last call counts, at its place in the order
+        if isinstance(output, Tensor):
+            given = next((tuple(value.shape) for value in inputs if isinstance(value, Tensor)), ())
+            calls[name] = _Call(name, part, given, tuple(output.shape))
+
+    parts = {name: part for name, part in module.named_modules() if name}
+    with probing(module), _hooks((part, functools.partial(note, name)) for name, part in parts.items()):
+        output = module(image)
+    return output, calls
+
+
+@contextmanager
+def _reading(module: nn.Module, taps: Iterable[Tap]) -> Iterator[dict[Tap, Tensor]]:
+    """Within it, what is read at each tap of the module is put into the mapping."""
+    read: dict[Tap, Tensor] = {}
+
+    def note(tap: Tap, part: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        read[tap] = inputs[0] if tap.at_input else output
+
+    with _hooks((module.get_submodule(tap.part), functools.partial(note, tap)) for tap in taps):
+        yield read
+
+
+@contextmanager
+def _hooks(hooks: Iterable[tuple[nn.Module, Callable[..., None]]]) -> Iterator[None]:
+    """Within it, each part's hook is called with the part, its inputs and its output."""
+    handles = [part.register_forward_hook(hook) for part, hook in hooks]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _check_logits(output: Any) -> Tensor:
+    kind = type(output).__name__
+    check(
+        isinstance(output, Tensor),
+        f"the module returns a {kind}, but must return logits alone; build it without auxiliary classifiers"
+        " (in torchvision: aux_logits=False)",
+    )
+    logits: Tensor = output
+    check(logits.dim() == 2, f"the module returns {list(logits.shape)}, but must return logits [B, classes]")
+    return logits
+
+
+def _head(calls: Mapping[str, _Call], logits: Tensor) -> _Call | None:
+    """The layer that gives the logits: a linear one, or a 1x1 convolution that is the last part with weights."""
+    linear = [call for call in calls.values() if isinstance(call.part, nn.Linear) and len(call.given) == 2]
+    if linear and linear[-1].returned == tuple(logits.shape):
+        return linear[-1]
+    weighty = [call for call in calls.values() if any(True for _ in call.part.parameters(recurse=False))]
+    last = weighty[-1].part if weighty else None
+    is_head = isinstance(last, nn.Conv2d) and (*last.kernel_size, last.out_channels) == (1, 1, logits.shape[1])
+    return weighty[-1] if is_head else None
+
+
+def _replace_head(module: nn.Module, head: _Call | None, num_classes: int) -> None:
+    check(num_classes >= 1, f"num_classes is {num_classes}, but must be at least 1")
+    old = None if head is None else head.part
+    if head is None or not isinstance(old, (nn.Linear, nn.Conv2d)):
+        raise UserError(f"the module has no last layer that could be replaced for num_classes={num_classes}")
+    new = copy.deepcopy(old)
+    if isinstance(new, nn.Linear):
+        new.out_features = num_classes
+    else:
+        new.out_channels = num_classes
+    new.weight = nn.Parameter(old.weight.new_empty(num_classes, *old.weight.shape[1:]))
+    if old.bias is not None:
+        new.bias = nn.Parameter(old.bias.new_empty(num_classes))
+    new.reset_parameters()
+    replace_part(module, head.name, new)
+
+
+def replace_part(module: nn.Module, name: str, part: nn.Module) -> None:
+    """Puts another part in the place of the one of this name (as in `named_modules`)."""
+    parent, _, child = name.rpartition(".")
+    setattr(module.get_submodule(parent), child, part)
+
+
+def _stages(calls: Mapping[str, _Call], image: Tensor, head: _Call | None) -> list[Tap]:
+    """The last map at each resolution, in order; none that is pooled or grows again."""
+    found: dict[int, _Call] = {}
+    for call in calls.values():
+        if head is not None and call.name == head.name:
+            break
+        size = _size(call.returned)
+        if size is None or size == 1 or size > min(found, default=size):
+            continue
+        if not isinstance(call.part, _DROPOUTS) and not _is_inner(call, size, calls, image):
+            found[size] = call
+    return [call.tap for call in found.values()]
+
+
+def _is_inner(call: _Call, size: int, calls: Mapping[str, _Call], image: Tensor) -> bool:
+    """Whether a map is a step within a block: still at the block's input resolution, which it leaves, or off its way.
+
+    A plain sequence is no such block, nor is one that starts from the image, as a whole backbone does.
+    """
+    names = call.name.split(".")
+    for depth in range(1, len(names)):
+        block = calls.get(".".join(names[:depth]))
+        if block is None or type(block.part) is nn.Sequential or block.given == tuple(image.shape):
+            continue
+        given, returned = _size(block.given), _size(block.returned) or 0
+        if given is not None and size != returned and not returned < size < given:
+            return True
+    return False
+
+
+def _named(module: nn.Module, calls: Mapping[str, _Call], name: str, dims: tuple[int, ...], what: str) -> Tap:
+    parts = [known for known, _ in module.named_modules() if known]
+    check(name in parts, f"the module has no part '{name}'{did_you_mean(name, parts)}")
+    check(name in calls, f"part '{name}' of the module is not run in its forward pass, or returns no tensor")
+    shape = calls[name].returned
+    check(len(shape) in dims, f"part '{name}' of the module returns {list(shape)}, which is no {what}")
+    return calls[name].tap
+
+
+def _pooled(tensor: Tensor, tap: Tap) -> Tensor:
+    return _oriented(tensor, tap).mean((2, 3)) if tensor.dim() == 4 else tensor
+
+
+def _oriented(tensor: Tensor, tap: Tap) -> Tensor:
+    return tensor.movedim(-1, 1) if tap.channels_last else tensor
+
+
+def _map(tensor: Tensor, tap: Tap, images: Tensor) -> Tensor:
+    """What was read as a map [B, channels, H, W]; tokens are laid out as rows of a square."""
+    if tensor.dim() == 4:
+        return _oriented(tensor, tap)
+    tokens, (height, width) = tensor.shape[1], images.shape[-2:]
+    check(height == width, f"the tokens of '{tap.part}' make maps for square images only, not for {height}x{width}")
+    side = max(side for side in range(1, math.isqrt(tokens) + 1) if height % side == 0)
+    return tensor[:, tokens - side * side :].movedim(-1, 1).reshape(len(tensor), -1, side, side)
