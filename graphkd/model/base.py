@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graphkd.batch import NetworkOutput
+from graphkd.errors import UserError, check, one_line
 from graphkd.registry import Registry
 
 
@@ -52,11 +54,61 @@ def output_shapes(network: nn.Module, in_channels: int, image_size: int) -> Shap
         network: Maps images to a `NetworkOutput`.
         in_channels: Channels of the images.
         image_size: Height and width of the images, in pixels.
+
+    Raises:
+        UserError: The network does not run on such images.
     """
     with probing(network):
-        output: NetworkOutput = network(black_image(network, in_channels, image_size))
+        try:
+            output: NetworkOutput = network(black_image(network, in_channels, image_size))
+        except Exception as error:  # of networks from anywhere
+            images = f"{in_channels}x{image_size}x{image_size}"
+            raise UserError(f"the network does not run on images of {images}: {one_line(error)}") from error
     features = [(feature.shape[1], feature.shape[2], feature.shape[3]) for feature in output.features]
     return Shapes(features, output.embedding.shape[1], output.logits.shape[1])
+
+
+def check_ends(num_classes: int, in_channels: int) -> None:
+    """Checks what every network has at its two ends.
+
+    Raises:
+        UserError: One of them is not positive.
+    """
+    check(num_classes >= 1, f"num_classes is {num_classes}, but must be at least 1")
+    check(in_channels >= 1, f"in_channels is {in_channels}, but must be at least 1")
+
+
+def initialise_by_fan_out(network: nn.Module) -> None:
+    """Draws the weights of all convolutions as the CRD benchmark does: normal, by fan-out, for ReLU."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+def through_stages(stem: Tensor, stages: Iterable[nn.ModuleList]) -> tuple[list[Tensor], list[Tensor]]:
+    """A map's way through stages of blocks that return the sum before its ReLU.
+
+    Args:
+        stem: What the stem returns before its ReLU, float [B, C, H, W].
+        stages: Blocks by stage.
+
+    Returns:
+        The maps of stem and stages, before and after their last ReLU.
+    """
+    preactivations, features = [stem], [F.relu(stem)]
+    for stage in stages:
+        x = features[-1]
+        for block in stage:
+            preactivation = block(x)
+            x = F.relu(preactivation)
+        preactivations.append(preactivation)
+        features.append(x)
+    return preactivations, features
+
+
+def pooled(map_: Tensor) -> Tensor:
+    """The mean over all positions, [B, C, H, W] to [B, C]."""
+    return F.adaptive_avg_pool2d(map_, 1).flatten(1)
 
 
 def black_image(network: nn.Module, in_channels: int, image_size: int) -> Tensor:

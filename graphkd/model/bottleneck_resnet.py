@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from graphkd.batch import NetworkOutput
 from graphkd.errors import check
-from graphkd.model.base import MODELS, Network
+from graphkd.model.base import MODELS, Network, check_ends, initialise_by_fan_out, pooled, through_stages
 
 _BLOCKS = (3, 4, 6, 3)
 _EXPANSION = 4
@@ -72,8 +72,7 @@ class BottleneckResNet(Network):
             f"blocks is {list(blocks)}, but must be four positive numbers: one for each stage",
         )
         check(width >= 1, f"width is {width}, but must be at least 1")
-        check(num_classes >= 1, f"num_classes is {num_classes}, but must be at least 1")
-        check(in_channels >= 1, f"in_channels is {in_channels}, but must be at least 1")
+        check_ends(num_classes, in_channels)
         self.conv1 = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.layer1 = _stage(width, width, blocks[0], stride=1)
@@ -81,22 +80,13 @@ class BottleneckResNet(Network):
         self.layer3 = _stage(_EXPANSION * 2 * width, 4 * width, blocks[2], stride=2)
         self.layer4 = _stage(_EXPANSION * 4 * width, 8 * width, blocks[3], stride=2)
         self.linear = nn.Linear(_EXPANSION * 8 * width, num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        initialise_by_fan_out(self)
 
     def forward(self, images: Tensor) -> NetworkOutput:
         """The output for images, float [B, in_channels, H, W]: five maps, of the stem and of each stage."""
-        preactivations = [self.bn1(self.conv1(images))]
-        features = [F.relu(preactivations[0])]
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            x = features[-1]
-            for block in stage:
-                preactivation = block(x)
-                x = F.relu(preactivation)
-            preactivations.append(preactivation)
-            features.append(x)
-        embedding = F.adaptive_avg_pool2d(features[-1], 1).flatten(1)
+        stages = (self.layer1, self.layer2, self.layer3, self.layer4)
+        preactivations, features = through_stages(self.bn1(self.conv1(images)), stages)
+        embedding = pooled(features[-1])
         return NetworkOutput(self.linear(embedding), features, embedding, preactivations)
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from graphkd.errors import UserError, check, did_you_mean, one_line
 from graphkd.model.adapter import Wrapped
-from graphkd.model.base import MODELS
+from graphkd.model.base import MODELS, check_ends
 
 
 @MODELS.register_family("timm")
@@ -41,8 +41,7 @@ class TimmModel(Wrapped):
         embedding: str | None = None,
         image_size: int | None = None,
     ) -> None:
-        check(num_classes >= 1, f"num_classes is {num_classes}, but must be at least 1")
-        check(in_channels >= 1, f"in_channels is {in_channels}, but must be at least 1")
+        check_ends(num_classes, in_channels)
         check(image_size is None or image_size >= 1, f"image_size is {image_size}, but must be at least 1")
         options = {} if image_size is None else {"img_size": image_size}
         module = _build(model, weights, {"num_classes": num_classes, "in_chans": in_channels, **options})

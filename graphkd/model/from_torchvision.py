@@ -12,7 +12,7 @@ from torch import nn
 
 from graphkd.errors import UserError, check, choices, did_you_mean, one_line
 from graphkd.model.adapter import Wrapped, replace_part
-from graphkd.model.base import MODELS
+from graphkd.model.base import MODELS, check_ends
 
 _SIZE_OPTIONS = {"vit": "image_size", "maxvit": "input_size"}
 """What torchvision calls the size of the images, for the architectures that take a single one."""
@@ -48,8 +48,7 @@ class TorchvisionModel(Wrapped):
         embedding: str | None = None,
         image_size: int | None = None,
     ) -> None:
-        check(num_classes >= 1, f"num_classes is {num_classes}, but must be at least 1")
-        check(in_channels >= 1, f"in_channels is {in_channels}, but must be at least 1")
+        check_ends(num_classes, in_channels)
         check(image_size is None or image_size >= 1, f"image_size is {image_size}, but must be at least 1")
         module = _build(model, num_classes, weights, image_size)
         if in_channels != 3:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from graphkd.batch import NetworkOutput
 from graphkd.errors import check
-from graphkd.model.base import MODELS, Network
+from graphkd.model.base import MODELS, Network, check_ends, initialise_by_fan_out, pooled
 
 _STEM_WIDTH = 32
 _STAGES = ((16, 1, 1), (24, 2, 1), (32, 3, 2), (64, 4, 2), (96, 3, 1), (160, 3, 2), (320, 1, 1))
@@ -65,8 +65,7 @@ class MobileNetV2(Network):
         super().__init__()
         check(width >= 1 / 16, f"width is {width}, but must be at least 0.0625: one channel in the first stage")
         check(expansion >= 1, f"expansion is {expansion}, but must be at least 1")
-        check(num_classes >= 1, f"num_classes is {num_classes}, but must be at least 1")
-        check(in_channels >= 1, f"in_channels is {in_channels}, but must be at least 1")
+        check_ends(num_classes, in_channels)
         channels = int(_STEM_WIDTH * width)
         self.conv1 = nn.Sequential(
             nn.Conv2d(in_channels, channels, 3, 2, padding=1, bias=False), nn.BatchNorm2d(channels)
@@ -80,9 +79,7 @@ class MobileNetV2(Network):
         self.conv2 = nn.Sequential(nn.Conv2d(channels, last, 1, bias=False), nn.BatchNorm2d(last))
         head = nn.Linear(last, num_classes)
         self.classifier = nn.Sequential(head)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        initialise_by_fan_out(self)
         nn.init.normal_(head.weight, std=0.01)
         nn.init.zeros_(head.bias)
 
@@ -95,7 +92,7 @@ class MobileNetV2(Network):
             x = stage(x)
             if number in _SHOWN:
                 features.append(x)
-        embedding = F.adaptive_avg_pool2d(F.relu(self.conv2(x)), 1).flatten(1)
+        embedding = pooled(F.relu(self.conv2(x)))
         return NetworkOutput(self.classifier(embedding), features, embedding, [stem, *features[1:]])
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from graphkd.batch import NetworkOutput
 from graphkd.errors import check
-from graphkd.model.base import MODELS, Network
+from graphkd.model.base import MODELS, Network, check_ends, initialise_by_fan_out, pooled, through_stages
 
 _WIDTHS = (16, 16, 32, 64)
 _WIDTHS_X4 = (32, 64, 128, 256)
@@ -66,8 +66,7 @@ class CifarResNet(Network):
             len(widths) == 4 and min(widths) >= 1,
             f"widths is {list(widths)}, but must be four positive numbers: of the stem and of three stages",
         )
-        check(num_classes >= 1, f"num_classes is {num_classes}, but must be at least 1")
-        check(in_channels >= 1, f"in_channels is {in_channels}, but must be at least 1")
+        check_ends(num_classes, in_channels)
         blocks = (depth - 2) // 6
         self.conv1 = nn.Conv2d(in_channels, widths[0], 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(widths[0])
@@ -75,22 +74,13 @@ class CifarResNet(Network):
         self.layer2 = _stage(widths[1], widths[2], blocks, stride=2)
         self.layer3 = _stage(widths[2], widths[3], blocks, stride=2)
         self.fc = nn.Linear(widths[3], num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        initialise_by_fan_out(self)
 
     def forward(self, images: Tensor) -> NetworkOutput:
         """The output for images, float [B, in_channels, H, W]: four maps, of the stem and of each stage."""
-        preactivations = [self.bn1(self.conv1(images))]
-        features = [F.relu(preactivations[0])]
-        for stage in (self.layer1, self.layer2, self.layer3):
-            x = features[-1]
-            for block in stage:
-                preactivation = block(x)
-                x = F.relu(preactivation)
-            preactivations.append(preactivation)
-            features.append(x)
-        embedding = F.adaptive_avg_pool2d(features[-1], 1).flatten(1)
+        stages = (self.layer1, self.layer2, self.layer3)
+        preactivations, features = through_stages(self.bn1(self.conv1(images)), stages)
+        embedding = pooled(features[-1])
         return NetworkOutput(self.fc(embedding), features, embedding, preactivations)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from graphkd.batch import NetworkOutput
 from graphkd.errors import check
-from graphkd.model.base import MODELS, Network
+from graphkd.model.base import MODELS, Network, check_ends, pooled, through_stages
 
 _STEM_WIDTH = 24
 _WIDTHS = (240, 480, 960)
@@ -90,8 +90,7 @@ class ShuffleNetV1(Network):
             len(blocks) == 3 and min(blocks) >= 1,
             f"blocks is {list(blocks)}, but must be three positive numbers: one for each stage",
         )
-        check(num_classes >= 1, f"num_classes is {num_classes}, but must be at least 1")
-        check(in_channels >= 1, f"in_channels is {in_channels}, but must be at least 1")
+        check_ends(num_classes, in_channels)
         self.conv1 = nn.Conv2d(in_channels, _STEM_WIDTH, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(_STEM_WIDTH)
         self.layer1 = _stage(_STEM_WIDTH, widths[0], blocks[0], 1, groups)
@@ -101,16 +100,9 @@ class ShuffleNetV1(Network):
 
     def forward(self, images: Tensor) -> NetworkOutput:
         """The output for images, float [B, in_channels, H, W]: four maps, of the stem and of each stage."""
-        preactivations = [self.bn1(self.conv1(images))]
-        features = [F.relu(preactivations[0])]
-        for stage in (self.layer1, self.layer2, self.layer3):
-            x = features[-1]
-            for unit in stage:
-                preactivation = unit(x)
-                x = F.relu(preactivation)
-            preactivations.append(preactivation)
-            features.append(x)
-        embedding = F.adaptive_avg_pool2d(features[-1], 1).flatten(1)
+        stages = (self.layer1, self.layer2, self.layer3)
+        preactivations, features = through_stages(self.bn1(self.conv1(images)), stages)
+        embedding = pooled(features[-1])
         return NetworkOutput(self.linear(embedding), features, embedding, preactivations)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from graphkd.batch import NetworkOutput
 from graphkd.errors import check
-from graphkd.model.base import MODELS, Network
+from graphkd.model.base import MODELS, Network, check_ends, pooled, through_stages
 from graphkd.model.shufflenetv1 import shuffle_channels
 
 _STEM_WIDTH = 24
@@ -99,8 +99,7 @@ class ShuffleNetV2(Network):
             len(blocks) == 3 and min(blocks) >= 1,
             f"blocks is {list(blocks)}, but must be three positive numbers: one for each stage",
         )
-        check(num_classes >= 1, f"num_classes is {num_classes}, but must be at least 1")
-        check(in_channels >= 1, f"in_channels is {in_channels}, but must be at least 1")
+        check_ends(num_classes, in_channels)
         self.conv1 = nn.Conv2d(in_channels, _STEM_WIDTH, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(_STEM_WIDTH)
         self.layer1 = _stage(_STEM_WIDTH, widths[0], blocks[0])
@@ -112,17 +111,10 @@ class ShuffleNetV2(Network):
 
     def forward(self, images: Tensor) -> NetworkOutput:
         """The output for images, float [B, in_channels, H, W]: four maps, of the stem and of each stage."""
-        preactivations = [self.bn1(self.conv1(images))]
-        features = [F.relu(preactivations[0])]
-        for stage in (self.layer1, self.layer2, self.layer3):
-            x = features[-1]
-            for unit in stage:
-                preactivation = unit(x)
-                x = F.relu(preactivation)
-            preactivations.append(preactivation)
-            features.append(x)
+        stages = (self.layer1, self.layer2, self.layer3)
+        preactivations, features = through_stages(self.bn1(self.conv1(images)), stages)
         last = F.relu(self.bn2(self.conv2(features[-1])))
-        embedding = F.adaptive_avg_pool2d(last, 1).flatten(1)
+        embedding = pooled(last)
         return NetworkOutput(self.linear(embedding), features, embedding, preactivations)
 
 

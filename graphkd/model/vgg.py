@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from graphkd.batch import NetworkOutput
 from graphkd.errors import check
-from graphkd.model.base import MODELS, Network
+from graphkd.model.base import MODELS, Network, check_ends, pooled
 
 _WIDTHS = (64, 128, 256, 512, 512)
 _LARGEST_SMALL_IMAGE = 32
@@ -45,8 +45,7 @@ class Vgg(Network):
                 len(numbers) == 5 and min(numbers) >= 1,
                 f"{option} is {list(numbers)}, but must be five positive numbers: one for each block",
             )
-        check(num_classes >= 1, f"num_classes is {num_classes}, but must be at least 1")
-        check(in_channels >= 1, f"in_channels is {in_channels}, but must be at least 1")
+        check_ends(num_classes, in_channels)
         self.block0 = _block(in_channels, widths[0], layers[0])
         self.block1 = _block(widths[0], widths[1], layers[1])
         self.block2 = _block(widths[1], widths[2], layers[2])
@@ -64,15 +63,15 @@ class Vgg(Network):
         """The output for images, float [B, in_channels, H, W]: five maps, of each block before its pooling."""
         height, width = images.shape[2:]
         check(min(height, width) >= 8, f"the images are {height}x{width} pixels, but vgg needs at least 8x8")
-        pooled = 4 if height > _LARGEST_SMALL_IMAGE else 3
+        poolings = 4 if height > _LARGEST_SMALL_IMAGE else 3
         features: list[Tensor] = []
         preactivations: list[Tensor] = []
         x = images
         for number, block in enumerate((self.block0, self.block1, self.block2, self.block3, self.block4)):
             preactivations.append(block(x))
             features.append(F.relu(preactivations[-1]))
-            x = F.max_pool2d(features[-1], 2) if number < pooled else features[-1]
-        embedding = F.adaptive_avg_pool2d(x, 1).flatten(1)
+            x = F.max_pool2d(features[-1], 2) if number < poolings else features[-1]
+        embedding = pooled(x)
         return NetworkOutput(self.classifier(embedding), features, embedding, preactivations)
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from graphkd.batch import NetworkOutput
 from graphkd.errors import check
-from graphkd.model.base import MODELS, Network
+from graphkd.model.base import MODELS, Network, check_ends, initialise_by_fan_out, pooled
 
 
 class PreactivationBlock(nn.Module):
@@ -73,8 +73,7 @@ class WideResNet(Network):
         super().__init__()
         check(depth >= 10 and depth % 6 == 4, f"depth is {depth}, but must be 6n + 4: 10, 16, 22, ...")
         check(widen >= 1, f"widen is {widen}, but must be at least 1")
-        check(num_classes >= 1, f"num_classes is {num_classes}, but must be at least 1")
-        check(in_channels >= 1, f"in_channels is {in_channels}, but must be at least 1")
+        check_ends(num_classes, in_channels)
         blocks = (depth - 4) // 6
         widths = [16 * widen, 32 * widen, 64 * widen]
         self.conv1 = nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)
@@ -83,9 +82,7 @@ class WideResNet(Network):
         self.block3 = Stage(widths[1], widths[2], blocks, stride=2)
         self.bn1 = nn.BatchNorm2d(widths[2])
         self.fc = nn.Linear(widths[2], num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        initialise_by_fan_out(self)
         nn.init.zeros_(self.fc.bias)
 
     def forward(self, images: Tensor) -> NetworkOutput:
@@ -97,7 +94,7 @@ class WideResNet(Network):
             features.append(x)
             preactivations.append(preactivation)
         preactivations.append(self.bn1(features[-1]))
-        embedding = F.adaptive_avg_pool2d(F.relu(preactivations[-1]), 1).flatten(1)
+        embedding = pooled(F.relu(preactivations[-1]))
         return NetworkOutput(self.fc(embedding), features, embedding, preactivations)
 
 

@@ -94,7 +94,7 @@ def test_output_shapes_leaves_no_trace(channels: int) -> None:
     if channels == 1:
         assert output_shapes(model, channels, 4) == Shapes([(1, 4, 4)], 16, 16)
     else:
-        with pytest.raises(RuntimeError):
+        with pytest.raises(UserError, match="does not run on images of"):
             output_shapes(model, channels, 4)
     assert torch.equal(torch.get_rng_state(), generator)
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
