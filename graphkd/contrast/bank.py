@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from graphkd.contrast.shard import Shard, inside
 from graphkd.errors import UserError, check, choices, did_you_mean
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 UNFILLED = -1
 _INIT_ROWS = 1 << 16
 _B = TypeVar("_B", bound="Bank")
+_F = TypeVar("_F", bound="FullBank")
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,28 @@ class BankView:
     rows: Tensor
     labels: Tensor
     indices: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class ShardView:
+    """What a graph builder may see of a bank of which this process keeps a part: not the rows.
+
+    Attributes:
+        labels: Class of each row of the whole bank, int64 [R].
+        indices: None: row i is sample i.
+    """
+
+    labels: Tensor
+    indices: None = None
+
+    @property
+    def rows(self) -> Tensor:
+        """Refused, since they are spread over the processes.
+
+        Raises:
+            UserError: Always.
+        """
+        raise UserError("a graph builder that looks at the bank's rows needs all of them: set bank.sharded=false")
 
 
 @dataclass(frozen=True)
@@ -59,7 +83,7 @@ class Bank(ABC):
     Args:
         labels: Class of every training sample, int64 [N].
         dim: Width D of an embedding.
-        size: Number of rows R.
+        shard: Which of the R rows this process keeps.
         dtype: Storage: float32, bfloat16 or float16 (float64 for tests of exactness).
         on_host: Keep the rows in host memory whatever device the training runs on; they are then brought over
             chunk by chunk (which waits for the host, unlike everything else here).
@@ -67,14 +91,17 @@ class Bank(ABC):
             (on the CPU if None), so that the start does not depend on the training's device.
 
     Attributes:
-        rows: [R, D], in the storage dtype.
-        labels: Class of each row, int64 [R]; -1 where unfilled.
+        rows: The rows that this process keeps, in the storage dtype: [R, D], unless the bank is sharded.
+        shard: Which of the R rows these are.
+        labels: Class of each of the R rows, int64 [R]; -1 where unfilled.
         device: Where the training runs: that of everything given to and returned by a bank.
 
     Raises:
         UserError: The labels are not int64 [N], negative, or all of one class.
     """
 
+    STATE: ClassVar[frozenset[str]] = frozenset({"rows"})
+    """What a saved state holds."""
     rows: Tensor
     labels: Tensor
 
@@ -82,7 +109,7 @@ class Bank(ABC):
         self,
         labels: Tensor,
         dim: int,
-        size: int,
+        shard: Shard,
         dtype: torch.dtype,
         on_host: bool,
         generator: torch.Generator | None,
@@ -98,11 +125,18 @@ class Bank(ABC):
         )
         self.device = labels.device
         self.on_host = on_host
-        self.rows = torch.empty(size, dim, dtype=dtype, device="cpu" if on_host else labels.device)
+        self.shard = shard
+        own = shard.rows
+        self.rows = torch.empty(own.stop - own.start, dim, dtype=dtype, device="cpu" if on_host else labels.device)
         bound = (dim / 3) ** -0.5
         drawn_on = generator.device if generator is not None else torch.device("cpu")
-        for part in torch.split(self.rows, _INIT_ROWS):
-            part.copy_(torch.empty(part.shape, device=drawn_on).uniform_(-bound, bound, generator=generator))
+        for start in range(0, shard.total, _INIT_ROWS):
+            stop = min(start + _INIT_ROWS, shard.total)
+            # every process draws them all, so that a row starts the same wherever it is kept
+            drawn = torch.empty(stop - start, dim, device=drawn_on).uniform_(-bound, bound, generator=generator)
+            first, last = max(start, own.start), min(stop, own.stop)
+            if first < last:
+                self.rows[first - own.start : last - own.start] = drawn[first - start : last - start].to(self.rows)
 
     @property
     @abstractmethod
@@ -119,12 +153,12 @@ class Bank(ABC):
         """The filled rows sorted by class."""
 
     @abstractmethod
-    def view(self) -> BankView:
+    def view(self) -> BankView | ShardView:
         """The bank as graph builders see it."""
 
-    @abstractmethod
+    @torch.no_grad()
     def gather(self, indices: Tensor, fallback: Tensor) -> Tensor:
-        """The banked embeddings of samples.
+        """The banked embeddings of samples, on all processes (collective where the bank is sharded).
 
         Args:
             indices: Dataset indices, int64 [B].
@@ -133,10 +167,17 @@ class Bank(ABC):
         Returns:
             Float32 [B, D] (float64 from a float64 bank), a copy without gradient.
         """
+        return self.shard.sum(self._held(indices, fallback))
 
     def fetch(self, rows: slice | Tensor, dtype: torch.dtype) -> Tensor:
-        """Rows by their place in the bank (a slice, or int64 of any shape [...]), as `dtype` [..., D]."""
-        return fetch(self.rows, rows, self.device, dtype)
+        """Rows by their place in the whole bank (a slice, or int64 of any shape [...]), as `dtype` [..., D].
+
+        Of a sharded bank only own rows can be had; in place of another one comes the own row next to it.
+        """
+        if isinstance(rows, Tensor):
+            return fetch(self.rows, self.shard.local(rows), self.device, dtype)
+        start = self.shard.rows.start
+        return fetch(self.rows, slice(rows.start - start, rows.stop - start), self.device, dtype)
 
     @torch.no_grad()
     def update(self, indices: Tensor, values: Tensor, momentum: float) -> None:
@@ -150,9 +191,8 @@ class Bank(ABC):
             momentum: Share of the old row, in [0, 1].
         """
         values = values.to(torch.promote_types(self.rows.dtype, torch.float32))
-        moved = momentum * self.gather(indices, values) + (1 - momentum) * values
-        moved = F.normalize(moved, dim=1).to(self.rows.device, self.rows.dtype)
-        self.rows.index_copy_(0, self._place(indices).to(self.rows.device), moved)
+        moved = momentum * self._held(indices, values) + (1 - momentum) * values
+        self._write(self._place(indices), F.normalize(moved, dim=1))
 
     def to(self: _B, device: torch.device | str) -> _B:
         """Moves the bank in place to the device of the training (rows on the host stay there)."""
@@ -163,23 +203,37 @@ class Bank(ABC):
         return self
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps; the tensors are the bank's own, not copies."""
-        return {"rows": self.rows}
+        """What a checkpoint keeps; the tensors are the bank's own, not copies.
+
+        Of a sharded bank it is collective: all processes must call it at the same time. Process 0 then has the whole
+        bank, in the memory of its host; the others have just their own rows, which cannot be loaded.
+        """
+        return {"rows": self.shard.collect(self.rows, self.device)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes over a saved state, converting it to this bank's dtype and place.
 
+        A state holds the whole bank, so that it fits any number of processes; each takes its own rows, without
+        asking the others.
+
         Raises:
             UserError: It was saved from a bank of another kind or shape.
         """
-        mine = self.state_dict()
         check(
-            state.keys() == mine.keys(),
-            f"the saved bank holds {choices(state)}, but this {type(self).__name__} holds {choices(mine)}",
+            state.keys() == self.STATE,
+            f"the saved bank holds {choices(state)}, but this {type(self).__name__} holds {choices(self.STATE)}",
         )
-        saved, own = list(state["rows"].shape), list(self.rows.shape)
+        saved, own = list(state["rows"].shape), [self.shard.total, self.rows.shape[1]]
         check(saved == own, f"the saved bank is {saved} (rows, width), but this one is {own}")
-        self.rows.copy_(state["rows"])
+        self.rows.copy_(state["rows"][self.shard.rows])
+
+    @abstractmethod
+    def _held(self, indices: Tensor, fallback: Tensor) -> Tensor:
+        """What this process adds to `gather`."""
+
+    def _write(self, places: Tensor, values: Tensor) -> None:
+        """Replaces rows, given by their place in the bank, int64 [B], by [B, D]."""
+        self.rows.index_copy_(0, places.to(self.rows.device), values.to(self.rows.device, self.rows.dtype))
 
     @abstractmethod
     def _place(self, indices: Tensor) -> Tensor:
@@ -191,7 +245,20 @@ class Bank(ABC):
 
 
 class FullBank(Bank):
-    """One row for every training sample: row i is sample i. Arguments as in `Bank`."""
+    """One row for every training sample: row i is sample i. Arguments as in `Bank`.
+
+    Args:
+        labels: See `Bank`.
+        dim: See `Bank`.
+        dtype: See `Bank`.
+        on_host: See `Bank`.
+        sharded: Cut the rows over the processes of `torch.distributed`, those of the samples in order; every process
+            must then be given the same batches. Made before `torch.distributed` was started, a bank is cut by `to`.
+        generator: See `Bank`.
+
+    Raises:
+        UserError: There are fewer samples than processes, or the labels are wrong.
+    """
 
     def __init__(
         self,
@@ -200,9 +267,12 @@ class FullBank(Bank):
         *,
         dtype: torch.dtype = torch.float32,
         on_host: bool = False,
+        sharded: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__(labels, dim, len(labels), dtype, on_host, generator)
+        shard = Shard.here(len(labels)) if sharded else Shard(len(labels))
+        super().__init__(labels, dim, shard, dtype, on_host, generator)
+        self.sharded = sharded
         self.labels = labels
         ordered, rows = torch.sort(labels, stable=True)
         self._by_class = ClassOrder(rows, ordered)
@@ -211,7 +281,7 @@ class FullBank(Bank):
     @property
     def used(self) -> int:
         """Number of rows N."""
-        return len(self.rows)
+        return self.shard.total
 
     @property
     def largest_class(self) -> int:
@@ -222,17 +292,35 @@ class FullBank(Bank):
         """All rows sorted by class."""
         return self._by_class
 
-    def view(self) -> BankView:
+    def view(self) -> BankView | ShardView:
         """The bank as graph builders see it."""
-        return BankView(self.rows, self.labels)
+        return BankView(self.rows, self.labels) if self.shard.world == 1 else ShardView(self.labels)
 
-    @torch.no_grad()
-    def gather(self, indices: Tensor, fallback: Tensor) -> Tensor:
-        """The samples' rows, float32 [B, D]; every sample is banked, so `fallback` is never needed."""
-        return self.fetch(indices, torch.promote_types(self.rows.dtype, torch.float32))
+    def to(self: _F, device: torch.device | str) -> _F:
+        """Moves the bank as `Bank.to` does, after cutting one that was made before `torch.distributed` was started."""
+        if self.sharded and self.shard.world == 1:
+            self.shard = Shard.here(self.shard.total)
+            if self.shard.world > 1:
+                self.rows = self.rows[self.shard.rows].clone()
+        return super().to(device)
+
+    def _held(self, indices: Tensor, fallback: Tensor) -> Tensor:
+        """The samples' rows, zeros for those of other processes; every sample is banked somewhere."""
+        found = self.fetch(indices, torch.promote_types(self.rows.dtype, torch.float32))
+        return found if self.shard.world == 1 else found * inside(indices, self.shard.rows)[:, None]
 
     def _place(self, indices: Tensor) -> Tensor:
         return indices
+
+    def _write(self, places: Tensor, values: Tensor) -> None:
+        if self.shard.world > 1:
+            # Leaving out the rows of others would wait for the device. So they repeat the first write to an own row,
+            # or write back what is there.
+            own = inside(places, self.shard.rows)
+            values = torch.where(own[:, None], values, self.fetch(places, values.dtype))
+            turns = torch.where(own, torch.arange(len(own), device=own.device), own.int().argmax())
+            places, values = self.shard.local(places)[turns], values[turns]
+        super()._write(places, values)
 
     def _move(self, device: torch.device) -> None:
         self.labels = self.labels.to(device)
@@ -257,6 +345,8 @@ class QueueBank(Bank):
         UserError: The length is below 1, or the labels are wrong (see `Bank`).
     """
 
+    STATE = Bank.STATE | {"labels", "indices", "pushed"}
+
     def __init__(
         self,
         labels: Tensor,
@@ -268,7 +358,7 @@ class QueueBank(Bank):
         generator: torch.Generator | None = None,
     ) -> None:
         check(length >= 1, f"the queue's length is {length}, but must be 1 or more")
-        super().__init__(labels, dim, length, dtype, on_host, generator)
+        super().__init__(labels, dim, Shard(length), dtype, on_host, generator)
         self.labels = labels.new_full((length,), UNFILLED)
         self.indices = labels.new_full((length,), UNFILLED)
         self._sample_labels = labels.to(torch.int32)
@@ -294,8 +384,7 @@ class QueueBank(Bank):
         """The bank as graph builders see it."""
         return BankView(self.rows, self.labels, self.indices)
 
-    @torch.no_grad()
-    def gather(self, indices: Tensor, fallback: Tensor) -> Tensor:
+    def _held(self, indices: Tensor, fallback: Tensor) -> Tensor:
         """The samples' latest rows, float32 [B, D]; `fallback` for those that have left or never came."""
         rows = self._row_of[indices].long()
         banked = self.indices[rows] == indices
@@ -352,6 +441,7 @@ def build_bank(
     length: int | None = None,
     dtype: str = "float32",
     on_host: bool = False,
+    sharded: bool = False,
     generator: torch.Generator | None = None,
 ) -> Bank:
     """A bank from the options of a config.
@@ -363,17 +453,20 @@ def build_bank(
         length: Rows of a queue.
         dtype: Storage: "float32", "bfloat16" or "float16".
         on_host: Keep the rows in host memory.
+        sharded: Cut the rows of a full bank over the processes; see `FullBank`.
         generator: Of the initial rows.
 
     Raises:
-        UserError: An option or the labels are wrong, or a length is given where there is no queue.
+        UserError: An option or the labels are wrong, a length is given where there is no queue, or a queue is to be
+            sharded.
     """
     for what, name, known in (("bank", kind, ("full", "queue")), ("storage of a bank", dtype, DTYPES)):
         hint = did_you_mean(name, known)
         check(name in known, f"there is no {what} '{name}'{hint} (choices: {choices(known)})")
     if kind == "full":
         check(length is None, f"a full bank has a row for every sample and takes no length ({length} given)")
-        return FullBank(labels, dim, dtype=DTYPES[dtype], on_host=on_host, generator=generator)
+        return FullBank(labels, dim, dtype=DTYPES[dtype], on_host=on_host, sharded=sharded, generator=generator)
+    check(not sharded, "bank.sharded needs bank.kind: full; a queue is kept whole by every process")
     if length is None:
         raise UserError("a queue needs its length (how many of the most recent samples to keep)")
     return QueueBank(labels, dim, length, dtype=DTYPES[dtype], on_host=on_host, generator=generator)

@@ -4,6 +4,10 @@ Both losses walk over blocks of bank rows and keep, beside running sums, only th
 to the queries. So the memory they need grows with the batch and the block, not with batch x negatives x
 width, and the bank may be written to as soon as a loss has been computed.
 
+Where a bank is sharded, each process walks over its own rows only, and the running sums are put together at the
+end: one collective exchange for `nce`, two for `info_nce`, and none in the backward pass. All processes must then give
+the same queries, positives and selection; they get the same loss and the same whole gradient.
+
 Matrix products follow `torch.set_float32_matmul_precision`, which is exact float32 unless changed.
 """
 
@@ -20,6 +24,7 @@ from torch.autograd.function import once_differentiable
 
 from graphkd.contrast.bank import Bank, fetch
 from graphkd.contrast.negatives import Selection
+from graphkd.contrast.shard import Shard
 from graphkd.errors import check
 
 NCE_EPS = 1e-7
@@ -99,12 +104,17 @@ def nce(
         noise = counts / samples
         shift = log_normalizer.to(queries.dtype)[:, None] + (noise + NCE_EPS).log()
         positive = (scaled * positives).sum(-1) - shift
-        losses = _softplus(-positive) + torch.special.xlog1py(counts, NCE_EPS / noise)
-        mixture = torch.zeros_like(queries)
+        of_negatives = torch.zeros_like(positive)
+        mixture = torch.zeros_like(queries) if queries.requires_grad else None
         for anchors, rows, scores, weights in _scored(scaled, bank, selection):
             odds = scores.sub_(shift[:, anchors, None]).clamp_(min=_FLOOR)
-            losses[:, anchors] += _weighted(_softplus(odds), weights).sum(-1)
-            mixture[:, anchors] += _mixed(_weighted(odds.sigmoid_(), weights), rows)
+            of_negatives[:, anchors] += _weighted(_softplus(odds), weights).sum(-1)
+            if mixture is not None:
+                mixture[:, anchors] += _mixed(_weighted(odds.sigmoid_(), weights), rows)
+        of_negatives, mixture = _summed(_shard(bank), of_negatives, mixture)
+        losses: Tensor = _softplus(-positive) + torch.special.xlog1py(counts, NCE_EPS / noise) + of_negatives
+        if mixture is None:
+            return losses.mean(1)
         mixture.addcmul_(positive.neg().sigmoid()[..., None], positives, value=-1)
         gradient = mixture / (temperature * queries.shape[1])
     return _with_gradient(queries, losses.mean(1), gradient)
@@ -177,7 +187,26 @@ def _softmax_sums(
         if mixture is not None:
             mixture[:, anchors] = mixture[:, anchors] * rescale[..., None] + _mixed(terms, rows)
         maximum[:, anchors] = larger
-    return _SoftmaxSums(positive, maximum, total, mixture)
+    shard = _shard(bank)
+    if shard.world > 1:
+        largest = shard.max(maximum.clone())
+        rescale = (maximum - largest).exp_()
+        maximum, total = largest, total.mul_(rescale)
+        if mixture is not None:
+            mixture.mul_(rescale[..., None])
+    return _SoftmaxSums(positive, maximum, *_summed(shard, total, mixture))
+
+
+def _shard(bank: Bank | Tensor) -> Shard:
+    return bank.shard if isinstance(bank, Bank) else Shard(len(bank))
+
+
+def _summed(shard: Shard, totals: Tensor, mixture: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Totals [P, B] and mixture [P, B, D] of all processes, in one exchange."""
+    if shard.world == 1 or mixture is None:
+        return shard.sum(totals), mixture
+    both = shard.sum(torch.cat([totals[..., None], mixture], dim=-1))
+    return both[..., 0], both[..., 1:]
 
 
 def _scored(
@@ -186,7 +215,8 @@ def _scored(
     """Block by block: anchors, rows [c, D] or [b, c, D], products [P, b, c] to overwrite, weights [b, c]."""
     parts, _, dim = queries.shape
     entries = _block_entries(queries.device)
-    for block in selection.blocks(rows=max(1, entries // dim), pairs=max(1, entries // parts)):
+    within = _shard(bank).within
+    for block in selection.blocks(rows=max(1, entries // dim), pairs=max(1, entries // parts), within=within):
         if isinstance(bank, Bank):
             rows = bank.fetch(block.rows, queries.dtype)
         else:

@@ -17,6 +17,7 @@ import torch
 from torch import Generator, Tensor
 
 from graphkd.contrast.bank import Bank
+from graphkd.contrast.shard import inside
 from graphkd.errors import UserError, check, choices, did_you_mean
 
 # From this many bank rows for each negative on, products with each anchor's own rows are cheaper than with
@@ -51,8 +52,14 @@ class Selection(ABC):
         """Number of negatives of each anchor (the sum of their weights), float32 [B]."""
 
     @abstractmethod
-    def blocks(self, rows: int, pairs: int) -> Iterator[Block]:
-        """The selection in pieces of at most `rows` bank rows and about `pairs` pairs of anchor and row."""
+    def blocks(self, rows: int, pairs: int, within: slice | None = None) -> Iterator[Block]:
+        """The selection in pieces.
+
+        Args:
+            rows: The most bank rows of a piece.
+            pairs: About the most pairs of anchor and row.
+            within: Leave out all other rows of the bank, or weigh them by 0.
+        """
 
 
 @dataclass(frozen=True)
@@ -75,28 +82,32 @@ class ExplicitSelection(Selection):
         counts = torch.full((anchors, 1), float(negatives), device=self.indices.device)
         return _scaled(counts, self.scale).squeeze(1)
 
-    def blocks(self, rows: int, pairs: int) -> Iterator[Block]:
+    def blocks(self, rows: int, pairs: int, within: slice | None = None) -> Iterator[Block]:
         """Each anchor's own rows where those are few, else all rows and how often each is listed."""
         if self.num_rows >= GATHER_FROM * self.indices.shape[1]:
-            return self._own_rows(rows)
-        return self._all_rows(rows, pairs)
+            return _restricted(self._own_rows(rows), within)
+        return self._all_rows(rows, pairs, within)
 
     def _own_rows(self, rows: int) -> Iterator[Block]:
         anchors, negatives = self.indices.shape
-        for some in _slices(anchors, max(1, rows // max(1, negatives))):
-            for part in _slices(negatives, rows):
+        for some in _slices(slice(0, anchors), max(1, rows // max(1, negatives))):
+            for part in _slices(slice(0, negatives), rows):
                 own = self.indices[some, part]
                 yield Block(some, own, None if self.scale is None else self.scale[some].expand(own.shape))
 
-    def _all_rows(self, rows: int, pairs: int) -> Iterator[Block]:
+    def _all_rows(self, rows: int, pairs: int, within: slice | None) -> Iterator[Block]:
         anchors, negatives = self.indices.shape
+        counted = within or slice(0, self.num_rows)
+        columns = counted.stop - counted.start
         dtype = torch.int16 if negatives <= torch.iinfo(torch.int16).max else torch.int32
-        for some in _slices(anchors, max(1, _TABLE // self.num_rows)):
+        for some in _slices(slice(0, anchors), max(1, _TABLE // columns)):
             listed = self.indices[some]
-            table = torch.zeros(len(listed), self.num_rows, dtype=dtype, device=listed.device)
+            if within is not None:  # the rest is counted in one more column
+                listed = torch.where(inside(listed, within), listed - within.start, columns)
+            table = torch.zeros(len(listed), columns + 1, dtype=dtype, device=listed.device)
             table.scatter_add_(1, listed, table.new_ones(()).expand(listed.shape))
-            for part in _slices(self.num_rows, min(rows, max(1, pairs // len(listed)))):
-                weights = table[:, part].float()
+            for part in _slices(counted, min(rows, max(1, pairs // len(listed)))):
+                weights = table[:, part.start - counted.start : part.stop - counted.start].float()
                 yield Block(some, part, weights if self.scale is None else weights * self.scale[some])
 
 
@@ -125,10 +136,13 @@ class SharedSelection(Selection):
             return self.repeats.sum(1)
         return torch.full((len(self.labels),), float(self.negatives), device=self.labels.device)
 
-    def blocks(self, rows: int, pairs: int) -> Iterator[Block]:
+    def blocks(self, rows: int, pairs: int, within: slice | None = None) -> Iterator[Block]:
         """The ordering from its start, all anchors at once."""
+        return _restricted(self._in_order(rows, pairs), within)
+
+    def _in_order(self, rows: int, pairs: int) -> Iterator[Block]:
         seen = torch.zeros_like(self.labels)
-        for part in _slices(len(self.rows), min(rows, max(1, pairs // len(self.labels)))):
+        for part in _slices(slice(0, len(self.rows)), min(rows, max(1, pairs // len(self.labels)))):
             weights = _of_other_class(self.row_labels[part], self.labels)
             before = seen
             seen = before + weights.sum(1, keepdim=True, dtype=torch.int32)
@@ -164,9 +178,10 @@ class AllSelection(Selection):
         """Number of rows of another class times their weight, float32 [B]."""
         return _scaled(self.pools, self.scale).squeeze(1)
 
-    def blocks(self, rows: int, pairs: int) -> Iterator[Block]:
+    def blocks(self, rows: int, pairs: int, within: slice | None = None) -> Iterator[Block]:
         """All filled rows in their order, all anchors at once."""
-        for part in _slices(len(self.row_labels), min(rows, max(1, pairs // len(self.labels)))):
+        within = within or slice(0, len(self.row_labels))
+        for part in _slices(within, min(rows, max(1, pairs // len(self.labels)))):
             other = _of_other_class(self.row_labels[part], self.labels)
             yield Block(slice(None), part, _scaled(other, self.scale))
 
@@ -212,13 +227,13 @@ class ExplicitSampler(Sampler):
 
     def select(self, labels: Tensor, generator: Generator | None = None) -> ExplicitSelection:
         """Independent draws; see `Sampler.select`."""
-        used, num_rows = self.bank.used, len(self.bank.rows)
+        used, num_rows = self.bank.used, self.bank.shard.total
         if used == 0:
             return ExplicitSelection(labels.new_empty(len(labels), 0), num_rows)
         order = self.bank.by_class()
         start, size = order.blocks(labels[:, None])
         indices = labels.new_empty(len(labels), self.negatives)
-        for some in _slices(len(labels), max(1, _draw_entries(labels.device) // used)):
+        for some in _slices(slice(0, len(labels)), max(1, _draw_entries(labels.device) // used)):
             ranks = self._draw(used - size[some], generator)
             ranks += size[some] * (ranks >= start[some])
             indices[some] = order.rows[ranks.clamp_(max=used - 1)]
@@ -312,10 +327,32 @@ def build_sampler(name: str, bank: Bank, negatives: int) -> Sampler:
     return SAMPLERS[name](bank, negatives)
 
 
-def _slices(total: int, step: int) -> Iterator[slice]:
-    """0..total in slices of `step`, the last one shorter."""
-    for start in range(0, total, step):
-        yield slice(start, min(start + step, total))
+def _slices(whole: slice, step: int) -> Iterator[slice]:
+    """A slice cut into slices of `step`, the last one shorter."""
+    for start in range(whole.start, whole.stop, step):
+        yield slice(start, min(start + step, whole.stop))
+
+
+def _restricted(blocks: Iterator[Block], within: slice | None) -> Iterator[Block]:
+    """Blocks that name their rows one by one, without those outside a slice."""
+    for block in blocks:
+        if within is None:
+            yield block
+            continue
+        assert isinstance(block.rows, Tensor)
+        counts = inside(block.rows, within)
+        weights = counts.float() if block.weights is None else block.weights * counts
+        if not _may_wait_for(block.rows.device):
+            yield Block(block.anchors, block.rows, weights)
+            continue
+        columns = counts.view(-1, counts.shape[-1]).any(0).nonzero().squeeze(1)
+        if len(columns):
+            yield Block(block.anchors, block.rows.index_select(-1, columns), weights.index_select(-1, columns))
+
+
+def _may_wait_for(device: torch.device) -> bool:
+    """Whether asking a device how much there is to do costs nothing."""
+    return device.type == "cpu"
 
 
 def _scaled(weights: Tensor, scale: Tensor | None) -> Tensor:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graphkd.batch import DistillationBatch, NetworkOutput
-from graphkd.contrast import Bank, ExplicitSelection, Selection, build_sampler
+from graphkd.contrast import Bank, ExplicitSelection, FullBank, Selection, build_sampler
 from graphkd.contrast.options import BankOptions
 from graphkd.errors import UserError, check
 from graphkd.objective.base import Objective, Stream
@@ -80,12 +80,12 @@ class ContrastiveObjective(Objective):
 
     @property
     def student_bank(self) -> Tensor:
-        """The student's banked embeddings, [N, dim]."""
+        """The student's banked embeddings, [N, dim]; with `bank.sharded` only the rows that this process keeps."""
         return self._student_bank.rows
 
     @property
     def teacher_bank(self) -> Tensor:
-        """The teacher's banked embeddings, [N, dim]."""
+        """The teacher's banked embeddings, likewise."""
         return self._teacher_bank.rows
 
     def prepare(self, device: torch.device, stream: Stream) -> None:
@@ -102,7 +102,7 @@ class ContrastiveObjective(Objective):
             self._pending = None
 
     def get_extra_state(self) -> dict[str, Any]:
-        """The banks, for checkpoints."""
+        """The banks, for checkpoints; with `bank.sharded` all processes must ask at once (`Bank.state_dict`)."""
         return {"student_bank": self._student_bank.state_dict(), "teacher_bank": self._teacher_bank.state_dict()}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
@@ -121,7 +121,7 @@ class ContrastiveObjective(Objective):
             return self._sampler.select(batch.labels, self._generators.get("negatives"))
         if not self.takes_negatives:
             raise UserError(f"objective '{self.name}': the batch brings negatives, which needs sampler=explicit")
-        if len(self.student_bank) != self.samples:
+        if not isinstance(self._student_bank, FullBank):
             message = "the batch brings negatives, which needs a full bank, not a queue"
             raise UserError(f"objective '{self.name}': {message}")
         return ExplicitSelection(batch.negatives.long(), self.samples)

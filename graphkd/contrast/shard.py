@@ -1,0 +1,101 @@
+"""Which rows of a bank a process keeps, and what the processes find out together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from graphkd.errors import check
+
+_CHUNK_ROWS = 1 << 16
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One process's part of a matrix of rows; alone it is all of them, and nothing is exchanged.
+
+    The exchanges are collective: every process must make the same ones in the same order.
+
+    Attributes:
+        total: Number of rows N of all processes together.
+        rank: Which of the processes this is.
+        world: How many there are.
+    """
+
+    total: int
+    rank: int = 0
+    world: int = 1
+
+    @classmethod
+    def here(cls, total: int) -> Shard:
+        """The part of this process of `torch.distributed`, or all rows where that does not run.
+
+        Raises:
+            UserError: There are fewer rows than processes.
+        """
+        if not (dist.is_available() and dist.is_initialized()):
+            return cls(total)
+        world = dist.get_world_size()
+        check(total >= world, f"bank.sharded: {total} training samples cannot be shared among {world} processes")
+        return cls(total, dist.get_rank(), world)
+
+    @property
+    def rows(self) -> slice:
+        """The own rows among all; no process has more than ceil(N / world)."""
+        return slice(self.total * self.rank // self.world, self.total * (self.rank + 1) // self.world)
+
+    @property
+    def within(self) -> slice | None:
+        """The same, or None where the own rows are all."""
+        return self.rows if self.world > 1 else None
+
+    def local(self, rows: Tensor) -> Tensor:
+        """Where rows stand among the own ones; a row of another process gives the own one next to it."""
+        own = self.rows
+        return rows if self.world == 1 else rows.clamp(own.start, own.stop - 1) - own.start
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over the processes, in place."""
+        if self.world > 1:
+            dist.all_reduce(values)
+        return values
+
+    def max(self, values: Tensor) -> Tensor:
+        """The largest over the processes, in place."""
+        if self.world > 1:
+            dist.all_reduce(values, dist.ReduceOp.MAX)
+        return values
+
+    def collect(self, rows: Tensor, device: torch.device) -> Tensor:
+        """Puts all processes' rows together in the memory of the first one's host.
+
+        Args:
+            rows: The own rows, [n, D].
+            device: Where exchanges are made.
+
+        Returns:
+            [N, D] on process 0; the own rows on the others, which have no use for the whole.
+        """
+        if self.world == 1:
+            return rows
+        whole = rows if self.rank else rows.new_empty(self.total, rows.shape[1], device="cpu")
+        for source in range(self.world):
+            part = Shard(self.total, source, self.world).rows
+            for start in range(part.start, part.stop, _CHUNK_ROWS):
+                chunk = slice(start, min(start + _CHUNK_ROWS, part.stop))
+                if source == self.rank:
+                    sent = rows[start - part.start : chunk.stop - part.start].to(device).contiguous()
+                else:
+                    sent = rows.new_empty(chunk.stop - chunk.start, rows.shape[1], device=device)
+                dist.broadcast(sent.view(torch.uint8), source)
+                if self.rank == 0:
+                    whole[chunk] = sent.cpu()
+        return whole
+
+
+def inside(rows: Tensor, part: slice) -> Tensor:
+    """Which rows lie in a slice: bool, shaped like `rows`."""
+    return torch.logical_and(rows >= part.start, rows < part.stop)
