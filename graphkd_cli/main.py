@@ -17,7 +17,7 @@ COMMANDS = {
     "teacher": "train a teacher by itself",
     "ablation": "run a suite: variants x seeds",
     "transfer": "a linear probe of finished students on other data",
-    "report": "turn run records into tables (CSV and Markdown)",
+    "report": "turn run records into tables (CSV, Markdown, LaTeX) and figures",
     "evaluate": "accuracy of a run or of a file of weights",
     "bench": "time and memory on this machine, beside the published arrangement",
     "list": "what there is: builders, gnns, objectives, models, data, suites",

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table as ScreenTable
 from rich.text import Text
 
+from graphkd.ablation import Suite
 from graphkd.errors import UserError, check, choices, did_you_mean
+from graphkd.report.figures import write_figures
 from graphkd.report.grid import GridSpec, build_grids
 from graphkd.report.load import load_records
 from graphkd.report.markup import Table, write_tables
+from graphkd.report.profile import build_profiles
 from graphkd.report.record import Record
 from graphkd.report.statistics import aggregate, left_out
 from graphkd.report.tables import TableSpec, build_tables
@@ -23,14 +27,15 @@ from graphkd_cli.show import console, print_line
 LAYOUTS: dict[str, type[TableSpec] | type[GridSpec]] = {"columns": TableSpec, "grid": GridSpec}
 STYLES = {None: "", "best": "bold", "second": "underline"}
 HELP = """\
-usage: graphkd report [RESULTS] [--table NAME] [--study NAME] [--baseline VARIANT] [--out DIR] [--config-dir DIR]
+usage: graphkd report [RESULTS] [--table NAME] [--study NAME] [--baseline VARIANT] [--profile] [--out DIR]
 
 Reads the record of every run below RESULTS (default: results), aggregates over seeds, prints each table and writes it
-as CSV (unrounded), Markdown and LaTeX (booktabs).
+as CSV (unrounded), Markdown and LaTeX (booktabs); with the default layout a figure of each study too (PNG, SVG).
 
   --table NAME          a layout of configs/table/ (default: default); table1 is the paper's, with ARI and its figures
   --study NAME          this study alone, in whichever layout
   --baseline VARIANT    test every variant against this one: difference, 95 % interval, p value corrected after Holm
+  --profile             where the time of a step goes: data, networks, each term, backward, optimizer
   --out DIR             where to write (default: RESULTS/tables)
 """
 
@@ -42,6 +47,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--table", default="default")
     parser.add_argument("--study")
     parser.add_argument("--baseline")
+    parser.add_argument("--profile", action="store_true")
     parser.add_argument("--out")
     options = parser.parse_args(list(arguments))
     if options.help:
@@ -60,24 +66,35 @@ def main(arguments: Sequence[str]) -> int:
     for line in left_out(records):
         print(line, file=sys.stderr)
     folder = Path(options.out) if options.out else Path(options.results) / "tables"
-    _show(_build(records, spec, _order(records, options.config_dir)), folder)
+    suites = _suites(records, options.config_dir)
+    if options.profile:
+        tables = build_profiles(records, _order(suites))
+        check(len(tables) > 0, "--profile: no finished run recorded where its time went")
+        _show(tables, folder)
+        return 0
+    _show(_build(records, spec, suites), folder)
+    if isinstance(spec, TableSpec) and spec.name == "default":
+        _draw(records, suites, folder)
     return 0
 
 
-def write_study(results: Path, study: str, order: Sequence[str], table: str = "default") -> None:
-    """Prints and writes the tables of one study.
+def write_study(results: Path, study: str, suite: Suite | None = None, table: str = "default") -> None:
+    """Prints and writes the tables of one study, and draws its figures.
 
     Args:
         results: The results folder.
         study: The study.
-        order: Its variants in the order of their rows; a grid has its own order.
+        suite: What it ran, where it is a suite's: the order of its variants, its baseline and its figure's axis.
         table: The layout, of graphkd's configs; a grid shows this study, whichever it is made for.
 
     Raises:
         UserError: There is no such layout, or no run of the study.
     """
     records = _of_study(load_records(results).records, study)
-    _show(_build(records, _for_study(read_spec(table), study), order), results / "tables")
+    suites = {} if suite is None else {study: suite}
+    folder = results / "tables"
+    _show(_build(records, _for_study(read_spec(table), study), suites), folder)
+    _draw(records, suites, folder)
 
 
 def read_spec(name: str, config_dir: str | None = None) -> TableSpec | GridSpec:
@@ -120,20 +137,45 @@ def _against(spec: TableSpec | GridSpec, baseline: str, records: Sequence[Record
     return dataclasses.replace(spec, baseline=baseline)
 
 
-def _build(records: Sequence[Record], spec: TableSpec | GridSpec, order: Sequence[str]) -> list[Table]:
-    return build_grids(records, spec) if isinstance(spec, GridSpec) else build_tables(records, spec, order)
+def _build(records: Sequence[Record], spec: TableSpec | GridSpec, suites: Mapping[str, Suite]) -> list[Table]:
+    """The tables study by study, each against its suite's baseline unless the layout names one."""
+    if isinstance(spec, GridSpec):
+        return build_grids(records, spec)
+    tables: list[Table] = []
+    for study in sorted({record.study for record in records}):
+        own = spec
+        if spec.baseline is None and study in suites:
+            own = dataclasses.replace(spec, baseline=suites[study].baseline)
+        tables += build_tables([record for record in records if record.study == study], own, _order(suites))
+    return tables
 
 
-def _order(records: Sequence[Record], config_dir: str | None) -> list[str]:
-    """Variants in the order of the suites that the records come from."""
-    studies = sorted({record.study for record in records} & set(ablation.suite_names(config_dir)))
-    order: list[str] = []
-    for study in studies:
+def _suites(records: Sequence[Record], config_dir: str | None) -> dict[str, Suite]:
+    """The suites that the records come from, by study."""
+    found: dict[str, Suite] = {}
+    for study in sorted({record.study for record in records} & set(ablation.suite_names(config_dir))):
         try:
-            order += ablation.read_suite(study, config_dir).variants
+            found[study] = ablation.read_suite(study, config_dir)
         except UserError as error:
             print(f"the order of '{study}' is unknown: {error}", file=sys.stderr)
-    return list(dict.fromkeys(order))
+    return found
+
+
+def _order(suites: Mapping[str, Suite]) -> list[str]:
+    """Variants in the order of their suites."""
+    return list(dict.fromkeys(variant for suite in suites.values() for variant in suite.variants))
+
+
+def _draw(records: Sequence[Record], suites: Mapping[str, Suite], folder: Path) -> None:
+    """A figure for each study and pair."""
+    for study in sorted({record.study for record in records}):
+        suite = suites.get(study)
+        own = [record for record in records if record.study == study]
+        options: dict[str, Any] = {}
+        if suite is not None:
+            options = {"order": list(suite.variants), "axis": suite.figure, "baseline": suite.baseline}
+        for path in write_figures(own, folder, **options):
+            print_line(console(), f"written: {path}")
 
 
 def _show(tables: Sequence[Table], folder: Path) -> None:

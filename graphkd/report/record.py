@@ -20,8 +20,8 @@ from graphkd.report.files import write_atomically
 
 SCHEMA: Final = 1
 LARGEST_BYTES = 4 << 20
-ADDED = frozenset({"data"})
-"""Fields that schema 1 did not have at first: None where a record lacks them."""
+ADDED = frozenset({"data", "phases"})
+"""Fields that schema 1 did not have at first; a record may lack them."""
 LONGEST_NAME = 300
 LONGEST_SHOWN = 60
 DEEPEST = 32
@@ -101,6 +101,7 @@ class Record:
         seconds_per_step: Mean time of one training step in seconds.
         peak_memory_mib: Peak memory in MiB.
         metrics: What the run reached.
+        phases: Mean seconds of a step by what they were spent on; empty in records of graphkd 0.1.
         error: Why a failed run failed, in one line.
     """
 
@@ -123,11 +124,12 @@ class Record:
     seconds_per_step: float | None = None
     peak_memory_mib: float | None = None
     metrics: Metrics = field(default_factory=Metrics)
+    phases: dict[str, float] = field(default_factory=dict)
     error: str | None = None
 
     def to_json(self) -> str:
         """The record as JSON text; numbers that are not finite become null, for JSON has none."""
-        return json.dumps(_finite(asdict(self)), indent=2, allow_nan=False) + "\n"
+        return json.dumps(finite(asdict(self)), indent=2, allow_nan=False) + "\n"
 
     @classmethod
     def from_json(cls, content: str | bytes, source: str | os.PathLike[str] = "record") -> Record:
@@ -193,11 +195,12 @@ def _shown_key(key: str) -> str:
     return key if key.isprintable() and len(key) <= LONGEST_SHOWN else _brief(key)
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """The value with None in the place of numbers that are not finite, which JSON does not have."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -226,7 +229,7 @@ def _deeper_than(levels: int, value: Any) -> bool:
 
 
 def _check_names(record: Record) -> None:
-    for name in ("study", "variant", "pair", "identity", *ADDED):
+    for name in ("study", "variant", "pair", "identity", "data"):
         text = getattr(record, name)
         if text is None:
             continue

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from commands import Command, OwnConfigs, students, top
 
+from graphkd.ablation import Suite
 from graphkd.report import record as records
 from graphkd_cli.main import main
 from graphkd_cli.report import write_study
@@ -39,7 +40,7 @@ def test_aggregates_over_seeds_and_writes_each_table(command: Command, folder: P
     code, out, err = command("report", "results/")
     assert (code, err) == (0, "")
     (table,) = (results / "tables").glob("*.csv")
-    assert top(results / "tables") == {table.with_suffix(suffix).name for suffix in (".csv", ".md", ".tex")}
+    assert top(results / "tables") == {table.with_suffix(suffix).name for suffix in (".csv", ".md", ".png", ".svg", ".tex")}
     assert f"written: results/tables/{table.name}" in out
     found = {row["variant"]: row for row in rows(table)}
     assert found.keys() == {"ce", "ce+kd"}
@@ -52,7 +53,7 @@ def test_aggregates_over_seeds_and_writes_each_table(command: Command, folder: P
 
 def test_writes_where_it_is_told(command: Command, folder: Path, results: Path) -> None:
     assert command("report", "--out", "elsewhere").code == 0
-    assert {path.suffix for path in (folder / "elsewhere").iterdir()} == {".csv", ".md", ".tex"}
+    assert {path.suffix for path in (folder / "elsewhere").iterdir()} == {".csv", ".md", ".png", ".svg", ".tex"}
     assert not (results / "tables").exists()
 
 
@@ -141,10 +142,11 @@ def test_wrong_words_about_layouts_are_the_users_mistakes(
 def test_a_study_can_be_written_in_any_layout(
     command: Command, results: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_study(results, "adhoc", ["ce+kd", "ce"])
+    variants = {"ce+kd": ["objective=kd"], "ce": ["objective=ce"]}
+    write_study(results, "adhoc", Suite("two", seeds=[0], base=[], variants=variants))
     (table,) = (results / "tables").glob("*.csv")
     assert [row["variant"] for row in rows(table)] == ["ce+kd", "ce"]
-    write_study(results, "adhoc", [], table="table1")
+    write_study(results, "adhoc", table="table1")
     assert (results / "tables" / "adhoc_table1.tex").exists()
     assert "ARI (%)" in capsys.readouterr().out
 

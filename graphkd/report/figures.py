@@ -1,0 +1,553 @@
+"""One figure for each study, pair and data set: variants as lines of a dot plot, or as points along an option."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from itertools import cycle, pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from graphkd.errors import check, choices, did_you_mean
+from graphkd.report.files import make_folder, write_atomically
+from graphkd.report.record import Record
+from graphkd.report.statistics import Row, Summary, aggregate, summarise
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.transforms import Transform
+
+LABELS = {
+    "test_top1_last": "test top-1, last epoch (%)",
+    "test_top1_at_best_val": "test top-1, at best validation (%)",
+    "val_top1_best": "validation top-1, best epoch (%)",
+    "test_top1_max": "test top-1, best epoch, chosen on test (%)",
+    "test_top5_last": "test top-5, last epoch (%)",
+    "test_nll_last": "test NLL, last epoch (nats)",
+    "agreement_last": "agreement with teacher, last epoch (%)",
+    "seconds_per_step": "seconds per step",
+    "peak_memory_mib": "peak memory (MiB)",
+    "duration_s": "duration (s)",
+}
+"""What a figure can show, and the label of its axis."""
+
+WIDTH = 540.0
+"""Width of a figure in points (1/72 inch), the unit of all lengths here: 900 pixels at `DPI`."""
+DPI = 120
+MARGIN = 10.0
+SIZES = {"title": 12.0, "text": 10.0, "small": 9.0}
+LEADING = 1.3
+"""Distance of two lines of text as a multiple of its size."""
+LEAST_ROW = 28.0
+LEAST_HEIGHT = 250.0
+"""The least height of a row of the dot plot, and of the axes of the plot along an option."""
+LOG_FROM = 8
+"""Positive values that span more than this factor stand on a logarithmic axis."""
+LONGEST_STEM = 120
+LEVEL_GAP = 4.0
+LEADER = 24.0
+"""From the axes to the label of a horizontal line."""
+LEGEND_LINE = 34.0
+DODGE = 19.0
+"""What a point needs for itself and its seeds."""
+LEAST_TICK = 45.0
+"""Room for one number on the horizontal axis."""
+LONGEST_LABEL = 260.0
+"""Where the label of the horizontal axis is wrapped: it fits below the narrowest axes."""
+PAIR = 2
+"""So few seeds have a bar of their sample standard deviation."""
+GREY = "0.35"
+Style = tuple[str, str, str]
+STYLES: tuple[Style, ...] = (
+    ("#0072B2", "o", "-"), ("#D55E00", "s", "--"), ("#009E73", "^", "-."), ("#CC79A7", "D", ":"),
+    ("#56B4E9", "v", "-"), ("#E69F00", "P", "--"), ("#000000", "X", "-."),
+)  # fmt: skip
+"""Colour, marker and line of each series: a palette for the colour-blind (Okabe and Ito), told apart without it too."""
+BASELINE_STYLE: Style = ("#D55E00", "D", "")
+
+
+def write_figures(
+    records: Iterable[Record],
+    folder: str | os.PathLike[str],
+    *,
+    order: Sequence[str] = (),
+    axis: str | None = None,
+    baseline: str | None = None,
+    metric: str = "test_top1_last",
+) -> list[Path]:
+    """Writes `<study>_<pair>.png` and `.svg` for each figure of `build_figures`, and makes the folder for them.
+
+    The same records give the same bytes, with the same version of matplotlib.
+
+    Args:
+        records: As in `build_figures`, like the options.
+        folder: Where to write.
+        order: Variants from top to bottom.
+        axis: The option to plot along.
+        baseline: The variant to compare with.
+        metric: What to show.
+
+    Returns:
+        The files; none, and no folder, where there is nothing to draw.
+
+    Raises:
+        UserError: There is no such metric, or the folder cannot be made.
+        OSError: A file cannot be written.
+    """
+    paths = []
+    with _look():
+        for stem, figure in build_figures(records, order=order, axis=axis, baseline=baseline, metric=metric).items():
+            make_folder(folder)
+            for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
+                content = io.BytesIO()
+                figure.savefig(content, format=kind, metadata=metadata)
+                paths.append(Path(folder, f"{stem}.{kind}"))
+                write_atomically(paths[-1], content.getvalue())
+    return paths
+
+
+def build_figures(
+    records: Iterable[Record],
+    *,
+    order: Sequence[str] = (),
+    axis: str | None = None,
+    baseline: str | None = None,
+    metric: str = "test_top1_last",
+) -> dict[str, Figure]:
+    """One figure for each study, pair and data set of which a finished run has the metric, by file name.
+
+    Without `axis` a dot plot with a line for each variant. With it the variants that give that option a number are
+    points along it, joined where they vary nothing else, and the other variants are horizontal lines; where none
+    gives it a number, the dot plot.
+
+    Args:
+        records: Runs of any kind and status; those that are no finished students are left out.
+        order: Variants from top to bottom of the dot plot; the others follow by name.
+        axis: A key of `Record.varied`, such as "builder.k".
+        baseline: The variant, or label of a row, whose mean is a line through the figure.
+        metric: A key of `LABELS`.
+
+    Raises:
+        UserError: There is no such metric.
+    """
+    hint = did_you_mean(metric, LABELS)
+    check(metric in LABELS, f"there is no metric '{metric}' to draw{hint} (choices: {choices(LABELS)})")
+    place = {variant: index for index, variant in enumerate(order)}
+    rows = sorted(aggregate(records), key=lambda row: place.get(row.variant, len(place)))
+    groups: dict[tuple[str, str, str], list[_Shown]] = defaultdict(list)
+    for row in rows:
+        groups[row.study, row.pair, row.data].append(_Shown.of(row, metric, axis))
+    several = Counter((study, pair) for study, pair, _ in groups)
+    figures: dict[str, Figure] = {}
+    with _look():
+        for study, pair, data in sorted(groups):
+            group = groups[study, pair, data]
+            if any(shown.n for shown in group):
+                name = f"{study}_{pair}" + f"_{data or 'unknown'}" * (several[study, pair] > 1)
+                plot = _Plot(LABELS[metric], axis or "", data, _baseline(group, baseline))
+                figures[_stem(name, figures)] = _draw(group, plot)
+    return figures
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """A row with what is drawn of it.
+
+    Attributes:
+        row: The row.
+        values: The metric of each run that has it, by seed.
+        summary: Their mean and spread.
+        at: The row's number on the axis, None where it has none.
+    """
+
+    row: Row
+    values: tuple[float, ...]
+    summary: Summary
+    at: float | None
+
+    @classmethod
+    def of(cls, row: Row, metric: str, axis: str | None) -> _Shown:
+        known = row.by_seed(lambda run: getattr(run if hasattr(run, metric) else run.metrics, metric))
+        values = tuple(known.values())
+        at = None if axis is None else _number(row.runs[0].varied.get(axis))
+        return cls(row, values, summarise(values), at)
+
+    @property
+    def n(self) -> int:
+        return self.summary.n
+
+    @property
+    def reach(self) -> float:
+        """How far the bar reaches to each side: nowhere for one seed, and two are too few for an interval."""
+        return 0.0 if self.n < PAIR else self.summary.std if self.n == PAIR else self.summary.ci95
+
+    def ends(self) -> list[float]:
+        """The ends of what is drawn."""
+        mean = self.summary.mean
+        return [*self.values, mean - self.reach, mean + self.reach] if self.n else []
+
+
+@dataclass(frozen=True)
+class _Plot:
+    """What a figure shows besides its rows."""
+
+    label: str
+    axis: str
+    data: str
+    baseline: _Shown | None
+
+    @property
+    def is_percent(self) -> bool:
+        return self.label.endswith("(%)")
+
+
+def _look() -> AbstractContextManager[None]:
+    """Matplotlib's own defaults whatever the user's are, and names inside SVG that are the same every time.
+
+    Hinting makes letters of the PNG wider than `_width` says.
+    """
+    from matplotlib import style
+
+    look = {
+        "text.hinting": "none", "svg.hashsalt": "graphkd", "font.size": SIZES["text"],
+        "xtick.labelsize": SIZES["small"], "ytick.labelsize": SIZES["small"], "axes.grid": True, "grid.color": "0.88",
+        "axes.axisbelow": True, "axes.edgecolor": "0.5", "axes.spines.top": False, "axes.spines.right": False,
+    }  # fmt: skip
+    return style.context(["default", look])
+
+
+def _number(value: Any) -> float | None:
+    """A finite number from a JSON value or a text as on the command line, else None."""
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _baseline(group: Sequence[_Shown], name: str | None) -> _Shown | None:
+    """The row of that label or else variant, None where there is none with a value, or several."""
+    known = [shown for shown in group if shown.n]
+    labelled = [shown for shown in known if shown.row.label == name]
+    found = labelled or [shown for shown in known if shown.row.variant == name]
+    return found[0] if len(found) == 1 else None
+
+
+def _stem(name: str, taken: Iterable[str]) -> str:
+    """A file name: portable, inside the folder, and distinct from those taken whatever the file system."""
+    base = re.sub(r"[^A-Za-z0-9_.]+", "-", name).strip("-.")[:LONGEST_STEM] or "figure"
+    lower = {stem.lower() for stem in taken}
+    stem, number = base, 1
+    while stem.lower() in lower:
+        number += 1
+        stem = f"{base}-{number}"
+    return stem
+
+
+def _draw(group: Sequence[_Shown], plot: _Plot) -> Figure:
+    along = any(shown.at is not None and shown.n for shown in group)
+    return _draw_along(group, plot) if along else _draw_dots(group, plot)
+
+
+def _draw_dots(group: Sequence[_Shown], plot: _Plot) -> Figure:
+    """A line for each row: label, every seed, the mean and its bar."""
+    labels = [_wrapped(f"{shown.row.label} (n={shown.n})", 0.42 * WIDTH, "text") for shown in group]
+    heights = [max(LEAST_ROW, _height(lines, "text") + 8) for lines in labels]
+    ends = [sum(heights[:place]) for place in range(len(heights) + 1)]
+    page = _Page(group[0].row, _note(group, plot), ends[-1], plot.label)
+    page.set_sides(_widest(labels, "text") + 8, 12)
+    axes = page.axes
+    axes.set_xlim(*_limits(group, plot))
+    axes.ticklabel_format(axis="x", useOffset=False)
+    axes.locator_params(axis="x", nbins=int(page.inner_width / LEAST_TICK))
+    axes.set_ylim(ends[-1], 0)
+    middles = [(above + below) / 2 for above, below in pairwise(ends)]
+    axes.set_yticks(middles, ["\n".join(lines) for lines in labels], fontsize=SIZES["text"], parse_math=False)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(visible=False, axis="y")
+    axes.spines["left"].set_visible(False)
+    for end in ends[1:-1]:
+        axes.axhline(end, color="0.93", linewidth=0.8, zorder=0.5, label="_rule")
+    if plot.baseline:
+        axes.axvline(plot.baseline.summary.mean, color=GREY, linestyle="--", linewidth=1, label="_baseline")
+    for shown, middle in zip(group, middles, strict=True):
+        _draw_row(axes, shown, middle, BASELINE_STYLE if shown is plot.baseline else STYLES[0], "x", 4)
+    return page.figure
+
+
+def _draw_along(group: Sequence[_Shown], plot: _Plot) -> Figure:
+    """Points at the rows' numbers on the axis, joined within a series; the other rows are horizontal lines."""
+    series = _series([shown for shown in group if shown.at is not None and shown.n], plot.axis)
+    levels = [shown for shown in group if shown.n and (shown.at is None or shown is plot.baseline)]
+    texts = [_wrapped(_level_text(shown, plot), 0.28 * WIDTH, "small") for shown in levels]
+    legend = [_wrapped(name, WIDTH - 2 * MARGIN - LEGEND_LINE, "small") for name in series] if len(series) > 1 else []
+    height = max(LEAST_HEIGHT, sum(_height(lines, "small") + LEVEL_GAP for lines in texts))
+    values = sorted({shown.at for rows in series.values() for shown in rows if shown.at is not None})
+    is_log = values[0] > 0 and values[-1] > LOG_FROM * values[0]
+    below = f"{plot.axis} (log scale)" if is_log else plot.axis
+    page = _Page(group[0].row, _note(group, plot), height, below, plot.label, legend)
+    axes = page.axes
+    axes.set_ylim(*_limits(group, plot))
+    axes.ticklabel_format(axis="y", useOffset=False)
+    page.set_sides(
+        _widest([[tick.get_text() for tick in axes.get_yticklabels()]], "small") + 8,
+        _widest(texts, "small") + LEADER if texts else 8,
+    )
+    dodge = min(DODGE, 0.4 * page.inner_width / len(series))
+    _set_scale(page, values, is_log, DODGE + dodge * (len(series) - 1) / 2)
+    for place, (rows, style) in enumerate(zip(series.values(), cycle(STYLES), strict=False)):
+        _draw_series(axes, rows, style, dodge * (place - (len(series) - 1) / 2))
+    page.add_legend(legend)
+    _draw_levels(page, levels, texts, plot)
+    return page.figure
+
+
+def _series(points: Sequence[_Shown], axis: str) -> dict[str, list[_Shown]]:
+    """Rows that vary the same besides the axis, by number, under what tells each series from the others."""
+    others = [
+        {name: str(value) for name, value in shown.row.runs[0].varied.items() if name != axis} for shown in points
+    ]
+    common = set.intersection(*(set(options.items()) for options in others))
+    series: dict[str, list[_Shown]] = defaultdict(list)
+    for shown, options in zip(points, others, strict=True):
+        told = [f"{name}={value}" for name, value in sorted(options.items()) if (name, value) not in common]
+        series[", ".join(told) or "as the base"].append(shown)
+    return {name: sorted(rows, key=lambda shown: (shown.at, shown.row.label)) for name, rows in series.items()}
+
+
+def _set_scale(page: _Page, values: Sequence[float], is_log: bool, pad: float) -> None:
+    """Makes the horizontal axis, with `pad` points on both sides, a tick at each value and labels where they fit."""
+    onto = math.log if is_log else float
+    low, high = onto(values[0]), onto(values[-1])
+    points_each = (page.inner_width - 2 * pad) / ((high - low) or abs(low) or 1.0)
+    start, end = low - pad / points_each, high + pad / points_each
+    axes = page.axes
+    axes.set_xscale("log" if is_log else "linear")
+    axes.set_xlim(*((math.exp(start), math.exp(end)) if is_log else (start, end)))
+    labels, free = [], -math.inf
+    for value in values:
+        text = f"{value:g}"
+        middle, half = (onto(value) - start) * points_each, _width(text, "small") / 2 + 2
+        fits = middle - half >= free
+        labels.append(text if fits else "")
+        free = middle + half if fits else free
+    axes.set_xticks(values, labels)
+    axes.set_xticks([], minor=True)
+
+
+def _draw_series(axes: Axes, rows: Sequence[_Shown], style: Style, shift: float) -> None:
+    """Points with bars and seeds, joined; `shift` to the right in points keeps series of equal values apart."""
+    colour, _, dashes = style
+    for shown in rows:
+        _draw_row(axes, shown, float(shown.at or 0), style, "y", shift)
+    axes.plot(
+        [float(shown.at or 0) for shown in rows], [shown.summary.mean for shown in rows], color=colour,
+        linestyle=dashes, linewidth=1.2, transform=_shifted(axes, shift, 0), label="_series",
+    )  # fmt: skip
+
+
+def _draw_row(axes: Axes, shown: _Shown, at: float, style: Style, along: Literal["x", "y"], shift: float) -> None:
+    """Mean, bar and, beside these so that all are seen, the seeds; values run along one axis, `at` is on the other.
+
+    `shift` moves all of it across the values: up where they run along x, to the right along y; in points.
+    """
+    colour, marker, _ = style
+    cap = "|" if along == "x" else "_"
+
+    def put(values: Sequence[float], aside: float, label: str, **look: Any) -> None:
+        level = [at] * len(values)
+        places = (values, level) if along == "x" else (level, values)
+        moved = (0.0, shift - aside) if along == "x" else (shift + aside, 0.0)
+        axes.plot(*places, color=colour, transform=_shifted(axes, *moved), label=label, **look)
+
+    mean = shown.summary.mean
+    if shown.n > 1:
+        ends = (mean - shown.reach, mean + shown.reach)
+        put(ends, 0, "_bar", linewidth=1.6, marker=cap if shown.n > PAIR else "", markersize=9, markeredgewidth=1.6)
+        put([mean], 0, "_mean", marker=marker, markersize=8, markeredgecolor="white", markeredgewidth=0.8)
+    step = min(3.0, 6.0 / max(1, shown.n - 1))
+    for place, value in enumerate(shown.values):
+        aside = 6.5 + step * place if shown.n > 1 else 0.0
+        put([value], aside, "_seed", marker="o", markersize=4, markerfacecolor="white", markeredgewidth=1)
+
+
+def _draw_levels(page: _Page, levels: Sequence[_Shown], texts: Sequence[Sequence[str]], plot: _Plot) -> None:
+    """Horizontal lines at the means, each with its label to the right of the axes."""
+    order = sorted(range(len(levels)), key=lambda index: levels[index].summary.mean)
+    low, high = page.axes.get_ylim()
+    means = [(levels[index].summary.mean - low) / (high - low) * page.inner_height for index in order]
+    middles = _apart(means, [_height(texts[index], "small") + LEVEL_GAP for index in order], page.inner_height)
+    for index, mean, middle, dashes in zip(order, means, middles, cycle(("-.", ":", (0, (8, 3)))), strict=False):
+        shown = levels[index]
+        linestyle = "--" if shown is plot.baseline else dashes
+        page.axes.axhline(shown.summary.mean, color=GREY, linestyle=linestyle, linewidth=1.1, label="_level")
+        page.add_level(mean, middle, texts[index])
+
+
+def _apart(wanted: Sequence[float], heights: Sequence[float], room: float) -> list[float]:
+    """Middles of labels as near as may be to the wanted ones, ascending, none over another, all inside the room."""
+    middles: list[float] = []
+    top = 0.0
+    for want, height in zip(wanted, heights, strict=True):
+        middles.append(max(want, top + height / 2))
+        top = middles[-1] + height / 2
+    for place in reversed(range(len(middles))):
+        middles[place] = min(middles[place], room - heights[place] / 2)
+        room = middles[place] - heights[place] / 2
+    return middles
+
+
+def _shifted(axes: Axes, right: float, up: float) -> Transform:
+    """The axes' own coordinates, moved by points."""
+    from matplotlib.transforms import ScaledTranslation
+
+    return axes.transData + ScaledTranslation(right / 72, up / 72, axes.figure.dpi_scale_trans)
+
+
+def _limits(group: Sequence[_Shown], plot: _Plot) -> tuple[float, float]:
+    """The range of the metric that holds all that is drawn, in percent no wider than 0 to 100 needs."""
+    ends = [end for shown in group for end in shown.ends()]
+    low, high = min(ends), max(ends)
+    if plot.is_percent:
+        values = [value for shown in group for value in shown.values]
+        low, high = max(low, min(0.0, *values)), min(high, max(100.0, *values))
+    pad = 0.05 * (high - low) or 0.05 * abs(low) or 1.0
+    return low - pad, high + pad
+
+
+def _level_text(shown: _Shown, plot: _Plot) -> str:
+    """What stands beside a horizontal line; the mean of a point is seen at the point."""
+    name = f"{shown.row.label} (baseline)" if shown is plot.baseline else shown.row.label
+    if shown.at is not None:
+        return name
+    form = ".2f" if plot.is_percent else ".4g"
+    bar = f" ± {shown.reach:{form}}" if shown.n > 1 else ""
+    return f"{name}: {shown.summary.mean:{form}}{bar} (n={shown.n})"
+
+
+def _note(group: Sequence[_Shown], plot: _Plot) -> str:
+    """What the figure shows, in sentences: the data set, the marks, the numbers of seeds, the baseline."""
+    counts = {shown.n for shown in group}
+    parts = [f"Data set: {plot.data}."] if plot.data else []
+    dots = "Small circles are the n seeds"
+    bar = "the 95 % interval of the mean"
+    if max(counts) == PAIR:
+        bar = "the sample standard deviation (n=2 is too few for an interval)"
+    elif PAIR in counts:
+        bar += "; without ends, where n=2, the sample standard deviation"
+    parts.append(f"{dots}, the large mark is their mean, the bar {bar}." if max(counts) > 1 else f"{dots}.")
+    points = [shown for shown in group if shown.at is not None]
+    if any(shown.n for shown in points):
+        parts.append(_counts(points))
+    elif plot.baseline:
+        parts.append(f"Dashed line: mean of {plot.baseline.row.label}, the baseline.")
+    return " ".join(parts)
+
+
+def _counts(points: Sequence[_Shown]) -> str:
+    """The number of seeds, and of which points it differs."""
+    ((usual, _),) = Counter(shown.n for shown in points).most_common(1)
+    others = [f"n={shown.n} for {shown.row.label}" for shown in points if shown.n != usual]
+    return f"n={usual} at each point{', but ' * bool(others)}{', '.join(others)}."
+
+
+class _Page:
+    """A figure of fixed width that is as high as what it holds: title, axes, legend and note; lengths in points."""
+
+    def __init__(
+        self,
+        row: Row,
+        note: str,
+        inner_height: float,
+        horizontal: str,
+        vertical: str = "",
+        legend: Sequence[Sequence[str]] = (),
+    ) -> None:
+        from matplotlib.figure import Figure
+
+        title = _wrapped(f"{row.study}, {row.pair}", WIDTH - 2 * MARGIN, "title")
+        notes = _wrapped(note, WIDTH - 2 * MARGIN, "small")
+        self.inner_height = inner_height
+        self._legend_top = MARGIN + _height(notes, "small") + 6 + sum(_height(lines, "small") for lines in legend)
+        label = _wrapped(horizontal, LONGEST_LABEL, "text")
+        self._bottom = self._legend_top + _height(label, "text") + 26
+        head = MARGIN + _height(title, "title") + (_height([vertical], "text") + 8 if vertical else 4)
+        self._full_height = self._bottom + inner_height + head
+        self.figure = Figure((WIDTH / 72, self._full_height / 72), dpi=DPI)
+        self.axes = self.figure.add_axes((0, self._bottom / self._full_height, 1, inner_height / self._full_height))
+        self.axes.set_xlabel("\n".join(label), parse_math=False)
+        self._write(MARGIN, self._full_height - MARGIN, title, "title", va="top", weight="bold")
+        self._write(MARGIN, MARGIN, notes, "small", va="bottom", color=GREY)
+        if vertical:
+            self._write(MARGIN, self._bottom + inner_height + 9, [vertical], "text", va="bottom")
+
+    def set_sides(self, left: float, right: float) -> None:
+        """Sets what is free for labels to both sides of the axes."""
+        self._right = WIDTH - MARGIN - right
+        self.inner_width = self._right - MARGIN - left
+        _, bottom, _, height = self.axes.get_position().bounds
+        self.axes.set_position(((MARGIN + left) / WIDTH, bottom, self.inner_width / WIDTH, height))
+
+    def add_legend(self, texts: Sequence[Sequence[str]]) -> None:
+        """Writes what each series is, one below the other, between axes and note."""
+        top = self._legend_top
+        for lines, (colour, marker, dashes) in zip(texts, cycle(STYLES), strict=False):
+            middle = top - LEADING * SIZES["small"] / 2
+            self._draw([MARGIN, MARGIN + 26], [middle] * 2, color=colour, linestyle=dashes, linewidth=1.2)
+            self._draw([MARGIN + 13], [middle], color=colour, marker=marker, markersize=7, markeredgecolor="white")
+            self._write(MARGIN + LEGEND_LINE, top, lines, "small", va="top")
+            top -= _height(lines, "small")
+
+    def add_level(self, mean: float, middle: float, lines: Sequence[str]) -> None:
+        """Labels a horizontal line at the height `mean` of the axes with a text around the height `middle`."""
+        heights = [self._bottom + mean, self._bottom + middle]
+        self._draw([self._right + 2, self._right + LEADER - 6], heights, color="0.6", linewidth=0.8)
+        self._write(self._right + LEADER - 3, heights[1], lines, "small", va="center")
+
+    def _write(self, left: float, height: float, lines: Sequence[str], size: str, **look: Any) -> None:
+        place = (left / WIDTH, height / self._full_height)
+        self.figure.text(*place, "\n".join(lines), fontsize=SIZES[size], parse_math=False, **look)
+
+    def _draw(self, across: Sequence[float], up: Sequence[float], **look: Any) -> None:
+        from matplotlib.lines import Line2D
+
+        places = [x / WIDTH for x in across], [y / self._full_height for y in up]
+        self.figure.add_artist(Line2D(*places, transform=self.figure.transFigure, **look))
+
+
+def _wrapped(text: str, width: float, size: str) -> list[str]:
+    """The text in lines that are no wider than this, broken behind spaces and signs, or anywhere if need be."""
+    lines = [""]
+    for word in re.findall(r"[^ _,/+>-]*[ _,/+>-]+|[^ _,/+>-]+", text):
+        for part in [word] if _width(word.rstrip(), size) <= width else word:
+            if lines[-1] and _width((lines[-1] + part).rstrip(), size) > width:
+                lines.append("")
+            lines[-1] += part
+    return [line.rstrip() for line in lines]
+
+
+def _width(text: str, size: str) -> float:
+    """The width of a line of text in points."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import text_to_path
+
+    font = FontProperties(size=SIZES[size], weight="bold" if size == "title" else "normal")
+    width, _, _ = text_to_path.get_text_width_height_descent(text, font, ismath=False)
+    return float(width)
+
+
+def _widest(texts: Iterable[Sequence[str]], size: str) -> float:
+    return max(_width(line, size) for lines in texts for line in lines)
+
+
+def _height(lines: Sequence[str], size: str) -> float:
+    return len(lines) * LEADING * SIZES[size]

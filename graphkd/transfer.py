@@ -1,0 +1,337 @@
+"""How well a distilled student's features serve another data set: a linear probe of the frozen student."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from graphkd.assemble import Part, check_keys
+from graphkd.batch import NetworkOutput
+from graphkd.binding import bind, options_of
+from graphkd.data import DATASETS, Batch, Dataset, Split, stratified_subset
+from graphkd.data.tensor import cut
+from graphkd.engine.checkpoint import save_weights
+from graphkd.engine.resume import Checkpoints
+from graphkd.engine.seeding import initialising
+from graphkd.engine.threads import torch_threads
+from graphkd.engine.trainer import Trainer
+from graphkd.engine.watching import Watcher
+from graphkd.errors import UserError, check, choices, one_line
+from graphkd.identity import identity, short
+from graphkd.model import Network, output_shapes
+from graphkd.model.base import eval_mode
+from graphkd.objective import OBJECTIVES, WeightedSum
+from graphkd.registry import import_plugins
+from graphkd.report import record as records
+from graphkd.report.record import Record
+from graphkd.run import FinishedRun, Outcome, load, metrics_of, new_record
+from graphkd.run_folder import CONFIG, RECORD, WEIGHTS, check_own, finished, locked, write_config
+
+PROBE = "probe.safetensors"
+
+
+@dataclass(frozen=True)
+class Probe:
+    """How a linear classifier is trained on a frozen student's features: by SGD, without augmentation.
+
+    That everything up to the pooled feature is frozen and that one linear layer follows is the benchmark's (CRD,
+    arXiv 1910.10699, section 4.2), but how this layer was trained is not published. Without weight decay is as the
+    authors of DKD do it (mdistiller, issue 59). The rest is ours: batch and momentum as in distillation, and 100 epochs
+    from 0.1 with steps at 30, 60 and 90, as is usual for linear classifiers.
+
+    Attributes:
+        epochs: Passes over the training data.
+        batch_size: Samples a step.
+        lr: Learning rate at the start.
+        momentum: SGD's momentum.
+        weight_decay: L2 penalty.
+        decay_at: After which shares of the epochs the learning rate falls.
+        decay: By what it is then multiplied.
+        eval_batch_size: Images at once through the student; changes memory and speed only.
+        accelerator: Kind of device; auto takes CUDA where there is some.
+        threads: Threads of torch on the CPU; results are bit-equal at the same number only.
+    """
+
+    NOT_IDENTITY: ClassVar[frozenset[str]] = frozenset({"eval_batch_size", "accelerator", "threads"})
+
+    epochs: int = 100
+    batch_size: int = 64
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    decay_at: tuple[float, ...] = (0.3, 0.6, 0.9)
+    decay: float = 0.1
+    eval_batch_size: int = 256
+    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int = 2
+
+    def __post_init__(self) -> None:
+        """Raises `UserError` where an option is out of its range."""
+        for name, value in vars(self).items():
+            check(not isinstance(value, float) or math.isfinite(value), f"probe: {name} is {value}, but must be finite")
+        try:
+            self.trainer()
+        except UserError as error:
+            raise UserError(f"probe: {str(error).removeprefix('trainer: ')}") from error
+
+    def trainer(self) -> Trainer:
+        """The trainer with these options."""
+        return Trainer(**vars(self))
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What of it counts in an identity."""
+        given = bind(vars(self), options_of(Probe), "probe").given
+        return {name: value for name, value in given.items() if name not in self.NOT_IDENTITY}
+
+
+@dataclass(frozen=True)
+class TransferPlan:
+    """Where students are transferred to, checked.
+
+    Attributes:
+        data: The new data set.
+        probe: How the classifier is trained.
+        results: The results folder that the probes are written in.
+        study: The study of their records; None for "<the student's own>_transfer".
+        plugins: Modules that the new data set needs.
+    """
+
+    data: Part
+    probe: Probe
+    results: str
+    study: str | None
+    plugins: tuple[str, ...]
+
+    def run_config(self, source: FinishedRun) -> dict[str, Any]:
+        """The student's config with what is another's for its probe."""
+        study = f"{source.record.study}_transfer" if self.study is None else self.study
+        own = {"data": self.data.document, "results": self.results, "study": study, "run_dir": None}
+        return {**source.config, **own, "variant": source.record.variant, "varied": source.record.varied}
+
+    def identity(self, source: Record) -> str:
+        """Which probe it is: student, data and the classifier's training.
+
+        The pair counts too: a student without a teacher is the same run in each pair, but each pair's table needs it.
+        """
+        student = {"is": source.identity, "pair": source.pair}
+        return identity({"student": student, "data": self.data.identity, "probe": self.probe.identity})
+
+
+class LinearProbe(Network):
+    """A linear classifier on embeddings."""
+
+    def __init__(self, dim: int, num_classes: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(dim, num_classes)
+
+    def forward(self, images: Tensor) -> NetworkOutput:
+        """The output for embeddings, float [B, dim], in the place of images."""
+        return NetworkOutput(self.linear(images), [], images)
+
+
+class Embeddings(Dataset):
+    """A data set as a frozen network sees it, without augmentation: its images are embeddings, float32 [B, D]."""
+
+    def __init__(self, network: Network, dataset: Dataset, batch_size: int, device: torch.device) -> None:
+        """Computes the embeddings of every split, in eval mode.
+
+        Args:
+            network: On `device`; neither its state nor its mode changes.
+            dataset: The data.
+            batch_size: Samples at once.
+            device: Where to compute and to keep them.
+        """
+        self.num_classes, self.class_names, self.splits = dataset.num_classes, dataset.class_names, dataset.splits
+        with eval_mode(network):
+            self._data = {split: _embed(network, dataset, split, batch_size, device) for split in self.splits}
+        self.train_labels = self._data["train"].labels.cpu()
+        self.in_channels, self.image_size = self._data["train"].images.shape[1], 1
+
+    def train_batches(
+        self, order: Tensor, batch_size: int, augmentation_seed: int, device: torch.device | str
+    ) -> Iterator[Batch]:
+        """See `Dataset.train_batches`; nothing is augmented."""
+        return self._batches("train", order, batch_size, device)
+
+    def eval_batches(self, split: str, batch_size: int, device: torch.device | str) -> Iterator[Batch]:
+        """See `Dataset.eval_batches`."""
+        check(split in self._data, f"there is no split '{split}' (choices: {choices(self._data)})")
+        return self._batches(split, torch.arange(len(self._data[split].labels)), batch_size, device)
+
+    def with_train_fraction(self, fraction: float) -> Embeddings:
+        """See `Dataset.with_train_fraction`."""
+        part, train = copy.copy(self), self._data["train"]
+        chosen = stratified_subset(self.train_labels, fraction, seed=0)
+        on_device = chosen.to(train.labels.device)
+        part._data = {**self._data, "train": Split(train.images[on_device], train.labels[on_device])}
+        part.train_labels = self.train_labels[chosen]
+        return part
+
+    def _batches(self, split: str, order: Tensor, batch_size: int, device: torch.device | str) -> Iterator[Batch]:
+        embeddings, labels = (tensor.to(device) for tensor in self._data[split])
+        for indices in cut(order.to(device), batch_size):
+            yield Batch(embeddings[indices], labels[indices], indices)
+
+
+def plan_transfer(
+    data: Mapping[str, Any],
+    probe: Probe | None = None,
+    results: str = "results",
+    study: str | None = None,
+    plugins: Sequence[str] = (),
+) -> TransferPlan:
+    """Checks what `configs/transfer.yaml` describes.
+
+    Args:
+        data: The new data set: its name and options.
+        probe: How the classifier is trained.
+        results: The results folder to write in.
+        study: The study of the records; None for "<the student's own>_transfer".
+        plugins: Modules to import that register the data set.
+
+    Raises:
+        UserError: The data set or one of its options is unknown or of a wrong type, or a plugin fails.
+    """
+    import_plugins(plugins)
+    options = dict(data)
+    name = options.pop("name", None)
+    check(isinstance(name, str), "data needs a name, for example data=digits")
+    part = Part(DATASETS, name, DATASETS.bind(name, options))
+    return TransferPlan(part, probe or Probe(), results, study, tuple(plugins))
+
+
+def find_students(folder: str | Path) -> list[Path]:
+    """The folders of all finished students at or below a folder, sorted; probes are none.
+
+    Raises:
+        UserError: There is no such folder, or no finished student.
+    """
+    root = Path(folder)
+    check(root.is_dir(), f"there is no run or results folder {root}")
+    if (root / RECORD).is_file():
+        return [root]
+    found = [path.parent for path in sorted(root.rglob(WEIGHTS["student"])) if not _is_hidden(path, root)]
+    students = [place for place in found if _is_done(place)]
+    check(len(students) > 0, f"there is no finished student below {root}")
+    return students
+
+
+def transfer(run_dir: str | Path, planned: TransferPlan, dataset: Dataset, watcher: Watcher | None = None) -> Outcome:
+    """Trains a linear classifier on a finished student's features of other data, in a folder of its own.
+
+    The classifier's initial weights and the order of the samples come from the student's seed, so that probes of one
+    seed share them. A finished probe is not trained again; one that was interrupted goes on.
+
+    Args:
+        run_dir: The student's run.
+        planned: Where to transfer it to (`plan_transfer`).
+        dataset: The new data, built from `planned.data`.
+        watcher: Is told how it goes.
+
+    Raises:
+        UserError: There is no finished student, or its network does not take the new images.
+    """
+    source = _load(Path(run_dir))
+    config = planned.run_config(source)
+    check_keys(config)
+    record, full, seed = source.record, planned.identity(source.record), source.record.seed
+    folder = Path(planned.results) / config["study"] / record.variant / short(full) / f"seed-{seed}"
+    found = finished(folder, full, seed)
+    if found is not None:
+        return Outcome(found, folder, reused=True)
+    _check_fits(source, dataset, Path(run_dir))
+    trainer = planned.probe.trainer()
+    trainer.fabric()  # refuses a device that is not there, before anything is written
+    with locked(folder):
+        found = finished(folder, full, seed)
+        if found is not None:
+            return Outcome(found, folder, reused=True)
+        check_own(folder)
+        folder.mkdir(exist_ok=True)
+        new = new_record(config, "student", record.variant, full, seed, trainer)
+        records.write(new, folder / RECORD)  # first, for it makes the folder a run's
+        write_config({"student": str(run_dir), **_document(planned, config["study"])}, folder / CONFIG)
+        done = _train(folder, new, source.student, trainer, dataset, watcher)
+    return Outcome(done, folder, reused=False)
+
+
+def _document(planned: TransferPlan, study: str) -> dict[str, Any]:
+    """What `plan_transfer` takes."""
+    return {
+        "data": planned.data.document, "probe": vars(planned.probe), "results": planned.results, "study": study,
+        "plugins": planned.plugins,
+    }  # fmt: skip
+
+
+def _train(
+    folder: Path, record: Record, student: Network, trainer: Trainer, dataset: Dataset, watcher: Watcher | None
+) -> Record:
+    """Trains a probe and leaves its weights and record in the folder."""
+    checkpoints = Checkpoints(folder, trainer.checkpoint_every)
+    try:
+        device = trainer.fabric().device
+        with torch_threads(trainer.threads):
+            embeddings = Embeddings(student.to(device), dataset, trainer.eval_batch_size, device)
+        with initialising(record.seed, "probe_init"):
+            probe = LinearProbe(embeddings.in_channels, embeddings.num_classes)
+        fit = trainer.fit(
+            probe, WeightedSum({"ce": (OBJECTIVES.build("ce"), 1.0)}), embeddings, seed=record.seed, watcher=watcher,
+            name=f"probe {record.variant} seed {record.seed}", checkpoints=checkpoints,
+        )  # fmt: skip
+        save_weights(probe, folder / PROBE)
+    except Exception as error:
+        records.write(dataclasses.replace(record, status="failed", error=one_line(error)), folder / RECORD)
+        raise
+    done = dataclasses.replace(
+        record, status="done", duration_s=fit.elapsed, seconds_per_step=fit.seconds_per_step,
+        peak_memory_mib=fit.peak_memory_mib, metrics=metrics_of(fit),
+    )  # fmt: skip
+    records.write(done, folder / RECORD)
+    checkpoints.remove()
+    return done
+
+
+def _embed(network: Network, dataset: Dataset, split: str, batch_size: int, device: torch.device) -> Split:
+    with torch.inference_mode():
+        batches = [
+            (network(batch.images).embedding.float(), batch.labels)
+            for batch in dataset.eval_batches(split, batch_size, device)
+        ]
+    # Joined outside, for autograd refuses tensors that were made in inference mode.
+    embeddings, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    return Split(embeddings, labels)
+
+
+def _load(run_dir: Path) -> FinishedRun:
+    check(not (run_dir / PROBE).exists(), f"{run_dir} holds a probe; name the run of its student")
+    source = load(run_dir)
+    check(source.record.kind == "student", f"{run_dir} holds a {source.record.kind}, but only students are transferred")
+    return source
+
+
+def _check_fits(source: FinishedRun, dataset: Dataset, run_dir: Path) -> None:
+    """Refuses data that the student's network cannot take, before anything is written."""
+    own, new = source.dataset.in_channels, dataset.in_channels
+    check(own == new, f"the student in {run_dir} takes images of {own} channels, but the new data has {new}")
+    output_shapes(source.student, new, dataset.image_size)  # refuses a size that the network does not take
+
+
+def _is_hidden(path: Path, root: Path) -> bool:
+    """Whether it lies in a folder that only a run at work uses."""
+    return any(part.startswith(".") for part in path.relative_to(root).parts)
+
+
+def _is_done(folder: Path) -> bool:
+    if not (folder / RECORD).is_file():
+        return False
+    record = records.read(folder / RECORD)
+    return record.kind == "student" and record.status == "done"

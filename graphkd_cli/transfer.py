@@ -1,0 +1,88 @@
+"""`graphkd transfer`: how well students' features serve another data set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from graphkd.errors import check
+from graphkd_cli import compose
+
+if TYPE_CHECKING:
+    from graphkd.transfer import TransferPlan
+
+HELP = """\
+usage: graphkd transfer RUN|FOLDER [OVERRIDES] [--config-dir DIR]
+
+Freezes a finished student, trains a linear classifier on its pooled features of another data set, and keeps the record
+as a run of the study <the student's study>_transfer. With a folder, every finished student at or below it, then the
+tables of these studies. Finished probes are kept.
+
+  graphkd transfer results/table1 data=stl10       every student of a study
+  data=NAME data.option=VALUE                      the new data (`graphkd list data`)
+  probe.epochs=100 probe.lr=0.1                    the classifier's training, options as of a trainer
+  results=DIR study=NAME                           where the records are kept
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the command; returns its exit code."""
+    parser = compose.CommandParser("transfer")
+    parser.add_argument("words", nargs="*")
+    options = parser.parse_intermixed_args(list(arguments))
+    if options.help:
+        print(HELP, end="")
+        return 0
+    places = [word for word in options.words if _is_place(word)]
+    check(len(places) > 0, "transfer: which run or results folder? (see graphkd transfer --help)")
+    check(len(places) == 1, f"transfer: one run or folder at a time, not {' and '.join(places)}")
+    overrides = [word for word in options.words if not _is_place(word)]
+    config = compose.compose(overrides, options.config_dir, "transfer").config
+
+    from graphkd.binding import bind, options_of
+    from graphkd.transfer import find_students, plan_transfer
+
+    planned = plan_transfer(**bind(config, options_of(plan_transfer), "transfer").all)
+    folders = find_students(places[0])
+    if len(folders) == 1:
+        _transfer_one(folders[0], planned)
+    else:
+        _transfer_all(folders, planned, options.config_dir)
+    return 0
+
+
+def _is_place(word: str) -> bool:
+    return "=" not in word and not word.startswith("~")
+
+
+def _transfer_one(folder: Path, planned: TransferPlan) -> None:
+    from graphkd.transfer import transfer
+    from graphkd_cli.progress import ProgressWatcher
+    from graphkd_cli.show import console, print_outcome
+
+    screen = console()
+    with ProgressWatcher(screen) as watcher:
+        outcome = transfer(folder, planned, planned.data.build(), watcher)
+    if outcome.reused:
+        screen.print("This probe is finished already.", highlight=False)
+    print_outcome(screen, outcome)
+
+
+def _transfer_all(folders: Sequence[Path], planned: TransferPlan, config_dir: str | None) -> None:
+    """Transfers one after the other, a line each, then shows the tables of their studies."""
+    from graphkd.report.record import read
+    from graphkd.transfer import transfer
+    from graphkd_cli.ablation import read_suite, suite_names
+    from graphkd_cli.report import write_study
+    from graphkd_cli.show import console, outcome_line, print_line
+
+    screen, dataset = console(), planned.data.build()
+    sources: dict[str, str] = {}
+    for folder in folders:
+        outcome = transfer(folder, planned, dataset)
+        print_line(screen, outcome_line(outcome))
+        sources[outcome.record.study] = read(folder / "record.json").study
+    for study, source in sources.items():
+        suite = read_suite(source, config_dir) if source in suite_names(config_dir) else None
+        write_study(Path(planned.results), study, suite)
