@@ -237,6 +237,7 @@ def _train(folder: Path, record: Record, config: Mapping[str, Any], work: _Work)
     done = dataclasses.replace(
         record, status="done", duration_s=fit.elapsed, seconds_per_step=fit.seconds_per_step,
         peak_memory_mib=fit.peak_memory_mib, metrics=metrics_of(fit),
+        phases={name: seconds / fit.steps for name, seconds in fit.phases.items()},
     )  # fmt: skip
     if leads:
         save_weights(work.network, folder / WEIGHTS[record.kind])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,15 +18,18 @@ if TYPE_CHECKING:
     from graphkd.assemble import Plan
 
 DEFAULT_SUITE = "digits"
+EVERY_SUITE = "all"
 SUITE_KEYS = {"seed", "study", "variant", "run_dir"}
 HELP = """\
-usage: graphkd ablation [SUITE] [OVERRIDES] [--dry-run] [--seeds 0,1,2] [--config-dir DIR]
+usage: graphkd ablation [SUITE | all] [OVERRIDES] [--dry-run] [--seeds 0,1,2] [--pairs A,B] [--config-dir DIR]
 
-Runs every variant of configs/ablation/SUITE.yaml with every seed, then writes the suite's tables. Finished runs are
-kept; a failed one is recorded and the rest go on.
+Runs every variant of configs/ablation/SUITE.yaml with every seed (and pair, where the suite names pairs), then writes
+the suite's tables. Finished runs are kept; a failed one is recorded and the rest go on. `all` runs every suite but the
+long comparisons (`comparison: true`), one after another.
 
   --dry-run                 print the list of runs and do nothing
   --seeds 0,1,2             other seeds than the suite's
+  --pairs A,B               other pairs than those that the suite names
   trainer.epochs=10         an override for every run
   hydra/launcher=joblib     in parallel on this machine (hydra.launcher.n_jobs=2); submitit and ray likewise
 """
@@ -38,6 +43,23 @@ class Planned:
     plan: Plan
 
 
+@dataclass(frozen=True)
+class PlannedSuite:
+    """A suite, checked whole.
+
+    Attributes:
+        name: Its name, the study of its runs.
+        suite: What it says.
+        extra: Overrides from the command line, for every run.
+        runs: Its runs in order.
+    """
+
+    name: str
+    suite: Suite
+    extra: Sequence[str]
+    runs: Sequence[Planned]
+
+
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
     options = _parser().parse_intermixed_args(list(arguments))
@@ -46,29 +68,23 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     name, overrides = _split(options.words)
     launcher, extra = compose.split_hydra(overrides)
-    for override in extra:
-        key = override.lstrip("+~").partition("=")[0]
-        check(key not in SUITE_KEYS, f"'{override}': a suite sets {key} itself" + "; see --seeds" * (key == "seed"))
     compose.check_multirun("launch", launcher, options.config_dir)
-    suite = read_suite(name, options.config_dir)
-    if options.seeds is not None:
-        suite.seeds = _seeds(options.seeds)
-    planned = [_plan(run, extra, options.config_dir) for run in suite.runs(name)]
+    # Everything is checked before anything is run.
+    suites = [_plan_suite(each, extra, options) for each in _chosen(name, options.config_dir)]
     if options.dry_run:
-        _print_runs(name, suite, extra, planned)
+        for suite in suites:
+            _print_runs(suite)
         return 0
-    failed = _launch(planned, launcher, options.config_dir)
-    if len(failed) < len(planned):
-        from graphkd_cli.report import write_study
-
-        write_study(planned[0].plan.results, name, list(suite.variants))
-    return _conclude(planned, failed)
+    if name != EVERY_SUITE:
+        return _run(suites[0], launcher, options.config_dir)
+    return max([_run_beside_others(suite, launcher, options.config_dir) for suite in suites])
 
 
 def job(config: Any) -> dict[str, Any]:
     """One run of a suite, called by Hydra's launcher; a run that fails is told of, not raised."""
     from graphkd.assemble import plan, plan_teacher
-    from graphkd.run import read_config, run, run_teacher
+    from graphkd.run import run, run_teacher
+    from graphkd.run_folder import read_config
     from graphkd_cli.show import console, outcome_line, print_line
 
     resolved = read_config(Path(config.folder) / f"{config.index}.yaml")
@@ -96,6 +112,7 @@ def read_suite(name: str, config_dir: str | None = None) -> Suite:
         UserError: There is none, or it is not well formed.
     """
     known = suite_names(config_dir)
+    check(name != EVERY_SUITE, f"ablation/{name}.yaml: '{name}' means every suite, so none can be called that")
     check(name in known, f"there is no suite '{name}'{did_you_mean(name, known)} (choices: {choices(known)})")
     node = compose.compose([], config_dir, f"ablation/{name}").config["ablation"]
     return Suite.from_config(node, name)
@@ -106,6 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("words", nargs="*")
     parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("--seeds")
+    parser.add_argument("--pairs")
     return parser
 
 
@@ -124,6 +142,61 @@ def _seeds(text: str) -> tuple[int, ...]:
     return seeds
 
 
+def _pairs(text: str, suite: str, own: Sequence[str]) -> tuple[str, ...]:
+    check(len(own) > 0, f"--pairs: suite '{suite}' names no pairs; choose one with pair=NAME")
+    pairs = tuple(text.split(","))
+    check(len(set(pairs)) == len(pairs), f"--pairs names a pair twice: {text}")
+    return pairs
+
+
+def _chosen(name: str, config_dir: str | None) -> list[str]:
+    """The suites that a name stands for."""
+    if name != EVERY_SUITE:
+        return [name]
+    return [each for each in suite_names(config_dir) if not read_suite(each, config_dir).comparison]
+
+
+def _plan_suite(name: str, extra: Sequence[str], options: argparse.Namespace) -> PlannedSuite:
+    suite = read_suite(name, options.config_dir)
+    _check_own_keys(suite, extra)
+    if options.seeds is not None:
+        suite.seeds = _seeds(options.seeds)
+    if options.pairs is not None:
+        suite.pairs = _pairs(options.pairs, name, suite.pairs)
+    _check_table(suite.table, options.config_dir)
+    try:
+        runs = [_plan(run, extra, options.config_dir) for run in suite.runs(name)]
+        _check_pairs(runs)
+    except UserError as error:
+        raise UserError(f"suite '{name}': {error}") from error
+    return PlannedSuite(name, suite, extra, runs)
+
+
+def _check_own_keys(suite: Suite, extra: Sequence[str]) -> None:
+    own = {*SUITE_KEYS, *(["pair"] if suite.pairs else [])}
+    for override in extra:
+        key = override.lstrip("+~").partition("=")[0]
+        hint = f"; see --{key}s" if key in ("seed", "pair") else ""
+        check(key not in own, f"'{override}': a suite sets {key} itself{hint}")
+
+
+def _check_table(name: str, config_dir: str | None) -> None:
+    from graphkd_cli.report import read_spec
+
+    read_spec(name, config_dir)
+
+
+def _check_pairs(planned: Sequence[Planned]) -> None:
+    """Records tell pairs apart by the names of their networks alone."""
+    from graphkd.run import pair_name
+
+    known: dict[str, str | None] = {}
+    for item in planned:
+        name = pair_name(item.plan.config)
+        first = known.setdefault(name, item.run.pair)
+        check(first == item.run.pair, f"the pairs '{first}' and '{item.run.pair}' are both {name}: one table for two")
+
+
 def _plan(run: SuiteRun, extra: Sequence[str], config_dir: str | None) -> Planned:
     from graphkd.assemble import plan
 
@@ -133,21 +206,51 @@ def _plan(run: SuiteRun, extra: Sequence[str], config_dir: str | None) -> Planne
         compose.check_used(composed, planned.unused_graph_nodes, [f"{k}={v}" for k, v in run.varied.items()])
     except UserError as error:
         raise UserError(f"variant '{run.variant}': {error}") from error
-    return Planned(run, planned)
+    return Planned(run, planned if run.pair is None else _in_folder_of_pair(planned, run.pair))
 
 
-def _print_runs(name: str, suite: Suite, extra: Sequence[str], planned: Sequence[Planned]) -> None:
-    print(f"{name}: {suite.description}")
-    print(f"{len(suite.variants)} variants x {len(suite.seeds)} seeds = {len(planned)} runs")
-    print(f"all: {' '.join([*suite.base, *extra]) or '(no changes)'}")
-    for item in planned:
+def _in_folder_of_pair(planned: Plan, pair: str) -> Plan:
+    """A student that learns from no teacher is the same run in every pair, but each pair's table needs its record."""
+    study = planned.results / str(planned.config["study"])
+    folder = study / pair / planned.folder.relative_to(study)
+    return dataclasses.replace(planned, config={**planned.config, "run_dir": str(folder)})
+
+
+def _print_runs(planned: PlannedSuite) -> None:
+    suite = planned.suite
+    counts = [(len(suite.variants), "variants"), (len(suite.pairs), "pairs"), (len(suite.seeds), "seeds")]
+    factors = " x ".join(f"{count} {what}" for count, what in counts if count)
+    print(f"{planned.name}: {suite.description}")
+    print(f"{factors} = {len(planned.runs)} runs")
+    print(f"all: {' '.join([*suite.base, *planned.extra]) or '(no changes)'}")
+    for item in planned.runs:
         changes = " ".join(suite.variants[item.run.variant]) or "(no changes)"
-        print(f"  {item.run.variant} seed {item.run.seed}: {changes} -> {item.plan.folder}")
+        print(f"  {item.run.label}: {changes} -> {item.plan.folder}")
+
+
+def _run(planned: PlannedSuite, launcher: Sequence[str], config_dir: str | None) -> int:
+    """Runs a suite and writes its tables; returns the exit code."""
+    from graphkd_cli.report import write_study
+
+    failed = _launch(planned.runs, launcher, config_dir)
+    if len(failed) < len(planned.runs):
+        write_study(planned.runs[0].plan.results, planned.name, planned.suite, planned.suite.table)
+    return _conclude(planned.runs, failed)
+
+
+def _run_beside_others(planned: PlannedSuite, launcher: Sequence[str], config_dir: str | None) -> int:
+    """As `_run`, but what stops the suite does not stop those after it."""
+    print(f"{planned.name}: {planned.suite.description}")
+    try:
+        return _run(planned, launcher, config_dir)
+    except Exception as error:
+        print(f"suite '{planned.name}' failed: {one_line(error)}", file=sys.stderr)
+        return 1
 
 
 def _launch(planned: Sequence[Planned], launcher: Sequence[str], config_dir: str | None) -> dict[int, str]:
     """Runs everything, teachers first; returns the errors by the run's position."""
-    from graphkd.run import write_config
+    from graphkd.run_folder import write_config
 
     with compose.launch_folder(planned[0].plan.results) as folder:
         for index, item in enumerate(planned):
@@ -173,6 +276,5 @@ def _launch_jobs(indices: list[int], overrides: Sequence[str], config_dir: str |
 def _conclude(planned: Sequence[Planned], failed: dict[int, str]) -> int:
     print(f"{len(planned) - len(failed)} of {len(planned)} runs are finished.")
     for index, error in sorted(failed.items()):
-        run = planned[index].run
-        print(f"failed: {run.variant} seed {run.seed}: {error}")
+        print(f"failed: {planned[index].run.label}: {error}")
     return 1 if failed else 0

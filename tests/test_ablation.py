@@ -29,6 +29,30 @@ def test_a_suite_is_every_variant_with_every_seed_seed_by_seed() -> None:
     assert runs[2].varied == {}
 
 
+def test_a_suite_over_pairs_has_every_variant_with_each_of_them() -> None:
+    suite = Suite.from_config({**SUITE, "base": ["data=digits"], "pairs": ["b", "a"]}, "parts")
+    runs = suite.runs("parts")
+    assert [(run.seed, run.pair, run.variant) for run in runs] == [
+        (seed, pair, variant) for seed in (3, 1) for pair in ("b", "a") for variant in ("alone", "hkd", "as_is")
+    ]
+    assert runs[0].overrides == (
+        "data=digits", "pair=b", "objective=ce", "seed=3", "study='parts'", "variant='alone'",
+    )  # fmt: skip
+    assert runs[0].label == "b alone seed 3"
+    assert runs[0].varied == {"objective": "ce"}, "the record has the pair by itself"
+
+
+def test_what_a_suite_says_of_its_tables_is_kept() -> None:
+    plain = Suite.from_config(SUITE, "parts")
+    assert (plain.pairs, plain.table, plain.figure, plain.baseline, plain.comparison) == (
+        (), "default", None, None, False,
+    )  # fmt: skip
+    variants = {"2": ["builder.k=2"], "half": ["+builder.k=0.5"]}
+    own = {"table": "short", "figure": "builder.k", "baseline": "half", "comparison": True, "variants": variants}
+    suite = Suite.from_config({**SUITE, **own}, "parts")
+    assert (suite.table, suite.figure, suite.baseline, suite.comparison) == ("short", "builder.k", "half", True)
+
+
 def test_seeds_can_be_replaced() -> None:
     suite = Suite.from_config(SUITE, "parts")
     suite.seeds = (7,)
@@ -63,6 +87,15 @@ def test_a_quoted_text_comes_back_from_hydra(text: str) -> None:
         ({"variants": {"a": ["objective"]}}, "'objective' in 'a' is no override"),
         ({"variants": ["a"]}, "option 'variants'"),
         ({"base": ["digits"]}, "'digits' in 'base' is no override"),
+        ({"pairs": ["a", "a"]}, "pairs must differ: ['a', 'a']"),
+        ({"pairs": "a"}, "option 'pairs' is 'a'"),
+        ({"pairs": ["a"]}, "'base' chooses a pair, but the suite's own are in its list 'pairs'"),
+        ({"pairs": ["a"], "base": [], "variants": {"x": ["pair=b"]}}, "'x' chooses a pair"),
+        ({"baseline": "none"}, "the baseline 'none' is no variant (alone, as_is, hkd)"),
+        ({"figure": "builder.k"}, "the figure's axis is 'builder.k', but variant 'alone' gives it no number"),
+        ({"figure": "k", "variants": {"a": ["k=nan"]}}, "variant 'a' gives it no number"),
+        ({"figure": "k", "variants": {"a": ["k=two"]}}, "variant 'a' gives it no number"),
+        ({"comparison": "yes"}, "option 'comparison' is 'yes'"),
         ({"variant": {}}, "suite 'parts' has no option 'variant'; did you mean 'variants'?"),
         ({"description": ...}, "suite 'parts' needs the option 'description'"),
     ],

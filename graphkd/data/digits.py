@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from graphkd.data.augment import Augmentation
@@ -11,6 +13,7 @@ from graphkd.errors import check
 
 _MEAN, _STD = (0.305,), (0.376,)
 _LARGEST = 16  # the images count set pixels in 4x4 cells
+_DIGITS = range(10)
 
 
 @DATASETS.register("digits")
@@ -19,7 +22,7 @@ class Digits(TensorDataset):
 
     Optical Recognition of Handwritten Digits (Alpaydin and Kaynak, UCI repository, 1998; its test set), as
     scikit-learn ships it. The splits are stratified; the test split depends only on `test_fraction` and
-    `split_seed`.
+    `split_seed`, so that it holds the same images of a digit whichever digits are kept.
 
     Args:
         train_fraction: Part of the training split to train on, stratified.
@@ -28,9 +31,10 @@ class Digits(TensorDataset):
         split_seed: Chooses the splits.
         padding: Zeros on each side before a random crop, in pixels.
         flip: Whether to flip at random; mirrored digits are no digits, so false by default.
+        classes: Which digits to keep; their labels become 0, 1, ... in this order. None keeps all ten.
 
     Raises:
-        UserError: A fraction is out of range or leaves a split empty.
+        UserError: A fraction is out of range or leaves a split empty, or `classes` are not two or more digits.
     """
 
     def __init__(
@@ -41,6 +45,7 @@ class Digits(TensorDataset):
         split_seed: int = 0,
         padding: int = 1,
         flip: bool = False,
+        classes: tuple[int, ...] | None = None,
     ) -> None:
         check(0 < test_fraction < 1, f"test_fraction is {test_fraction}, but must be above 0 and below 1")
         check(0 <= val_fraction < 1, f"val_fraction is {val_fraction}, but must be at least 0 and below 1")
@@ -48,14 +53,16 @@ class Digits(TensorDataset):
             val_fraction + test_fraction < 1,
             f"val_fraction {val_fraction} and test_fraction {test_fraction} leave nothing to train on",
         )
+        kept = tuple(_DIGITS) if classes is None else tuple(classes)
+        _check_classes(kept)
         images, labels = _load()
         test, val, train = stratified_split(labels, (test_fraction, val_fraction), split_seed)
         parts = {"train": train, "val": val, "test": test}
         if val_fraction == 0:
             del parts["val"]
         super().__init__(
-            {name: Split(images[part], labels[part]) for name, part in parts.items()},
-            class_names=[str(digit) for digit in range(10)],
+            {name: _keep(Split(images[part], labels[part]), kept) for name, part in parts.items()},
+            class_names=[str(digit) for digit in kept],
             mean=_MEAN,
             std=_STD,
             augmentation=Augmentation(padding, flip),
@@ -70,3 +77,15 @@ def _load() -> Split:
     pixels, labels = load_digits(return_X_y=True)
     images = torch.from_numpy(pixels).mul(255 / _LARGEST).round().to(torch.uint8)
     return Split(images.reshape(-1, 1, 8, 8), torch.from_numpy(labels).long())
+
+
+def _check_classes(classes: Sequence[int]) -> None:
+    fits = len(classes) >= 2 and len(set(classes)) == len(classes) and set(classes) <= set(_DIGITS)
+    check(fits, f"classes is {list(classes)}, but must be two or more of the digits 0 to 9, each once")
+
+
+def _keep(split: Split, classes: Sequence[int]) -> Split:
+    """The samples of some digits, in their order, with a label that is the digit's place among them."""
+    is_class = split.labels[:, None] == torch.tensor(classes)
+    kept = is_class.any(1)
+    return Split(split.images[kept], is_class[kept].long().argmax(1))

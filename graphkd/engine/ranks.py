@@ -71,9 +71,8 @@ class Ranks:
     def same(self, module: nn.Module) -> None:
         """Gives every rank the first one's parameters and buffers."""
         if self.world > 1:
-            for tensor in module.state_dict(keep_vars=True).values():
-                if isinstance(tensor, Tensor):
-                    dist.broadcast(tensor.data, 0)
+            for tensor in (*module.parameters(), *module.buffers()):
+                dist.broadcast(tensor.data, 0)
 
     def total(self, sums: Tensor) -> Tensor:
         """Sums over the ranks."""

@@ -353,7 +353,8 @@ class Session:
     def _leave_or_save(self) -> None:
         """Leaves where the user wants to; else leaves a checkpoint where one is due."""
         self._leave()
-        if self.checkpoints is not None and self.checkpoints.step():
+        due = self.checkpoints is not None and self.checkpoints.step()
+        if self.ranks.highest(int(due and self.ranks.leads)):
             self._save()
 
     def _leave(self) -> None:
@@ -365,9 +366,11 @@ class Session:
             self.interrupts.deliver()
 
     def _save(self) -> None:
-        if self.checkpoints is not None and self.ranks.leads:
+        if self.checkpoints is not None:
             self._note_costs()
-            self.checkpoints.save(self.state())
+            state = self.state()  # on every rank: banks that are spread over them come together for it
+            if self.ranks.leads:
+                self.checkpoints.save(state)
 
     def _note_costs(self) -> None:
         now = time.monotonic()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ def test_runs_everything_then_writes_its_tables(command: Command, folder: Path, 
     assert {str(record.varied) for record in students(folder).values()} == {
         "{'objective': 'kd'}", "{'objective': 'ce'}",
     }  # fmt: skip
-    done = [line.split(":")[0] for line in out.splitlines() if " in " in line and "seed" in line]
+    done = re.findall(r"^(\w+ seed \d): .* in ", out, re.MULTILINE)
     assert done == ["resnet8 seed 0", "taught seed 0", "alone seed 0", "taught seed 1", "alone seed 1"]
     assert out.splitlines()[-1] == "4 of 4 runs are finished."
     (table,) = (folder / "results" / "tables").glob("*.csv")
@@ -163,6 +164,159 @@ def test_an_interrupted_suite_leaves_nothing_of_hydra(
     monkeypatch.setattr("graphkd.run.run", interrupt)
     assert command("ablation", *suite).code == 130
     assert top(folder / "results") == {"teachers"}
+
+
+PAIR = "\n".join(
+    [
+        "# @package _global_",
+        "teacher: {name: resnet8, widths: [2, 2, 4, 4], seed: 0, checkpoint: null, train_fraction: 0.1}",
+        "student: {name: STUDENT, widths: [2, 2, 4, 4]}",
+    ]
+)
+
+
+@pytest.fixture
+def paired(suite: list[str], tiny_words: list[str]) -> list[str]:
+    """The same suite over two pairs, `a` with resnet8 as student and `b` with resnet14."""
+    own = Path(suite[-1])
+    (own / "pair").mkdir()
+    for name, student in {"a": "resnet8", "b": "resnet14", "a_again": "resnet8"}.items():
+        (own / "pair" / f"{name}.yaml").write_text(PAIR.replace("STUDENT", student))
+    words = [word for word in tiny_words if not word.startswith(("teacher=", "student="))]
+    edit(suite, f"base: {tiny_words!r}", f"base: {words!r}\npairs: [a, b]")
+    return suite
+
+
+def test_a_suite_over_pairs_has_a_table_for_each(command: Command, folder: Path, paired: list[str]) -> None:
+    code, out, err = command("ablation", *paired, "--seeds", "0")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[-1] == "4 of 4 runs are finished."
+    found = students(folder)
+    assert {(place.relative_to(folder).parts[2:4], record.pair) for place, record in found.items()} == {
+        (("a", "alone"), "resnet8->resnet8"), (("a", "taught"), "resnet8->resnet8"),
+        (("b", "alone"), "resnet8->resnet14"), (("b", "taught"), "resnet8->resnet14"),
+    }  # fmt: skip
+    assert {path.stem for path in (folder / "results" / "tables").glob("*.csv")} == {
+        "mini_resnet8-resnet8", "mini_resnet8-resnet14",
+    }  # fmt: skip
+    assert command("ablation", *paired, "--seeds", "0").out.count("(was there)") == 5, "four students, their teacher"
+
+
+def test_a_student_that_learns_alone_has_a_record_in_every_pair(
+    command: Command, folder: Path, paired: list[str]
+) -> None:
+    (Path(paired[-1]) / "pair" / "b.yaml").write_text(
+        PAIR.replace("name: resnet8", "name: resnet14").replace("STUDENT", "resnet8")
+    )
+    assert command("ablation", *paired, "--seeds", "0").code == 0
+    alone = [record for record in students(folder).values() if record.variant == "alone"]
+    assert len({record.identity for record in alone}) == 1
+    assert {record.pair for record in alone} == {"resnet8->resnet8", "resnet14->resnet8"}
+
+
+def test_pairs_can_be_chosen(command: Command, paired: list[str]) -> None:
+    lines = command("ablation", *paired, "--seeds", "0", "--pairs", "b", "--dry-run").out.splitlines()
+    assert lines[1] == "2 variants x 1 pairs x 1 seeds = 2 runs"
+    assert [line.strip().split(": ")[0] for line in lines[3:]] == ["b taught seed 0", "b alone seed 0"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["pair=a"], "'pair=a': a suite sets pair itself; see --pairs"),
+        (["--pairs", "a,a"], "--pairs names a pair twice: a,a"),
+        (["--pairs", "c"], "pair has no config 'c'"),
+        (["--pairs", "a,a_again"], "the pairs 'a' and 'a_again' are both resnet8->resnet8"),
+        (["+teacher.widht=3"], "suite 'mini': variant 'taught': model 'resnet8' has no option 'widht'"),
+    ],
+)
+def test_mistakes_with_pairs_are_told(
+    command: Command, folder: Path, paired: list[str], words: list[str], message: str
+) -> None:
+    code, _, err = command("ablation", *paired, *words)
+    assert code == 2
+    assert message in err
+    assert top(folder) == set()
+
+
+def test_a_suite_without_pairs_takes_none(command: Command, suite: list[str]) -> None:
+    code, _, err = command("ablation", *suite, "--pairs", "a")
+    assert code == 2
+    assert "--pairs: suite 'mini' names no pairs; choose one with pair=NAME" in err
+
+
+def test_a_suite_names_the_layout_of_its_tables(command: Command, folder: Path, suite: list[str]) -> None:
+    edit(suite, "variants:", "table: short\nvariants:")
+    assert command("ablation", *suite, "--seeds", "0").code == 0
+    assert [path.name for path in (folder / "results" / "tables").glob("*.csv")] == ["mini_resnet8-resnet8_short.csv"]
+    edit(suite, "table: short", "table: shrot")
+    code, _, err = command("ablation", *suite, "--seeds", "0")
+    assert code == 2
+    assert "there is no table 'shrot'; did you mean 'short'?" in err
+
+
+@pytest.fixture
+def several(suite: list[str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Three suites and nothing else: `long` is a comparison, the other two, `mini` and `other`, are not."""
+    monkeypatch.setattr("graphkd_cli.ablation.suite_names", lambda _=None: ["long", "mini", "other"])
+    mini = (Path(suite[-1]) / "ablation" / "mini.yaml").read_text()
+    for name, text in {"other": mini, "long": mini + "\ncomparison: true"}.items():
+        (Path(suite[-1]) / "ablation" / f"{name}.yaml").write_text(text)
+    return ["all", *suite[1:], "--seeds", "0"]
+
+
+def test_all_is_every_suite_but_the_comparisons(command: Command, folder: Path, several: list[str]) -> None:
+    dry = command("ablation", *several, "--dry-run", "trainer.lr=0.1")
+    assert dry.code == 0
+    lines = dry.out.splitlines()
+    assert [line.split(":")[0] for line in lines[::5]] == ["mini", "other"]
+    assert [line.endswith(" trainer.lr=0.1") for line in lines[2::5]] == [True, True]
+    code, out, err = command("ablation", *several)
+    assert (code, err) == (0, "")
+    assert {record.study for record in students(folder).values()} == {"mini", "other"}
+    assert out.splitlines().count("2 of 2 runs are finished.") == 2
+    assert {path.stem for path in (folder / "results" / "tables").glob("*.csv")} == {
+        "mini_resnet8-resnet8", "other_resnet8-resnet8",
+    }  # fmt: skip
+
+
+def test_a_suite_of_all_that_fails_does_not_stop_the_others(
+    command: Command, folder: Path, several: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from graphkd_cli import report
+
+    write = report.write_study
+
+    def stumble(results: Path, study: str, *rest: Any) -> None:
+        if study == "mini":
+            raise OSError("the disk is full")
+        write(results, study, *rest)
+
+    monkeypatch.setattr("graphkd_cli.report.write_study", stumble)
+    code, out, err = command("ablation", *several)
+    assert code == 1
+    assert err == "suite 'mini' failed: OSError: the disk is full\n"
+    assert out.splitlines()[-1] == "2 of 2 runs are finished."
+    assert {record.study for record in students(folder).values()} == {"mini", "other"}
+
+
+def test_a_mistake_in_one_of_all_suites_is_told_before_any_runs(
+    command: Command, folder: Path, several: list[str]
+) -> None:
+    path = Path(several[2]) / "ablation" / "other.yaml"
+    path.write_text(path.read_text().replace("objective=ce", "objective=cee"))
+    code, _, err = command("ablation", *several)
+    assert code == 2
+    assert "suite 'other': variant 'alone'" in err
+    assert top(folder) == set()
+
+
+def test_no_suite_is_called_all(command: Command, suite: list[str]) -> None:
+    mini = Path(suite[-1]) / "ablation" / "mini.yaml"
+    mini.rename(mini.with_name("all.yaml"))
+    code, _, err = command("ablation", "all", *suite[1:], "--dry-run")
+    assert code == 2
+    assert "ablation/all.yaml: 'all' means every suite, so none can be called that" in err
 
 
 @pytest.mark.slow

@@ -9,14 +9,15 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from graphkd import BUILDERS, DATASETS, GNNS, OBJECTIVES, Trainer
+from graphkd import BUILDERS, DATASETS, GNNS, MODELS, OBJECTIVES, Trainer
 from graphkd.assemble import KEYS, plan
 from graphkd.binding import Option, bind, options_of
 from graphkd.contrast.options import BankOptions
 from graphkd.registry import Registry
-from graphkd.report.tables import TableSpec
+from graphkd.run import pair_name
 from graphkd_cli.ablation import read_suite
 from graphkd_cli.compose import check_used, compose
+from graphkd_cli.report import read_spec
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 PARTS: dict[str, Registry[Any]] = {"builder": BUILDERS, "gnn": GNNS, "term": OBJECTIVES, "data": DATASETS}
@@ -24,6 +25,15 @@ PARTS: dict[str, Registry[Any]] = {"builder": BUILDERS, "gnn": GNNS, "term": OBJ
 PACKAGES = {"term": "objective"}
 """Packages of graphkd that are named otherwise than the group."""
 GRAPH_NODES = ["builder", "gnn", "teacher_gnn"]
+PAPER = [
+    "resnet32x4_resnet8x4", "resnet32x4_ShuffleV2", "vgg13_MobileNetV2", "ResNet50_vgg8", "ResNet50_MobileNetV2",
+]  # fmt: skip
+BENCHMARK = [
+    *PAPER, "wrn_40_2_wrn_16_2", "wrn_40_2_wrn_40_1", "resnet56_resnet20", "resnet110_resnet20", "resnet110_resnet32",
+    "vgg13_vgg8", "resnet32x4_ShuffleV1", "wrn_40_2_ShuffleV1",
+]  # fmt: skip
+SLOW_LEARNERS = {"MobileNetV2", "ShuffleV1", "ShuffleV2"}
+"""Students that the benchmark trains with a learning rate of 0.01."""
 
 
 def files(group: str) -> list[str]:
@@ -65,7 +75,8 @@ def test_a_part_config_lists_every_option_at_its_default(group: str, name: str) 
     assert content.pop("name") == name
     if group == "term":
         weight = content.pop("weight")
-        assert isinstance(weight, float)
+        weights = weight.values() if isinstance(weight, dict) else [weight]
+        assert all(isinstance(value, float) for value in weights)
         if "builder" in inspect.signature(registry.get(name)).parameters:
             assert {node: content.pop(node) for node in GRAPH_NODES} == dict.fromkeys(GRAPH_NODES)
     check_lists_all(content, registry.options(name))
@@ -101,7 +112,7 @@ def test_the_main_config_lists_every_node_and_every_option_of_a_bank() -> None:
     groups = {
         next(iter(entry)).partition("@")[2] or next(iter(entry)) for entry in content["defaults"] if entry != "_self_"
     }
-    given_elsewhere = {"teacher", "student", "varied"}  # the pair's, and the suites'
+    given_elsewhere = {"student", "varied"}  # the pair's, and the suites'
     assert {*content, *groups} - {"defaults", "hydra"} >= KEYS - given_elsewhere
     check_lists_all(content["bank"], options_of(BankOptions))
     assert content["negatives"] == OBJECTIVES.options("hkd")["negatives"].default
@@ -138,30 +149,84 @@ def test_a_term_can_stand_alone(name: str) -> None:
 
 
 @pytest.mark.parametrize("suite", files("ablation"))
-def test_every_variant_of_a_suite_composes_and_binds(suite: str) -> None:
+def test_every_variant_and_pair_of_a_suite_composes_and_binds(suite: str) -> None:
     read_in = read_suite(suite)
-    seed = read_in.seeds[0]
-    identities: dict[str, str] = {}
+    read_spec(read_in.table)
+    first_seed, first_pair, first_variant = read_in.seeds[0], (*read_in.pairs, None)[0], next(iter(read_in.variants))
+    variants: dict[str, str] = {}
+    pairs: dict[str, str | None] = {}
     for run in read_in.runs(suite):
-        if run.seed != seed:
+        # A seed, a pair and a variant are chosen apart from each other: each is composed with the first of the others.
+        if run.seed != first_seed or (run.pair != first_pair and run.variant != first_variant):
             continue
         composed = compose(list(run.overrides))
         planned = plan({**composed.config, "varied": run.varied})
         check_used(composed, planned.unused_graph_nodes, [f"{key}={value}" for key, value in run.varied.items()])
-        assert planned.seed == seed
+        assert planned.seed == first_seed
         assert planned.folder.parts[-4:-2] == (suite, run.variant)
-        identities[run.variant] = planned.identity
-    assert identities.keys() == read_in.variants.keys()
+        if run.pair == first_pair:
+            variants[run.variant] = planned.identity
+        assert pairs.setdefault(pair_name(composed.config), run.pair) == run.pair
+    assert variants.keys() == read_in.variants.keys()
+    assert len(set(variants.values())) == len(variants), "two variants are the same run"
+    assert len(pairs) == max(len(read_in.pairs), 1), "records tell pairs apart by this name"
+
+
+def test_the_pairs_are_the_benchmarks_and_the_embedded_one() -> None:
+    assert set(files("pair")) == {*BENCHMARK, "digits"}
+    suite = read_suite("table1")
+    assert list(suite.pairs) == PAPER
+    assert suite.comparison
+
+
+@pytest.mark.parametrize("name", BENCHMARK)
+def test_a_pair_is_two_networks_and_the_students_learning_rate(name: str) -> None:
+    content = read("pair", name)
+    teacher, student = content.pop("teacher")["name"], content.pop("student")["name"]
+    assert f"{teacher}_{student}" == name
+    assert {teacher, student} <= set(MODELS.names())
+    assert content == ({"trainer": {"lr": 0.01}} if student in SLOW_LEARNERS else {})
+
+
+def test_what_is_chosen_with_a_pair_is_what_runs() -> None:
+    small = compose(["pair=vgg13_MobileNetV2", "data=digits", "trainer=digits"]).config
+    assert (small["trainer"]["epochs"], small["trainer"]["lr"], small["teacher_trainer"]["lr"]) == (150, 0.01, 0.05)
+    large = compose(["pair=digits", "data=cifar10", "trainer=benchmark"]).config
+    assert (large["data"]["name"], large["data"]["train_fraction"], large["negatives"]) == ("cifar10", 1.0, 16384)
+    assert large["trainer"]["epochs"] == large["teacher_trainer"]["epochs"] == 240
+
+
+def test_the_papers_experiment() -> None:
+    config = compose(["experiment=table1", "pair=vgg13_MobileNetV2"]).config
+    assert (config["data"]["name"], config["data"]["val_fraction"], config["data"]["train_fraction"]) == (
+        "cifar100", 0.0, 1.0,
+    )  # fmt: skip
+    assert config["negatives"] == 16384
+    assert config["teacher_trainer"] == read("trainer", "benchmark")
+    assert config["trainer"] == {**read("trainer", "benchmark"), "lr": 0.01}
+
+
+def test_the_papers_experiment_on_other_data_has_that_datas_setting() -> None:
+    config = compose(["experiment=table1", "data=digits"]).config
+    setting = read("setting", "digits")
+    assert (config["data"]["name"], config["data"]["val_fraction"]) == ("digits", 0.0)
+    assert config["data"]["train_fraction"] == setting["data"]["train_fraction"] < 1
+    assert config["negatives"] == setting["negatives"]
+    assert config["teacher_trainer"]["epochs"] == setting["teacher_trainer"]["epochs"]
+
+
+@pytest.mark.parametrize("name", files("setting"))
+def test_a_setting_is_that_of_a_data_set(name: str) -> None:
+    assert name in files("data")
 
 
 @pytest.mark.parametrize("name", files("table"))
 def test_a_table_config_binds(name: str) -> None:
-    content = read("table", name)
-    assert bind(content, options_of(TableSpec), name).all["name"] == name
+    assert read_spec(name).name == name
 
 
 def test_every_file_is_looked_at() -> None:
-    looked_at = {*PARTS, "trainer", "objective", "pair", "experiment", "ablation", "table"}
+    looked_at = {*PARTS, "trainer", "objective", "pair", "experiment", "setting", "ablation", "table"}
     groups = {path.parent.name for path in CONFIGS.rglob("*.yaml") if path.parent != CONFIGS}
     assert groups <= looked_at
     assert {path.stem for path in CONFIGS.glob("*.yaml")} == {"config", "launch"}

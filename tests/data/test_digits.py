@@ -74,6 +74,22 @@ def test_no_validation_split() -> None:
     assert len(data.train_labels) + len(whole(data, "test").labels) == 1797
 
 
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_some_digits_are_those_of_the_whole_set_renumbered(split: str) -> None:
+    data, every = digits(classes=[7, 2, 9]), whole(digits(), split)
+    assert (data.num_classes, data.class_names) == (3, ("7", "2", "9"))
+    batch = whole(data, split)
+    kept = torch.tensor([label in (7, 2, 9) for label in every.labels.tolist()])
+    assert same(batch.images, every.images[kept])
+    assert same(torch.tensor([7, 2, 9])[batch.labels], every.labels[kept])
+
+
+def test_all_digits_named_are_the_whole_set() -> None:
+    named, plain = whole(digits(classes=list(range(10))), "train"), whole(digits(), "train")
+    assert same(named.images, plain.images)
+    assert same(named.labels, plain.labels)
+
+
 def test_train_fraction_is_the_same_from_both_sides() -> None:
     data = digits(train_fraction=0.1)
     assert len(data.train_labels) == pytest.approx(108, abs=5)
@@ -103,6 +119,11 @@ def test_crops_but_does_not_flip_by_default() -> None:
         ({"val_fraction": 1e-6}, "val split is empty"),
         ({"train_fraction": 0.0}, "train_fraction is 0.0"),
         ({"padding": -1}, "padding is -1"),
+        ({"classes": []}, r"classes is \[\], but must be two or more"),
+        ({"classes": [3]}, r"classes is \[3\]"),
+        ({"classes": [3, 3]}, r"classes is \[3, 3\]"),
+        ({"classes": [3, 10]}, r"classes is \[3, 10\]"),
+        ({"classes": ["3", 4]}, "option 'classes'"),
         ({"val_fration": 0.1}, "did you mean 'val_fraction'"),
     ],
 )
