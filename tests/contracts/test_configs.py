@@ -229,4 +229,4 @@ def test_every_file_is_looked_at() -> None:
     looked_at = {*PARTS, "trainer", "objective", "pair", "experiment", "setting", "ablation", "table"}
     groups = {path.parent.name for path in CONFIGS.rglob("*.yaml") if path.parent != CONFIGS}
     assert groups <= looked_at
-    assert {path.stem for path in CONFIGS.glob("*.yaml")} == {"config", "launch"}
+    assert {path.stem for path in CONFIGS.glob("*.yaml")} == {"config", "launch", "transfer"}
