@@ -234,7 +234,7 @@ def _run(planned: PlannedSuite, launcher: Sequence[str], config_dir: str | None)
 
     failed = _launch(planned.runs, launcher, config_dir)
     if len(failed) < len(planned.runs):
-        write_study(planned.runs[0].plan.results, planned.name, planned.suite, planned.suite.table)
+        write_study(planned.runs[0].plan.results, planned.name, planned.suite, config_dir)
     return _conclude(planned.runs, failed)
 
 

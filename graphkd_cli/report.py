@@ -78,14 +78,15 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def write_study(results: Path, study: str, suite: Suite | None = None, table: str = "default") -> None:
+def write_study(results: Path, study: str, suite: Suite | None = None, config_dir: str | None = None) -> None:
     """Prints and writes the tables of one study, and draws its figures.
 
     Args:
         results: The results folder.
         study: The study.
-        suite: What it ran, where it is a suite's: the order of its variants, its baseline and its figure's axis.
-        table: The layout, of graphkd's configs; a grid shows this study, whichever it is made for.
+        suite: What it ran, where it is a suite's: the order of its variants, its layout, its baseline and its figure's
+            axis. A grid shows this study, whichever it is made for.
+        config_dir: The user's own configs.
 
     Raises:
         UserError: There is no such layout, or no run of the study.
@@ -93,7 +94,8 @@ def write_study(results: Path, study: str, suite: Suite | None = None, table: st
     records = _of_study(load_records(results).records, study)
     suites = {} if suite is None else {study: suite}
     folder = results / "tables"
-    _show(_build(records, _for_study(read_spec(table), study), suites), folder)
+    spec = read_spec("default" if suite is None else suite.table, config_dir)
+    _show(_build(records, _for_study(spec, study), suites), folder)
     _draw(records, suites, folder)
 
 

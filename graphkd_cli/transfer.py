@@ -85,4 +85,4 @@ def _transfer_all(folders: Sequence[Path], planned: TransferPlan, config_dir: st
         sources[outcome.record.study] = read(folder / "record.json").study
     for study, source in sources.items():
         suite = read_suite(source, config_dir) if source in suite_names(config_dir) else None
-        write_study(Path(planned.results), study, suite)
+        write_study(Path(planned.results), study, suite, config_dir)

@@ -24,7 +24,9 @@ NOT_COUNTED = {
     "seed", "results", "study", "variant", "run_dir", "force", "plugins", "negatives", "bank.kind", "bank.length",
     "bank.dtype", "bank.on_host", "builder.name", "gnn.name", "trainer.accelerator", "trainer.threads",
     "trainer.eval_batch_size", "teacher_trainer.accelerator", "teacher_trainer.threads",
-    "teacher_trainer.eval_batch_size", "gnn.engine", "objective.hkd.bank.on_host",
+    "teacher_trainer.eval_batch_size", "gnn.engine", "objective.hkd.bank.on_host", "objective.hkd.bank.sharded",
+    "bank.sharded", "trainer.devices", "trainer.nodes", "trainer.strategy", "trainer.checkpoint_every",
+    "teacher_trainer.devices", "teacher_trainer.nodes", "teacher_trainer.strategy", "teacher_trainer.checkpoint_every",
 }  # fmt: skip
 """What is no part of a run's identity, or, of the names, what another test changes."""
 OTHER = {
@@ -63,6 +65,23 @@ OTHER = {
     "run_dir": "here",
     "plugins": ["json"],
     "teacher.checkpoint": ...,
+    "data.classes": [0, 1, 2],
+    "trainer.optimizer": "adamw",
+    "trainer.schedule": "cosine",
+    "trainer.clip_norm": 1.0,
+    "trainer.ema": 0.9,
+    "trainer.precision": "bf16",
+    "trainer.teacher_precision": "bf16",
+    "trainer.strategy": "ddp",
+    "trainer.checkpoint_every": "7 steps",
+    "teacher_trainer.optimizer": "adamw",
+    "teacher_trainer.schedule": "cosine",
+    "teacher_trainer.clip_norm": 1.0,
+    "teacher_trainer.ema": 0.9,
+    "teacher_trainer.precision": "bf16",
+    "teacher_trainer.teacher_precision": "bf16",
+    "teacher_trainer.strategy": "ddp",
+    "teacher_trainer.checkpoint_every": "7 steps",
 }
 """Other values where no rule makes one; `...` where another test changes it."""
 

@@ -143,10 +143,12 @@ def test_a_study_can_be_written_in_any_layout(
     command: Command, results: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     variants = {"ce+kd": ["objective=kd"], "ce": ["objective=ce"]}
-    write_study(results, "adhoc", Suite("two", seeds=[0], base=[], variants=variants))
+    suite = Suite("two", seeds=[0], base=[], variants=variants)
+    write_study(results, "adhoc", suite)
     (table,) = (results / "tables").glob("*.csv")
     assert [row["variant"] for row in rows(table)] == ["ce+kd", "ce"]
-    write_study(results, "adhoc", table="table1")
+    suite.table = "table1"
+    write_study(results, "adhoc", suite)
     assert (results / "tables" / "adhoc_table1.tex").exists()
     assert "ARI (%)" in capsys.readouterr().out
 

@@ -160,6 +160,7 @@ def test_the_teacher_sees_what_the_student_sees(
     digits: Dataset, network: MakeNetwork, trainer: MakeTrainer, spy: Any, alone: Alone
 ) -> None:
     teacher = network(1).eval()
+    spy.needs_teacher = True
     trainer(epochs=1).fit(network(), alone(spy), digits, teacher=teacher)
     order = torch.randperm(109, generator=generator(0, "order", 0))
     images = next(iter(digits.train_batches(order, 64, derive(0, "augmentation", 0), "cpu"))).images
