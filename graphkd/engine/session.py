@@ -16,6 +16,7 @@ from graphkd.data import Batch, Dataset
 from graphkd.engine import memory
 from graphkd.engine.clock import Clock
 from graphkd.engine.evaluate import Evaluation, evaluate
+from graphkd.engine.guard import Guard
 from graphkd.engine.interrupts import Interrupts
 from graphkd.engine.ranks import Ranks
 from graphkd.engine.resume import Checkpoints
@@ -92,6 +93,8 @@ class Session:
         self.fit = Fit()
         self.seconds = 0.0
         self.clock = Clock(self.device)
+        self.sound = True
+        self.guard = Guard(self.device, trainer.non_finite, watcher)
         self.since = time.monotonic()
 
     def _set_up_networks(self) -> None:
@@ -239,6 +242,7 @@ class Session:
             self.seconds = before + time.perf_counter() - started
             if self._applies(self.at.batch):  # half a step cannot be gone on with
                 self._leave_or_save()
+        self.guard.look()
         means = self.sums.means()  # waits for the device, so the time is right
         self.seconds = before + time.perf_counter() - started
         return means
@@ -279,12 +283,18 @@ class Session:
                 student, teacher, batch.labels, batch.indices, progress=progress, views=phase.views
             )
             losses = phase.loss(seen, section)
+            finite = self.guard.check(losses, step, self.optimizer.param_groups[0]["lr"])
             with section("backward"):
                 self.fabric.backward(losses.total / self._accumulated())
+        self.sound = self.sound and finite
         if applies:
             with section("optimizer"):
-                self._apply(phase)
-        self.sums.add(batch.labels, student.logits[: len(batch.labels)].detach(), losses)
+                if self.sound:
+                    self._apply(phase)
+                self.optimizer.zero_grad()
+                self.sound = True
+        if finite:
+            self.sums.add(batch.labels, student.logits[: len(batch.labels)].detach(), losses)
 
     def _whole(self, output: NetworkOutput, batch: Batch, phase: Phase) -> NetworkOutput:
         return self.ranks.whole(output, len(batch.labels), phase.views, self.objective.needs_maps)
@@ -303,7 +313,6 @@ class Session:
             self.fabric.clip_gradients(self.wrapped, self.optimizer, max_norm=self.trainer.clip_norm)
         scale = self._loss_scale()
         self.optimizer.step()
-        self.optimizer.zero_grad()
         if self._loss_scale() < scale:
             return  # half precision overflowed, and the step was left out
         self.objective.after_step()
@@ -367,6 +376,7 @@ class Session:
 
     def _save(self) -> None:
         if self.checkpoints is not None:
+            self.guard.look()  # before a state that may be spoilt takes the place of a good one
             self._note_costs()
             state = self.state()  # on every rank: banks that are spread over them come together for it
             if self.ranks.leads:

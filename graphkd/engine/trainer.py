@@ -55,6 +55,7 @@ class Trainer:
         teacher_precision: Literal[32, "bf16", 16] | None = None,
         channels_last: bool = False,
         compile: bool = False,
+        non_finite: Literal["stop", "skip"] = "stop",
         eval_every: int = 1,
         eval_batch_size: int = 256,
         accelerator: Literal["auto", "cpu", "cuda"] = "auto",
@@ -84,6 +85,7 @@ class Trainer:
             teacher_precision: Of the teacher; None for the student's.
             channels_last: Whether the networks hold their maps channels last: the same result, rounded otherwise.
             compile: Whether `torch.compile` compiles the networks.
+            non_finite: What to do about a loss that is NaN or infinite: `stop` the run, or `skip` the step.
             eval_every: Epochs between evaluations; the last epoch is always evaluated.
             eval_batch_size: Samples at once in evaluation; changes memory and speed only.
             accelerator: Kind of device; auto takes CUDA where there is some.
@@ -135,6 +137,7 @@ class Trainer:
         self.teacher_precision = precision if teacher_precision is None else teacher_precision
         self.channels_last = channels_last
         self.compile = compile
+        self.non_finite = non_finite
         self.eval_every = eval_every
         self.eval_batch_size = eval_batch_size
         self.accelerator = accelerator
