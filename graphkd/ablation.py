@@ -47,6 +47,7 @@ class Suite:
         table: The layout in `configs/table` that the suite's tables have.
         figure: The option that is swept, by its path, where the variants are points on an axis.
         baseline: The variant that tests compare the others with.
+        transfer: Overrides of `graphkd transfer`, where the students are probed on other data once they are trained.
         comparison: Whether the suite is too long for `graphkd ablation all`.
     """
 
@@ -60,6 +61,7 @@ class Suite:
         table: str = "default",
         figure: str | None = None,
         baseline: str | None = None,
+        transfer: Sequence[str] = (),
         comparison: bool = False,
     ) -> None:
         """A suite.
@@ -79,6 +81,7 @@ class Suite:
         self.table = table
         self.figure = figure
         self.baseline = baseline
+        self.transfer = tuple(transfer)
         self.comparison = comparison
         self.base = tuple(base)
         self.variants = {
@@ -93,7 +96,7 @@ class Suite:
                 check(is_point, f"the figure's axis is '{figure}', but variant '{name}' gives it no number")
 
     def _check_overrides(self) -> None:
-        for name, overrides in {"base": self.base, **self.variants}.items():
+        for name, overrides in {"base": self.base, "transfer": self.transfer, **self.variants}.items():
             for override in overrides:
                 removes = override.startswith("~")
                 check(removes or "=" in override, f"'{override}' in '{name}' is no override (key=value or ~key)")

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from graphkd.binding import Bound, bind, convert, options_of
 from graphkd.builder import BUILDERS
 from graphkd.data import DATASETS, Dataset
@@ -20,9 +22,9 @@ from graphkd.errors import UserError, check, choices, did_you_mean
 from graphkd.gnn import GNNS
 from graphkd.identity import identity, short
 from graphkd.model import MODELS, Network
-from graphkd.model.base import Shapes, output_shapes
+from graphkd.model.base import output_shapes
 from graphkd.objective import OBJECTIVES, WeightedSum
-from graphkd.objective.weighted_sum import Weight
+from graphkd.objective.weighted_sum import Weight, check_terms
 from graphkd.registry import Registry, import_plugins
 
 KEYS = {
@@ -33,6 +35,8 @@ TEACHER_KEYS: dict[str, Any] = {"seed": 0, "checkpoint": None, "train_fraction":
 GRAPH_KEYS = ("builder", "gnn", "teacher_gnn")
 SHARED: Literal["shared"] = "shared"
 LONGEST_NAME = 200  # file systems take 255 bytes
+STAND_INS = {"labels": torch.arange(100), "num_classes": 100, "student_dim": 256, "teacher_dim": 256}
+"""Run-time arguments to try an objective's options out with, before there are networks and data."""
 
 
 @dataclass(frozen=True)
@@ -197,41 +201,14 @@ class Plan:
 
     def build_objective(self, dataset: Dataset, student: Network, teacher: Network | None) -> WeightedSum:
         """The objective with its graph parts, each initialised from a stream of its own."""
-        shapes = [
-            None if network is None else output_shapes(network, dataset.in_channels, dataset.image_size)
-            for network in (student, teacher)
-        ]
-        return WeightedSum(
-            {
-                name: (self._build_term(name, term, dataset, shapes[0], shapes[1]), term.weight)
-                for name, term in self.terms.items()
-            }
-        )
-
-    def _build_term(
-        self, name: str, term: Term, dataset: Dataset, student: Shapes | None, teacher: Shapes | None
-    ) -> Any:
         runtime: dict[str, Any] = {"labels": dataset.train_labels, "num_classes": dataset.num_classes}
-        for side, shapes in (("student", student), ("teacher", teacher)):
-            if shapes is not None:
+        for side, network in (("student", student), ("teacher", teacher)):
+            if network is not None:
+                shapes = output_shapes(network, dataset.in_channels, dataset.image_size)
                 runtime |= {f"{side}_dim": shapes.embedding, f"{side}_shapes": shapes.features}
-        runtime |= self._build_graph_parts(name, term)
-        wanted = options_of(OBJECTIVES.factory(term.part.name))
-        with initialising(self.seed, "objective_init", name):
-            return term.part.build(**{key: value for key, value in runtime.items() if key in wanted})
-
-    def _build_graph_parts(self, name: str, term: Term) -> dict[str, Any]:
-        if term.graph_dim is None or term.builder is None or term.gnn is None:
-            return {}
-        dims = {"in_dim": term.graph_dim, "out_dim": term.graph_dim}
-        with initialising(self.seed, "objective_init", name, "student_gnn"):
-            student_gnn = term.gnn.build(**dims)
-        teacher_gnn = student_gnn
-        if term.teacher_gnn != SHARED:
-            like = term.teacher_gnn if isinstance(term.teacher_gnn, Part) else term.gnn
-            with initialising(self.seed, "objective_init", name, "teacher_gnn"):
-                teacher_gnn = like.build(**dims)
-        return {"builder": term.builder.build(), "student_gnn": student_gnn, "teacher_gnn": teacher_gnn}
+        return WeightedSum(
+            {name: (_build_term(name, term, self.seed, runtime), term.weight) for name, term in self.terms.items()}
+        )
 
 
 def plan(config: Mapping[str, Any]) -> Plan:
@@ -241,7 +218,8 @@ def plan(config: Mapping[str, Any]) -> Plan:
         config: What Hydra composed, as plain containers.
 
     Raises:
-        UserError: Anything in it is unknown, missing, of a wrong type or used by nobody; one line names it.
+        UserError: Anything in it is unknown, missing, of a wrong type, used by nobody, or out of its range where that
+            can be told without networks and data; one line names it.
     """
     check_keys(config)
     run_dir = config.get("run_dir")
@@ -383,6 +361,37 @@ def _named(node: Any, where: str) -> dict[str, Any]:
     return dict(node)
 
 
+def _build_term(name: str, term: Term, seed: int, runtime: Mapping[str, Any]) -> Any:
+    """A term's objective with its graph parts; of `runtime` it gets what its constructor names."""
+    wanted = options_of(OBJECTIVES.factory(term.part.name))
+    given = {**runtime, **_build_graph_parts(name, term, seed)}
+    with initialising(seed, "objective_init", name):
+        return term.part.build(**{key: value for key, value in given.items() if key in wanted})
+
+
+def _build_graph_parts(name: str, term: Term, seed: int) -> dict[str, Any]:
+    if term.graph_dim is None or term.builder is None or term.gnn is None:
+        return {}
+    dims = {"in_dim": term.graph_dim, "out_dim": term.graph_dim}
+    with initialising(seed, "objective_init", name, "student_gnn"):
+        student_gnn = term.gnn.build(**dims)
+    teacher_gnn = student_gnn
+    if term.teacher_gnn != SHARED:
+        like = term.teacher_gnn if isinstance(term.teacher_gnn, Part) else term.gnn
+        with initialising(seed, "objective_init", name, "teacher_gnn"):
+            teacher_gnn = like.build(**dims)
+    return {"builder": term.builder.build(), "student_gnn": student_gnn, "teacher_gnn": teacher_gnn}
+
+
+def _try_out(name: str, term: Term) -> None:
+    """Builds a term on stand-ins for networks and data, so that a value out of range is found before anything starts.
+
+    An objective on feature maps waits for the networks, whose shapes decide what it can take.
+    """
+    if not {"student_shapes", "teacher_shapes"} & options_of(OBJECTIVES.factory(term.part.name)).keys():
+        _build_term(name, term, 0, STAND_INS)
+
+
 def _part(registry: Registry[Any], node: Any, where: str) -> Part:
     options = _named(node, where)
     name = options.pop("name")
@@ -412,7 +421,11 @@ def _terms(config: Mapping[str, Any]) -> dict[str, Term]:
     check(is_composition, f"objective is {objective!r}, but must be a mapping from a name to a term")
     for name in objective:
         _check_plain(str(name), "the name of a term in objective")
-    return {str(name): _term(config, str(name), node) for name, node in objective.items()}
+    terms = {str(name): _term(config, str(name), node) for name, node in objective.items()}
+    check_terms({name: (OBJECTIVES.factory(term.part.name), term.weight) for name, term in terms.items()})
+    for name, term in terms.items():
+        _try_out(name, term)
+    return terms
 
 
 def _term(config: Mapping[str, Any], name: str, node: Any) -> Term:

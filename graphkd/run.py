@@ -22,7 +22,7 @@ from graphkd.engine.evaluate import evaluate
 from graphkd.engine.resume import Checkpoints
 from graphkd.engine.trainer import Trainer
 from graphkd.engine.watching import Epoch, Fit, Watcher
-from graphkd.errors import check, one_line
+from graphkd.errors import check
 from graphkd.model import Network
 from graphkd.objective import OBJECTIVES, WeightedSum
 from graphkd.report import record as records
@@ -41,6 +41,7 @@ from graphkd.run_folder import (
     read_config,
     workplace,
     write_config,
+    write_failure,
 )
 
 
@@ -232,7 +233,7 @@ def _train(folder: Path, record: Record, config: Mapping[str, Any], work: _Work)
         )  # fmt: skip
     except Exception as error:
         if leads:
-            records.write(dataclasses.replace(record, status="failed", error=one_line(error)), folder / RECORD)
+            write_failure(record, error, folder)
         raise
     done = dataclasses.replace(
         record, status="done", duration_s=fit.elapsed, seconds_per_step=fit.seconds_per_step,

@@ -6,19 +6,19 @@ import dataclasses
 import json
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from graphkd import launch
 from graphkd.engine.watching import Epoch, Fit, Watcher
 from graphkd.errors import UserError, check, one_line
 from graphkd.identity import short
 from graphkd.report import record as records
-from graphkd.report.files import make_folder, write_atomically
+from graphkd.report.files import make_folder, remove_unfinished, write_atomically
 from graphkd.report.record import Record
 
 CONFIG = "config.yaml"
@@ -85,9 +85,22 @@ def locked(folder: Path) -> Iterator[None]:
         yield
         return
     make_folder(folder.parent)
-    with FileLock(folder.with_name(f".{folder.name}.lock")):
+    with FileLock(_lock(folder)):
         mend(folder)
+        remove_unfinished(folder)
         yield
+
+
+def busy(folder: Path) -> bool:
+    """Whether another run works on a folder at this moment."""
+    path = _lock(folder)
+    if not path.exists():
+        return False
+    try:
+        with FileLock(path, timeout=0):
+            return False
+    except Timeout:
+        return True
 
 
 @contextmanager
@@ -99,6 +112,7 @@ def workplace(folder: Path, keep: bool) -> Iterator[Path]:
     work = folder.with_name(f".{folder.name}.rerun") if keep else folder
     if launch.leads():
         work.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(work)
     yield work
     if keep and launch.leads():
         _replace(folder, work)
@@ -108,6 +122,12 @@ def mend(folder: Path) -> None:
     """Brings back a finished run whose replacement was cut off half-way."""
     if not folder.exists() and _old(folder).exists():
         _old(folder).rename(folder)
+
+
+def write_failure(record: Record, error: Exception, folder: Path) -> None:
+    """Writes the record of a run that failed, where that can still be written: the failure itself is to be told."""
+    with suppress(OSError):
+        records.write(dataclasses.replace(record, status="failed", error=one_line(error)), folder / RECORD)
 
 
 class Journal(Watcher):
@@ -157,6 +177,10 @@ def _replace(folder: Path, work: Path) -> None:
     folder.rename(old)
     work.rename(folder)
     shutil.rmtree(old)
+
+
+def _lock(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.lock")
 
 
 def _old(folder: Path) -> Path:

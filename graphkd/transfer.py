@@ -24,7 +24,7 @@ from graphkd.engine.seeding import initialising
 from graphkd.engine.threads import torch_threads
 from graphkd.engine.trainer import Trainer
 from graphkd.engine.watching import Watcher
-from graphkd.errors import UserError, check, choices, one_line
+from graphkd.errors import UserError, check, choices
 from graphkd.identity import identity, short
 from graphkd.model import Network, output_shapes
 from graphkd.model.base import eval_mode
@@ -33,7 +33,7 @@ from graphkd.registry import import_plugins
 from graphkd.report import record as records
 from graphkd.report.record import Record
 from graphkd.run import FinishedRun, Outcome, load, metrics_of, new_record
-from graphkd.run_folder import CONFIG, RECORD, WEIGHTS, check_own, finished, locked, write_config
+from graphkd.run_folder import CONFIG, RECORD, WEIGHTS, check_own, finished, locked, write_config, write_failure
 
 PROBE = "probe.safetensors"
 
@@ -289,7 +289,7 @@ def _train(
         )  # fmt: skip
         save_weights(probe, folder / PROBE)
     except Exception as error:
-        records.write(dataclasses.replace(record, status="failed", error=one_line(error)), folder / RECORD)
+        write_failure(record, error, folder)
         raise
     done = dataclasses.replace(
         record, status="done", duration_s=fit.elapsed, seconds_per_step=fit.seconds_per_step,

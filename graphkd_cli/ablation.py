@@ -235,7 +235,18 @@ def _run(planned: PlannedSuite, launcher: Sequence[str], config_dir: str | None)
     failed = _launch(planned.runs, launcher, config_dir)
     if len(failed) < len(planned.runs):
         write_study(planned.runs[0].plan.results, planned.name, planned.suite, config_dir)
+    if planned.suite.transfer and not failed:
+        _transfer(planned, config_dir)
     return _conclude(planned.runs, failed)
+
+
+def _transfer(planned: PlannedSuite, config_dir: str | None) -> None:
+    """Probes the suite's students on the data that it names."""
+    from graphkd_cli import transfer
+
+    results = planned.runs[0].plan.results
+    words = [str(results / planned.name), *planned.suite.transfer, f"results={quoted(str(results))}"]
+    transfer.main([*words, *(["--config-dir", config_dir] if config_dir else [])])
 
 
 def _run_beside_others(planned: PlannedSuite, launcher: Sequence[str], config_dir: str | None) -> int:

@@ -34,6 +34,7 @@ class Settings:
         larger_batch: B of the larger graphs and of the largest contrast.
         larger_samples: N to which the contrast grows.
         larger_negatives: K of the largest contrast.
+        largest_samples: N to which the objective's memory is measured.
         seed: Of everything random.
     """
 
@@ -51,6 +52,7 @@ class Settings:
     larger_batch: int = 256
     larger_samples: int = 1_280_000
     larger_negatives: int = 65_536
+    largest_samples: int = 10_000_000
     seed: int = 0
 
     def generator(self, name: str) -> torch.Generator:
@@ -77,10 +79,12 @@ class Sides(NamedTuple):
     Attributes:
         baseline: The published way, or None where it cannot run.
         ours: graphkd's, by the name of its row.
+        remark: Says, once both were measured, what came out beside time and memory.
     """
 
     baseline: Work | None
     ours: Mapping[str, Work]
+    remark: Callable[[], str] | None = None
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,8 @@ class Case:
         note: What a reader of its rows must know.
         quick: Whether the quick benchmark has it.
         memory: Whether the growth of memory is measured: always, in the full benchmark, or never.
+        held: Whether it counts from before input and state are made, else from before the first step.
+        steps: How many steps a call of a work takes; the rows are of one.
     """
 
     part: str
@@ -100,3 +106,5 @@ class Case:
     note: str = ""
     quick: bool = True
     memory: Literal["always", "full", "never"] = "always"
+    held: bool = False
+    steps: int = 1

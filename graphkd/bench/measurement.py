@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 
 import torch
 
-from graphkd.bench.case import Case, Settings, Work
+from graphkd.bench.case import Case, Settings, Sides, Work
 from graphkd.engine import memory
 from graphkd.engine.seeding import initialising
 from graphkd.engine.threads import torch_threads
@@ -88,14 +88,17 @@ def measure(case: Case, settings: Settings, effort: Effort) -> list[Row]:
         effort: How much to measure.
     """
     with torch_threads(settings.threads), initialising(settings.seed, "bench"):
-        seconds = in_turn(_works(case), torch.device(settings.device), effort)
+        sides = case.make()
+        seconds = in_turn(_works(sides), torch.device(settings.device), effort)
+    note = case.note if sides.remark is None else "; ".join([case.note, sides.remark()])
     wanted = case.memory == "always" or (case.memory == "full" and effort.full)
     growth = {name: memory_growth(case, settings, name) if wanted else None for name in seconds}
-    return [_row(case, name, seconds, growth) for name in seconds if name != BASELINE]
+    steps = {name: [taken / case.steps for taken in rounds] for name, rounds in seconds.items()}
+    return [_row(case.part, note, name, steps, growth) for name in seconds if name != BASELINE]
 
 
 def in_turn(works: Mapping[str, Work], device: torch.device, effort: Effort) -> dict[str, list[float]]:
-    """Seconds that a step of each work takes, by round; in every round each has its turn."""
+    """Seconds that a call of each work takes, by round; in every round each has its turn."""
     taken = {name: _first_step(work, device) for name, work in works.items()}
     shortest = max(SHORTEST_S, SHORTEST_SHARE * max(taken.values()))
     steps = {name: math.ceil(shortest / seconds) for name, seconds in taken.items()}
@@ -109,7 +112,7 @@ def in_turn(works: Mapping[str, Work], device: torch.device, effort: Effort) -> 
 
 
 def memory_growth(case: Case, settings: Settings, name: str) -> float | None:
-    """By how many MiB a first step raises the peak of memory, in a fresh process that holds its input already.
+    """By how many MiB a first step raises the peak of memory, in a fresh process (see `Case.held`).
 
     Args:
         case: Which case.
@@ -137,17 +140,23 @@ def memory_growth(case: Case, settings: Settings, name: str) -> float | None:
 def _send_growth(sender: Connection, case: Case, settings: Settings, name: str) -> None:
     torch.set_num_threads(settings.threads)
     device = torch.device(settings.device)
-    work = _works(case)[name]
     _wake(device)
-    _give_back_freed_memory()
-    memory.reset_peak(device)
-    before = memory.peak_mib(device)
+    before = _level(device)
+    work = _works(case.make())[name]
+    if not case.held:
+        before = _level(device)
     work()
     sender.send(memory.peak_mib(device) - before)
 
 
-def _works(case: Case) -> dict[str, Work]:
-    sides = case.make()
+def _level(device: torch.device) -> float:
+    """What is held now in MiB; the peak is measured from here on."""
+    _give_back_freed_memory()
+    memory.reset_peak(device)
+    return memory.peak_mib(device)
+
+
+def _works(sides: Sides) -> dict[str, Work]:
     return ({} if sides.baseline is None else {BASELINE: sides.baseline}) | dict(sides.ours)
 
 
@@ -184,13 +193,15 @@ def _give_back_freed_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def _row(case: Case, name: str, seconds: Mapping[str, Sequence[float]], growth: Mapping[str, float | None]) -> Row:
+def _row(
+    part: str, note: str, name: str, seconds: Mapping[str, Sequence[float]], growth: Mapping[str, float | None]
+) -> Row:
     baseline, ours = seconds.get(BASELINE), seconds[name]
     ratios = [] if baseline is None else [theirs / mine for theirs, mine in zip(baseline, ours, strict=True)]
     baseline_ms = None if baseline is None else 1e3 * statistics.median(baseline)
     graphkd_ms = 1e3 * statistics.median(ours)
     return Row(
-        part=case.part,
+        part=part,
         case=name,
         baseline_ms=baseline_ms,
         graphkd_ms=graphkd_ms,
@@ -200,5 +211,5 @@ def _row(case: Case, name: str, seconds: Mapping[str, Sequence[float]], growth: 
         baseline_mib=growth.get(BASELINE),
         graphkd_mib=growth[name],
         rounds=len(ours),
-        note=case.note,
+        note=note,
     )

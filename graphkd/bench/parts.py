@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 
 from graphkd.bench.case import Case, Settings
 from graphkd.bench.contrast import contrast_cases, growth_cases, sampling_cases
+from graphkd.bench.data import data_cases
 from graphkd.bench.graph import graph_cases
+from graphkd.bench.scale import scale_cases
 from graphkd.bench.training import loss_cases, step_cases
 from graphkd.errors import UserError, choices, did_you_mean
 
@@ -14,9 +16,11 @@ PARTS: dict[str, Callable[[Settings], list[Case]]] = {
     "loss": loss_cases,
     "contrast": contrast_cases,
     "sampling": sampling_cases,
+    "data": data_cases,
     "step": step_cases,
     "graph": graph_cases,
     "growth": growth_cases,
+    "scale": scale_cases,
 }
 
 

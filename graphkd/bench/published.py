@@ -1,18 +1,22 @@
 """HKD arranged as in the released code, from its formulas: what the benchmark compares with.
 
-Per step it gathers B x K x D embeddings from each bank (both parts then use them), multiplies them in a batched
+A data set opens, augments and normalises each image by itself and draws its negatives with it. Per step it gathers B x K x D embeddings from each bank (both parts then use them), multiplies them in a batched
 product and takes the cross-entropy; each sample's negatives are drawn by `numpy.random.choice`, and the kNN graph goes
 through the host to DGL.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, RandomSampler
+from torch.utils.data import Dataset as TorchDataset
 
 from graphkd.batch import DistillationBatch
 from graphkd.graph import dgl_nn, dgl_supports, load_dgl
@@ -20,6 +24,8 @@ from graphkd.objective.base import teacher_output
 
 SMOOTHING = 0.75
 MOMENTUM = 0.9
+PADDING = 4
+Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 class Sampler:
@@ -40,9 +46,70 @@ class Sampler:
 
     def draw(self, labels: Tensor) -> Tensor:
         """Negatives of samples with these labels, int64 [B] -> [B, K], on the labels' device."""
-        pools = [self._pools[label] for label in labels.tolist()]
-        drawn = [self._random.choice(pool, self._negatives, replace=len(pool) < self._negatives) for pool in pools]
+        drawn = [self.draw_one(label) for label in labels.tolist()]
         return torch.from_numpy(np.stack(drawn)).to(labels.device)
+
+    def draw_one(self, label: int) -> np.ndarray:
+        """Negatives of one sample of a class, int64 [K]."""
+        pool = self._pools[label]
+        return self._random.choice(pool, self._negatives, replace=len(pool) < self._negatives)
+
+
+class PerImage(TorchDataset[tuple[Any, ...]]):
+    """Images that are augmented one by one through Pillow, as torchvision's transforms are mostly used.
+
+    A sample is image (float32 [C, H, W]), label and index, with a sampler its negatives (int64 [K]) too.
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor, normalisation: Normalisation, sampler: Sampler | None) -> None:
+        """A data set.
+
+        Args:
+            images: uint8 [N, C, H, W].
+            labels: int64 [N].
+            normalisation: Mean and standard deviation of each channel.
+            sampler: Of negatives; None for none.
+        """
+        from torchvision import transforms
+
+        self._images = images.permute(0, 2, 3, 1).contiguous().numpy()
+        self._labels = labels.tolist()
+        self._sampler = sampler
+        self._transform = transforms.Compose(
+            [
+                transforms.RandomCrop(images.shape[2], padding=PADDING),
+                transforms.RandomHorizontalFlip(),
+                transforms.ToTensor(),
+                transforms.Normalize(*normalisation),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __getitem__(self, index: int) -> tuple[Any, ...]:
+        label = self._labels[index]
+        image = self._transform(Image.fromarray(self._images[index]))
+        if self._sampler is None:
+            return image, label, index
+        return image, label, index, self._sampler.draw_one(label)
+
+
+def load(dataset: PerImage, batch: int, batches: int, workers: int) -> Iterator[list[Tensor]]:
+    """Endless passes of so many random batches; worker processes begin with a pass and are idle between two.
+
+    Args:
+        dataset: Samples.
+        batch: Samples a batch.
+        batches: Batches a pass.
+        workers: Worker processes; 0 for none.
+    """
+    loader = DataLoader(
+        dataset, batch, sampler=RandomSampler(dataset, num_samples=batch * batches), num_workers=workers,
+        persistent_workers=workers > 0,
+    )  # fmt: skip
+    while True:
+        yield from loader
 
 
 def gather(bank: Tensor, negatives: Tensor) -> Tensor:

@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 import warnings
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from graphkd.errors import UserError, check, one_line
 from graphkd.model import Network
 from graphkd.report.files import write_atomically
 
+CHECKSUM = "sha256"
+"""Under what the header of our own files has the checksum of names and tensors."""
+_SMALL = 1 << 30
+_LARGEST_RATIO = 16
+
 
 def save_weights(network: Network, path: Path) -> None:
-    """Writes a network's weights as safetensors, whole or not at all; contiguous, on the CPU, under plain names."""
+    """Writes a network's weights as safetensors, whole or not at all; contiguous, on the CPU, under plain names.
+
+    The file's header has their checksum.
+    """
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    write_atomically(path, safetensors.torch.save(state))
+    write_atomically(path, safetensors.torch.save(state, {CHECKSUM: _checksum(state)}))
 
 
 def load_weights(network: Network, path: Path) -> None:
@@ -32,10 +43,11 @@ def load_weights(network: Network, path: Path) -> None:
             "state_dict".
 
     Raises:
-        UserError: There is no such file, it cannot be read safely, or it does not fit; the message says what differs.
+        UserError: There is no such file, it cannot be read safely, was altered, is far too large for the network, or
+            does not fit; the message says what differs.
     """
-    state = _read(path)
     expected = network.state_dict()
+    state = _read(path, sum(tensor.nbytes for tensor in expected.values()))
     if not state.keys() & expected.keys():
         # Data-parallel training in the benchmark left a prefix on every name.
         state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
@@ -70,14 +82,17 @@ def _cause(shapes: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> str | N
     return None
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def _read(path: Path, expected_bytes: int) -> dict[str, Tensor]:
     check(path.is_file(), f"there is no weights file {path}")
     try:
+        _check_size(path, expected_bytes)
         if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
+            return _read_safetensors(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about how a file was pickled, which is not the user's business
             content = torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
     except pickle.UnpicklingError as error:
         raise UserError(f"{path} is refused: it is no weights file, or holds more than tensors") from error
     except Exception as error:  # on bytes that are no checkpoint, torch raises whatever its reader stumbles over
@@ -85,13 +100,43 @@ def _read(path: Path) -> dict[str, Tensor]:
     return _state_dict(content, path)
 
 
+def _check_size(path: Path, expected_bytes: int) -> None:
+    """Refuses what would take far more memory than the network's weights, optimizer and all, before it does."""
+    size = path.stat().st_size
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            size = max(size, sum(entry.file_size for entry in archive.infolist()))
+    fits = size <= max(_SMALL, _LARGEST_RATIO * expected_bytes)
+    check(fits, f"{path} is refused: it holds {size >> 20} MiB, but the network's weights {expected_bytes / 2**20:.1f}")
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    with safe_open(path, framework="pt") as stored:
+        state = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (it is no mapping)
+        known = (stored.metadata() or {}).get(CHECKSUM)
+    check(known is None or known == _checksum(state), f"the weights in {path} were altered: their checksum differs")
+    return state
+
+
+def _checksum(state: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        digest.update(f"{name} {state[name].dtype} {list(state[name].shape)}\n".encode())
+        digest.update(state[name].reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
 def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
     for key in ("model", "state_dict"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
-    is_state = isinstance(content, Mapping) and all(isinstance(value, Tensor) for value in content.values())
+    is_state = isinstance(content, Mapping) and all(_is_plain(value) for value in content.values())
     check(is_state, f"{path} holds no state dict (tensors by name, alone or under 'model' or 'state_dict')")
     return {str(name): tensor for name, tensor in content.items()}
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.layout == torch.strided and value.device.type == "cpu"
 
 
 def _some(names: Sequence[str]) -> str:

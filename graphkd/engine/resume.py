@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import re
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import torch
 
 from graphkd.errors import UserError, check
 from graphkd.report.files import write_atomically
 
-_MAGIC = b"graphkd checkpoint 1\n"
+_MAGIC = b"graphkd checkpoint 2\n"
+_HEAD = len(_MAGIC) + 16 + 1 + 64 + 1
+_BLOCK = 1 << 24
 _KEPT = 2
 
 
 class Checkpoints:
     """The checkpoints of one training in a folder: the latest and the one before it.
 
-    A file is a line that says what it is, the SHA-256 of the rest, and the rest: a state of tensors and plain values as
-    `torch.save` writes it and `torch.load(weights_only=True)` reads it.
+    A file is a line that says what it is, a line of the length and the SHA-256 of the rest, and the rest: a state of
+    tensors and plain values as `torch.save` writes it and `torch.load(weights_only=True)` reads it.
     """
 
     def __init__(self, folder: Path, every: str) -> None:
@@ -55,10 +58,10 @@ class Checkpoints:
         buffer = io.BytesIO()
         torch.save(state, buffer)
         content = buffer.getbuffer()
-        digest = hashlib.sha256(content).hexdigest().encode() + b"\n"
         found = self._files()
         number = found[-1][0] + 1 if found else 0
-        write_atomically(self.folder / f"checkpoint-{number}.pt", b"".join((_MAGIC, digest, content)))
+        path = self.folder / f"checkpoint-{number}.pt"
+        write_atomically(path, b"".join((_head(len(content), hashlib.sha256(content)), content)))
         for _, path in found[: 1 - _KEPT]:
             path.unlink(missing_ok=True)
         self._steps, self._last = 0, time.monotonic()
@@ -80,7 +83,7 @@ class Checkpoints:
 
     def _files(self) -> list[tuple[int, Path]]:
         """Number and path of every checkpoint, the latest last."""
-        named = ((re.fullmatch(r"checkpoint-(\d+)\.pt", path.name), path) for path in self.folder.iterdir())
+        named = ((re.fullmatch(r"checkpoint-(\d+)\.pt", path.name), path) for path in self.folder.glob("*.pt"))
         return sorted((int(match[1]), path) for match, path in named if match)
 
 
@@ -97,14 +100,37 @@ def parse_every(text: str) -> tuple[float, str]:
     return float(match[1]), match[2]
 
 
+def _head(length: int, digest: hashlib._Hash) -> bytes:
+    return _MAGIC + f"{length:016x} {digest.hexdigest()}\n".encode()
+
+
 def _read(path: Path) -> dict[str, Any]:
+    """The state in a file; memory is taken only once length and checksum are right.
+
+    Raises:
+        UserError: It cannot be read, is not whole, or holds something else.
+    """
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            check(_is_whole(file), f"the checkpoint {path} is torn or was altered")
+            file.seek(_HEAD)
+            state = torch.load(io.BytesIO(file.read()), map_location="cpu", weights_only=True)
     except OSError as error:
         raise UserError(f"the checkpoint {path} cannot be read: {error.strerror}") from error
-    head = len(_MAGIC) + 65
-    digest, payload = content[len(_MAGIC) : head], content[head:]
-    whole = content.startswith(_MAGIC) and hashlib.sha256(payload).hexdigest().encode() + b"\n" == digest
-    check(whole, f"the checkpoint {path} is torn or was altered")
-    state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
-    return state
+    except UserError:
+        raise
+    except Exception as error:  # on bytes that are no checkpoint, torch raises whatever its reader stumbles over
+        raise UserError(f"the checkpoint {path} is refused: it holds more than tensors and plain values") from error
+    check(isinstance(state, dict), f"the checkpoint {path} holds no state of a training")
+    return cast("dict[str, Any]", state)
+
+
+def _is_whole(file: BinaryIO) -> bool:
+    head = file.read(_HEAD)
+    length = os.fstat(file.fileno()).st_size - _HEAD
+    if head[:-65] != _head(length, hashlib.sha256())[:-65]:
+        return False
+    digest = hashlib.sha256()
+    while block := file.read(_BLOCK):
+        digest.update(block)
+    return head == _head(length, digest)

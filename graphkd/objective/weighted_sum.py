@@ -50,12 +50,7 @@ class WeightedSum(nn.Module):
                 objectives want different views.
         """
         super().__init__()
-        check(len(terms) > 0, "the objective has no term")
-        for name in terms:
-            check(name != "" and "." not in name, f"the objective's term '{name}' must have a name without dots")
-        for name, (objective, weight) in terms.items():
-            _check_weight(name, objective, weight)
-        _check_views({name: objective for name, (objective, _) in terms.items()})
+        check_terms({name: (type(objective), weight) for name, (objective, weight) in terms.items()})
         self.objectives = nn.ModuleDict({name: objective for name, (objective, _) in terms.items()})
         self.weights = {name: weight for name, (_, weight) in terms.items()}
 
@@ -132,16 +127,25 @@ class WeightedSum(nn.Module):
         return dict(self.objectives.items())  # type: ignore[arg-type]
 
 
-def _check_views(objectives: Mapping[str, Objective]) -> None:
-    viewers = {name: type(objective) for name, objective in objectives.items() if objective.views > 1}
+def check_terms(terms: Mapping[str, tuple[type[Objective], Weight]]) -> None:
+    """Checks whether objectives go together under these names and weights, from what their classes declare.
+
+    Raises:
+        UserError: As in `WeightedSum`.
+    """
+    check(len(terms) > 0, "the objective has no term")
+    for name, (kind, weight) in terms.items():
+        check(name != "" and "." not in name, f"the objective's term '{name}' must have a name without dots")
+        _check_weight(name, kind, weight)
+    viewers = {name: kind for name, (kind, _) in terms.items() if kind.views > 1}
     check(
         len(set(viewers.values())) <= 1,
         f"the terms {choices(viewers)} want different views of a batch; combine views of one kind only",
     )
 
 
-def _check_weight(term: str, objective: Objective, weight: Weight) -> None:
-    parts = objective.parts or (objective.name,)
+def _check_weight(term: str, kind: type[Objective], weight: Weight) -> None:
+    parts = kind.parts or (kind.name,)
     for part in weight if isinstance(weight, Mapping) else ():
         hint = did_you_mean(part, parts)
         check(part in parts, f"the weight of '{term}' names the part '{part}'{hint} (its parts: {choices(parts)})")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from pathlib import Path
 
 from graphkd.errors import UserError, check
@@ -34,7 +35,7 @@ def write_atomically(path: str | os.PathLike[str], content: bytes | str, durable
         durable: Wait until it is on the disk. Without it a power cut may take the newest version back.
 
     Raises:
-        OSError: The file cannot be written; what was at `path` is untouched and nothing is left beside it.
+        OSError: The file cannot be written, and why; what was at `path` is untouched and nothing is left beside it.
     """
     target = Path(path)
     beside = target.with_name(f".{target.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
@@ -45,12 +46,28 @@ def write_atomically(path: str | os.PathLike[str], content: bytes | str, durable
                 file.flush()
                 os.fsync(file.fileno())
         os.replace(beside, target)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             beside.unlink()
+        if isinstance(error, OSError):
+            raise _failure(target, error) from error
         raise
     if durable:
         _sync_folder(target.parent)
+
+
+def remove_unfinished(folder: str | os.PathLike[str]) -> None:
+    """Removes what writers that were killed left beside their files; nobody else may write in the folder."""
+    for path in Path(folder).glob(".*.tmp"):
+        if re.fullmatch(r"\..+\.\d+-[0-9a-f]{8}\.tmp", path.name):
+            path.unlink(missing_ok=True)
+
+
+def _failure(target: Path, error: OSError) -> OSError:
+    """The error of a write in words that name the file; of the same type."""
+    if not target.parent.is_dir():
+        return type(error)(f"{target} cannot be written: its folder is gone")
+    return type(error)(f"{target} cannot be written: {error.strerror or error}")
 
 
 def _sync_folder(folder: Path) -> None:

@@ -1,0 +1,73 @@
+"""Cases of the data path: batches of augmented, normalised images."""
+
+from __future__ import annotations
+
+from functools import partial
+from itertools import islice
+
+import torch
+
+from graphkd.bench import published
+from graphkd.bench.case import Case, Settings, Sides
+from graphkd.contrast import FullBank, build_sampler
+from graphkd.data import Augmentation, Split, TensorDataset
+
+BATCHES = 16
+IMAGE_SIZE = 32
+NORMALISATION = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+
+
+def data_cases(settings: Settings) -> list[Case]:
+    """Images alone and with their negatives, against a loader without and with worker processes."""
+    note = "crop, flip and normalisation of each image by itself through Pillow and torchvision in the baseline"
+    return [
+        Case("data", partial(data, settings, negatives=False, workers=0), note, memory="never", steps=BATCHES),
+        Case("data", partial(data, settings, negatives=True, workers=0), note, memory="never", steps=BATCHES),
+        Case("data", partial(data, settings, negatives=True, workers=2), note, False, "never", steps=BATCHES),
+    ]
+
+
+def data(settings: Settings, negatives: bool, workers: int) -> Sides:
+    """Passes of some random batches, each a batch of images on the device, with labels and indices.
+
+    Args:
+        settings: Sizes.
+        negatives: Whether each sample's negatives are drawn too (by the sampler `shared` on our side).
+        workers: Of the baseline's loader.
+    """
+    ours = random_images(settings)
+    labels = settings.training_labels()
+    sampler = build_sampler("shared", FullBank(labels, dim=1), settings.negatives)
+    loaded = per_image(settings, BATCHES, workers, negatives)
+
+    def load() -> None:
+        for batch in islice(loaded, BATCHES):
+            for part in batch:
+                part.to(settings.device)
+
+    def cut() -> None:
+        order = torch.randperm(settings.samples)[: BATCHES * settings.batch]
+        for batch in ours.train_batches(order, settings.batch, settings.seed, settings.device):
+            if negatives:
+                sampler.select(batch.labels)
+
+    name = "images and negatives" if negatives else "images"
+    return Sides(load, {f"{name}, {workers} workers in the baseline" if workers else name: cut})
+
+
+def random_images(settings: Settings) -> TensorDataset:
+    """Random images, augmented in batches; the same as those of `per_image`."""
+    shape = settings.samples, 3, IMAGE_SIZE, IMAGE_SIZE
+    images = torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(settings.seed))
+    names = [str(label) for label in range(settings.classes)]
+    split = Split(images, settings.training_labels().cpu())
+    return TensorDataset({"train": split}, names, *NORMALISATION, Augmentation(published.PADDING, flip=True))
+
+
+def per_image(settings: Settings, batches: int, workers: int, negatives: bool = True) -> published.Batches:
+    """The published way to them: endless passes of some batches each, with negatives or without."""
+    split = random_images(settings).split("train")
+    sampler = published.Sampler(split.labels, settings.negatives, settings.seed) if negatives else None
+    return published.load(
+        published.PerImage(split.images, split.labels, NORMALISATION, sampler), settings.batch, batches, workers
+    )
