@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import sys
 from collections.abc import Sequence
+from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 DEFAULT_SUITE = "digits"
 EVERY_SUITE = "all"
+BUSY = "another process is at it"
+MOST_DEATHS = 3
+"""How often a parallel launcher's processes may die in a row without a run finished in between."""
 SUITE_KEYS = {"seed", "study", "variant", "run_dir"}
 HELP = """\
 usage: graphkd ablation [SUITE | all] [OVERRIDES] [--dry-run] [--seeds 0,1,2] [--pairs A,B] [--config-dir DIR]
@@ -84,13 +88,22 @@ def job(config: Any) -> dict[str, Any]:
     """One run of a suite, called by Hydra's launcher; a run that fails is told of, not raised."""
     from graphkd.assemble import plan, plan_teacher
     from graphkd.run import run, run_teacher
-    from graphkd.run_folder import read_config
+    from graphkd.run_folder import busy, read_config
     from graphkd_cli.show import console, outcome_line, print_line
 
     resolved = read_config(Path(config.folder) / f"{config.index}.yaml")
     screen = console()
     try:
-        outcome = run_teacher(resolved, plan_teacher(resolved)) if config.teacher else run(plan(resolved))
+        if config.teacher:
+            teacher = plan_teacher(resolved)
+            if not config.wait and busy(Path(resolved["results"]) / teacher.folder):
+                return {"index": config.index, "error": BUSY}
+            outcome = run_teacher(resolved, teacher)
+        else:
+            planned = plan(resolved)
+            if not config.wait and busy(planned.folder):
+                return {"index": config.index, "error": BUSY}
+            outcome = run(planned)
     except Exception as error:
         name = f"{resolved['variant']} seed {resolved['seed']}"
         print_line(screen, f"{name}: failed: {one_line(error)}")
@@ -266,22 +279,74 @@ def _launch(planned: Sequence[Planned], launcher: Sequence[str], config_dir: str
     with compose.launch_folder(planned[0].plan.results) as folder:
         for index, item in enumerate(planned):
             write_config(item.plan.config, folder / f"{index}.yaml")
-        teachers = {
-            (item.plan.teacher.identity, item.plan.teacher.seed): index
-            for index, item in enumerate(planned)
-            if item.plan.teacher is not None and item.plan.teacher.checkpoint is None
-        }
         common = [*launcher, f"folder={quoted(str(folder))}"]
-        _launch_jobs(list(teachers.values()), [*common, "teacher=true"], config_dir)
-        return _launch_jobs(list(range(len(planned))), common, config_dir)
+        students = [_Job.of_student(index, item.plan) for index, item in enumerate(planned)]
+        teachers = [_Job.of_teacher(index, item.plan) for index, item in enumerate(planned) if _trains_one(item.plan)]
+        once = {(job.identity, job.seed): job for job in teachers}
+        _launch_jobs(list(once.values()), [*common, "teacher=true"], config_dir)
+        return _launch_jobs(students, common, config_dir)
 
 
-def _launch_jobs(indices: list[int], overrides: Sequence[str], config_dir: str | None) -> dict[int, str]:
-    if not indices:
-        return {}
-    jobs = [[f"index={index}"] for index in indices]
-    answers = compose.launch("launch", overrides, jobs, job, config_dir)
-    return {answer["index"]: answer["error"] for answer in answers if answer["error"] is not None}
+def _trains_one(planned: Plan) -> bool:
+    return planned.teacher is not None and planned.teacher.checkpoint is None
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A job of the launcher: which config, and by what one sees that it is done."""
+
+    index: int
+    folder: Path
+    identity: str
+    seed: int
+    again: bool
+
+    @classmethod
+    def of_student(cls, index: int, planned: Plan) -> _Job:
+        return cls(index, planned.folder, planned.identity, planned.seed, bool(planned.config["force"]))
+
+    @classmethod
+    def of_teacher(cls, index: int, planned: Plan) -> _Job:
+        assert planned.teacher is not None
+        teacher = planned.teacher
+        again = bool(planned.config["force"])
+        return cls(index, planned.results / teacher.folder, teacher.identity, teacher.seed, again)
+
+    def is_done(self) -> bool:
+        from graphkd.run_folder import finished
+
+        try:
+            return not self.again and finished(self.folder, self.identity, self.seed) is not None
+        except UserError:
+            return False  # the job itself tells
+
+
+def _launch_jobs(jobs: Sequence[_Job], overrides: Sequence[str], config_dir: str | None) -> dict[int, str]:
+    """Runs jobs; what another suite works on comes last. Returns the errors by the job's index."""
+    answers = _launch_round(jobs, [*overrides, "wait=false"], config_dir)
+    others = [job for job in jobs if answers[job.index] == BUSY]
+    answers |= _launch_round(others, [*overrides, "wait=true"], config_dir)
+    return {index: error for index, error in answers.items() if error is not None}
+
+
+def _launch_round(jobs: Sequence[_Job], overrides: Sequence[str], config_dir: str | None) -> dict[int, str | None]:
+    """What each job answered; those of a launcher whose process died are launched again, to go on where they were."""
+    answers: dict[int, str | None] = {job.index: None for job in jobs}
+    left, deaths = list(jobs), 0
+    while left:
+        words = [[f"index={job.index}"] for job in left]
+        try:
+            found = compose.launch("launch", overrides, words, job, config_dir)
+        except BrokenExecutor as error:
+            missing = [job for job in left if not job.is_done()]
+            deaths = deaths + 1 if len(missing) == len(left) else 1
+            left = missing
+            if deaths == MOST_DEATHS:
+                return answers | {job.index: f"its process died: {one_line(error)}" for job in left}
+            print(f"a process of the launcher died; going on with {len(left)} runs", file=sys.stderr)
+        else:
+            return answers | {answer["index"]: answer["error"] for answer in found}
+    return answers
 
 
 def _conclude(planned: Sequence[Planned], failed: dict[int, str]) -> int:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from itertools import islice
 
 import torch
+from torch import Tensor
 
 from graphkd.bench import published
 from graphkd.bench.case import Case, Settings, Sides
@@ -35,10 +37,8 @@ def data(settings: Settings, negatives: bool, workers: int) -> Sides:
         negatives: Whether each sample's negatives are drawn too (by the sampler `shared` on our side).
         workers: Of the baseline's loader.
     """
-    ours = random_images(settings)
-    labels = settings.training_labels()
-    sampler = build_sampler("shared", FullBank(labels, dim=1), settings.negatives)
-    loaded = per_image(settings, BATCHES, workers, negatives)
+    ours, loaded = batched(settings), per_image(settings, BATCHES, workers, negatives)
+    sampler = build_sampler("shared", FullBank(settings.training_labels(), dim=1), settings.negatives)
 
     def load() -> None:
         for batch in islice(loaded, BATCHES):
@@ -55,19 +55,22 @@ def data(settings: Settings, negatives: bool, workers: int) -> Sides:
     return Sides(load, {f"{name}, {workers} workers in the baseline" if workers else name: cut})
 
 
-def random_images(settings: Settings) -> TensorDataset:
-    """Random images, augmented in batches; the same as those of `per_image`."""
-    shape = settings.samples, 3, IMAGE_SIZE, IMAGE_SIZE
-    images = torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(settings.seed))
+def batched(settings: Settings) -> TensorDataset:
+    """Random images, augmented in batches on the device."""
     names = [str(label) for label in range(settings.classes)]
-    split = Split(images, settings.training_labels().cpu())
-    return TensorDataset({"train": split}, names, *NORMALISATION, Augmentation(published.PADDING, flip=True))
+    return TensorDataset({"train": _split(settings)}, names, *NORMALISATION, Augmentation(published.PADDING, flip=True))
 
 
-def per_image(settings: Settings, batches: int, workers: int, negatives: bool = True) -> published.Batches:
-    """The published way to them: endless passes of some batches each, with negatives or without."""
-    split = random_images(settings).split("train")
-    sampler = published.Sampler(split.labels, settings.negatives, settings.seed) if negatives else None
-    return published.load(
-        published.PerImage(split.images, split.labels, NORMALISATION, sampler), settings.batch, batches, workers
-    )
+def per_image(settings: Settings, batches: int, workers: int, negatives: bool = True) -> Iterator[list[Tensor]]:
+    """The same in the published way: endless passes of some batches each, with negatives or without."""
+    images, labels = _split(settings)
+    sampler = published.Sampler(labels, settings.negatives, settings.seed) if negatives else None
+    dataset = published.PerImage(images, labels, NORMALISATION, sampler)
+    return published.load(dataset, settings.batch, batches, workers)
+
+
+def _split(settings: Settings) -> Split:
+    shape = settings.samples, 3, IMAGE_SIZE, IMAGE_SIZE
+    random = torch.Generator().manual_seed(settings.seed)
+    images = torch.randint(256, shape, dtype=torch.uint8, generator=random)
+    return Split(images, settings.training_labels().cpu())

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,15 +13,27 @@ from torch import Tensor
 
 from graphkd.batch import DistillationBatch, NetworkOutput
 from graphkd.bench.case import Case, Settings, Sides, Work
+from graphkd.bench.data import IMAGE_SIZE, batched, per_image
 from graphkd.bench.published import PublishedHKD, Sampler
+from graphkd.bench.stepwise import Stepwise, shares, time_objectives_backward
 from graphkd.builder import BUILDERS
+from graphkd.contrast.options import BankOptions
+from graphkd.engine.clock import Clock
+from graphkd.engine.trainer import Trainer
 from graphkd.gnn import GNNS, GraphEncoder
 from graphkd.graph import dgl_supports
 from graphkd.model import MODELS, Network, output_shapes
 from graphkd.objective import OBJECTIVES, Objective, WeightedSum
 
-IMAGE_SIZE = 32
 HKD_WEIGHT = 3.0
+STEPS = 8
+"""At once where worker processes load ahead, which they should not do while the other side has its turn."""
+WAYS: dict[str, dict[str, Any]] = {
+    "float32": {},
+    "float32 channels_last": {"channels_last": True},
+    "bf16 channels_last": {"channels_last": True, "precision": "bf16"},
+}
+"""The trainer's options, by row."""
 
 
 def loss_cases(settings: Settings) -> list[Case]:
@@ -31,69 +44,144 @@ def loss_cases(settings: Settings) -> list[Case]:
 
 def step_cases(settings: Settings) -> list[Case]:
     """A training step with the sampling of its negatives."""
-    note = f"{settings.teacher} and {settings.student} on both sides, CE + {HKD_WEIGHT:g} HKD, sampling included"
-    return [Case("step", partial(step, settings), _with_encoder(note, settings), memory="full")]
+    note = (
+        f"{settings.teacher} and {settings.student} on both sides, CE + {HKD_WEIGHT:g} HKD; in the baseline each image "
+        "is augmented and gets its negatives by itself, on our side batches as the trainer takes them"
+    )
+    note = _with_encoder(note, settings)
+    return [
+        Case("step", partial(step, settings, workers=0, steps=1), note, memory="full"),
+        Case("step", partial(step, settings, workers=2, steps=STEPS), note, False, "never", steps=STEPS),
+    ]
 
 
 def loss(settings: Settings) -> Sides:
     """Heads, graphs, encoders, contrast and banks, from the networks' outputs on."""
-    width = settings.feature_dim
-    student, teacher = (_output(settings, network) for network in ("student", "teacher"))
-    student.embedding.requires_grad_()
-    labels, indices = settings.training_labels(), settings.indices()
-    batch = DistillationBatch(student, teacher, labels[indices], indices)
-    given = replace(batch, negatives=Sampler(labels, settings.negatives, settings.seed).draw(batch.labels))
-
-    def work(objective: PublishedHKD | Objective, batch: DistillationBatch) -> None:
-        terms = objective(batch)
-        total = terms if isinstance(terms, Tensor) else sum(terms.values())
-        torch.autograd.grad(total, [student.embedding, *objective.parameters()])
-        objective.after_step()
-
+    width, batch = settings.feature_dim, _batch(settings)
+    negatives = Sampler(settings.training_labels(), settings.negatives, settings.seed).draw(batch.labels)
+    given = replace(batch, negatives=negatives)
     return Sides(
-        partial(work, _published(settings, width, width), given),
+        partial(_learn, _published(settings, width, width), given),
         {
-            "explicit": partial(work, _hkd(settings, width, width, "explicit"), given),
-            "shared": partial(work, _hkd(settings, width, width, "shared"), batch),
+            "explicit": partial(_learn, _hkd(settings, width, width, "explicit"), given),
+            "shared": objective_step(settings),
         },
     )
 
 
-def step(settings: Settings) -> Sides:
-    """Networks, loss and optimizer on random images."""
-    labels, indices = settings.training_labels(), settings.indices()
-    sampler = Sampler(labels, settings.negatives, settings.seed)
-    images = settings.normal("images", settings.batch, 3, IMAGE_SIZE, IMAGE_SIZE)
-    teacher, *students = (_network(name, settings) for name in (settings.teacher, settings.student, settings.student))
-    teacher.eval()
-    dims = [output_shapes(network, 3, IMAGE_SIZE).embedding for network in (students[0], teacher)]
-    published = _published(settings, dims[0], dims[1])
-    hkd = _hkd(settings, dims[0], dims[1], "shared")
-    ours = WeightedSum({"ce": (OBJECTIVES.build("ce"), 1.0), "hkd": (hkd, HKD_WEIGHT)})
+def objective_step(settings: Settings, bank: BankOptions = BankOptions()) -> Work:  # noqa: B008 (immutable)
+    """Our side of `loss` with the sampler `shared`.
 
-    def published_loss(batch: DistillationBatch) -> Tensor:
-        given = replace(batch, negatives=sampler.draw(batch.labels))
-        hkd_loss: Tensor = published(given)
-        return F.cross_entropy(batch.student.logits, batch.labels) + HKD_WEIGHT * hkd_loss
+    Args:
+        settings: Sizes.
+        bank: How the banks are kept.
+    """
+    width = settings.feature_dim
+    return partial(_learn, _hkd(settings, width, width, "shared", bank), _batch(settings))
 
-    def work(student: Network, objective: PublishedHKD | WeightedSum, loss: Callable[..., Tensor]) -> Work:
-        parameters = [*student.parameters(), *objective.parameters()]
-        optimizer = torch.optim.SGD(parameters, lr=0.05, momentum=0.9, weight_decay=5e-4)
 
-        def train() -> None:
-            with torch.no_grad():
-                known = teacher(images)
-            optimizer.zero_grad()
-            torch.autograd.backward(loss(DistillationBatch(student(images), known, labels[indices], indices)))
-            optimizer.step()
-            objective.after_step()
+def _batch(settings: Settings) -> DistillationBatch:
+    """Random outputs of both networks, the student's with gradient."""
+    student, teacher = (_output(settings, network) for network in ("student", "teacher"))
+    student.embedding.requires_grad_()
+    indices = settings.indices()
+    return DistillationBatch(student, teacher, settings.training_labels()[indices], indices)
 
-        return train
 
+def _learn(objective: PublishedHKD | Objective, batch: DistillationBatch) -> None:
+    terms = objective(batch)
+    total = terms if isinstance(terms, Tensor) else sum(terms.values())
+    torch.autograd.grad(total, [batch.student.embedding, *objective.parameters()])
+    objective.after_step()
+
+
+def step(settings: Settings, workers: int, steps: int) -> Sides:
+    """Data, networks, loss and optimizer.
+
+    Args:
+        settings: Sizes.
+        workers: Of the baseline's loader.
+        steps: How many are taken at once.
+    """
+    teacher = _network(settings.teacher, settings)
+    baseline = PublishedTraining(settings, teacher, workers, steps)
+    dataset = batched(settings)
+    ours = {}
+    for name, options in WAYS.items():
+        trainer = Trainer(batch_size=settings.batch, accelerator=settings.device, **options)
+        student = _network(settings.student, settings)
+        objective = WeightedSum(
+            {
+                "ce": (OBJECTIVES.build("ce"), 1.0),
+                "hkd": (_hkd(settings, *_widths(student, teacher), sampler="shared"), HKD_WEIGHT),
+            }
+        )
+        ours[name] = Stepwise(trainer, student, objective, dataset, copy.deepcopy(teacher), settings.seed)
+    clocks = {"baseline": baseline.clock} | {name: training.clock for name, training in ours.items()}
+
+    def repeated(training: Stepwise | PublishedTraining) -> Work:
+        def work() -> None:
+            for _ in range(steps):
+                training.step()
+
+        return work
+
+    suffix = f", {workers} workers in the baseline" if workers else ""
     return Sides(
-        work(students[0], published, published_loss),
-        {"shared": work(students[1], ours, lambda batch: ours(batch).total)},
+        repeated(baseline),
+        {f"{name}{suffix}": repeated(training) for name, training in ours.items()},
+        lambda: "; ".join(f"{name}: {shares(clock)}" for name, clock in clocks.items()),
     )
+
+
+class PublishedTraining:
+    """The step of the released code; the sections of `clock` are those of the engine."""
+
+    def __init__(self, settings: Settings, teacher: Network, workers: int, batches: int) -> None:
+        """A training.
+
+        Args:
+            settings: Sizes.
+            teacher: Its teacher.
+            workers: Of its loader.
+            batches: Batches of a pass.
+        """
+        self.teacher = copy.deepcopy(teacher).eval()
+        self.student = _network(settings.student, settings)
+        self.hkd = _published(settings, *_widths(self.student, teacher))
+        parameters = [*self.student.parameters(), *self.hkd.parameters()]
+        self.optimizer = torch.optim.SGD(parameters, lr=0.05, momentum=0.9, weight_decay=5e-4)
+        self.clock = Clock(torch.device(settings.device))
+        self._batches = per_image(settings, batches, workers)
+        self._device = settings.device
+
+    def step(self) -> None:
+        """Takes a step."""
+        section = self.clock.section
+        with section("data"):
+            images, labels, indices, negatives = (part.to(self._device) for part in next(self._batches))
+        with section("student"):
+            student = self.student(images)
+        with section("teacher"), torch.no_grad():
+            teacher = self.teacher(images)
+        with section("ce"):
+            loss = F.cross_entropy(student.logits, labels)
+        with section("hkd"):
+            batch = DistillationBatch(student, teacher, labels, indices, negatives=negatives)
+            loss = loss + HKD_WEIGHT * self.hkd(batch)
+        time_objectives_backward(student, self.clock)
+        with section("backward"):
+            torch.autograd.backward(loss)
+        with section("optimizer"):
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            self.hkd.after_step()
+
+
+def _widths(student: Network, teacher: Network) -> tuple[int, int]:
+    """Widths of both embeddings."""
+    student_width, teacher_width = (output_shapes(network, 3, IMAGE_SIZE).embedding for network in (student, teacher))
+    return student_width, teacher_width
 
 
 def _output(settings: Settings, network: str) -> NetworkOutput:
@@ -110,11 +198,14 @@ def _published(settings: Settings, student_dim: int, teacher_dim: int) -> Publis
     return hkd.to(settings.device)
 
 
-def _hkd(settings: Settings, student_dim: int, teacher_dim: int, sampler: str) -> Objective:
+def _hkd(
+    settings: Settings, student_dim: int, teacher_dim: int, sampler: str,
+    bank: BankOptions = BankOptions(),  # noqa: B008 (immutable)
+) -> Objective:  # fmt: skip
     hkd = OBJECTIVES.build(
         "hkd", student_dim=student_dim, teacher_dim=teacher_dim, labels=settings.training_labels(),
         builder=BUILDERS.build("knn", k=settings.k), student_gnn=_tag(settings), teacher_gnn=_tag(settings),
-        dim=settings.dim, negatives=settings.negatives, sampler=sampler,
+        dim=settings.dim, negatives=settings.negatives, sampler=sampler, bank=bank,
     )  # fmt: skip
     hkd.prepare(torch.device(settings.device), settings.generator)
     return hkd

@@ -12,17 +12,20 @@ from golden import assert_close
 from graphkd.bench import PARTS, Effort, Settings, graph, measure, select_cases
 from graphkd.bench.contrast import contrast
 from graphkd.bench.graph import ENCODERS, encoder, graph_cases
+from graphkd.bench.training import WAYS
 from graphkd.errors import UserError
 
 TINY = Settings(
     threads=1, batch=12, samples=240, negatives=40, dim=16, classes=6, k=4, feature_dim=20, teacher="resnet8",
     student="resnet8", larger_batch=16, larger_samples=480, larger_negatives=60,
+    largest_samples=960,
 )  # fmt: skip
 ROWS = {
     "loss": ["explicit", "shared"],
     "contrast": ["explicit", "shared", "all"],
     "sampling": ["explicit", "shared"],
-    "step": ["shared"],
+    "data": ["images", "images and negatives", "images and negatives, 2 workers in the baseline"],
+    "step": [f"{way}{suffix}" for suffix in ("", ", 2 workers in the baseline") for way in WAYS],
     "graph": [
         *(f"{name}, B={batch}" for batch in (12, 16) for name in ("knn", *ENCODERS)),
         f"bank_knn, N={TINY.samples}",
@@ -32,6 +35,15 @@ ROWS = {
         "shared, N=480",
         "shared, from N=240 to 480",
         "shared, N=480, B=16, K=60",
+    ],
+    "scale": [
+        "N=240, B=12, K=40, float32",
+        "N=240, B=16, K=40, float32",
+        "N=240, B=12, K=60, float32",
+        "N=480, B=12, K=40, float32",
+        "N=480, B=12, K=40, bfloat16",
+        "N=960, B=12, K=40, bfloat16",
+        "N=960, B=12, K=40, queue of 160",
     ],
 }
 
@@ -44,7 +56,7 @@ def test_every_part_has_its_rows(part: str) -> None:
     assert [row.case for row in rows] == ROWS[part]
     assert {row.part for row in rows} == {part}
     without_baseline = [row.case for row in rows if row.ratio is None]
-    assert without_baseline == [name for name in ROWS[part] if "K=60" in name]
+    assert without_baseline == [name for name in ROWS[part] if "K=60" in name or part == "scale"]
 
 
 def test_parts_come_in_the_order_of_the_benchmark() -> None:
@@ -54,8 +66,9 @@ def test_parts_come_in_the_order_of_the_benchmark() -> None:
 
 def test_quick_leaves_out_what_is_slow_unless_it_is_named() -> None:
     quick = [case.part for case in select_cases(TINY, quick=True)]
-    assert set(quick) == set(PARTS) - {"growth"}
+    assert set(quick) == set(PARTS) - {"growth", "scale"}
     assert quick.count("graph") == 2 + len(ENCODERS)
+    assert quick.count("step") == 1
     assert len(select_cases(TINY, ["growth"], quick=True)) == 3
 
 

@@ -1,0 +1,72 @@
+"""What a distillation with HKD will need, from its sizes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+BANKS = 2
+PARTS = 2
+_INDEX = 8 + 8 + 8  # a full bank's labels, sorted labels and order, int64
+_QUEUED = 8 + 8  # a queue's labels and indices, int64
+_SEEN = 4 + 4  # a queue's labels of all samples and their rows, int32
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Sizes of an HKD objective; what they come to in each process.
+
+    Attributes:
+        samples: N.
+        batch: B, over all processes.
+        negatives: K.
+        dim: D.
+        dtype: How the banks are stored.
+        length: Rows of a queue; None for full banks.
+        world: Processes that share the rows of full banks (`bank.sharded`).
+    """
+
+    samples: int
+    batch: int = 64
+    negatives: int = 16_384
+    dim: int = 128
+    dtype: str = "float32"
+    length: int | None = None
+    world: int = 1
+
+    @property
+    def rows(self) -> int:
+        """Bytes of both banks' rows."""
+        rows = -(-self.samples // self.world) if self.length is None else self.length
+        return BANKS * rows * self.dim * BYTES[self.dtype]
+
+    @property
+    def index(self) -> int:
+        """Bytes of classes and order beside the rows; where the training runs on the CPU, 8 a sample less."""
+        if self.length is None:
+            return BANKS * _INDEX * self.samples
+        return BANKS * (_QUEUED * self.length + _SEEN * self.samples)
+
+    @property
+    def held(self) -> int:
+        """Bytes that stay."""
+        return self.rows + self.index
+
+    @property
+    def exchanged(self) -> int:
+        """Bytes that a process puts into the exchanges of a step where banks are sharded."""
+        if self.world == 1:
+            return 0
+        largest, total, mixture = 1, 1, self.dim
+        return BANKS * 4 * self.batch * (self.dim + PARTS * (largest + total + mixture))
+
+    @property
+    def saved(self) -> int:
+        """Bytes of both banks in a checkpoint, put together in the memory of the first process's host."""
+        return self.rows if self.length is not None else BANKS * self.samples * self.dim * BYTES[self.dtype]
+
+    @property
+    def flops(self) -> int:
+        """Operations of the contrast in a step, forward and backward, of all processes together."""
+        products, multiply_and_add = 2, 2
+        return BANKS * PARTS * products * multiply_and_add * self.batch * self.negatives * self.dim
