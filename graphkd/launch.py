@@ -7,122 +7,194 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import torch.distributed as dist
 
+from graphkd.engine.interrupts import Interrupts
 from graphkd.errors import UserError
 
 T = TypeVar("T")
 WORKER = "graphkd_cli.worker"
+LAUNCHED = "--launched"
+"""Tells a worker that `start` began it."""
 PATIENCE_S = 20.0
-"""How long processes may take to leave once one of them has."""
+"""How long the other processes may take to leave once one of them has died."""
+_KILL_AFTER_S = 10.0
 _POLL_S = 0.2
+_SIGNAL_OF = {130: signal.SIGINT, -signal.SIGINT: signal.SIGINT, 143: signal.SIGTERM, -signal.SIGTERM: signal.SIGTERM}
+
+
+def processes() -> int:
+    """How many processes torchrun, Slurm or `start` began together with this one, itself included."""
+    if dist.is_torchelastic_launched():
+        return int(os.environ["WORLD_SIZE"])
+    # As Lightning has it: in an interactive job Slurm's tasks are not processes of ours.
+    interactive = os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive")
+    return 1 if interactive else int(os.environ.get("SLURM_NTASKS", "1"))
 
 
 def in_group() -> bool:
     """Whether this process is one of several that torchrun, Slurm or `start` began together."""
-    return int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1"))) > 1
+    return processes() > 1
 
 
 def rank() -> int:
     """This process's number among them."""
-    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
+    if not in_group():
+        return 0
+    return int(os.environ["RANK" if dist.is_torchelastic_launched() else "SLURM_PROCID"])
 
 
 def leads() -> bool:
     """Whether this process is the one that writes."""
-    return not in_group() or rank() == 0
+    return rank() == 0
 
 
 def wait() -> None:
     """Waits for the other processes of the group."""
-    if in_group():
+    if _joined():
         dist.barrier()
 
 
 def agreed(look: Callable[[], T]) -> T:
-    """What the leading process sees; the others learn it from there."""
-    if not in_group():
+    """What the leading process sees; the others learn it from there, and so they do of a mistake that it finds.
+
+    Raises:
+        UserError: `look` raised it.
+    """
+    if not _joined():
         return look()
-    seen = [look() if leads() else None]
+    seen: list[T | UserError | None] = [None]
+    if leads():
+        try:
+            seen = [look()]
+        except UserError as error:
+            seen = [error]
     dist.broadcast_object_list(seen, 0)
-    return cast(T, seen[0])
+    if isinstance(seen[0], UserError):
+        raise seen[0]
+    return seen[0]  # type: ignore[return-value]
 
 
-def start(config: Path, processes: int, options: Sequence[str] = ()) -> None:
+def start(config: Path, count: int, options: Sequence[str] = ()) -> None:
     """Runs a config in several processes on this machine and waits for them.
 
+    Ctrl-C and SIGTERM are passed on to them once; they leave with a checkpoint. A second one ends them.
+
     Args:
-        config: A resolved config (`graphkd.run_folder.write_config`).
-        processes: How many.
+        config: A resolved config (`graphkd.run_folder.write_config`), in a folder that takes what they write to stderr.
+        count: How many processes.
         options: Further words for each of them.
 
     Raises:
-        UserError: They refused the config; they said why.
+        UserError: They refused the config.
         RuntimeError: One of them died; the others are ended then, and the last checkpoint is kept.
         KeyboardInterrupt: They were interrupted.
     """
     port = _free_port()
-    workers = [_start([str(config), *options], number, processes, port) for number in range(processes)]
-    try:
-        codes = _wait(workers)
-    finally:
-        _end(workers)
-    if 2 in codes:
-        raise UserError("the run was refused (see above)")
-    if any(code in (130, -signal.SIGINT) for code in codes):
-        raise KeyboardInterrupt
-    if any(code in (143, -signal.SIGTERM) for code in codes) and 1 not in codes:
-        signal.raise_signal(signal.SIGTERM)
-    dead = {number: code for number, code in enumerate(codes) if code != 0}
-    if dead:
-        number, code = next(iter(dead.items()))
-        raise RuntimeError(f"rank {number} of {processes} died (exit code {code}); the last checkpoint is kept")
+    logs = [config.with_name(f"rank-{number}.log") for number in range(count)]
+    workers: list[subprocess.Popen[bytes]] = []
+    with Interrupts() as interrupts:
+        try:
+            for number, log in enumerate(logs):
+                workers.append(_start([str(config), LAUNCHED, *options], number, count, port, log))
+            failure = _wait(workers, interrupts)
+        finally:
+            _end(workers)
+        if failure is not None:
+            number, code = failure
+            if code in _SIGNAL_OF:
+                interrupts.pending = _SIGNAL_OF[code]
+                interrupts.deliver()
+                raise KeyboardInterrupt  # the handler has somebody else's thread
+            _blame(number, code, count, logs[number].read_text(errors="replace"))
+    sys.stderr.write(logs[0].read_text(errors="replace"))
 
 
-def _start(words: Sequence[str], number: int, processes: int, port: int) -> subprocess.Popen[bytes]:
+def follow_parent() -> None:
+    """Has this process terminated, with a checkpoint, when the one that began it is gone."""
+    parent = os.getppid()
+
+    def follow() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+def _joined() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def _start(words: Sequence[str], number: int, count: int, port: int, log: Path) -> subprocess.Popen[bytes]:
     group = {
-        "RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes,
+        "RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count,
         "GROUP_RANK": 0, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": port,
         "TORCH_CPP_LOG_LEVEL": os.environ.get("TORCH_CPP_LOG_LEVEL", "ERROR"),  # advice on DDP, from every rank
     }  # fmt: skip
     environment = {**os.environ, **{name: str(value) for name, value in group.items()}}
-    return subprocess.Popen([sys.executable, "-m", WORKER, *words], env=environment)
+    command = [sys.executable, "-m", WORKER, *words]
+    with log.open("wb") as errors:
+        # A session of its own: the terminal's Ctrl-C reaches it through us, so that it comes once.
+        return subprocess.Popen(command, env=environment, stderr=errors, start_new_session=True)
 
 
-def _wait(workers: Sequence[subprocess.Popen[bytes]]) -> list[int]:
-    """Waits until all are done, or one has failed and the others had time to notice; the exit codes by rank.
+def _wait(workers: Sequence[subprocess.Popen[bytes]], interrupts: Interrupts) -> tuple[int, int] | None:
+    """Waits until all have left, or one has died and the others had time to notice.
 
-    Whoever left by itself is first in the blame: the others mostly fail because of it.
+    Returns:
+        Rank and exit code of the first that failed; the others mostly fail because of it.
     """
-    deadline = None
-    first: dict[int, int] = {}
-    while True:
-        codes = [worker.poll() for worker in workers]
-        for number, code in enumerate(codes):
-            if code is not None and code != 0 and not first:
-                first[number] = code
-        if all(code is not None for code in codes) or (deadline is not None and time.monotonic() > deadline):
+    failure: tuple[int, int] | None = None
+    deadline = float("inf")
+    told = False
+    while time.monotonic() < deadline:
+        left = all([worker.poll() is not None for worker in workers])
+        if failure is None:
+            failure = _failure([worker.returncode for worker in workers])
+            if failure is not None and failure[1] not in _SIGNAL_OF:
+                deadline = time.monotonic() + PATIENCE_S
+        if left:
             break
-        if first and deadline is None:
-            deadline = time.monotonic() + PATIENCE_S
+        if interrupts.pending is not None and not told:
+            told = True
+            for worker in workers:
+                worker.send_signal(interrupts.pending)
         time.sleep(_POLL_S)
-    _end(workers)
-    ended = [worker.wait() for worker in workers]
-    return [first.get(number, 0) for number in range(len(workers))] if first else ended
+    return failure
+
+
+def _failure(codes: Sequence[int | None]) -> tuple[int, int] | None:
+    """Whom to blame: 1 is what those end with who lose one of their group."""
+    failed = [(code == 1, number, code) for number, code in enumerate(codes) if code]
+    return min(failed)[1:] if failed else None
+
+
+def _blame(number: int, code: int, count: int, log: str) -> None:
+    """Says what a process failed with, of which the last line that it wrote tells."""
+    said = next((line.removeprefix("graphkd: ") for line in reversed(log.splitlines()) if line.strip()), "")
+    if code == 2:
+        raise UserError(said)
+    how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+    why = f": {said.removesuffix(' (--debug shows where)')}" if code > 0 and said else ""
+    message = f"rank {number} of {count} died ({how}){why}; the last checkpoint is kept"
+    raise RuntimeError(message) from (RuntimeError(f"rank {number} wrote\n{log}") if log else None)
 
 
 def _end(workers: Sequence[subprocess.Popen[bytes]]) -> None:
     for worker in workers:
         if worker.poll() is None:
             worker.terminate()
+    deadline = time.monotonic() + _KILL_AFTER_S
     for worker in workers:
         try:
-            worker.wait(PATIENCE_S)
+            worker.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             worker.kill()
             worker.wait()

@@ -84,23 +84,21 @@ def run(planned: Plan, watcher: Watcher | None = None) -> Outcome:
     Raises:
         UserError: The folder holds something else, or parts of the plan do not fit together.
     """
-    watcher = watcher or Watcher()
-    mend(planned.folder)
-    found = finished(planned.folder, planned.identity, planned.seed)
-    if found is not None and not planned.config["force"]:
+    trainer = planned.build_trainer()
+    _join(trainer)
+    found = launch.agreed(lambda: _reusable(planned.folder, planned.identity, planned.seed, planned.config))
+    if found is not None:
         return Outcome(found, planned.folder, reused=True)
-    check_own(planned.folder)
+    if _needs_processes(trainer):
+        return _in_processes(planned.config, planned.folder, planned.identity, planned.seed, trainer.devices, watcher)
+    watcher = watcher or Watcher()
     # Everything is built before anything is written, so that what does not fit together leaves no trace.
     dataset = planned.build_data()
     student = planned.build_student(dataset)
     teacher = None if planned.teacher is None else planned.teacher.build(dataset)
     objective = planned.build_objective(dataset, student, teacher)
-    trainer = planned.build_trainer()
-    fabric = trainer.fabric()
+    trainer.fabric()
     make_folder(planned.folder.parent)
-    if trainer.needs_processes:
-        return _in_processes(planned.config, planned.folder, planned.identity, planned.seed, trainer.devices)
-    fabric.launch()
     for note in dataset.notes:
         watcher.note(note)
     known = None
@@ -122,19 +120,19 @@ def run_teacher(config: Mapping[str, Any], teacher: TeacherPlan, watcher: Watche
     Raises:
         UserError: It is to be read from a checkpoint, or parts of the plan do not fit together.
     """
-    watcher = watcher or Watcher()
     check(teacher.checkpoint is None, "teacher.checkpoint is given, so there is no teacher to train")
     folder = Path(config["results"]) / teacher.folder
-    found = finished(folder, teacher.identity, teacher.seed)
-    if found is not None and not config["force"]:
+    trainer = Trainer(**teacher.trainer.all)
+    _join(trainer)
+    found = launch.agreed(lambda: _reusable(folder, teacher.identity, teacher.seed, config))
+    if found is not None:
         return Outcome(found, folder, reused=True)
+    if _needs_processes(trainer):
+        return _in_processes(config, folder, teacher.identity, teacher.seed, trainer.devices, watcher, "--teacher")
+    watcher = watcher or Watcher()
     dataset = teacher.data.build()
     network = teacher.build(dataset)
-    trainer = Trainer(**teacher.trainer.all)
-    fabric = trainer.fabric()
-    if trainer.needs_processes:
-        return _in_processes(config, folder, teacher.identity, teacher.seed, trainer.devices, "--teacher")
-    fabric.launch()
+    trainer.fabric()
     record = new_record(config, "teacher", teacher.model.name, teacher.identity, teacher.seed, trainer)
     objective = WeightedSum({"ce": (OBJECTIVES.build("ce"), 1.0)})
     return _in_folder(folder, record, config, _Work(trainer, network, objective, dataset, None, watcher))
@@ -196,23 +194,62 @@ class _Work:
 def _in_folder(folder: Path, record: Record, config: Mapping[str, Any], work: _Work) -> Outcome:
     """Does the work in its folder, unless somebody else has done it in the meantime."""
     with locked(folder):
-        found = launch.agreed(lambda: finished(folder, record.identity, record.seed))
-        if found is not None and not config["force"]:
+        found = launch.agreed(lambda: _reusable(folder, record.identity, record.seed, config))
+        if found is not None:
             return Outcome(found, folder, reused=True)
-        check_own(folder)
-        with workplace(folder, keep=found is not None) as place:
+        there = launch.agreed(lambda: finished(folder, record.identity, record.seed)) is not None
+        with workplace(folder, keep=there) as place:
             return Outcome(_train(place, record, config, work), folder, reused=False)
 
 
+def _reusable(folder: Path, identity: str, seed: int, config: Mapping[str, Any]) -> Record | None:
+    """What a finished run of this description came to, unless it is to be run again; else the folder may be had."""
+    mend(folder)
+    found = finished(folder, identity, seed)
+    if found is not None and not config["force"]:
+        return found
+    check_own(folder)
+    return None
+
+
+def _join(trainer: Trainer) -> None:
+    """Meets the other processes, where this is one of several that were started together.
+
+    Raises:
+        UserError: They are more or fewer than the trainer's devices.
+    """
+    if launch.in_group():
+        count = launch.processes()
+        check(
+            count == trainer.processes,
+            f"trainer: devices x nodes is {trainer.processes}, but {count} processes were started together",
+        )
+        trainer.fabric().launch()
+
+
+def _needs_processes(trainer: Trainer) -> bool:
+    """Whether processes for the trainer's devices are still to be started.
+
+    Raises:
+        UserError: They are on several machines.
+    """
+    needed = trainer.processes > 1 and not launch.in_group()
+    check(
+        not needed or trainer.nodes == 1,
+        f"trainer: nodes is {trainer.nodes}, which torchrun or srun must start: -m {launch.WORKER} CONFIG",
+    )
+    return needed
+
+
 def _in_processes(
-    config: Mapping[str, Any], folder: Path, identity: str, seed: int, processes: int, *options: str
-) -> Outcome:
-    """Has a process for each device do it."""
-    make_folder(config["results"])
-    with tempfile.TemporaryDirectory(prefix=".launch-", dir=config["results"]) as place:
+    config: Mapping[str, Any], folder: Path, identity: str, seed: int, processes: int, watcher: Watcher | None,
+    *options: str,
+) -> Outcome:  # fmt: skip
+    """Has a process for each device do it; the leading one shows how it goes, where there is a watcher at all."""
+    with tempfile.TemporaryDirectory(prefix="graphkd-") as place:
         resolved = Path(place) / CONFIG
         write_config(config, resolved)
-        launch.start(resolved, processes, options)
+        launch.start(resolved, processes, [*options, *([] if watcher else ["--quiet"])])
     record = finished(folder, identity, seed)
     assert record is not None, "the processes ended well"
     return Outcome(record, folder, reused=False)

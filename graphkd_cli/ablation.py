@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,14 +97,13 @@ def job(config: Any) -> dict[str, Any]:
     try:
         if config.teacher:
             teacher = plan_teacher(resolved)
-            if not config.wait and busy(Path(resolved["results"]) / teacher.folder):
-                return {"index": config.index, "error": BUSY}
-            outcome = run_teacher(resolved, teacher)
+            folder, work = Path(resolved["results"]) / teacher.folder, partial(run_teacher, resolved, teacher)
         else:
             planned = plan(resolved)
-            if not config.wait and busy(planned.folder):
-                return {"index": config.index, "error": BUSY}
-            outcome = run(planned)
+            folder, work = planned.folder, partial(run, planned)
+        if not config.wait and busy(folder):
+            return {"index": config.index, "error": BUSY}
+        outcome = work()
     except Exception as error:
         name = f"{resolved['variant']} seed {resolved['seed']}"
         print_line(screen, f"{name}: failed: {one_line(error)}")
@@ -282,7 +282,7 @@ def _launch(planned: Sequence[Planned], launcher: Sequence[str], config_dir: str
         common = [*launcher, f"folder={quoted(str(folder))}"]
         students = [_Job.of_student(index, item.plan) for index, item in enumerate(planned)]
         teachers = [_Job.of_teacher(index, item.plan) for index, item in enumerate(planned) if _trains_one(item.plan)]
-        once = {(job.identity, job.seed): job for job in teachers}
+        once = {(each.identity, each.seed): each for each in teachers}
         _launch_jobs(list(once.values()), [*common, "teacher=true"], config_dir)
         return _launch_jobs(students, common, config_dir)
 
@@ -324,25 +324,25 @@ class _Job:
 def _launch_jobs(jobs: Sequence[_Job], overrides: Sequence[str], config_dir: str | None) -> dict[int, str]:
     """Runs jobs; what another suite works on comes last. Returns the errors by the job's index."""
     answers = _launch_round(jobs, [*overrides, "wait=false"], config_dir)
-    others = [job for job in jobs if answers[job.index] == BUSY]
+    others = [each for each in jobs if answers[each.index] == BUSY]
     answers |= _launch_round(others, [*overrides, "wait=true"], config_dir)
     return {index: error for index, error in answers.items() if error is not None}
 
 
 def _launch_round(jobs: Sequence[_Job], overrides: Sequence[str], config_dir: str | None) -> dict[int, str | None]:
     """What each job answered; those of a launcher whose process died are launched again, to go on where they were."""
-    answers: dict[int, str | None] = {job.index: None for job in jobs}
+    answers: dict[int, str | None] = {each.index: None for each in jobs}
     left, deaths = list(jobs), 0
     while left:
-        words = [[f"index={job.index}"] for job in left]
+        words = [[f"index={each.index}"] for each in left]
         try:
             found = compose.launch("launch", overrides, words, job, config_dir)
         except BrokenExecutor as error:
-            missing = [job for job in left if not job.is_done()]
+            missing = [each for each in left if not each.is_done()]
             deaths = deaths + 1 if len(missing) == len(left) else 1
             left = missing
             if deaths == MOST_DEATHS:
-                return answers | {job.index: f"its process died: {one_line(error)}" for job in left}
+                return answers | {each.index: f"its process died: {one_line(error)}" for each in left}
             print(f"a process of the launcher died; going on with {len(left)} runs", file=sys.stderr)
         else:
             return answers | {answer["index"]: answer["error"] for answer in found}

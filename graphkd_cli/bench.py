@@ -24,7 +24,7 @@ of memory, and prints a table.
   contrast    its contrast alone, by sampler
   sampling    the negatives of a step
   data        batches of augmented images, and the negatives with them
-  step        a whole training step, resnet32x4 -> resnet8x4, from the data to the optimizer, with the share of each phase
+  step        a whole training step, resnet32x4 -> resnet8x4, from its images on, and the share of each phase
   graph       the kNN graph, and each encoder by engine
   growth      the contrast with more samples, more negatives and a larger batch
   scale       memory and time of the whole HKD objective with larger sets, by what its banks are kept in

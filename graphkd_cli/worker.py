@@ -1,4 +1,4 @@
-"""One process of a run on several devices: python -m graphkd_cli.worker CONFIG [--teacher].
+"""One process of a run on several devices: python -m graphkd_cli.worker CONFIG [--teacher] [--quiet].
 
 graphkd starts these itself (`trainer.devices=2`); torchrun and Slurm start them with the config that
 `graphkd run ... --cfg job` prints.
@@ -13,6 +13,8 @@ from pathlib import Path
 
 from graphkd_cli.main import guarded
 
+OPTIONS = ("--teacher", "--quiet", "--launched")
+
 
 def main(words: Sequence[str]) -> int:
     """Does this process's part of the run; returns the exit code."""
@@ -25,10 +27,13 @@ def main(words: Sequence[str]) -> int:
     from graphkd_cli.progress import ProgressWatcher
     from graphkd_cli.show import console
 
-    options = [word for word in words if word != "--teacher"]
-    check(len(options) == 1, "the worker takes one resolved config: python -m graphkd_cli.worker CONFIG")
-    config = read_config(Path(options[0]))
-    shown = ProgressWatcher(console()) if launch.leads() else contextlib.nullcontext(Watcher())
+    if launch.LAUNCHED in words:
+        launch.follow_parent()
+    paths = [word for word in words if word not in OPTIONS]
+    check(len(paths) == 1, "the worker takes one resolved config: python -m graphkd_cli.worker CONFIG")
+    config = read_config(Path(paths[0]))
+    shows = launch.leads() and "--quiet" not in words
+    shown = ProgressWatcher(console()) if shows else contextlib.nullcontext(Watcher())
     with shown as watcher:
         if "--teacher" in words:
             run_teacher(config, plan_teacher(config), watcher)
@@ -38,4 +43,5 @@ def main(words: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(lambda: main(sys.argv[1:])))
+    arguments = sys.argv[1:]
+    sys.exit(guarded(lambda: main(arguments), debug="--launched" in arguments))

@@ -1,8 +1,8 @@
 """HKD arranged as in the released code, from its formulas: what the benchmark compares with.
 
-A data set opens, augments and normalises each image by itself and draws its negatives with it. Per step it gathers B x K x D embeddings from each bank (both parts then use them), multiplies them in a batched
-product and takes the cross-entropy; each sample's negatives are drawn by `numpy.random.choice`, and the kNN graph goes
-through the host to DGL.
+A data set augments and normalises each image by itself and draws its negatives by `numpy.random.choice`. Per step B x K
+x D embeddings are gathered from each bank (both parts then use them), multiplied in a batched product, and the
+cross-entropy is taken; the kNN graph goes through the host to DGL.
 """
 
 from __future__ import annotations

@@ -201,6 +201,8 @@ class Session:
             self.optimizer.load_state_dict(optimizer_state)
         self.student.zero_grad()
         self.objective.zero_grad()
+        if self.at == Position(self.at.phase):
+            self.clock = Clock(self.device)  # what is recorded are the times of the last phase, the student's own
         batches = self._epoch_batches()
         title = self.name if phase.name is None else f"{self.name}, stage {phase.name}"
         self.watcher.start(title, phase.epochs, batches, done=self.at.epoch * batches + self.at.batch)
@@ -244,6 +246,7 @@ class Session:
                 self._leave_or_save()
         self.guard.look()
         means = self.sums.means()  # waits for the device, so the time is right
+        self.clock.read()
         self.seconds = before + time.perf_counter() - started
         return means
 
@@ -282,10 +285,11 @@ class Session:
             seen = DistillationBatch(
                 student, teacher, batch.labels, batch.indices, progress=progress, views=phase.views
             )
+            torch.manual_seed(derive(self.seed, "objective", step))  # the same on all ranks
             losses = phase.loss(seen, section)
             finite = self.guard.check(losses, step, self.optimizer.param_groups[0]["lr"])
             with section("backward"):
-                self.fabric.backward(losses.total / self._accumulated())
+                self.fabric.backward(losses.total * self._share(batch))
         self.sound = self.sound and finite
         if applies:
             with section("optimizer"):
@@ -310,7 +314,10 @@ class Session:
         """One step of the optimizer, and what follows an applied one."""
         self.ranks.average_gradients(self.objective)
         if self.trainer.clip_norm is not None:
-            self.fabric.clip_gradients(self.wrapped, self.optimizer, max_norm=self.trainer.clip_norm)
+            self.fabric.clip_gradients(
+                self.wrapped, self.optimizer, max_norm=self.trainer.clip_norm,
+                error_if_nonfinite=self.trainer.precision != 16,  # half precision leaves such steps out
+            )
         scale = self._loss_scale()
         self.optimizer.step()
         if self._loss_scale() < scale:
@@ -330,17 +337,19 @@ class Session:
         """Whether the optimizer steps after so many batches of the epoch."""
         return batches % self.trainer.accumulate == 0 or batches == self._epoch_batches()
 
-    def _accumulated(self) -> int:
-        """How many batches share the step that this batch belongs to."""
-        first = self.at.batch - self.at.batch % self.trainer.accumulate
-        return min(self.trainer.accumulate, self._epoch_batches() - first)
+    def _share(self, batch: Batch) -> float:
+        """This batch's share of the samples of the step that it belongs to."""
+        together = self.trainer.accumulate * self.trainer.batch_size
+        first = self.at.batch // self.trainer.accumulate * together
+        return len(batch.labels) / min(together, len(self.dataset.train_labels) - first)
 
     def _epoch_batches(self) -> int:
         return self.dataset.num_train_batches(self.trainer.batch_size)
 
     def _evaluated(self, done: Epoch, last: bool) -> Epoch:
         due = done.epoch % self.trainer.eval_every == 0 or last
-        self.ranks.same(self.student)  # statistics of batches are each rank's own
+        for network in (self.student, self._student_so_far()):
+            self.ranks.same(network)  # statistics of batches are each rank's own
         return dataclasses.replace(
             done,
             val=self._evaluate("val", with_teacher=False) if due and "val" in self.dataset.splits else None,

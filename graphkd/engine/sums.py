@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +40,7 @@ class EpochSums:
 
     def means(self) -> EpochMeans:
         """The epoch's means; waits for the device."""
-        correct, total, samples = 0.0, 0.0, sum(self.samples.values())
+        correct, total, samples = 0.0, 0.0, sum(self.samples.values()) or math.nan  # all steps may have been left out
         terms: dict[str, dict[str, float]] = {}
         for names, sums in self.sums.items():
             group_correct, group_total, *values = sums.tolist()

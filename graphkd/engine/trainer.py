@@ -166,18 +166,17 @@ class Trainer:
         )
         has_all = accelerator == "cpu" or self.devices <= torch.cuda.device_count()
         check(has_all, f"trainer: devices is {self.devices}, but there are {torch.cuda.device_count()} CUDA devices")
-        alone = self.devices * self.nodes == 1
         return Fabric(
             accelerator=accelerator, devices=self.devices, num_nodes=self.nodes,
             # A stage, or a batch too small for its graph, leaves parameters without gradient.
-            strategy="auto" if alone else DDPStrategy(find_unused_parameters=True, timeout=timedelta(minutes=5)),
+            strategy="auto" if self.processes == 1 else DDPStrategy(find_unused_parameters=True, timeout=timedelta(minutes=5)),
             precision={32: "32-true", "bf16": "bf16-mixed", 16: "16-mixed"}[self.precision],  # type: ignore[arg-type]
         )  # fmt: skip
 
     @property
-    def needs_processes(self) -> bool:
-        """Whether it wants several processes, and this is not one of them."""
-        return self.devices * self.nodes > 1 and not torch.distributed.is_torchelastic_launched()
+    def processes(self) -> int:
+        """How many processes train together."""
+        return self.devices * self.nodes
 
     def lr_at(
         self, epoch: int, epochs: int | None = None, lr: float | None = None, falls: Sequence[int] | None = None
@@ -197,7 +196,9 @@ class Trainer:
 
     def optimizer(self, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
         """The optimizer of some parameter groups, in one kernel where the device has it."""
-        fused = groups[0]["params"][0].is_cuda or None
+        # A fused step takes float16's scale off the gradients itself, too late for clipping them.
+        scaled = self.precision == 16 and self.clip_norm is not None
+        fused = True if groups[0]["params"][0].is_cuda and not scaled else None
         if self.optimizer_name == "adamw":
             return torch.optim.AdamW(
                 groups, lr=lr, betas=(self.momentum, 0.999), weight_decay=self.weight_decay, fused=fused

@@ -23,7 +23,7 @@ another class), `all_weighted` (the same, weighted by K / their number)."""
 class ContrastiveObjective(Objective):
     """An objective with a linear head and a bank of embeddings for each network.
 
-    A subclass's forward leaves in `_pending` what to bank after the step: indices and both networks' embeddings.
+    A subclass's forward says by `_bank_later` what to bank after the step, which may be of several batches.
 
     Attributes:
         student_head: `torch.nn.Linear` on the student's embedding; `teacher_head` likewise.
@@ -76,7 +76,7 @@ class ContrastiveObjective(Objective):
         self.takes_negatives = sampler == "explicit"
         self.bank_momentum = bank_momentum
         self._generators: dict[str, torch.Generator] = {}
-        self._pending: tuple[Tensor, Tensor, Tensor] | None = None
+        self._pending: list[tuple[Tensor, Tensor, Tensor]] = []
 
     @property
     def student_bank(self) -> Tensor:
@@ -94,12 +94,11 @@ class ContrastiveObjective(Objective):
         self._generators = {name: stream(name) for name in ("negatives", "builder")}
 
     def after_step(self) -> None:
-        """Writes the batch's embeddings to the banks."""
-        if self._pending is not None:
-            indices, student, teacher = self._pending
+        """Writes the embeddings of the step's batches to the banks."""
+        for indices, student, teacher in self._pending:
             self._student_bank.update(indices, student, self.bank_momentum)
             self._teacher_bank.update(indices, teacher, self.bank_momentum)
-            self._pending = None
+        self._pending.clear()
 
     def get_extra_state(self) -> dict[str, Any]:
         """The banks, for checkpoints; with `bank.sharded` all processes must ask at once (`Bank.state_dict`)."""
@@ -114,6 +113,12 @@ class ContrastiveObjective(Objective):
         """A network's embeddings, normalised, and what its bank holds of the same samples: [B, dim] each."""
         embedding = F.normalize(head(output.embedding.to(head.weight.dtype)), dim=1)
         return embedding, bank.to(embedding.device).gather(indices, embedding.detach())
+
+    def _bank_later(self, indices: Tensor, student: Tensor, teacher: Tensor) -> None:
+        """Keeps a batch's embeddings for `after_step`; what a step that was never applied left behind is dropped."""
+        if self.student_head.weight.grad is None:  # the step's first batch
+            self._pending.clear()
+        self._pending.append((indices, student.detach(), teacher.detach()))
 
     def _select(self, batch: DistillationBatch) -> Selection:
         """The batch's negatives: drawn, or those that it brings."""

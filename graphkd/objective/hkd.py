@@ -132,8 +132,8 @@ class HKD(ContrastiveObjective):
         parts = self._contrast(student, teacher, self._student_bank, self._teacher_bank, selection)
         with torch.set_grad_enabled(self.teacher_gradient and torch.is_grad_enabled()):
             teacher_parts = self._contrast(teacher, student, self._teacher_bank, self._student_bank, selection)
-        keep_banks = self.builder is not None and not has_graph
-        self._pending = None if keep_banks else (batch.indices, student.embedding.detach(), teacher.embedding.detach())
+        if self.builder is None or has_graph:
+            self._bank_later(batch.indices, student.embedding, teacher.embedding)
         return {name: parts[name] + teacher_parts[name] for name in parts}
 
     def _sides(self) -> tuple[_Side, _Side]:

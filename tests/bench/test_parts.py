@@ -73,7 +73,7 @@ def test_quick_leaves_out_what_is_slow_unless_it_is_named() -> None:
 
 
 def test_an_unknown_part_is_named_with_the_closest() -> None:
-    with pytest.raises(UserError, match=r"no part 'samplings'; did you mean 'sampling'\? \(choices: contrast, graph"):
+    with pytest.raises(UserError, match=r"no part 'samplings'; did you mean 'sampling'\? \(choices: contrast, data"):
         select_cases(TINY, ["loss", "samplings"])
 
 
