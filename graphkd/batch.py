@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -55,6 +55,7 @@ class DistillationBatch:
         progress: Position in the training.
         views: Number of views of each sample in the networks' outputs, which are then [views x B, ...]: those of all
             first views, then those of all second ones. Labels and indices are [B] all the same.
+        parts: How many of the samples each process holds, in order; empty where one process trains alone.
     """
 
     student: NetworkOutput
@@ -64,6 +65,7 @@ class DistillationBatch:
     negatives: Tensor | None = None
     progress: Progress = field(default_factory=Progress)
     views: int = 1
+    parts: Sequence[int] = ()
 
     def first_view(self) -> DistillationBatch:
         """The same batch with the first view alone."""

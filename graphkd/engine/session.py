@@ -283,8 +283,9 @@ class Session:
             with section("teacher"):
                 teacher = self._taught(images, batch, phase)
             seen = DistillationBatch(
-                student, teacher, batch.labels, batch.indices, progress=progress, views=phase.views
-            )
+                student, teacher, batch.labels, batch.indices, progress=progress, views=phase.views,
+                parts=self.ranks.sizes(len(batch.labels)),
+            )  # fmt: skip
             torch.manual_seed(derive(self.seed, "objective", step))  # the same on all ranks
             losses = phase.loss(seen, section)
             finite = self.guard.check(losses, step, self.optimizer.param_groups[0]["lr"])

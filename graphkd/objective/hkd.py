@@ -69,6 +69,7 @@ class HKD(ContrastiveObjective):
         negatives_from: Literal["own", "other"] = "own",
         individual: bool = True,
         holistic: bool = True,
+        graph_scope: Literal["global", "local"] = "global",
         smoothing: float = 0.75,
         bank_momentum: float = 0.9,
         teacher_gradient: bool = True,
@@ -91,6 +92,7 @@ class HKD(ContrastiveObjective):
                 network's, as in CRD.
             individual: Whether there is the individual part.
             holistic: Whether there is the holistic part. Without it no graph is built.
+            graph_scope: On several devices, one graph over the `global` batch or a `local` one for each device's part.
             smoothing: Share of the banked embedding in the holistic part's positives.
             bank_momentum: Share of the old row when a bank is updated.
             teacher_gradient: Whether the teacher side's head and encoder are trained too.
@@ -108,6 +110,7 @@ class HKD(ContrastiveObjective):
         self.builder, self.student_gnn, self.teacher_gnn = _graph_parts(builder, student_gnn, teacher_gnn, holistic)
         self.negatives_from = negatives_from
         self.individual = individual
+        self.graph_scope = graph_scope
         self.smoothing = smoothing
         self.teacher_gradient = teacher_gradient
 
@@ -124,7 +127,7 @@ class HKD(ContrastiveObjective):
         Raises:
             UserError: The batch brings negatives, but the sampler is not `explicit` or the bank is a queue.
         """
-        has_graph = self.builder is not None and len(batch.labels) >= self.builder.min_nodes
+        has_graph = self.builder is not None and min(self._graph_sizes(batch)) >= self.builder.min_nodes
         student_side, teacher_side = self._sides()
         student = self._views(batch.student, batch, student_side, has_graph)
         teacher = self._views(teacher_output(batch), batch, teacher_side, has_graph)
@@ -146,11 +149,20 @@ class HKD(ContrastiveObjective):
         embedding, banked = self._embed(output, batch.indices, side.head, side.bank)
         if not has_graph or self.builder is None or side.gnn is None:
             return _Views(embedding, banked, None)
-        nodes = Nodes(
-            output.logits.detach(), embedding.detach(), batch.labels, batch.indices,
-            bank=side.bank.view(), generator=self._generators.get("builder"),
-        )  # fmt: skip
-        return _Views(embedding, banked, side.gnn(self.builder.build(nodes), embedding))
+        tensors = (output.logits.detach(), embedding, batch.labels, batch.indices)
+        parts = zip(*(torch.split(tensor, self._graph_sizes(batch)) for tensor in tensors), strict=True)
+        encoded = []
+        for logits, part, labels, indices in parts:
+            nodes = Nodes(
+                logits, part.detach(), labels, indices, side.bank.view(), self._generators.get("builder")
+            )
+            encoded.append(side.gnn(self.builder.build(nodes), part))
+        return _Views(embedding, banked, encoded[0] if len(encoded) == 1 else torch.cat(encoded))
+
+    def _graph_sizes(self, batch: DistillationBatch) -> list[int]:
+        """How many samples each of the batch's graphs has."""
+        is_local = self.graph_scope == "local" and len(batch.parts) > 0
+        return [size for size in batch.parts if size > 0] if is_local else [len(batch.labels)]
 
     def _contrast(
         self, anchor: _Views, other: _Views, own_bank: Bank, other_bank: Bank, selection: Selection

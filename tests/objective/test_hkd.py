@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
 import torch
 from golden import Golden, assert_close
+from samples import TRAIN_LABELS
+from samples import batch as any_batch
 from torch import Tensor
 
 from graphkd import BUILDERS, GNNS, OBJECTIVES, DistillationBatch, NetworkOutput, UserError
@@ -227,3 +230,42 @@ def test_draws_come_from_the_generators_of_the_run() -> None:
     torch.rand(7)  # what else draws from torch's default generator does not matter
     losses = [hkd(batch) for hkd in (first, second)]
     assert all(torch.equal(losses[0][name], losses[1][name]) for name in losses[0])
+
+
+def _between(batch: DistillationBatch, start: int, stop: int) -> DistillationBatch:
+    """Some samples of a batch as a batch of their own."""
+    assert batch.teacher is not None
+    student, teacher = (side.map(lambda tensor: tensor[start:stop]) for side in (batch.student, batch.teacher))
+    return dataclasses.replace(
+        batch, student=student, teacher=teacher, labels=batch.labels[start:stop], indices=batch.indices[start:stop]
+    )
+
+
+def test_a_local_graph_sees_its_own_part_alone() -> None:
+    torch.manual_seed(0)
+    gnns = [GNNS.build("tag", in_dim=16, out_dim=16) for _ in range(2)]
+    runtime: dict[str, Any] = {"student_dim": 12, "teacher_dim": 20, "labels": TRAIN_LABELS, "dim": 16, "negatives": 16}
+    found = {}
+    for scope in ("global", "local"):
+        torch.manual_seed(1)
+        objective = OBJECTIVES.build(
+            "hkd", **runtime, builder=BUILDERS.build("knn", k=4), student_gnn=gnns[0], teacher_gnn=gnns[1],
+            sampler="all", graph_scope=scope,
+        )  # fmt: skip
+        whole = any_batch(12)
+        found[scope, "one device"] = objective(whole)
+        found[scope, "parts"] = objective(dataclasses.replace(whole, parts=(7, 5)))
+        found[scope, "too small a part"] = objective(dataclasses.replace(whole, parts=(9, 3)))
+        found[scope, "an empty part"] = objective(dataclasses.replace(whole, parts=(12, 0)))
+
+        cuts = [_between(whole, 0, 7), _between(whole, 7, 12)]
+        apart = [objective(cut) for cut in cuts]
+        found[scope, "by hand"] = {name: (7 * apart[0][name] + 5 * apart[1][name]) / 12 for name in apart[0]}
+    for name in ("individual", "holistic"):
+        alone = found["global", "one device"][name]
+        torch.testing.assert_close(found["global", "parts"][name], alone)
+        torch.testing.assert_close(found["local", "one device"][name], alone)
+        torch.testing.assert_close(found["local", "an empty part"][name], alone)
+        torch.testing.assert_close(found["local", "parts"][name], found["local", "by hand"][name])
+    assert not torch.isclose(found["local", "parts"]["holistic"], found["global", "parts"]["holistic"], rtol=1e-4)
+    assert set(found["local", "too small a part"]) == {"individual"}
