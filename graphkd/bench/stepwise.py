@@ -65,7 +65,7 @@ def time_objectives_backward(student: NetworkOutput, clock: Clock) -> None:
     def done(gradient: Tensor) -> None:
         running.close()
 
-    student.embedding.register_hook(done)
+    student.embedding.register_hook(done)  # type: ignore[no-untyped-call]
 
 
 def shares(clock: Clock) -> str:

@@ -108,7 +108,7 @@ def step(settings: Settings, workers: int, steps: int) -> Sides:
     dataset = batched(settings)
     ours = {}
     for name, options in WAYS.items():
-        trainer = Trainer(batch_size=settings.batch, accelerator=settings.device, **options)
+        trainer = Trainer(batch_size=settings.batch, accelerator=settings.device, **options)  # type: ignore[arg-type]
         student = _network(settings.student, settings)
         objective = WeightedSum(
             {

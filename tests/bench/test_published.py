@@ -12,7 +12,7 @@ from torch import Tensor
 
 from graphkd.batch import DistillationBatch, NetworkOutput
 from graphkd.bench import published
-from graphkd.bench.published import PublishedHKD, Sampler
+from graphkd.bench.published import PerImage, PublishedHKD, Sampler, load
 from graphkd.builder import BUILDERS
 from graphkd.gnn import GNNS
 from graphkd.objective import OBJECTIVES
@@ -142,3 +142,22 @@ def test_the_graph_holds_each_sample_itself_even_where_all_are_alike() -> None:
     sources, targets = published.knn_edges(torch.full((9, 4), 50.0), k=3)
     assert targets.bincount().tolist() == [3] * 9
     assert int((sources == targets).sum()) == 9
+
+
+def test_its_data_set_crops_normalises_and_draws_for_each_image() -> None:
+    images = torch.full((6, 3, 8, 8), 255, dtype=torch.uint8)
+    labels = torch.tensor([0, 0, 1, 1, 2, 2])
+    sampler = Sampler(labels, 3, seed=0)
+    dataset = PerImage(images, labels, ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)), sampler)
+    batches = load(dataset, batch=2, batches=3, workers=0)
+    seen = []
+    for _ in range(3):
+        pixels, classes, indices, negatives = next(batches)
+        assert pixels.shape == (2, 3, 8, 8)
+        assert set(pixels.unique().tolist()) <= {-2.0, 2.0}  # padding, and the images
+        assert torch.equal(classes, labels[indices])
+        assert bool((labels[negatives] != classes[:, None]).all())
+        seen += indices.tolist()
+    assert sorted(seen) == list(range(6))
+    assert len(next(batches)) == 4
+    assert len(PerImage(images, labels, ((0.5,) * 3, (0.25,) * 3), None)[0]) == 3
