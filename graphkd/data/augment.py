@@ -1,4 +1,4 @@
-"""Random crops, flips and cutout of whole batches, drawn for each sample by itself."""
+"""Random crops, flips, RandAugment and cutout of whole batches, drawn for each sample by itself."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from graphkd.data.rand_augment import BINS, SIGNED, UNSIGNED, rand_augment
 from graphkd.errors import check
 
 _GOLDEN = -0x61C8864680B583EB  # 2^64 / golden ratio, as signed 64-bit integers have it, like the two below
 _FACTOR1 = -0x40A7B892E31B1A47
 _FACTOR2 = -0x6B2FB644ECCEEE15
+_CROP_AND_FLIP, _CUTOUT = 3, 2  # streams of random bits; those of RandAugment follow, one an operation
 
 
 class Draws(NamedTuple):
@@ -32,38 +34,57 @@ class Draws(NamedTuple):
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Zero padding and a random crop of the old size, then a random horizontal flip (p = 1/2).
+    """Zero padding and a random crop of the old size, a random horizontal flip (p = 1/2), then RandAugment.
 
-    The same distribution as torchvision's `RandomCrop(size, padding)` and `RandomHorizontalFlip()`. What a
-    sample gets depends on the seed and its index alone: not on batch, device or number of workers.
+    The same distribution as torchvision's `RandomCrop(size, padding)`, `RandomHorizontalFlip()` and
+    `RandAugment(rand_augment, rand_magnitude)`. What a sample gets depends on the seed and its index alone: not on
+    batch, device or number of workers, but for the rounding of RandAugment's pixels on other devices.
 
     Args:
         padding: Zeros on each side before the crop, in pixels.
         flip: Whether to flip.
         cutout: Side of the square that `cut_out` blanks, in pixels; 0 for none.
+        rand_augment: Number of RandAugment's operations that an image goes through; 0 for none.
+        rand_magnitude: Their strength, from 0 to 30.
 
     Raises:
-        UserError: `padding` or `cutout` is negative.
+        UserError: `padding`, `cutout` or `rand_augment` is negative, or `rand_magnitude` out of range.
     """
 
     padding: int = 0
     flip: bool = False
     cutout: int = 0
+    rand_augment: int = 0
+    rand_magnitude: int = 9
 
     def __post_init__(self) -> None:
-        check(self.padding >= 0, f"padding is {self.padding}, but must be at least 0")
-        check(self.cutout >= 0, f"cutout is {self.cutout}, but must be at least 0")
+        for name in ("padding", "cutout", "rand_augment"):
+            value = getattr(self, name)
+            check(value >= 0, f"{name} is {value}, but must be at least 0")
+        magnitude = self.rand_magnitude
+        check(0 <= magnitude < BINS, f"rand_magnitude is {magnitude}, but must be at least 0 and at most {BINS - 1}")
 
     def __call__(self, images: Tensor, indices: Tensor, seed: int) -> Tensor:
-        """The augmented images, uint8 [B, C, H, W], by one gather over the padded ones.
+        """The augmented images, uint8 [B, C, H, W].
 
         Args:
-            images: uint8 [B, C, H, W].
+            images: uint8 [B, C, H, W]; RandAugment is for C = 1 or 3.
             indices: Each sample's position in the data set, int64 [B], on the same device.
             seed: The augmentation seed.
+
+        Raises:
+            UserError: RandAugment is on, but C is neither 1 nor 3.
         """
-        if not self.padding and not self.flip:
-            return images
+        if self.padding or self.flip:
+            images = self._crop_and_flip(images, indices, seed)
+        if self.rand_augment:
+            channels = images.shape[1]
+            check(channels in (1, 3), f"rand_augment is for images of 1 or 3 channels, but these have {channels}")
+            images = rand_augment(images, self.operations(indices, seed), self.rand_magnitude)
+        return images
+
+    def _crop_and_flip(self, images: Tensor, indices: Tensor, seed: int) -> Tensor:
+        """By one gather over the padded images."""
         top, left, flip = self.draws(indices, seed)
         channels, height, width = images.shape[1:]
         padded = F.pad(images, (self.padding, self.padding, self.padding, self.padding))
@@ -88,7 +109,7 @@ class Augmentation:
         if not self.cutout:
             return images
         height, width = images.shape[2:]
-        bits = random_bits(indices, seed, streams=5)[3:]  # the first three choose crop and flip
+        bits = random_bits(indices, seed, _CROP_AND_FLIP + _CUTOUT)[_CROP_AND_FLIP:]
         rows = self._covered(_below(height, bits[0]), height)
         columns = self._covered(_below(width, bits[1]), width)
         return images.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None], 0)
@@ -100,9 +121,20 @@ class Augmentation:
 
     def draws(self, indices: Tensor, seed: int) -> Draws:
         """The choices for samples with the given indices, int64 [B]; no offset or flip where it is off."""
-        bits = random_bits(indices, seed, streams=3)
+        bits = random_bits(indices, seed, _CROP_AND_FLIP)
         offsets = _below(2 * self.padding + 1, bits[:2])
         return Draws(offsets[0], offsets[1], (bits[2] < 0) & self.flip)
+
+    def operations(self, indices: Tensor, seed: int) -> Tensor:
+        """The operations for samples with the given indices, by position in `rand_augment.operations`, int64 [N, B].
+
+        All 14 alike, those with a direction half of the time in each.
+        """
+        before = _CROP_AND_FLIP + _CUTOUT
+        bits = random_bits(indices, seed, before + self.rand_augment)[before:]
+        operation = _below(UNSIGNED + SIGNED, bits)
+        negative = (operation >= UNSIGNED) & (bits & 1).bool()  # the lowest bit: `_below` takes the upper ones
+        return operation + SIGNED * negative
 
 
 def random_bits(indices: Tensor, seed: int, streams: int = 1) -> Tensor:

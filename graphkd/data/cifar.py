@@ -32,6 +32,8 @@ class Cifar(DecodedDataset):
         padding: Zeros on each side before a random crop, in pixels.
         flip: Whether to flip at random.
         cutout: Side of a random square that is blanked, in pixels; 0 for none.
+        rand_augment: Number of RandAugment's operations that an image goes through; 0 for none, 2 is usual.
+        rand_magnitude: Their strength, from 0 to 30.
         mean: Mean of each channel, for pixel values in 0 .. 1.
         std: Standard deviation of each channel, likewise.
 
@@ -56,13 +58,16 @@ class Cifar(DecodedDataset):
         padding: int,
         flip: bool,
         cutout: int,
+        rand_augment: int,
+        rand_magnitude: int,
         mean: tuple[float, float, float],
         std: tuple[float, float, float],
     ) -> None:
         folder, archive = Path(root).expanduser(), self.ARCHIVE
         super().__init__(
             lambda: cached(folder, {"archive": archive.name}, lambda: archive.md5, lambda: self._read(folder)),
-            Augmentation(padding, flip, cutout), mean, std, train_fraction, {"val": val_fraction}, split_seed,
+            Augmentation(padding, flip, cutout, rand_augment, rand_magnitude), mean, std, train_fraction,
+            {"val": val_fraction}, split_seed,
         )  # fmt: skip
 
     @classmethod

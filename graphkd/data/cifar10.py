@@ -31,7 +31,12 @@ class Cifar10(Cifar):
         padding: int = 4,
         flip: bool = True,
         cutout: int = 0,
+        rand_augment: int = 0,
+        rand_magnitude: int = 9,
         mean: tuple[float, float, float] = (0.4914, 0.4822, 0.4465),
         std: tuple[float, float, float] = (0.2470, 0.2435, 0.2616),
     ) -> None:
-        super().__init__(root, train_fraction, val_fraction, split_seed, padding, flip, cutout, mean, std)
+        super().__init__(
+            root, train_fraction, val_fraction, split_seed, padding, flip, cutout, rand_augment, rand_magnitude,
+            mean, std,
+        )  # fmt: skip

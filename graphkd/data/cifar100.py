@@ -31,7 +31,12 @@ class Cifar100(Cifar):
         padding: int = 4,
         flip: bool = True,
         cutout: int = 0,
+        rand_augment: int = 0,
+        rand_magnitude: int = 9,
         mean: tuple[float, float, float] = (0.5071, 0.4867, 0.4408),
         std: tuple[float, float, float] = (0.2675, 0.2565, 0.2761),
     ) -> None:
-        super().__init__(root, train_fraction, val_fraction, split_seed, padding, flip, cutout, mean, std)
+        super().__init__(
+            root, train_fraction, val_fraction, split_seed, padding, flip, cutout, rand_augment, rand_magnitude,
+            mean, std,
+        )  # fmt: skip

@@ -57,6 +57,8 @@ class Folder(Dataset):
         padding: Zeros on each side before a random crop, in pixels. None: 4 up to 96 pixels; larger images have none.
         flip: Whether to flip at random.
         cutout: Side of a random square that is blanked, in pixels, up to 96 pixels; 0 for none.
+        rand_augment: Number of RandAugment's operations that an image goes through; 0 for none, 2 is usual.
+        rand_magnitude: Their strength, from 0 to 30.
         mean: Mean of each channel, for pixel values in 0 .. 1. None: the training images', above 96 pixels ImageNet's.
         std: Standard deviation of each channel, likewise.
         skip_broken: Leaves broken images out instead of stopping; `skipped` counts them.
@@ -84,6 +86,8 @@ class Folder(Dataset):
         padding: int | None = None,
         flip: bool = True,
         cutout: int = 0,
+        rand_augment: int = 0,
+        rand_magnitude: int = 9,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         skip_broken: bool = False,
@@ -95,7 +99,8 @@ class Folder(Dataset):
         check(image_size is None or image_size >= 1, f"image_size is {image_size}, but must be at least 1")
         check(workers >= 0, f"workers is {workers}, but must be at least 0")
         check_fractions(train_fraction, held_out)
-        augmentation = Augmentation(_PADDING if padding is None else padding, flip, cutout)
+        padded = _PADDING if padding is None else padding
+        augmentation = Augmentation(padded, flip, cutout, rand_augment, rand_magnitude)
         splits = _list_splits(root, {"train": train, "val": val, "test": test})
         reader = _Reader(Path(root).expanduser(), splits, image_size, in_channels, skip_broken)
         if image_size is None:
@@ -109,8 +114,8 @@ class Folder(Dataset):
         self._hold(
             ImageFileDataset(
                 {name: split.files for name, split in splits.items()}, reader.kept(cache), image_size, in_channels,
-                flip, mean or _MEAN[in_channels], std or _STD[in_channels], workers, train_fraction, held_out,
-                split_seed,
+                flip, rand_augment, rand_magnitude, mean or _MEAN[in_channels], std or _STD[in_channels], workers,
+                train_fraction, held_out, split_seed,
             )
         )  # fmt: skip
 

@@ -31,10 +31,10 @@ _PREFETCH = 2  # batches ahead for each worker
 class ImageFileDataset(Dataset):
     """Image files, decoded when they are needed and transformed by torchvision in worker processes.
 
-    Training images go through `RandomResizedCrop` and, if asked for, `RandomHorizontalFlip`; evaluation takes the
-    central crop after a resize of the shorter side to 256/224 of it. What a sample gets depends on the
-    augmentation seed and its index alone, not on the number of workers. A batch travels as uint8 and is normalised
-    where it is used.
+    Training images go through `RandomResizedCrop` and, if asked for, `RandomHorizontalFlip` and `RandAugment`;
+    evaluation takes the central crop after a resize of the shorter side to 256/224 of it. What a sample gets depends
+    on the augmentation seed and its index alone, not on the number of workers. A batch travels as uint8 and is
+    normalised where it is used.
 
     Args:
         files: The image files of each split.
@@ -42,6 +42,8 @@ class ImageFileDataset(Dataset):
         image_size: Height and width of what the network sees, in pixels.
         in_channels: 3 for colour, 1 for grey.
         flip: Whether to flip at random.
+        rand_augment: Number of RandAugment's operations that an image goes through; 0 for none, 2 is usual.
+        rand_magnitude: Their strength, from 0 to 30.
         mean: Mean of each channel, for pixel values in 0 .. 1.
         std: Standard deviation of each channel, likewise.
         workers: Number of worker processes; 0 decodes in this one.
@@ -60,6 +62,8 @@ class ImageFileDataset(Dataset):
         image_size: int,
         in_channels: int,
         flip: bool,
+        rand_augment: int,
+        rand_magnitude: int,
         mean: Sequence[float],
         std: Sequence[float],
         workers: int,
@@ -75,14 +79,16 @@ class ImageFileDataset(Dataset):
         self.in_channels, self.image_size = in_channels, image_size
         self.splits = tuple(name for name in SPLITS if name in self._samples)
         self._normalisation = Normalisation.of(mean, std, in_channels)
-        self._flip, self._workers, self._split_seed = flip, workers, split_seed
+        self._flip, self._rand_augment, self._rand_magnitude = flip, rand_augment, rand_magnitude
+        self._workers, self._split_seed = workers, split_seed
         self._keep_train_fraction(train_fraction)
 
     def train_batches(
         self, order: Tensor, batch_size: int, augmentation_seed: int, device: torch.device | str
     ) -> Iterator[Batch]:
         """See `Dataset.train_batches`."""
-        transform = _TrainTransform(self.image_size, self._flip, augmentation_seed)
+        operations = (self._rand_augment, self._rand_magnitude)
+        transform = _TrainTransform(self.image_size, self._flip, operations, augmentation_seed)
         return self._batches("train", order.cpu(), batch_size, transform, device)
 
     def eval_batches(self, split: str, batch_size: int, device: torch.device | str) -> Iterator[Batch]:
@@ -173,9 +179,9 @@ class _Transform:
 
 
 class _TrainTransform(_Transform):
-    def __init__(self, size: int, flip: bool, seed: int) -> None:
+    def __init__(self, size: int, flip: bool, operations: tuple[int, int], seed: int) -> None:
         super().__init__(size)
-        self.flip, self.seed = flip, seed
+        self.flip, self.operations, self.seed = flip, operations, seed
 
     @cached_property
     def compose(self) -> Callable[[Any], Tensor]:
@@ -183,7 +189,8 @@ class _TrainTransform(_Transform):
 
         flip = [v2.RandomHorizontalFlip()] if self.flip else []
         crop = v2.RandomResizedCrop(self.size, antialias=True)
-        compose: Callable[[Any], Tensor] = v2.Compose([crop, *flip, v2.PILToTensor()])
+        operations = v2.RandAugment(*self.operations)
+        compose: Callable[[Any], Tensor] = v2.Compose([crop, *flip, operations, v2.PILToTensor()])
         return compose
 
     def __call__(self, image: Image.Image, index: int) -> Tensor:

@@ -54,6 +54,8 @@ class Parquet(DecodedDataset):
         padding: Zeros on each side before a random crop, in pixels.
         flip: Whether to flip at random.
         cutout: Side of a random square that is blanked, in pixels; 0 for none.
+        rand_augment: Number of RandAugment's operations that an image goes through; 0 for none, 2 is usual.
+        rand_magnitude: Their strength, from 0 to 30.
         mean: Mean of each channel, for pixel values in 0 .. 1. None: the training images'.
         std: Standard deviation of each channel, likewise.
         skip_broken: Leaves broken images out instead of stopping; `skipped` counts them.
@@ -82,6 +84,8 @@ class Parquet(DecodedDataset):
         padding: int = 4,
         flip: bool = True,
         cutout: int = 0,
+        rand_augment: int = 0,
+        rand_magnitude: int = 9,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         skip_broken: bool = False,
@@ -101,7 +105,7 @@ class Parquet(DecodedDataset):
                 decode=reader.read,
                 same=lambda stored: same_files(every, stored),
             ),
-            Augmentation(padding, flip, cutout), mean, std, train_fraction,
+            Augmentation(padding, flip, cutout, rand_augment, rand_magnitude), mean, std, train_fraction,
             {"test": test_fraction, "val": val_fraction}, split_seed,
         )  # fmt: skip
 

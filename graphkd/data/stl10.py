@@ -39,6 +39,8 @@ class STL10(DecodedDataset):
         padding: Zeros on each side before a random crop, in pixels.
         flip: Whether to flip at random.
         cutout: Side of a random square that is blanked, in pixels; 0 for none.
+        rand_augment: Number of RandAugment's operations that an image goes through; 0 for none, 2 is usual.
+        rand_magnitude: Their strength, from 0 to 30.
         mean: Mean of each channel, for pixel values in 0 .. 1.
         std: Standard deviation of each channel, likewise.
 
@@ -63,6 +65,8 @@ class STL10(DecodedDataset):
         padding: int = 4,
         flip: bool = True,
         cutout: int = 0,
+        rand_augment: int = 0,
+        rand_magnitude: int = 9,
         mean: tuple[float, float, float] = (0.4467, 0.4398, 0.4066),
         std: tuple[float, float, float] = (0.2603, 0.2566, 0.2713),
     ) -> None:
@@ -71,7 +75,8 @@ class STL10(DecodedDataset):
         options = {"archive": archive.name, "image_size": image_size}
         super().__init__(
             lambda: cached(folder, options, lambda: archive.md5, lambda: _read(fetch(archive, folder), image_size)),
-            Augmentation(padding, flip, cutout), mean, std, train_fraction, {"val": val_fraction}, split_seed,
+            Augmentation(padding, flip, cutout, rand_augment, rand_magnitude), mean, std, train_fraction,
+            {"val": val_fraction}, split_seed,
         )  # fmt: skip
 
 

@@ -97,6 +97,10 @@ def test_options(served: Any, tmp_path: Path) -> None:
     batch = next(data.train_batches(torch.arange(10), 10, 0, "cpu"))
     assert batch.images.shape == (10, 3, 32, 32)
     assert (batch.images == 0).all(1).flatten(1).any(1).all()
+    strong = DATASETS.build("cifar10", root=str(tmp_path), rand_augment=2, rand_magnitude=20)
+    plain = DATASETS.build("cifar10", root=str(tmp_path))
+    one, other = (next(each.train_batches(torch.arange(10), 10, 0, "cpu")).images for each in (strong, plain))
+    assert not torch.equal(one, other)
 
 
 @names
@@ -107,7 +111,8 @@ def test_is_identified_without_its_folder(name: str) -> None:
 
 
 def test_options_are_checked_before_a_download(server: Any, served: Any, tmp_path: Path) -> None:
-    for options in ({"padding": -1}, {"val_fraction": 1.0}, {"train_fraction": 0.0}, {"cutout": -1}):
+    wrong = ({"padding": -1}, {"val_fraction": 1.0}, {"train_fraction": 0.0}, {"cutout": -1}, {"rand_augment": -1})
+    for options in wrong:
         with pytest.raises(UserError, match=next(iter(options))):
             DATASETS.build("cifar100", root=str(tmp_path), **options)
     assert server.ranges == []

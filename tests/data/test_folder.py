@@ -116,6 +116,7 @@ def test_files_below_and_others(root: Path) -> None:
         (lambda root: None, {"in_channels": 4}, "in_channels is 4"),
         (lambda root: None, {"workers": -1}, "workers is -1"),
         (lambda root: None, {"padding": -1}, "padding is -1"),
+        (lambda root: None, {"image_size": 120, "rand_augment": 2, "rand_magnitude": 31}, "rand_magnitude is 31"),
         (lambda root: None, {"image_size": 120, "padding": 4}, "padding is 4, but is for images of at most 96"),
         (lambda root: None, {"image_size": 120, "cutout": 8}, "cutout is 8, but is for images of at most 96"),
     ],
@@ -196,6 +197,18 @@ def test_large_images_are_flipped_half_of_the_time_and_only_if_asked_for(tmp_pat
         images = joined(data.train_batches(torch.arange(100), 50, 1, "cpu")).images
         falling = images[..., 0] > images[..., -1]
         assert bounds[0] <= int(falling.flatten(1).all(1).sum()) <= bounds[1]
+
+
+@pytest.mark.parametrize("in_channels", [1, 3])
+@pytest.mark.parametrize("image_size", [16, 100])
+def test_rand_augment_of_small_and_large_images(large: Path, image_size: int, in_channels: int) -> None:
+    options = {"image_size": image_size, "in_channels": in_channels, "workers": 0, "mean": None, "std": None}
+    order = torch.arange(10)
+    plain = joined(folder(large, **options).train_batches(order, 10, 7, "cpu")).images
+    data = folder(large, **options, rand_augment=2, rand_magnitude=20)
+    whole = joined(data.train_batches(order, 10, 7, "cpu")).images
+    assert int((whole != plain).flatten(1).any(1).sum()) >= 5
+    assert torch.equal(joined(data.train_batches(order.flip(0), 3, 7, "cpu")).images.flip(0), whole)
 
 
 def test_large_subsets_keep_their_files(large: Path) -> None:
