@@ -441,6 +441,7 @@ def _term(config: Mapping[str, Any], name: str, node: Any) -> Term:
         for key, value in own.items():
             check(value is None, f"{where}.{key} is given, but with these options '{part.name}' uses no graph")
         return Term(part, weight)
+    check(graph_dim >= 1, f"{where}: dim is {graph_dim}, but must be at least 1, the width of its graphs' embeddings")
     nodes = {key: config[key] if value is None else value for key, value in own.items()}
     return Term(
         part, weight, graph_dim,

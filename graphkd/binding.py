@@ -81,7 +81,7 @@ def bind(options: Mapping[str, Any], known: Mapping[str, Option], part: str) -> 
     for name in options:
         if name not in known:
             hint = did_you_mean(str(name), known)
-            raise UserError(f"{part} has no option '{name}'{hint} (its options: {choices(known)})")
+            raise UserError(f"{part} has no option {str(name)!r}{hint} (its options: {choices(known)})")
     values: dict[str, Any] = {}
     for name, option in known.items():
         if name in options:
@@ -152,11 +152,19 @@ def _fit(value: Any, candidate: Any) -> tuple[bool, Any]:
     if origin is not None:
         return isinstance(value, origin), value
     if candidate is float:
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        return is_number, float(value) if is_number else value
+        return _fit_number(value)
     if candidate is int:
         return isinstance(value, int) and not isinstance(value, bool), value
     return isinstance(value, candidate), value
+
+
+def _fit_number(value: Any) -> tuple[bool, Any]:
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return False, value
+    try:
+        return True, float(value)
+    except OverflowError:  # an integer beyond all floats
+        return False, value
 
 
 def _fit_sequence(value: Any, arguments: tuple[Any, ...]) -> tuple[bool, Any]:

@@ -34,6 +34,8 @@ from graphkd.errors import UserError, check, choices, did_you_mean
 NOT_VARIED = {"seed", "results", "run_dir", "force", "study", "variant", "plugins"}
 NOT_OPTIONS = ("config_path", "config_name", "experimental_rerun")
 """What Hydra's command line has beyond ours."""
+OPTIONAL_GROUP = "setting"
+"""The group of which data need not have a config."""
 CONTRAST_NODES = ("negatives", "bank")
 REFUSALS = (HydraException, OmegaConfBaseException, YAMLError, ValueError)
 """What Hydra raises over a config or override that it does not like."""
@@ -336,6 +338,7 @@ def _compose(
     for override in _parse(overrides):
         single = mode != RunMode.RUN or not override.is_sweep_override()
         check(single, f"'{override.input_line}' has several values, which needs -m (or quotes, where it is one text)")
+        _check_optional(hydra, override)
     try:
         config: DictConfig = hydra.compose_config(config_name, overrides, mode, with_log_configuration=False)
     except MissingConfigException as error:
@@ -343,6 +346,15 @@ def _compose(
     except REFUSALS as error:
         raise UserError(_explain(hydra, config_name, overrides, error)) from error
     return config
+
+
+def _check_optional(hydra: Hydra, override: Override) -> None:
+    """Hydra ignores a choice that an optional group lacks."""
+    value = override.value()
+    if _key(override) == OPTIONAL_GROUP and isinstance(value, str):
+        known = hydra.config_loader.get_group_options(OPTIONAL_GROUP)
+        hint = did_you_mean(value, known)
+        check(value in known, f"{OPTIONAL_GROUP} has no config '{value}'{hint} (choices: {choices(known)})")
 
 
 def _parse(overrides: Sequence[str]) -> list[Override]:

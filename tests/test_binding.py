@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Optional, Union
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graphkd.binding import bind, convert, describe, options_of
@@ -86,6 +86,7 @@ def test_a_fitting_value_is_converted(value: Any, annotation: Any, expected: Any
         (2.0, int, "an integer"),
         ("3", int, "an integer"),
         (True, float, "a number"),
+        (10**400, float, "a number"),
         ("1e-3", float, "a number"),
         (None, float, "a number"),
         (1, bool, "true or false"),
@@ -139,6 +140,49 @@ def test_whatever_a_config_holds_is_taken_or_refused(value: Any) -> None:
             assert str(error).startswith("the option")  # noqa: PT017
 
 
+annotations = st.recursive(
+    st.sampled_from([int, float, bool, str, type(None), Any, Group, Literal["a", 2], Mapping[str, Any]]),
+    lambda inner: (
+        inner.map(lambda item: list[item])  # type: ignore[valid-type]
+        | inner.map(lambda item: tuple[item, ...])  # type: ignore[valid-type]
+        | inner.map(lambda item: Optional[item])  # noqa: UP045
+        | st.tuples(inner, inner).map(lambda pair: Union[pair])  # noqa: UP007
+        | st.tuples(inner, inner).map(lambda pair: tuple[pair])  # type: ignore[valid-type]
+    ),
+    max_leaves=4,
+)
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from(["a", "full", 10**400]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text() | st.sampled_from(["kind", "length"]) | st.integers(), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=60)
+@given(value=anything, annotation=annotations)
+def test_any_value_for_any_annotation_is_taken_or_refused_in_one_line(value: Any, annotation: Any) -> None:
+    reason = ""
+    try:
+        convert(value, annotation, "the option")
+    except UserError as error:
+        reason = str(error)
+    assert len(reason.splitlines()) <= 1
+
+
+@settings(max_examples=40)
+@given(st.dictionaries(st.text() | st.sampled_from(list(options_of(Part))) | st.integers(), anything, max_size=4))
+def test_any_options_are_bound_or_refused_in_one_line(options: dict[Any, Any]) -> None:
+    reason = ""
+    try:
+        bind(options, options_of(Part), "part")
+    except UserError as error:
+        reason = str(error)
+    assert len(reason.splitlines()) <= 1
+
+
 def test_options_are_read_off_the_signature() -> None:
     options = options_of(Part, preset={"k": 5}, runtime={"data"})
     assert list(options) == ["k", "rate", "flip", "mode", "sizes", "group"]
@@ -179,6 +223,7 @@ def test_given_options_and_defaults_make_all(k: int, rate: float, sizes: list[in
             {"data": "d", "rat": 1},
             "part 'p' has no option 'rat'; did you mean 'rate'? (its options: data, flip, group, k, mode, rate, sizes)",
         ),
+        ({"data": "d", "a\nb": 1}, r"part 'p' has no option 'a\nb' (its options: "),
         ({"data": "d", "zzzzzz": 1}, "part 'p' has no option 'zzzzzz' (its options: "),
         ({"k": 3}, "part 'p' needs the option 'data'"),
         ({"data": "d", "k": "x"}, "part 'p': option 'k' is 'x', but must be an integer"),

@@ -40,7 +40,8 @@ def test_aggregates_over_seeds_and_writes_each_table(command: Command, folder: P
     code, out, err = command("report", "results/")
     assert (code, err) == (0, "")
     (table,) = (results / "tables").glob("*.csv")
-    assert top(results / "tables") == {table.with_suffix(suffix).name for suffix in (".csv", ".md", ".png", ".svg", ".tex")}
+    suffixes = (".csv", ".md", ".png", ".svg", ".tex")
+    assert top(results / "tables") == {table.with_suffix(suffix).name for suffix in suffixes}
     assert f"written: results/tables/{table.name}" in out
     found = {row["variant"]: row for row in rows(table)}
     assert found.keys() == {"ce", "ce+kd"}

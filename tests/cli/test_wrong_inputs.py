@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
+import struct
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from commands import Answer, Command, OwnConfigs, Plugin, students
+from PIL import Image
 
 CONFIGS = {
     "builder/syntax.yaml": "name: knn\nk: [3\n",
@@ -45,6 +52,10 @@ PLUGINS = {
     "plugin_that_raises": "raise RuntimeError('boom\\nand more')",
     "plugin_with_bad_syntax": "def x(:",
     "plugin_without_import": "import there_is_no_such_module",
+    "plugin_with_views": (
+        "from graphkd import OBJECTIVES\nfrom graphkd.objective.sskd import SSKD\n"
+        "OBJECTIVES.register('two_views')(type('Two', (SSKD,), {'__module__': __name__, 'views': 2}))"
+    ),
     "plugin_that_repeats": "from graphkd import BUILDERS\nBUILDERS.register('knn')(dict)",
 }
 SMALL = "student={name: resnet8, widths: [2, 2, 4, 4]}"
@@ -202,6 +213,76 @@ OPTIONS: list[tuple[list[str], list[str]]] = [
     (["run", "run_dir="], ["run_dir is ''"]),
     (["run", "run_dir=."], ["run_dir is '.'"]),
     (["run", "results=/proc/nowhere", "objective=ce"], ["/proc/nowhere"]),
+    (["run", "setting=nope"], ["setting", "'nope'", "digits"]),
+    (["run", "+setting=nope"], ["setting", "'nope'"]),
+    (["ablation", "digits", "setting=nope"], ["setting", "'nope'"]),
+    (["run", "pair=dgits"], ["'dgits'", "'digits'"]),
+    (["run", "experiment=table2"], ["'table2'", "'table1'"]),
+    (["run", "ablation=digits"], ["'ablation=digits'"]),
+    (["run", "+table=default"], ["'table'"]),
+    (["run", "student=torchvision/resnt18"], ["'resnt18'", "'resnet18'"]),
+    (["run", "student=torchvision/"], ["'torchvision/'"]),
+    (["run", "student=torchvison/resnet18"], ["'torchvison/resnet18'", "'torchvision/resnet18'"]),
+    (["run", "student=timm/resnt18"], ["'resnt18'"]),
+    (["run", "student={name: resnet8, widths: [0, 2, 4, 4]}"], ["widths is [0, 2, 4, 4]"]),
+    (["run", "student={name: resnet8, widths: [2, 2, 4]}"], ["'widths'", "a list of 4"]),
+    (["run", "objective=fsp"], ["'fsp'", "same channels"]),
+    (
+        ["run", "plugins=[plugin_with_views]", "+objective.a.name=sskd", "+objective.b.name=two_views"],
+        ["a, b", "views"],
+    ),
+    (["run", "objective=at", "objective.at.p=0"], ["p is 0"]),
+    (["run", "objective=fitnet", "objective.fitnet.layer=9"], ["layer is 9"]),
+    (["run", "objective=crd", "objective.crd.temperature=-1"], ["temperature is -1"]),
+    (["run", "objective={a: {name: ce, weight: {x: 1}}}"], ["'a'", "'x'"]),
+    (["run", "objective={a.b: {name: ce}}"], ["'a.b'", "dots"]),
+    (["run", "objective={a: 3}"], ["objective.a is 3"]),
+    (["run", "objective.hkd.dim=0"], ["objective.hkd", "dim is 0"]),
+    (["run", "objective.hkd.smoothing=2"], ["smoothing is 2"]),
+    (["run", "objective.hkd.individual=false", "objective.hkd.holistic=false"], ["individual and holistic"]),
+    (["run", "gnn.hops=-1"], ["hops is -1"]),
+    (["run", "gnn.layers=0"], ["layers is 0"]),
+    (["run", "teacher_gnn=tagg"], ["'tagg'", "'tag'"]),
+    (["run", "teacher_gnn={name: gat, heads: 5}"], ["heads 5"]),
+    (["run", "builder=threshold", "builder.tau=2"], ["tau is 2"]),
+    (["run", "builder=threshold", "builder.cap=0"], ["cap is 0"]),
+    (["run", "-m", "builder.k=3,0"], ["k is 0"]),
+    (["ablation", "builder.k=0"], ["variant 'hkd'", "k is 0"]),
+    (["run", "bank.kind=queue", "bank.length=5", "bank.sharded=true"], ["bank.sharded", "queue"]),
+    (["run", "bank.length=5"], ["a full bank", "5"]),
+    (["run", "bank.kind=queue", "bank.length=0"], ["length is 0"]),
+    (["run", "bank.dtype=float64"], ["'dtype'", "'float64'"]),
+    (["run", "trainer.checkpoint_every=often"], ["checkpoint_every is 'often'", "steps"]),
+    (["run", "trainer.checkpoint_every=5"], ["'checkpoint_every'", "a text"]),
+    (["run", "trainer.precision=64"], ["'precision'", "64"]),
+    (["run", "trainer.devices=100"], ["batch_size is 64", "100 devices"]),
+    (["run", "trainer.devices=0"], ["devices is 0"]),
+    (["run", "trainer.strategy=fsdp"], ["'strategy'", "'fsdp'"]),
+    (["run", "trainer.clip_norm=-1"], ["clip_norm is -1"]),
+    (["run", "trainer.ema=1"], ["ema is 1"]),
+    (["run", "trainer.optimizer=adam"], ["'optimizer'", "'adam'"]),
+    (["run", "trainer.optimizer=adamw", "trainer.momentum=1"], ["momentum is 1"]),
+    (["run", "data.val_fraction=1"], ["val_fraction is 1"]),
+    (["run", "variant="], ["variant is ''"]),
+    (["run", "study=."], ["study is '.'"]),
+    (["ablation", "digits", "--pairs", "x"], ["--pairs", "'digits'"]),
+    (["ablation", "table1", "--pairs", "digits,digits"], ["twice"]),
+    (["ablation", "table1", "--pairs", "nope"], ["'nope'"]),
+    (["ablation", "table1", "pair=digits"], ["'pair=digits'", "--pairs"]),
+    (["ablation", "--seeds", "0,,1"], ["--seeds"]),
+    (["report", "--table"], ["--table"]),
+    (["report", "--study", "x"], ["results"]),
+    (["report", "--baseline", "x"], ["results"]),
+    (["transfer"], ["which run"]),
+    (["transfer", "nowhere"], ["nowhere"]),
+    (["transfer", "a", "b"], ["a and b"]),
+    (["transfer", "."], ["no finished student"]),
+    (["transfer", ".", "data=nope"], ["'nope'"]),
+    (["transfer", ".", "probe.epochs=0"], ["epochs is 0"]),
+    (["transfer", ".", "+x=1"], ["'x'", "study"]),
+    (["bench", "nope"], ["'nope'"]),
+    (["run", "data=folder"], ["data.root"]),
+    (["run", "data=parquet"], ["data.train"]),
     # parts that nothing uses
     (["run", "objective=ce", "builder=knn"], ["'builder=knn'", "(ce)"]),
     (["run", "objective=ce", "builder.k=4"], ["'builder.k=4'"]),
@@ -256,6 +337,75 @@ OPTIONS: list[tuple[list[str], list[str]]] = [
 @pytest.mark.parametrize(("words", "culprits"), OPTIONS, ids=[" ".join(words) for words, _ in OPTIONS])
 def test_a_mistake_is_told_in_one_line(refuse: Any, words: list[str], culprits: list[str]) -> None:
     refuse(words, *culprits)
+
+
+def parquet(images: list[bytes] | None = None, labels: list[object] | None = None) -> bytes:
+    """A Parquet file of eight images of two classes, unless told otherwise."""
+    file = io.BytesIO()
+    pq.write_table(pa.table({"image": images or [png()] * 8, "label": labels or [0, 1] * 4}), file)
+    return file.getvalue()
+
+
+def png(size: int = 8) -> bytes:
+    """A black image; above 8 pixels the header alone says so."""
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "PNG")
+    header = b"IHDR" + struct.pack(">IIBBBBB", size, size, 8, 2, 0, 0, 0)
+    return file.getvalue()[:12] + header + struct.pack(">I", zlib.crc32(header)) + file.getvalue()[33:]
+
+
+PARQUET: dict[str, tuple[Callable[[], bytes], list[str], list[str]]] = {
+    "no file of this kind": (lambda: b"text", [], ["bad.parquet"]),
+    "torn": (lambda: parquet()[:-30], [], ["bad.parquet"]),
+    "another column": (parquet, ["data.image_column=img"], ["'img'", "'image'"]),
+    "another label column": (parquet, ["data.label_column=class"], ["'class'", "label"]),
+    "broken image": (lambda: parquet([b"text", *[png()] * 7]), [], ["broken image", "bad.parquet"]),
+    "absurd image": (lambda: parquet([png(100_000), *[png()] * 7]), [], ["bad.parquet"]),
+    "images of different sizes": (parquet, ["data.image_size=0"], ["image_size is 0"]),
+    "negative labels": (lambda: parquet(labels=[-1, 1] * 4), [], ["-1"]),
+    "broken labels": (lambda: parquet(labels=[0.5, 1.0] * 4), [], ["label"]),
+    "labels beyond the classes": (
+        lambda: parquet(labels=[0, 5] * 4),
+        ["data.num_classes=2"],
+        ["is 5", "0 .. 1", "bad.parquet"],
+    ),
+    "one class": (lambda: parquet(labels=[0] * 8), [], ["class"]),
+    "no test split": (parquet, ["data.test=null"], ["data.test"]),
+}
+
+
+@pytest.mark.parametrize("kind", PARQUET)
+def test_a_bad_parquet_file_is_told_in_one_line(refuse: Any, folder: Path, kind: str) -> None:
+    content, words, culprits = PARQUET[kind]
+    (folder / "bad.parquet").write_bytes(content())
+    files = ["data.train=bad.parquet", "data.test=bad.parquet", "data.cache=false"]
+    refuse(["run", "data=parquet", *files, SMALL, *words], *culprits)
+
+
+FOLDERS: dict[str, tuple[dict[str, bytes], list[str]]] = {
+    "empty": ({}, ["data.train"]),
+    "an empty split": ({"train": b"", "test": b""}, ["train"]),
+    "no images": ({"train/a/x.txt": b"x", "test/a/x.txt": b"x"}, ["train"]),
+    "classes that differ": ({"train/a/0.png": png(), "train/b/0.png": png(), "test/c/0.png": png()}, ["c"]),
+    "broken image": (
+        {"train/a/0.png": b"x", "train/b/0.png": png(), "test/a/0.png": png(), "test/b/0.png": png()},
+        ["0.png"],
+    ),
+    "absurd image": (
+        {"train/a/0.png": png(100_000), "train/b/0.png": png(), "test/a/0.png": png(), "test/b/0.png": png()},
+        ["0.png"],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", FOLDERS)
+def test_a_bad_folder_of_images_is_told_in_one_line(refuse: Any, folder: Path, kind: str) -> None:
+    files, culprits = FOLDERS[kind]
+    (folder / "images").mkdir()
+    for name, content in files.items():
+        (folder / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "images" / name).write_bytes(content)
+    refuse(["run", "data=folder", "data.root=images", "data.cache=false", SMALL], *culprits)
 
 
 def checkpoint(path: Path, kind: str) -> None:

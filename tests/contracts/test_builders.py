@@ -76,6 +76,23 @@ def test_degenerate_logits_give_a_valid_graph(name: str, what: str, size: int) -
 
 
 @every_builder
+@few
+@given(
+    what=st.sampled_from([*DEGENERATE, "one class", "all 1e4", "all -1e4"]),
+    size=sizes,
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+)
+def test_degenerate_batches_of_any_dtype_give_a_valid_graph(
+    name: str, what: str, size: int, dtype: torch.dtype
+) -> None:
+    values = {"all 1e4": 1e4, "all -1e4": -1e4}
+    logits = DEGENERATE[what](size) if what in DEGENERATE else torch.full((size, CLASSES), values.get(what, 1.0))
+    given_ = {"labels": torch.zeros(size, dtype=torch.int64)} if what == "one class" else {}
+    embedding = logits.repeat(1, 4)[:, :DIM].to(dtype)
+    check_valid(BUILDERS.build(name).build(nodes(size, logits=logits.to(dtype), embedding=embedding, **given_)), size)
+
+
+@every_builder
 def test_more_neighbours_than_samples_are_no_error(name: str) -> None:
     options: dict[str, Any] = {option: 100 for option in ("k", "cap") if option in BUILDERS.options(name)}
     check_valid(BUILDERS.build(name, **options).build(nodes(7)), 7)

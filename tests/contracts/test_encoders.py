@@ -119,6 +119,30 @@ def test_gradient_reaches_the_embeddings_and_every_parameter(name: str, options:
         assert gradient.any(), what
 
 
+DEGENERATE = {
+    "zero": lambda x: 0 * x,
+    "identical rows": lambda x: x[:1].expand_as(x),
+    "some zero rows": lambda x: x * (torch.arange(len(x)) % 2)[:, None],
+    "all 1e4": lambda x: torch.full_like(x, 1e4),
+    "all -1e4": lambda x: torch.full_like(x, -1e4),
+    "tiny": lambda x: 1e-30 * x,
+}
+
+
+@every_variant
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_degenerate_embeddings_give_finite_outputs_and_gradients(
+    name: str, options: dict[str, Any], dtype: torch.dtype
+) -> None:
+    fresh = GNNS.build(name, in_dim=DIM, out_dim=DIM, **options)  # its biases are 0: zero rows stay zero
+    for graph in (random_graph(1, 0), random_graph(9, 1, support=4), random_graph(6, 2, loops=False)):
+        for what, change in DEGENERATE.items():
+            x = change(normal(0, graph.num_targets, DIM)).to(dtype)
+            for encoder in (fresh, build(name, **options)):
+                for found, value in run(encoder, graph, x).items():
+                    assert value.isfinite().all(), f"{what}: {found}"
+
+
 @every_variant
 def test_no_gradient_reaches_the_support_rows(name: str, options: dict[str, Any]) -> None:
     graph = random_graph(7, 0, support=5)

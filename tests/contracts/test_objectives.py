@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import io
 import typing
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -176,6 +177,42 @@ def test_extreme_outputs_give_finite_terms_and_gradients(name: str, scale: float
             tensor.data.mul_(scale)
     check_terms(step(build(name), some))
     assert all(tensor.grad is None or tensor.grad.isfinite().all() for tensor in tensors_of(some.student))
+
+
+DEGENERATE: dict[str, Callable[[Tensor], Tensor]] = {
+    "constant": lambda x: torch.full_like(x, 2.5),
+    "zero": torch.zeros_like,
+    "identical rows": lambda x: x[:1].expand_as(x),
+    "some zero rows": lambda x: x * (torch.arange(len(x)) % 2).view(-1, *[1] * (x.dim() - 1)),
+    "all 1e4": lambda x: torch.full_like(x, 1e4),
+    "all -1e4": lambda x: torch.full_like(x, -1e4),
+    "saturated": lambda x: 1e4 * x.sign(),
+    "tiny": lambda x: 1e-30 * x,
+}
+
+
+@every_objective
+@settings(max_examples=20)
+@given(
+    what=st.sampled_from(sorted(DEGENERATE)),
+    sides=st.sampled_from([["student"], ["teacher"], ["student", "teacher"]]),
+    size=st.sampled_from([1, 2, FULL_BATCH]),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+    one_class=st.booleans(),
+)
+def test_degenerate_outputs_of_either_side_give_finite_terms_and_gradients(
+    name: str, what: str, sides: list[str], size: int, dtype: torch.dtype, one_class: bool
+) -> None:
+    some, objective = batch(name, size, dtype=dtype), build(name)
+    for side in sides:
+        for tensor in tensors_of(getattr(some, side)):
+            tensor.data.copy_(DEGENERATE[what](tensor.data))
+    if one_class:
+        some = dataclasses.replace(some, labels=torch.zeros_like(some.labels))
+    for _ in range(2):
+        check_terms(step(objective, some))
+    reached = [*tensors_of(some.student), *objective.parameters()]
+    assert all(tensor.grad is None or tensor.grad.isfinite().all() for tensor in reached)
 
 
 @every_objective

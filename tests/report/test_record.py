@@ -9,6 +9,7 @@ import math
 import os
 import stat
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 from graphkd.errors import UserError
 from graphkd.report import files
 from graphkd.report.files import write_atomically
+from graphkd.report.load import load_records
 from graphkd.report.record import ADDED, LARGEST_BYTES, Code, Metrics, Record, Teacher, Term, read, write
 
 FIELDS = [
@@ -47,9 +49,7 @@ def make_record(**changes: Any) -> Record:
 
 def changed(path: str, value: Any) -> str:
     """The JSON text of a record in which the field at a dotted path has another value."""
-    document = json.loads(
-        make_record(metrics=Metrics(test_top1_last=90.0, terms={"kd": Term(1.0, 0.9)})).to_json()
-    )
+    document = json.loads(make_record(metrics=Metrics(test_top1_last=90.0, terms={"kd": Term(1.0, 0.9)})).to_json())
     *parents, last = path.split(".")
     inside = document
     for name in parents:
@@ -120,6 +120,34 @@ def test_any_bytes_are_refused_as_the_users_mistake(content: bytes) -> None:
         Record.from_json(content)
 
 
+@given(
+    st.dictionaries(
+        st.lists(st.sampled_from(["a", "b\n", "reference", "record.json.tmp"]), max_size=3).map(tuple),
+        st.binary(max_size=80) | values.map(lambda value: json.dumps(value).encode()),
+        max_size=4,
+    ),
+    st.booleans(),
+)
+def test_a_folder_of_any_bytes_is_read_or_refused_in_one_line(
+    contents: dict[tuple[str, ...], bytes], good: bool
+) -> None:
+    with tempfile.TemporaryDirectory() as root:
+        for parents, content in contents.items():
+            folder = Path(root, *parents)
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "record.json").write_bytes(content)
+        if good:
+            Path(root, "good").mkdir()
+            write(make_record(), Path(root, "good", "record.json"))
+            loaded = load_records(root)
+            assert loaded.records == [make_record()]
+            assert all(len(problem.splitlines()) == 1 for problem in loaded.problems)
+        else:
+            with pytest.raises(UserError) as caught:
+                load_records(root)
+            assert len(str(caught.value).splitlines()) == 1
+
+
 def test_the_format_has_exactly_the_fields_of_schema_1() -> None:
     document = json.loads(make_record(terms={"kd": Term(1.5, 1.35)}).to_json())
     assert list(document) == FIELDS
@@ -131,9 +159,7 @@ def test_the_format_has_exactly_the_fields_of_schema_1() -> None:
 
 
 def test_numbers_that_are_not_finite_become_null() -> None:
-    record = make_record(
-        test_nll_last=math.nan, seconds_per_step=math.inf, terms={"kd": Term(-math.inf, math.nan)}
-    )
+    record = make_record(test_nll_last=math.nan, seconds_per_step=math.inf, terms={"kd": Term(-math.inf, math.nan)})
     back = Record.from_json(record.to_json())
     assert back.metrics.test_nll_last is None
     assert back.seconds_per_step is None
@@ -286,9 +312,7 @@ def test_texts_and_bytes_are_written_unchanged(tmp_path: Path) -> None:
     assert (tmp_path / "bytes").read_bytes() == b"\x00\xff"
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "record.json"
     write_atomically(path, "old")
 
