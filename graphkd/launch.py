@@ -26,6 +26,7 @@ PATIENCE_S = 20.0
 """How long the other processes may take to leave once one of them has died."""
 _KILL_AFTER_S = 10.0
 _POLL_S = 0.2
+_OURS = "graphkd: "
 _SIGNAL_OF = {130: signal.SIGINT, -signal.SIGINT: signal.SIGINT, 143: signal.SIGTERM, -signal.SIGTERM: signal.SIGTERM}
 
 
@@ -59,6 +60,13 @@ def wait() -> None:
     """Waits for the other processes of the group."""
     if _joined():
         dist.barrier()
+
+
+def leave() -> None:
+    """Takes leave of the other processes once all is done; who goes without it may cut their exchanges off."""
+    if _joined():
+        dist.barrier()
+        dist.destroy_process_group()
 
 
 def agreed(look: Callable[[], T]) -> T:
@@ -155,12 +163,12 @@ def _wait(workers: Sequence[subprocess.Popen[bytes]], interrupts: Interrupts) ->
     deadline = float("inf")
     told = False
     while time.monotonic() < deadline:
-        left = all([worker.poll() is not None for worker in workers])
+        codes = [worker.poll() for worker in workers]
         if failure is None:
-            failure = _failure([worker.returncode for worker in workers])
+            failure = _failure(codes)
             if failure is not None and failure[1] not in _SIGNAL_OF:
                 deadline = time.monotonic() + PATIENCE_S
-        if left:
+        if None not in codes:
             break
         if interrupts.pending is not None and not told:
             told = True
@@ -177,9 +185,9 @@ def _failure(codes: Sequence[int | None]) -> tuple[int, int] | None:
 
 
 def _blame(number: int, code: int, count: int, log: str) -> None:
-    """Says what a process failed with, of which the last line that it wrote tells."""
-    said = next((line.removeprefix("graphkd: ") for line in reversed(log.splitlines()) if line.strip()), "")
-    if code == 2:
+    """Raises what a process failed with, as the command's last line in its log says."""
+    said = next((line[len(_OURS) :] for line in reversed(log.splitlines()) if line.startswith(_OURS)), "")
+    if code == 2 and said:
         raise UserError(said)
     how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
     why = f": {said.removesuffix(' (--debug shows where)')}" if code > 0 and said else ""

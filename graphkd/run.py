@@ -97,7 +97,7 @@ def run(planned: Plan, watcher: Watcher | None = None) -> Outcome:
     student = planned.build_student(dataset)
     teacher = None if planned.teacher is None else planned.teacher.build(dataset)
     objective = planned.build_objective(dataset, student, teacher)
-    trainer.fabric()
+    trainer.fabric()  # refuses what this machine lacks
     make_folder(planned.folder.parent)
     for note in dataset.notes:
         watcher.note(note)
@@ -132,7 +132,7 @@ def run_teacher(config: Mapping[str, Any], teacher: TeacherPlan, watcher: Watche
     watcher = watcher or Watcher()
     dataset = teacher.data.build()
     network = teacher.build(dataset)
-    trainer.fabric()
+    trainer.fabric()  # refuses what this machine lacks
     record = new_record(config, "teacher", teacher.model.name, teacher.identity, teacher.seed, trainer)
     objective = WeightedSum({"ce": (OBJECTIVES.build("ce"), 1.0)})
     return _in_folder(folder, record, config, _Work(trainer, network, objective, dataset, None, watcher))
@@ -358,7 +358,8 @@ def _code() -> Code:
 
 
 def _git(root: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(root), *arguments]
+    # Without optional locks: a run that is killed meanwhile must not leave one behind.
+    command = ["git", "--no-optional-locks", "-C", str(root), *arguments]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 

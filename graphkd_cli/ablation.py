@@ -224,6 +224,7 @@ def _plan(run: SuiteRun, extra: Sequence[str], config_dir: str | None) -> Planne
 
 def _in_folder_of_pair(planned: Plan, pair: str) -> Plan:
     """A student that learns from no teacher is the same run in every pair, but each pair's table needs its record."""
+    check(pair == Path(pair).name, f"the pair '{pair}' must have a plain name: it becomes a folder of the results")
     study = planned.results / str(planned.config["study"])
     folder = study / pair / planned.folder.relative_to(study)
     return dataclasses.replace(planned, config={**planned.config, "run_dir": str(folder)})

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
 from graphkd.identity import short
-from graphkd.run import Outcome
+
+if TYPE_CHECKING:
+    from graphkd.run import Outcome  # loads torch, which tables do not need
 
 
 def console() -> Console:

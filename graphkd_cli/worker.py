@@ -39,6 +39,7 @@ def main(words: Sequence[str]) -> int:
             run_teacher(config, plan_teacher(config), watcher)
         else:
             run(plan(config), watcher)
+    launch.leave()
     return 0
 
 

@@ -122,7 +122,7 @@ def _checksum(state: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name in sorted(state):
         digest.update(f"{name} {state[name].dtype} {list(state[name].shape)}\n".encode())
-        digest.update(state[name].reshape(-1).view(torch.uint8).numpy())
+        digest.update(state[name].reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -33,7 +33,7 @@ class Ranks:
         return self.rank == 0
 
     def sizes(self, samples: int) -> list[int]:
-        """How many samples of a batch each rank has."""
+        """How many samples of a batch each rank has; just all of them where there is one rank."""
         return [len(part) for part in torch.arange(samples).tensor_split(self.world)]
 
     def mine(self, indices: Tensor) -> Tensor:

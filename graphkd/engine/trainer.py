@@ -166,10 +166,11 @@ class Trainer:
         )
         has_all = accelerator == "cpu" or self.devices <= torch.cuda.device_count()
         check(has_all, f"trainer: devices is {self.devices}, but there are {torch.cuda.device_count()} CUDA devices")
+        # A stage, or a batch too small for its graph, leaves parameters without gradient.
+        ddp = DDPStrategy(find_unused_parameters=True, timeout=timedelta(minutes=5))
         return Fabric(
             accelerator=accelerator, devices=self.devices, num_nodes=self.nodes,
-            # A stage, or a batch too small for its graph, leaves parameters without gradient.
-            strategy="auto" if self.processes == 1 else DDPStrategy(find_unused_parameters=True, timeout=timedelta(minutes=5)),
+            strategy="auto" if self.processes == 1 else ddp,
             precision={32: "32-true", "bf16": "bf16-mixed", 16: "16-mixed"}[self.precision],  # type: ignore[arg-type]
         )  # fmt: skip
 

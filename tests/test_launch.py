@@ -1,0 +1,264 @@
+"""Runs on several devices from the command line: one record, and an orderly end whatever happens."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from graphkd import UserError, launch
+from graphkd.report import record as records
+from graphkd.run_folder import busy, locked
+
+GROUP = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "TORCHELASTIC_RUN_ID", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_JOB_NAME")
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.mark.parametrize(("environment", "expected"), [
+    ({}, (1, 0, False, True)),
+    ({"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "4", "RANK": "3"}, (4, 3, True, False)),
+    ({"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2", "RANK": "0"}, (2, 0, True, True)),
+    ({"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2", "RANK": "1", "SLURM_NTASKS": "8", "SLURM_PROCID": "0"},
+     (2, 1, True, False)),
+    ({"SLURM_NTASKS": "8", "SLURM_PROCID": "5"}, (8, 5, True, False)),
+    ({"SLURM_NTASKS": "8", "SLURM_PROCID": "5", "SLURM_JOB_NAME": "bash"}, (1, 0, False, True)),
+    ({"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, (1, 0, False, True)),
+])  # fmt: skip
+def test_the_environment_says_who_we_are(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], expected: tuple[int, int, bool, bool]
+) -> None:
+    for name in GROUP:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert (launch.processes(), launch.rank(), launch.in_group(), launch.leads()) == expected
+
+
+def test_alone_everybody_agrees() -> None:
+    launch.wait()
+    assert launch.agreed(lambda: 3) == 3
+
+
+@pytest.mark.parametrize(("codes", "blamed"), [
+    ([0, 0], None),
+    ([None, 0], None),
+    ([1, -9], (1, -9)),
+    ([1, 2], (1, 2)),
+    ([1, 1], (0, 1)),
+    ([None, 1], (1, 1)),
+    ([130, 1], (0, 130)),
+])  # fmt: skip
+def test_who_died_of_itself_is_blamed(codes: list[int | None], blamed: tuple[int, int] | None) -> None:
+    assert launch._failure(codes) == blamed
+
+
+def script(source: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Makes a worker of a few lines."""
+    (tmp_path / "tiny_worker.py").write_text(
+        "import os, signal, sys, time\nrank = int(os.environ['RANK'])\n" + source
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(launch, "WORKER", "tiny_worker")
+    return tmp_path / "config.yaml"
+
+
+def test_a_mistake_is_told_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: Any) -> None:
+    config = script("print('graphkd: no such thing', file=sys.stderr); sys.exit(2)", monkeypatch, tmp_path)
+    with pytest.raises(UserError, match=r"^no such thing$"):
+        launch.start(config, 2)
+    assert capfd.readouterr().err == ""
+
+
+def test_what_the_leading_one_warns_of_is_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: Any) -> None:
+    config = script("print('careful', rank, file=sys.stderr)", monkeypatch, tmp_path)
+    launch.start(config, 2)
+    assert capfd.readouterr().err == "careful 0\n"
+
+
+def test_a_dead_one_ends_the_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Those that do not even hear a SIGTERM are killed."""
+    source = """
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+open(f"{os.path.dirname(__file__)}/pid-{rank}", "w").write(str(os.getpid()))
+while rank == 1 and not os.path.exists(f"{os.path.dirname(__file__)}/pid-0"):
+    time.sleep(0.01)
+if rank == 1:
+    os.kill(os.getpid(), signal.SIGKILL)
+time.sleep(100)
+"""
+    monkeypatch.setattr(launch, "PATIENCE_S", 0.5)
+    monkeypatch.setattr(launch, "_KILL_AFTER_S", 0.5)
+    config = script(source, monkeypatch, tmp_path)
+    with pytest.raises(RuntimeError, match=r"^rank 1 of 2 died \(SIGKILL\); the last checkpoint is kept$"):
+        launch.start(config, 2)
+    for rank in range(2):
+        with pytest.raises(ProcessLookupError):
+            os.kill(int((tmp_path / f"pid-{rank}").read_text()), 0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_passed_on_once(number: signal.Signals, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    source = """
+count = []
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda n, frame: count.append(n))
+open(f"{os.path.dirname(__file__)}/ready-{rank}", "w").close()
+while rank == 1 and not os.path.exists(f"{os.path.dirname(__file__)}/ready-0"):
+    time.sleep(0.01)
+if rank == 1:
+    os.kill(os.getppid(), %d)
+while not count:
+    time.sleep(0.01)
+time.sleep(0.5)
+open(f"{os.path.dirname(__file__)}/count-{rank}", "w").write(str(len(count)))
+sys.exit(128 + count[0])
+"""
+    config = script(source % number, monkeypatch, tmp_path)
+
+    class Left(BaseException):
+        pass
+
+    def leave(signum: int, frame: object) -> None:
+        raise Left
+
+    before = signal.signal(number, leave)
+    try:
+        with pytest.raises(Left):
+            launch.start(config, 2)
+    finally:
+        signal.signal(number, before)
+    assert [(tmp_path / f"count-{rank}").read_text() for rank in range(2)] == ["1", "1"]
+
+
+def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    source = (
+        "import sys, time\nfrom pathlib import Path\nfrom filelock import FileLock\n"
+        "lock = FileLock(sys.argv[1]); lock.acquire(); print('held', flush=True); time.sleep(100)"
+    )
+    lock = folder.with_name(f".{folder.name}.lock")
+    with subprocess.Popen([sys.executable, "-c", source, str(lock)], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        assert busy(folder)
+        holder.kill()
+    with locked(folder):
+        assert busy(folder)
+    assert not busy(folder)
+
+
+@pytest.fixture
+def small(tiny_words: list[str]) -> list[str]:
+    """Overrides of a moment's run on two devices."""
+    return [*tiny_words, "objective.hkd.dim=8", "negatives=16", "trainer.devices=2", "results=results"]
+
+
+@pytest.fixture
+def graphkd(tmp_path: Path) -> Command:
+    """Calls the command in a process of its own."""
+
+    def call(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "graphkd_cli.main", *words]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+
+    return call
+
+
+def student_folder(results: Path) -> Path:
+    (folder,) = (path.parent for path in results.rglob("record.json") if "teachers" not in path.parts)
+    return folder
+
+
+@pytest.mark.slow
+def test_a_run_on_two_devices_is_one_run(graphkd: Command, small: list[str], tmp_path: Path) -> None:
+    first = graphkd("run", *small)
+    assert (first.returncode, first.stderr) == (0, "")
+    folder = student_folder(tmp_path / "results")
+    written = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert written.keys() == {"config.yaml", "metrics.jsonl", "record.json", "student.safetensors"}
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 1
+    assert first.stdout.count("training it first") == 1
+    again = graphkd("run", *small)
+    assert again.returncode == 0
+    assert "finished already" in again.stdout
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == written
+
+
+@pytest.mark.slow
+def test_torchrun_starts_it_too_and_a_mistake_is_one_line(
+    graphkd: Command, small: list[str], tmp_path: Path
+) -> None:
+    config = tmp_path / "job.yaml"
+    config.write_text(graphkd("run", *small, "--cfg", "job").stdout)
+    assert yaml.safe_load(config.read_text())["trainer"]["devices"] == 2
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port",
+               str(launch._free_port()), "-m", launch.WORKER, str(config)]  # fmt: skip
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert ran.returncode == 0, ran.stderr[:4000]
+    assert records.read(student_folder(tmp_path / "results") / "record.json").status == "done"
+    (tmp_path / "torn.safetensors").write_bytes(b"torn")
+    refused = graphkd("run", *small, "teacher.checkpoint=torn.safetensors", "run_dir=refused")
+    assert refused.returncode == 2
+    assert refused.stderr.count("\n") == 1
+    assert "torn.safetensors" in refused.stderr
+
+
+def children(parent: int) -> list[int]:
+    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(parent)], capture_output=True, text=True).stdout
+    return [int(line) for line in found.split()]
+
+
+@pytest.mark.slow
+def test_a_killed_rank_ends_the_run_and_keeps_the_checkpoint(small: list[str], tmp_path: Path) -> None:
+    words = ["run", *small, "trainer.epochs=2000", "trainer.checkpoint_every=5 steps"]
+    command = [sys.executable, "-m", "graphkd_cli.main", *words]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        deadline = time.monotonic() + 200
+        while not list(tmp_path.rglob("checkpoint-*.pt")) and run.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+        ranks = children(run.pid)
+        assert len(ranks) == 2
+        os.kill(max(ranks), signal.SIGKILL)
+        killed = time.monotonic()
+        _, errors = run.communicate(timeout=60)
+    assert time.monotonic() - killed < 60
+    assert run.returncode == 1
+    (line,) = errors.splitlines()
+    assert line.startswith("graphkd: RuntimeError: rank 1 of 2 died (SIGKILL); the last checkpoint is kept")
+    for each in ranks:
+        with pytest.raises(ProcessLookupError):
+            os.kill(each, 0)
+    folder = student_folder(tmp_path / "results")
+    assert list(folder.glob("checkpoint-*.pt"))
+    assert records.read(folder / "record.json").status in ("failed", "running")
+
+
+@pytest.mark.slow
+def test_a_suite_on_two_devices_through_submitit(
+    graphkd: Command, tiny_words: list[str], tmp_path: Path
+) -> None:
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    suite = tmp_path / "configs" / "ablation"
+    suite.mkdir(parents=True)
+    (suite / "both.yaml").write_text(
+        "# @package ablation\ndescription: two\nseeds: [0]\nbase: []\n"
+        "variants:\n  alone: [objective=ce]\n  taught: [objective=kd]\n"
+    )
+    done = graphkd(
+        "ablation", "both", "--config-dir", str(tmp_path / "configs"), *tiny_words, "trainer.devices=2",
+        "hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "2 of 2 runs are finished."
+    found = [records.read(path) for path in (tmp_path / "results").rglob("record.json")]
+    assert sorted((record.kind, record.status) for record in found) == [
+        ("student", "done"), ("student", "done"), ("teacher", "done"),
+    ]  # fmt: skip
