@@ -22,6 +22,7 @@ from graphkd.report.files import make_folder, remove_unfinished, write_atomicall
 from graphkd.report.record import Record
 
 CONFIG = "config.yaml"
+_LOCK_S = 30.0
 METRICS = "metrics.jsonl"
 RECORD = "record.json"
 WEIGHTS: dict[str, str] = {"student": "student.safetensors", "teacher": "teacher.safetensors"}
@@ -40,7 +41,7 @@ def read_config(path: Path) -> dict[str, Any]:
     """
     try:
         config = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as a run's config: {one_line(error)}") from error
     check(isinstance(config, dict), f"{path} is no run's config: it holds no mapping")
     return dict(config)
@@ -81,14 +82,26 @@ def check_own(folder: Path) -> None:
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Only one run at a time works on a folder; the lock of one that died is free."""
-    if not launch.leads():
+    lock = FileLock(_lock(folder))
+    try:
+        # In rounds, since the processes of a group do not wait for their leading one as long as a run may take.
+        while not launch.agreed(lambda: _taken(lock, folder)):
+            pass
         yield
-        return
+    finally:
+        lock.release()
+
+
+def _taken(lock: FileLock, folder: Path) -> bool:
+    """Waits a while for a folder's lock, and tidies the folder once it is ours; whether it is."""
     make_folder(folder.parent)
-    with FileLock(_lock(folder)):
-        mend(folder)
-        remove_unfinished(folder)
-        yield
+    try:
+        lock.acquire(timeout=_LOCK_S)
+    except Timeout:
+        return False
+    mend(folder)
+    remove_unfinished(folder)
+    return True
 
 
 def busy(folder: Path) -> bool:

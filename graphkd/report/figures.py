@@ -279,8 +279,10 @@ def _draw_dots(group: Sequence[_Shown], plot: _Plot) -> Figure:
         axes.axhline(end, color="0.93", linewidth=0.8, zorder=0.5, label="_rule")
     if plot.baseline:
         axes.axvline(plot.baseline.summary.mean, color=GREY, linestyle="--", linewidth=1, label="_baseline")
-    for shown, middle in zip(group, middles, strict=True):
-        _draw_row(axes, shown, middle, BASELINE_STYLE if shown is plot.baseline else STYLES[0], "x", 4)
+    for is_baseline in (False, True):
+        placed = zip(group, middles, strict=True)
+        rows = [(shown, at) for shown, at in placed if (shown is plot.baseline) == is_baseline]
+        _draw_rows(axes, rows, BASELINE_STYLE if is_baseline else STYLES[0], "x", 4)
     return page.figure
 
 
@@ -347,37 +349,48 @@ def _set_scale(page: _Page, values: Sequence[float], is_log: bool, pad: float) -
 def _draw_series(axes: Axes, rows: Sequence[_Shown], style: Style, shift: float) -> None:
     """Points with bars and seeds, joined; `shift` to the right in points keeps series of equal values apart."""
     colour, _, dashes = style
-    for shown in rows:
-        _draw_row(axes, shown, float(shown.at or 0), style, "y", shift)
+    _draw_rows(axes, [(shown, float(shown.at or 0)) for shown in rows], style, "y", shift)
     axes.plot(
         [float(shown.at or 0) for shown in rows], [shown.summary.mean for shown in rows], color=colour,
         linestyle=dashes, linewidth=1.2, transform=_shifted(axes, shift, 0), label="_series",
     )  # fmt: skip
 
 
-def _draw_row(axes: Axes, shown: _Shown, at: float, style: Style, along: Literal["x", "y"], shift: float) -> None:
-    """Mean, bar and, beside these so that all are seen, the seeds; values run along one axis, `at` is on the other.
+def _draw_rows(
+    axes: Axes, rows: Sequence[tuple[_Shown, float]], style: Style, along: Literal["x", "y"], shift: float
+) -> None:
+    """Mean, bar and, beside these so that all are seen, the seeds; values run along one axis, rows are on the other.
 
-    `shift` moves all of it across the values: up where they run along x, to the right along y; in points.
+    `shift` moves all of it across the values: up where they run along x, to the right along y; in points. Marks that
+    are alike in all rows are one artist: each takes a millisecond.
     """
     colour, marker, _ = style
     cap = "|" if along == "x" else "_"
 
-    def put(values: Sequence[float], aside: float, label: str, **look: Any) -> None:
-        level = [at] * len(values)
+    def put(points: Sequence[tuple[float, float]], aside: float, label: str, **look: Any) -> None:
+        values, level = [value for value, _ in points], [at for _, at in points]
         places = (values, level) if along == "x" else (level, values)
         moved = (0.0, shift - aside) if along == "x" else (shift + aside, 0.0)
         axes.plot(*places, color=colour, transform=_shifted(axes, *moved), label=label, **look)
 
-    mean = shown.summary.mean
-    if shown.n > 1:
-        ends = (mean - shown.reach, mean + shown.reach)
-        put(ends, 0, "_bar", linewidth=1.6, marker=cap if shown.n > PAIR else "", markersize=9, markeredgewidth=1.6)
-        put([mean], 0, "_mean", marker=marker, markersize=8, markeredgecolor="white", markeredgewidth=0.8)
-    step = min(3.0, 6.0 / max(1, shown.n - 1))
-    for place, value in enumerate(shown.values):
-        aside = 6.5 + step * place if shown.n > 1 else 0.0
-        put([value], aside, "_seed", marker="o", markersize=4, markerfacecolor="white", markeredgewidth=1)
+    means: list[tuple[float, float]] = []
+    seeds: dict[float, list[tuple[float, float]]] = defaultdict(list)
+    for shown, at in rows:
+        mean = shown.summary.mean
+        if shown.n > 1:
+            ends = [(mean - shown.reach, at), (mean + shown.reach, at)]
+            caps = cap if shown.n > PAIR else ""
+            put(ends, 0, "_bar", linewidth=1.6, marker=caps, markersize=9, markeredgewidth=1.6)
+            means.append((mean, at))
+        step = min(3.0, 6.0 / max(1, shown.n - 1))
+        for place, value in enumerate(shown.values):
+            seeds[6.5 + step * place if shown.n > 1 else 0.0].append((value, at))
+    if means:
+        white: dict[str, Any] = {"markeredgecolor": "white", "markeredgewidth": 0.8}
+        put(means, 0, "_mean", linestyle="", marker=marker, markersize=8, **white)
+    for aside, those in seeds.items():
+        hollow: dict[str, Any] = {"markerfacecolor": "white", "markeredgewidth": 1}
+        put(those, aside, "_seed", linestyle="", marker="o", markersize=4, **hollow)
 
 
 def _draw_levels(page: _Page, levels: Sequence[_Shown], texts: Sequence[Sequence[str]], plot: _Plot) -> None:

@@ -120,7 +120,7 @@ def aggregate(records: Iterable[Record]) -> list[Row]:
         by_row[key][record.seed].append(record)
     rows = []
     for key, by_seed in sorted(by_row.items()):
-        runs = tuple(max(by_seed[seed], key=_newness) for seed in sorted(by_seed))
+        runs = tuple(_newest(by_seed[seed]) for seed in sorted(by_seed))
         repeated = tuple(seed for seed in sorted(by_seed) if len(by_seed[seed]) > 1)
         rows.append(Row(*key, label=key[3], runs=runs, repeated=repeated))
     return sorted(_labelled(rows), key=lambda row: (row.table, row.variant, row.label))
@@ -152,6 +152,10 @@ _UNFINISHED = {"failed": "failed run", "running": "unfinished run"}
 
 def _count(n: int, noun: str) -> str:
     return f"{n} {noun}{'' if n == 1 else 's'}"
+
+
+def _newest(records: Sequence[Record]) -> Record:
+    return records[0] if len(records) == 1 else max(records, key=_newness)
 
 
 def _newness(record: Record) -> tuple[list[int], bool, str]:

@@ -71,6 +71,11 @@ def points(figure: Figure, kind: str) -> list[tuple[list[float], list[float]]]:
     return [tuple([float(number) for number in side] for side in line.get_data()) for line in drawn(figure, kind)]
 
 
+def marks(figure: Figure, kind: str) -> list[tuple[float, float]]:
+    """Coordinates of each single point under a label, sorted."""
+    return sorted((x, y) for xs, ys in points(figure, kind) for x, y in zip(xs, ys, strict=True))
+
+
 def row_labels(figure: Figure) -> list[str]:
     """Labels of the rows of a dot plot from top to bottom, in one line each."""
     texts = [label.get_text().replace("\n", "") for label in axes_of(figure).get_yticklabels()]
@@ -112,10 +117,10 @@ def test_a_dot_plot_shows_seeds_means_and_intervals() -> None:
     figure = draw(runs("kd", [90.0, 91.0, 95.0]) + runs("hkd", [80.0, 80.0, 83.0]), order=("kd", "hkd"))
     assert row_labels(figure) == ["kd (n=3)", "hkd (n=3)"]
     rows = sorted(axes_of(figure).get_yticks())
-    assert points(figure, "_mean") == [([92.0], [rows[0]]), ([81.0], [rows[1]])]
-    assert points(figure, "_seed") == [
-        ([value], [rows[row]]) for row, values in enumerate([[90, 91, 95], [80, 80, 83]]) for value in values
-    ]
+    assert marks(figure, "_mean") == [(81.0, rows[1]), (92.0, rows[0])]
+    assert marks(figure, "_seed") == sorted(
+        (value, rows[row]) for row, values in enumerate([[90, 91, 95], [80, 80, 83]]) for value in values
+    )
     for (ends, _), values in zip(points(figure, "_bar"), [[90, 91, 95], [80, 80, 83]], strict=True):
         half = T_OF_2 * statistics.stdev(values) / math.sqrt(3)
         assert ends == pytest.approx([statistics.mean(values) - half, statistics.mean(values) + half])
@@ -127,8 +132,8 @@ def test_two_seeds_have_their_deviation_and_one_has_no_bar() -> None:
     assert row_labels(figure) == ["one (n=1)", "two (n=2)"]
     ((ends, _),) = points(figure, "_bar")
     assert ends == pytest.approx([91 - math.sqrt(2), 91 + math.sqrt(2)])
-    assert [values for values, _ in points(figure, "_mean")] == [[91.0]]
-    assert [values for values, _ in points(figure, "_seed")] == [[90.0], [90.0], [92.0]]
+    assert [value for value, _ in marks(figure, "_mean")] == [91.0]
+    assert [value for value, _ in marks(figure, "_seed")] == [90.0, 90.0, 92.0]
     assert any("the bar the sample standard deviation (n=2 is too few" in text for text in texts_of(figure))
 
 
@@ -182,8 +187,8 @@ def test_numbers_become_points_of_a_line(values: list[Any]) -> None:
     expected = sorted((float(value), 90.0 + place) for place, value in enumerate(values))
     ((x, y),) = points(figure, "_series")
     assert list(zip(x, y, strict=True)) == expected
-    assert sorted((x, y) for (x,), (y,) in points(figure, "_mean")) == expected
-    assert sorted((x, y) for (x,), (y,) in points(figure, "_seed")) == sorted(
+    assert marks(figure, "_mean") == expected
+    assert marks(figure, "_seed") == sorted(
         (value, mean + step) for value, mean in expected for step in (-1, 0, 1)
     )
     half = T_OF_2 / math.sqrt(3)
@@ -215,14 +220,14 @@ def test_variants_without_the_option_are_labelled_lines() -> None:
     figure = draw(swept(["2", "4"]) + others, axis="builder.k")
     assert [y for _, y in points(figure, "_level")] == [[80.0, 80.0], [88.25, 88.25]]
     assert {"student: 80.00 (n=1)", "kd: 88.25 ± 0.35 (n=2)"} <= set(texts_of(figure))
-    assert [x for (x,), _ in points(figure, "_mean")] == [2.0, 4.0]
+    assert [x for x, _ in marks(figure, "_mean")] == [2.0, 4.0]
 
 
 def test_a_baseline_on_the_axis_is_a_point_and_a_line() -> None:
     figure = draw(swept(["2", "4"]), axis="builder.k", baseline="k_4")
     assert [y for _, y in points(figure, "_level")] == [[91.0, 91.0]]
     assert "k_4 (baseline)" in texts_of(figure)
-    assert len(drawn(figure, "_mean")) == 2
+    assert len(marks(figure, "_mean")) == 2
 
 
 def test_points_that_vary_something_else_too_are_lines_of_their_own() -> None:
@@ -264,7 +269,7 @@ def test_values_that_are_missing_or_not_finite_are_not_drawn() -> None:
     records += runs("crd", [90.0], metrics=Metrics())
     figure = draw(records, order=("kd", "hkd", "crd"))
     assert row_labels(figure) == ["kd (n=2)", "hkd (n=0)", "crd (n=0)"]
-    assert [values for values, _ in points(figure, "_seed")] == [[90.0], [92.0]]
+    assert [value for value, _ in marks(figure, "_seed")] == [90.0, 92.0]
     assert_nothing_is_cut_off(figure)
 
 
@@ -284,7 +289,7 @@ def test_percent_axes_end_near_100_whatever_the_interval() -> None:
 @pytest.mark.parametrize("metric", list(LABELS))
 def test_every_column_of_a_table_can_be_drawn_under_its_label(metric: str) -> None:
     figure = draw(runs("kd", [0.5, 0.5], **({} if metric == "test_top1_last" else {metric: 0.5})), metric=metric)
-    assert [values for values, _ in points(figure, "_mean")] == [[0.5]]
+    assert [value for value, _ in marks(figure, "_mean")] == [0.5]
     assert axes_of(figure).get_xlabel() == LABELS[metric]
     assert set(LABELS) == set(COLUMNS)
     assert LABELS[metric].startswith(COLUMNS[metric].label)
@@ -336,9 +341,9 @@ def test_whatever_is_recorded_is_inside_the_figure(
     assert_nothing_is_cut_off(figure)
     axes = axes_of(figure)
     for line in drawn(figure, "_seed"):
-        (place,) = axes.transAxes.inverted().transform(line.get_transform().transform(line.get_xydata()))
-        assert ((place >= 0) & (place <= 1)).all()
-    assert len(drawn(figure, "_seed")) == sum(
+        places = axes.transAxes.inverted().transform(line.get_transform().transform(line.get_xydata()))
+        assert ((places >= 0) & (places <= 1)).all()
+    assert len(marks(figure, "_seed")) == sum(
         len(values) for values, k in found.values() if axis is None or not points(figure, "_series") or k is not None
     )
 

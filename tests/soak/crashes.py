@@ -15,12 +15,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-TIMES = {"seconds", "duration_s", "seconds_per_step", "peak_memory_mib", "phases"}
+DIFFERENT = {"seconds", "duration_s", "seconds_per_step", "peak_memory_mib", "phases", "code"}
+"""What two equal runs may differ in: times, and the commit where somebody works on the checkout meanwhile."""
 PATIENCE_S = 240.0
 KILLED = -signal.SIGKILL
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)\.pt")
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["crashes_preload"])
+_SERVER.set_forkserver_preload(
+    ["lightning_fabric", "graphkd.run", "graphkd_cli.ablation", "graphkd_cli.progress", "graphkd_cli.report"]
+)
 
 Until = Callable[[], bool]
 
@@ -119,7 +122,7 @@ def moments(chance: random.Random, folder: Path, steps: int, seconds: float, kil
     near = max(1, steps // (kills + 1))
 
     def any_time() -> Until:
-        until = time.monotonic() + chance.uniform(0.0, seconds)
+        until = time.monotonic() + chance.uniform(0.0, 0.6 * seconds)
         return lambda: time.monotonic() > until
 
     def after_a_step() -> Until:
@@ -150,7 +153,7 @@ def latest(folder: Path) -> int:
 def without_times(value: Any) -> Any:
     """JSON without what two equal runs differ in."""
     if isinstance(value, dict):
-        return {key: without_times(item) for key, item in value.items() if key not in TIMES}
+        return {key: without_times(item) for key, item in value.items() if key not in DIFFERENT}
     return [without_times(item) for item in value] if isinstance(value, list) else value
 
 
@@ -165,7 +168,7 @@ def _content(path: Path) -> Any:
     if path.name == "metrics.jsonl":
         return [without_times(json.loads(line)) for line in path.read_text().splitlines()]
     if path.name == "config.yaml":
-        return [line for line in path.read_text().splitlines() if not line.startswith("results:")]
+        return [line for line in path.read_text().splitlines() if not line.startswith(("results:", "force:"))]
     return path.read_bytes()
 
 

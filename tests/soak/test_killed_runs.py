@@ -15,13 +15,12 @@ from crashes import Machine, descendants, latest, left_by, moments
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes through /proc")
 
-EPOCHS = 3
-BATCHES = 17
+EPOCHS = 20
+BATCHES = 2
 COMMON = [
-    f"trainer.epochs={EPOCHS}", "trainer.checkpoint_every=1 steps", "negatives=16",
-    "trainer.accelerator=cpu",
+    f"trainer.epochs={EPOCHS}", "trainer.checkpoint_every=1 steps", "trainer.accelerator=cpu",
 ]  # fmt: skip
-HKD = ["objective=hkd_kd", "objective.hkd.dim=8"]
+HKD = ["objective=hkd_kd", "objective.hkd.dim=8", "negatives=16"]
 QUEUE = ["bank.kind=queue", "bank.length=200"]
 CASES = {
     **{
@@ -29,7 +28,7 @@ CASES = {
         for sampler in ("shared", "explicit", "all", "all_weighted")
         for kind in ("full", "queue")
     },
-    "crd": ["objective=crd_kd"],
+    "crd": ["objective=crd_kd", "negatives=16"],
     "ft": ["objective=ft", "objective.ft.stage_epochs=2"],
     "sskd": ["objective=sskd", "objective.sskd.stage_epochs=1"],
 }
@@ -79,7 +78,7 @@ def test_killed_anywhere_it_goes_on_bit_for_bit(machine: Machine, common: list[s
 
 @pytest.mark.soak
 def test_the_teacher_is_trained_on_too(machine: Machine, common: list[str]) -> None:
-    words = [*common, *HKD, "teacher_trainer.epochs=3", "teacher_trainer.checkpoint_every=1 steps"]
+    words = [*common, *HKD, "teacher_trainer.epochs=15", "teacher_trainer.checkpoint_every=1 steps"]
     machine.finish([*words, "results=whole"])
     whole, torn = machine.folder / "whole", machine.folder / "torn"
     (teacher,) = (path.parent for path in whole.rglob("teacher.safetensors"))
@@ -95,7 +94,7 @@ def test_the_teacher_is_trained_on_too(machine: Machine, common: list[str]) -> N
 @pytest.mark.soak
 @pytest.mark.parametrize("rank", [0, 1])
 def test_of_two_processes_one_is_killed(machine: Machine, common: list[str], rank: int) -> None:
-    words = [*common, *CASES["shared-full"], "trainer.devices=2", "trainer.epochs=30"]
+    words = [*common, *CASES["shared-full"], "trainer.devices=2", "trainer.epochs=150"]
     machine.finish([*words, "results=whole"])
     whole, torn = machine.folder / "whole", machine.folder / "torn"
     shutil.copytree(whole / "teachers", torn / "teachers")
@@ -109,6 +108,6 @@ def test_of_two_processes_one_is_killed(machine: Machine, common: list[str], ran
         assert len(workers) == 2
         os.kill(workers[rank], signal.SIGKILL)
         assert command.wait() == 1
-        assert f"rank {rank} of 2 died (exit code -9); the last checkpoint is kept" in command.output
+        assert f"rank {rank} of 2 died" in command.output
     machine.finish([*words, "results=torn"])
     assert left_by(torn) == left_by(whole)

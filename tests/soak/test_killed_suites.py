@@ -1,0 +1,155 @@
+"""Suites that are killed, lose a worker or meet another one end as one that ran alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import signal
+import sys
+from concurrent.futures import BrokenExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from crashes import Command, Machine, descendants, latest, left_by
+
+from graphkd_cli import ablation, compose
+from graphkd_cli.main import main
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes through /proc")
+
+
+@pytest.fixture
+def suite(machine: Machine, tiny_words: list[str]) -> list[str]:
+    """The words that run a suite of four runs, which take a moment each."""
+    base = [*tiny_words, "trainer.epochs=20", "trainer.checkpoint_every=1 steps", "trainer.accelerator=cpu"]
+    (machine.folder / "own" / "ablation").mkdir(parents=True)
+    (machine.folder / "own" / "ablation" / "mini.yaml").write_text(
+        json.dumps(
+            {
+                "description": "a small one", "seeds": [0, 1], "base": base,
+                "variants": {"taught": ["objective=kd"], "alone": ["objective=ce"]},
+            }
+        )
+    )  # fmt: skip
+    return ["ablation", "mini", "--config-dir", str(machine.folder / "own")]
+
+
+def done(results: Path) -> dict[Path, int]:
+    """When each finished run was written."""
+    paths = [path for path in results.rglob("record.json") if json.loads(path.read_text())["status"] == "done"]
+    return {path: path.stat().st_mtime_ns for path in paths}
+
+
+def tables(results: Path) -> dict[str, list[str]]:
+    """The tables as CSV, but for columns of times."""
+    return {path.name: path.read_text().splitlines() for path in sorted((results / "tables").glob("*.csv"))}
+
+
+def check_equal(torn: Path, whole: Path) -> None:
+    assert left_by(torn) == left_by(whole)
+    assert tables(torn).keys() == tables(whole).keys()
+
+
+def trained(command: Command) -> list[str]:
+    """The runs that this command trained itself."""
+    return re.findall(r"^(\w+ seed \d): .* in ", command.output, re.MULTILINE)
+
+
+def kill_again_and_again(machine: Machine, suite: list[str], chance: random.Random, times: int) -> None:
+    """Kills the suite whenever some more runs and checkpoints are there; what is finished is never written again."""
+    torn = machine.folder / "torn"
+    known: dict[Path, int] = {}
+    for _ in range(times):
+        command = machine.start([*suite, "results=torn"])
+        steps = chance.randint(1, 12)
+        before = sum(latest(folder) for folder in torn.rglob("seed-*"))
+        command.wait_for(
+            lambda: len(done(torn)) > len(known)  # noqa: B023 (called at once)
+            or sum(latest(folder) for folder in torn.rglob("seed-*")) > before + steps  # noqa: B023
+        )
+        command.kill()
+        now = done(torn)
+        assert known.items() <= now.items()
+        known = now
+    machine.finish([*suite, "results=torn"])
+    assert known.items() <= done(torn).items()
+
+
+@pytest.mark.soak
+def test_killed_anywhere_it_ends_as_if_it_had_not_been(machine: Machine, suite: list[str]) -> None:
+    machine.finish([*suite, "results=whole"])
+    kill_again_and_again(machine, suite, random.Random(0), 6)
+    check_equal(machine.folder / "torn", machine.folder / "whole")
+
+
+@pytest.mark.soak
+def test_a_worker_of_the_launcher_may_be_killed(machine: Machine, suite: list[str]) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    machine.finish([*suite, "results=whole"])
+    torn = machine.folder / "torn"
+    command = machine.start([*suite, "results=torn", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"])
+
+    def workers() -> list[int]:
+        return sorted(pid for pid, line in descendants(command.pid).items() if "popen_loky" in line)
+
+    for count in (1, 2):
+        before = max((latest(folder) for folder in torn.glob("mini/**/seed-*")), default=-1)
+        assert command.wait_for(lambda: any(latest(f) > before for f in torn.glob("mini/**/seed-*")))  # noqa: B023
+        os.kill(random.Random(count).choice(workers()), signal.SIGKILL)
+        assert command.wait_for(lambda: command.output.count("process of the launcher died") == count)  # noqa: B023
+    assert command.wait() == 0, command.output
+    assert "4 of 4 runs are finished." in command.output
+    check_equal(torn, machine.folder / "whole")
+
+
+def test_two_suites_at_once_share_the_work(machine: Machine, suite: list[str]) -> None:
+    both = [machine.start([*suite, "results=shared"]) for _ in range(2)]
+    assert [command.wait() for command in both] == [0, 0], both[0].output + both[1].output
+    assert sorted(trained(both[0]) + trained(both[1])) == [
+        "alone seed 0", "alone seed 1", "resnet8 seed 0", "taught seed 0", "taught seed 1",
+    ]  # fmt: skip
+    assert all("4 of 4 runs are finished." in command.output for command in both)
+    assert {path.name for path in (machine.folder / "shared").iterdir()} == {"mini", "tables", "teachers"}
+
+
+class Broken:
+    """A launcher whose first rounds break after some jobs."""
+
+    def __init__(self, done_each_round: list[int]) -> None:
+        self.rounds = done_each_round
+        self.asked: list[list[str]] = []
+
+    def __call__(self, name: str, overrides: list[str], jobs: list[list[str]], *rest: Any) -> list[Any]:
+        self.asked.append([word for job in jobs for word in job])
+        if self.rounds:
+            self.launch(name, overrides, jobs[: self.rounds.pop(0)], *rest)
+            raise BrokenExecutor("a worker was killed")
+        return self.launch(name, overrides, jobs, *rest)
+
+    launch = staticmethod(compose.launch)
+
+
+def test_after_a_broken_pool_what_is_missing_is_launched_again(
+    machine: Machine, suite: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(machine.folder)
+    launcher = Broken([1, 1, 0, 2])
+    monkeypatch.setattr(ablation.compose, "launch", launcher)
+    assert main([*suite, "results=torn", "trainer.epochs=1"]) == 0
+    assert [len(asked) for asked in launcher.asked] == [1, 4, 3, 3, 1]
+    assert capsys.readouterr().out.count("(was there)") == 0
+
+
+def test_a_pool_that_always_breaks_is_given_up(
+    machine: Machine, suite: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(machine.folder)
+    launcher = Broken([9, 1, *[0] * 9])
+    monkeypatch.setattr(ablation.compose, "launch", launcher)
+    assert main([*suite, "results=torn", "trainer.epochs=1"]) == 1
+    out = capsys.readouterr().out
+    assert "1 of 4 runs are finished." in out
+    assert out.count("its process died: BrokenExecutor: a worker was killed") == 3

@@ -1,0 +1,104 @@
+"""Many runs in one process, and many records in one report, take no more than a few."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from graphkd.assemble import plan
+from graphkd.report.files import write_atomically
+from graphkd.report.load import RUN_FILES
+from graphkd.report.record import Code, Metrics, Record, Teacher, Term
+from graphkd.run import run
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+RUNS = 60
+FOLDERS = 2000
+MOST_SECONDS = 5.0
+MOST_MIB = 500
+RECORD = Record(
+    kind="student", status="done", study="", variant="", pair="resnet8->resnet8", data="digits", varied={},
+    identity="", seed=0, teacher=Teacher("a" * 64, 90.0), versions={"python": "3", "torch": "2"},
+    code=Code("0.1.0", "ab" * 20, False), device="cpu", threads=1, duration_s=1.0, seconds_per_step=0.1,
+    peak_memory_mib=100.0, phases={"data": 0.1, "student": 0.2},
+)  # fmt: skip
+
+
+def resident_mib() -> float:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+
+
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.soak
+def test_memory_and_open_files_stay_flat_over_many_runs(tiny_config: Callable[..., dict[str, Any]]) -> None:
+    seen: list[tuple[float, int]] = []
+    for seed in range(RUNS):
+        assert run(plan(tiny_config({"seed": seed}))).record.status == "done"
+        gc.collect()
+        seen.append((resident_mib(), open_files()))
+    (early, files), (late, files_later) = seen[RUNS // 3], seen[-1]
+    print(f"{RUNS} runs: {early:.0f} MiB after {RUNS // 3}, {late:.0f} MiB at the end, {files_later} files open")
+    assert files_later == files
+    assert late < early + 0.25 * (RUNS - RUNS // 3), "less than 0.25 MiB a run"
+
+
+def write_results(folder: Path, studies: int = 10, seeds: int = 10) -> None:
+    """Folders as suites leave them, of figures that differ."""
+    each = FOLDERS // studies // seeds
+    for number in range(FOLDERS):
+        study, rest = divmod(number, each * seeds)
+        variant, seed = divmod(rest, seeds)
+        top1 = 80.0 + (number * 7919 % 1000) / 100
+        metrics = Metrics(
+            test_top1_last=top1, test_top1_at_best_val=top1, val_top1_best=top1, test_top1_max=top1,
+            test_top5_last=99.0, test_nll_last=0.5, agreement_last=90.0,
+            terms={name: Term(1.0, 0.5) for name in ("ce", "kd", "hkd.individual", "hkd.holistic")},
+        )  # fmt: skip
+        record = dataclasses.replace(
+            RECORD, study=f"study{study}", variant=f"variant{variant}", varied={"builder.k": variant},
+            identity=f"{study:032x}{variant:032x}", seed=seed, metrics=metrics,
+        )  # fmt: skip
+        place = folder / record.study / record.variant / f"{variant:012x}" / f"seed-{seed}"
+        place.mkdir(parents=True)
+        write_atomically(place / "record.json", record.to_json(), durable=False)
+        for name in RUN_FILES:
+            (place / name).write_text("a file of some length\n" * 50)
+
+
+REPORT = """
+import re, sys, time
+from graphkd_cli.main import main
+code = main(["report", sys.argv[1]])
+peak = re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())
+print(code, time.process_time(), int(peak[1]) / 1024, "torch" in sys.modules, file=sys.stderr)
+"""
+
+
+@pytest.mark.slow
+def test_a_report_over_many_folders_is_quick_and_small(tmp_path: Path) -> None:
+    write_results(tmp_path / "results")
+    words = [sys.executable, "-c", REPORT, str(tmp_path / "results")]
+    seconds = []
+    for _ in range(3):  # beside other work everything takes longer, also counted in processor time
+        ended = subprocess.run(words, capture_output=True, text=True, check=True)
+        code, took, mib, torch = ended.stderr.splitlines()[-1].split()
+        print(f"{FOLDERS} folders: {took} s of processor time, {mib} MiB")
+        assert (code, torch) == ("0", "False")
+        assert float(mib) < MOST_MIB
+        seconds.append(float(took))
+        if min(seconds) < MOST_SECONDS:
+            break
+    assert min(seconds) < MOST_SECONDS
