@@ -88,6 +88,7 @@ print(code, time.process_time(), int(peak[1]) / 1024, "torch" in sys.modules, fi
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_a_report_over_many_folders_is_quick_and_small(tmp_path: Path) -> None:
     write_results(tmp_path / "results")
     words = [sys.executable, "-c", REPORT, str(tmp_path / "results")]
