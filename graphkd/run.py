@@ -22,7 +22,7 @@ from graphkd.engine.evaluate import evaluate
 from graphkd.engine.resume import Checkpoints
 from graphkd.engine.trainer import Trainer
 from graphkd.engine.watching import Epoch, Fit, Watcher
-from graphkd.errors import check
+from graphkd.errors import UserError, check
 from graphkd.model import Network
 from graphkd.objective import OBJECTIVES, WeightedSum
 from graphkd.report import record as records
@@ -149,12 +149,15 @@ def load(run_dir: str | Path) -> FinishedRun:
     record = records.read(folder / RECORD)
     check(record.status == "done", f"the run in {folder} is not finished: it is {record.status}")
     config = read_config(folder / CONFIG)
-    if record.kind == "teacher":
-        teacher = plan_teacher(config)
-        dataset = teacher.data.build()
-        network = teacher.build(dataset)
-    else:
-        network, dataset = build_student(config)
+    try:
+        if record.kind == "teacher":
+            teacher = plan_teacher(config)
+            dataset = teacher.data.build()
+            network = teacher.build(dataset)
+        else:
+            network, dataset = build_student(config)
+    except UserError as error:
+        raise UserError(f"{folder / CONFIG}: {error}") from error
     load_weights(network, folder / WEIGHTS[record.kind])
     return FinishedRun(record, config, network.eval(), dataset)
 

@@ -35,6 +35,8 @@ def _graphkd(words: Sequence[str], folder: str, output: str) -> None:
     with open(output, "w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+    if any("launcher=" in word for word in words):  # joblib ends its processes where only a whole Python comes by
+        os.execv(sys.executable, [sys.executable, "-m", "graphkd_cli.main", *words])
     from graphkd_cli.main import main
 
     sys.exit(main(list(words)))
