@@ -37,7 +37,6 @@ from graphkd.run_folder import (
     check_own,
     finished,
     locked,
-    mend,
     read_config,
     workplace,
     write_config,
@@ -207,7 +206,6 @@ def _in_folder(folder: Path, record: Record, config: Mapping[str, Any], work: _W
 
 def _reusable(folder: Path, identity: str, seed: int, config: Mapping[str, Any]) -> Record | None:
     """What a finished run of this description came to, unless it is to be run again; else the folder may be had."""
-    mend(folder)
     found = finished(folder, identity, seed)
     if found is not None and not config["force"]:
         return found
