@@ -8,7 +8,7 @@ import importlib
 import importlib.metadata
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Protocol
@@ -24,15 +24,21 @@ class BankRows(Protocol):
 
     @property
     def rows(self) -> Tensor:
-        """Banked embeddings, [N, D]."""
+        """Banked embeddings, [N, D]; refused where they are spread over several processes."""
 
     @property
     def labels(self) -> Tensor:
-        """Their classes, int64 [N]; negative where a row is unfilled."""
+        """Their classes, int32 [N]; negative where a row is unfilled."""
 
     @property
     def indices(self) -> Tensor | None:
         """Which training sample each row is, int64 [N]; None where row i is sample i."""
+
+    def nearest(self, queries: Tensor, count: int, allowed: Callable[[slice], Tensor]) -> tuple[Tensor, Tensor]:
+        """Inner products with the nearest rows that each query may take, and these rows (`BankView.nearest`)."""
+
+    def take(self, rows: Tensor, like: Tensor) -> Tensor:
+        """Rows by their place, int64 [S], in the dtype and on the device of `like`: [S, D]."""
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 BANKS = 2
 PARTS = 2
-_INDEX = 8 + 8 + 8  # a full bank's labels, sorted labels and order, int64
-_QUEUED = 8 + 8  # a queue's labels and indices, int64
-_SEEN = 4 + 4  # a queue's labels of all samples and their rows, int32
+_LABEL = 4  # a sample's class, int32, shared by both banks
+_ORDER = 4  # the samples by class, int32, shared by full banks
+_QUEUED = 4 + 8  # a queue's labels, int32, and indices, int64
+_ROW = 4  # which of a queue's rows a sample has, int32
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,10 @@ class Plan:
 
     @property
     def index(self) -> int:
-        """Bytes of classes and order beside the rows; where the training runs on the CPU, 8 a sample less."""
+        """Bytes of classes and order beside the rows, in every process."""
         if self.length is None:
-            return BANKS * _INDEX * self.samples
-        return BANKS * (_QUEUED * self.length + _SEEN * self.samples)
+            return (_LABEL + _ORDER) * self.samples
+        return _LABEL * self.samples + BANKS * (_QUEUED * self.length + _ROW * self.samples)
 
     @property
     def held(self) -> int:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from graphkd.builder.base import BUILDERS, GraphBuilder, required_labels, select
 from graphkd.errors import UserError, check
 from graphkd.graph import BankRows, BatchGraph, Nodes
-
-CHUNK = 8192
 
 
 @BUILDERS.register("bank_knn")
@@ -41,29 +41,17 @@ class BankKNN(GraphBuilder):
         embedding = select(nodes, "embedding")
         if nodes.bank is None or nodes.indices is None:
             raise UserError("graph builder 'bank_knn' needs the nodes' bank and indices")
-        similarity, rows = self._nearest(embedding, nodes, nodes.bank, nodes.indices)
-        support = nodes.bank.rows[rows.flatten().to(nodes.bank.rows.device)].to(embedding)
+        labels = required_labels(nodes, "bank_knn") if self.same_label_only else None
+        similarity, rows = nodes.bank.nearest(
+            embedding, self.k - 1, partial(self._allowed, nodes.bank, nodes.indices, labels)
+        )  # fmt: skip
+        support = nodes.bank.take(rows.flatten(), embedding)
         size, slots = rows.shape
         own = torch.eye(size, dtype=torch.bool, device=embedding.device)
         found = own[:, :, None] & (similarity > -torch.inf)[:, None, :]
         return BatchGraph.from_adjacency(torch.cat([own, found.view(size, size * slots)], dim=1), support)
 
-    def _nearest(self, embedding: Tensor, nodes: Nodes, bank: BankRows, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Similarity (-inf where there is none) and row of the nearest, [B, min(k - 1, R)] each, chunk by chunk."""
-        labels = required_labels(nodes, "bank_knn") if self.same_label_only else None
-        count = min(self.k - 1, len(bank.rows))
-        best = embedding.new_full((len(embedding), count), -torch.inf)
-        rows = torch.zeros(len(embedding), count, dtype=torch.int64, device=embedding.device)
-        for start in range(0, len(bank.rows), CHUNK):
-            part = slice(start, start + CHUNK)
-            similarity = embedding @ bank.rows[part].to(embedding).T
-            similarity = similarity.masked_fill_(~self._allowed(bank, part, indices, labels), -torch.inf)
-            chunk_rows = torch.arange(start, start + similarity.shape[1], device=embedding.device)
-            best, chosen = torch.cat([best, similarity], dim=1).topk(count, dim=1)
-            rows = torch.cat([rows, chunk_rows.expand(len(rows), -1)], dim=1).gather(1, chosen)
-        return best, rows
-
-    def _allowed(self, bank: BankRows, part: slice, indices: Tensor, labels: Tensor | None) -> Tensor:
+    def _allowed(self, bank: BankRows, indices: Tensor, labels: Tensor | None, part: slice) -> Tensor:
         """Which rows of a chunk each sample may take: filled, not its own, and of its class where that is asked for."""
         classes = bank.labels[part]
         places = torch.arange(part.start, part.start + len(classes), device=indices.device)

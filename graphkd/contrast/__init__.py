@@ -1,6 +1,6 @@
 """Contrast of embeddings with a bank: feature banks, negative samplers and the exact losses over them."""
 
-from graphkd.contrast.bank import Bank, BankView, FullBank, QueueBank, build_bank
+from graphkd.contrast.bank import Bank, FullBank, QueueBank, build_bank
 from graphkd.contrast.infonce import info_nce, nce, nce_log_normalizer
 from graphkd.contrast.negatives import (
     AllSampler,
@@ -11,6 +11,7 @@ from graphkd.contrast.negatives import (
     SharedSampler,
     build_sampler,
 )
+from graphkd.contrast.view import BankView
 
 __all__ = [
     "AllSampler",

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from graphkd.contrast.samples import ClassOrder, Samples
 from graphkd.contrast.shard import Shard, inside
+from graphkd.contrast.view import BankView, fetch
 from graphkd.errors import UserError, check, choices, did_you_mean
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -18,61 +20,7 @@ UNFILLED = -1
 _INIT_ROWS = 1 << 16
 _B = TypeVar("_B", bound="Bank")
 _F = TypeVar("_F", bound="FullBank")
-
-
-@dataclass(frozen=True)
-class BankView:
-    """What a graph builder may see of a bank; the tensors are the bank's own and must not be written to.
-
-    Attributes:
-        rows: Embeddings in the bank's storage dtype and place, [R, D].
-        labels: Class of each row, int64 [R]; -1 where the row is unfilled.
-        indices: Dataset index of each row, int64 [R], -1 where unfilled; None where row i is sample i.
-    """
-
-    rows: Tensor
-    labels: Tensor
-    indices: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class ShardView:
-    """What a graph builder may see of a bank of which this process keeps a part: not the rows.
-
-    Attributes:
-        labels: Class of each row of the whole bank, int64 [R].
-        indices: None: row i is sample i.
-    """
-
-    labels: Tensor
-    indices: None = None
-
-    @property
-    def rows(self) -> Tensor:
-        """Refused, since they are spread over the processes.
-
-        Raises:
-            UserError: Always.
-        """
-        raise UserError("a graph builder that looks at the bank's rows needs all of them: set bank.sharded=false")
-
-
-@dataclass(frozen=True)
-class ClassOrder:
-    """Rows of a bank sorted by class, so that the rows outside a class can be counted off.
-
-    Attributes:
-        rows: Filled rows, sorted by label, int64 [U].
-        labels: Their labels, ascending, int64 [U].
-    """
-
-    rows: Tensor
-    labels: Tensor
-
-    def blocks(self, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Where in `rows` each class begins and how many rows it has: int64, shaped like `labels`."""
-        start = torch.searchsorted(self.labels, labels)
-        return start, torch.searchsorted(self.labels, labels, right=True) - start
+_Q = TypeVar("_Q", bound="QueueBank")
 
 
 class Bank(ABC):
@@ -93,7 +41,6 @@ class Bank(ABC):
     Attributes:
         rows: The rows that this process keeps, in the storage dtype: [R, D], unless the bank is sharded.
         shard: Which of the R rows these are.
-        labels: Class of each of the R rows, int64 [R]; -1 where unfilled.
         device: Where the training runs: that of everything given to and returned by a bank.
 
     Raises:
@@ -103,7 +50,6 @@ class Bank(ABC):
     STATE: ClassVar[frozenset[str]] = frozenset({"rows"})
     """What a saved state holds."""
     rows: Tensor
-    labels: Tensor
 
     def __init__(
         self,
@@ -123,20 +69,38 @@ class Bank(ABC):
             bool((labels != labels[0]).any()),
             f"all {len(labels)} training labels are {int(labels[0])}: contrast needs at least two classes",
         )
+        self.samples = Samples(labels)
         self.device = labels.device
         self.on_host = on_host
         self.shard = shard
         own = shard.rows
         self.rows = torch.empty(own.stop - own.start, dim, dtype=dtype, device="cpu" if on_host else labels.device)
+        self._draw(generator)
+
+    def twin(self: _B, generator: torch.Generator | None = None) -> _B:
+        """A bank of the same samples with initial rows of its own; it shares what is known of the samples."""
+        other = copy.copy(self)
+        other.rows = torch.empty_like(self.rows)
+        other._draw(generator)
+        return other
+
+    def _draw(self, generator: torch.Generator | None) -> None:
+        """Fills the rows."""
+        own, dim = self.shard.rows, self.rows.shape[1]
         bound = (dim / 3) ** -0.5
         drawn_on = generator.device if generator is not None else torch.device("cpu")
-        for start in range(0, shard.total, _INIT_ROWS):
-            stop = min(start + _INIT_ROWS, shard.total)
+        for start in range(0, self.shard.total, _INIT_ROWS):
+            stop = min(start + _INIT_ROWS, self.shard.total)
             # every process draws them all, so that a row starts the same wherever it is kept
             drawn = torch.empty(stop - start, dim, device=drawn_on).uniform_(-bound, bound, generator=generator)
             first, last = max(start, own.start), min(stop, own.stop)
             if first < last:
                 self.rows[first - own.start : last - own.start] = drawn[first - start : last - start].to(self.rows)
+
+    @property
+    @abstractmethod
+    def labels(self) -> Tensor:
+        """Class of each of the R rows, int32 [R]; -1 where unfilled."""
 
     @property
     @abstractmethod
@@ -153,7 +117,7 @@ class Bank(ABC):
         """The filled rows sorted by class."""
 
     @abstractmethod
-    def view(self) -> BankView | ShardView:
+    def view(self) -> BankView:
         """The bank as graph builders see it."""
 
     @torch.no_grad()
@@ -199,7 +163,7 @@ class Bank(ABC):
         self.device = torch.device(device)
         if not self.on_host:
             self.rows = self.rows.to(device)
-        self._move(self.device)
+        self.samples.to(self.device)
         return self
 
     def state_dict(self) -> dict[str, Any]:
@@ -239,10 +203,6 @@ class Bank(ABC):
     def _place(self, indices: Tensor) -> Tensor:
         """The rows to write these samples to, after which they are banked there."""
 
-    @abstractmethod
-    def _move(self, device: torch.device) -> None:
-        """Moves everything but the rows."""
-
 
 class FullBank(Bank):
     """One row for every training sample: row i is sample i. Arguments as in `Bank`.
@@ -273,10 +233,11 @@ class FullBank(Bank):
         shard = Shard.here(len(labels)) if sharded else Shard(len(labels))
         super().__init__(labels, dim, shard, dtype, on_host, generator)
         self.sharded = sharded
-        self.labels = labels
-        ordered, rows = torch.sort(labels, stable=True)
-        self._by_class = ClassOrder(rows, ordered)
-        self._largest_class = int(torch.unique_consecutive(ordered, return_counts=True)[1].max())
+
+    @property
+    def labels(self) -> Tensor:
+        """Class of each row, int32 [N]."""
+        return self.samples.labels
 
     @property
     def used(self) -> int:
@@ -286,15 +247,15 @@ class FullBank(Bank):
     @property
     def largest_class(self) -> int:
         """Size of the largest class."""
-        return self._largest_class
+        return self.samples.largest_class
 
     def by_class(self) -> ClassOrder:
         """All rows sorted by class."""
-        return self._by_class
+        return self.samples.order
 
-    def view(self) -> BankView | ShardView:
+    def view(self) -> BankView:
         """The bank as graph builders see it."""
-        return BankView(self.rows, self.labels) if self.shard.world == 1 else ShardView(self.labels)
+        return BankView(self.rows, self.labels, None, self.shard)
 
     def to(self: _F, device: torch.device | str) -> _F:
         """Moves the bank as `Bank.to` does, after cutting one that was made before `torch.distributed` was started."""
@@ -321,10 +282,6 @@ class FullBank(Bank):
             turns = torch.where(own, torch.arange(len(own), device=own.device), own.int().argmax())
             places, values = self.shard.local(places)[turns], values[turns]
         super()._write(places, values)
-
-    def _move(self, device: torch.device) -> None:
-        self.labels = self.labels.to(device)
-        self._by_class = ClassOrder(self._by_class.rows.to(device), self._by_class.labels.to(device))
 
 
 class QueueBank(Bank):
@@ -359,11 +316,28 @@ class QueueBank(Bank):
     ) -> None:
         check(length >= 1, f"the queue's length is {length}, but must be 1 or more")
         super().__init__(labels, dim, Shard(length), dtype, on_host, generator)
-        self.labels = labels.new_full((length,), UNFILLED)
+        self._row_of = torch.zeros_like(self.samples.labels)
+        self._labels = self._row_of.new_full((length,), UNFILLED)
         self.indices = labels.new_full((length,), UNFILLED)
-        self._sample_labels = labels.to(torch.int32)
-        self._row_of = torch.zeros_like(self._sample_labels)
         self._pushed = 0
+
+    def twin(self: _Q, generator: torch.Generator | None = None) -> _Q:
+        """As `Bank.twin`; what the queue holds is each bank's own."""
+        other = super().twin(generator)
+        other._labels, other.indices, other._row_of = self._labels.clone(), self.indices.clone(), self._row_of.clone()
+        return other
+
+    def to(self: _Q, device: torch.device | str) -> _Q:
+        """Moves the bank as `Bank.to` does."""
+        self._labels, self.indices, self._row_of = (
+            tensor.to(device) for tensor in (self._labels, self.indices, self._row_of)
+        )
+        return super().to(device)
+
+    @property
+    def labels(self) -> Tensor:
+        """Class of each row, int32 [L]; -1 where unfilled."""
+        return self._labels
 
     @property
     def used(self) -> int:
@@ -377,12 +351,11 @@ class QueueBank(Bank):
 
     def by_class(self) -> ClassOrder:
         """The filled rows sorted by class, as they are now."""
-        ordered, rows = torch.sort(self.labels[: self.used], stable=True)
-        return ClassOrder(rows, ordered)
+        return ClassOrder.of(self.labels[: self.used], self.samples.classes)
 
     def view(self) -> BankView:
         """The bank as graph builders see it."""
-        return BankView(self.rows, self.labels, self.indices)
+        return BankView(self.rows, self.labels, self.indices, self.shard)
 
     def _held(self, indices: Tensor, fallback: Tensor) -> Tensor:
         """The samples' latest rows, float32 [B, D]; `fallback` for those that have left or never came."""
@@ -416,21 +389,10 @@ class QueueBank(Bank):
         turns = torch.arange(self._pushed, self._pushed + len(indices), device=self.device)
         self._pushed += len(indices)
         rows = turns % len(self.rows)
-        self.labels[rows] = self._sample_labels[indices].long()
+        self.labels[rows] = self.samples.labels[indices]
         self.indices[rows] = indices
         self._row_of[indices] = rows.to(torch.int32)
         return rows
-
-    def _move(self, device: torch.device) -> None:
-        self.labels, self.indices = self.labels.to(device), self.indices.to(device)
-        self._sample_labels, self._row_of = self._sample_labels.to(device), self._row_of.to(device)
-
-
-def fetch(bank_rows: Tensor, rows: slice | Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Rows of a matrix by slice or by int64 of any shape [...], brought to a device and dtype: [..., D]."""
-    if isinstance(rows, Tensor):
-        return F.embedding(rows.to(bank_rows.device), bank_rows).to(device).to(dtype)
-    return bank_rows[rows].to(device).to(dtype)
 
 
 def build_bank(

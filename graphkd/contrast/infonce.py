@@ -22,9 +22,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from graphkd.contrast.bank import Bank, fetch
+from graphkd.contrast.bank import Bank
 from graphkd.contrast.negatives import Selection
 from graphkd.contrast.shard import Shard
+from graphkd.contrast.view import fetch
 from graphkd.errors import check
 
 NCE_EPS = 1e-7

@@ -263,7 +263,7 @@ class SharedSampler(Sampler):
         bank = self.bank
         rows = _ordering(bank.used, self._length(), generator, labels.device)
         repeats = self._repeats(self._pools(labels), generator) if self._may_fall_short() else None
-        row_labels = bank.labels[rows].to(torch.int32)
+        row_labels = bank.labels[rows]
         return SharedSelection(rows, row_labels, labels.to(torch.int32)[:, None], self.negatives, repeats)
 
     def _length(self) -> int:
@@ -303,7 +303,7 @@ class AllSampler(Sampler):
         """All rows of other classes; the generator is not used."""
         pools = self._pools(labels)[:, None].float()
         scale = self.negatives / pools.clamp(min=1) if self.weighted else None
-        row_labels = self.bank.labels[: self.bank.used].to(torch.int32)
+        row_labels = self.bank.labels[: self.bank.used]
         return AllSelection(row_labels, labels.to(torch.int32)[:, None], pools, scale)
 
 

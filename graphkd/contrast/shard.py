@@ -69,6 +69,12 @@ class Shard:
             dist.all_reduce(values, dist.ReduceOp.MAX)
         return values
 
+    def beside(self, values: Tensor) -> Tensor:
+        """What the processes hold, [B, c] each, one beside the other: [B, world * c]."""
+        parts = [torch.empty_like(values) for _ in range(self.world)]
+        dist.all_gather(parts, values.contiguous())
+        return torch.cat(parts, dim=1)
+
     def collect(self, rows: Tensor, device: torch.device) -> Tensor:
         """Puts all processes' rows together in the memory of the first one's host.
 

@@ -68,7 +68,7 @@ class ContrastiveObjective(Objective):
         self.student_head = nn.Linear(student_dim, dim)
         self.teacher_head = nn.Linear(teacher_dim, dim)
         self._student_bank = bank.build(labels, dim)
-        self._teacher_bank = bank.build(labels, dim)
+        self._teacher_bank = self._student_bank.twin()
         # Both banks hold the same samples in the same rows, so one draw serves both.
         self._sampler = build_sampler(sampler, self._student_bank, negatives)
         self.samples = len(labels)

@@ -5,8 +5,7 @@ import torch
 from torch import Tensor
 
 from graphkd import BUILDERS, Nodes, UserError
-from graphkd.builder import bank_knn
-from graphkd.contrast import Bank, FullBank, QueueBank
+from graphkd.contrast import Bank, FullBank, QueueBank, view
 
 LABELS = torch.arange(50) % 5
 
@@ -42,7 +41,7 @@ def support_of(adjacency: Tensor, support: Tensor, sample: int) -> list[list[flo
 @pytest.mark.parametrize("same_label_only", [False, True])
 @pytest.mark.parametrize("k", [1, 2, 8, 20])
 def test_equals_one_loop_over_the_bank(k: int, same_label_only: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bank_knn, "CHUNK", 16)  # so that there are several chunks, the last one smaller
+    monkeypatch.setattr(view, "_CHUNK_ROWS", 16)  # so that there are several chunks, the last one smaller
     nodes = batch(full_bank())
     graph = BUILDERS.build("bank_knn", k=k, same_label_only=same_label_only).build(nodes)
     assert nodes.bank is not None

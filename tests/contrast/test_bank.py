@@ -162,7 +162,7 @@ def test_view_shares_the_rows(kind: str) -> None:
     view = bank.view()
     assert view.rows.data_ptr() == bank.rows.data_ptr()
     if kind == "full":
-        assert torch.equal(view.labels, LABELS)
+        assert view.labels.tolist() == LABELS.tolist()
         assert view.indices is None
     else:
         assert view.labels.tolist() == [1, 1, -1, -1, -1]
@@ -186,11 +186,28 @@ def test_rows_sorted_by_class() -> None:
     labels = torch.tensor([2, 0, 2, 1, 0, 2])
     bank = FullBank(labels, 4)
     order = bank.by_class()
-    start, size = order.blocks(torch.tensor([0, 1, 2, 3]))
+    start, size = order.blocks(torch.tensor([0, 1, 2]))
     assert order.rows.tolist() == [1, 4, 3, 0, 2, 5]
-    assert start.tolist() == [0, 2, 3, 6]
-    assert size.tolist() == [2, 1, 3, 0]
+    assert start.tolist() == [0, 2, 3]
+    assert size.tolist() == [2, 1, 3]
     assert bank.largest_class == 3
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_twin_has_rows_of_its_own(kind: str) -> None:
+    bank = build_bank(kind, LABELS, 4, **KINDS[kind])
+    twin = bank.twin(torch.Generator().manual_seed(2))
+    other = build_bank(kind, LABELS, 4, generator=torch.Generator().manual_seed(2), **KINDS[kind])
+    assert torch.equal(twin.rows, other.rows)
+    before = {name: value.clone() for name, value in vars(bank).items() if isinstance(value, Tensor)}
+    twin.update(*batch(4, 7), 0.5)
+    assert all(torch.equal(getattr(bank, name), value) for name, value in before.items())
+    assert twin.used == (len(LABELS) if kind == "full" else 2)
+
+
+def test_twins_share_what_is_known_of_the_samples() -> None:
+    bank = FullBank(LABELS, 4)
+    assert bank.twin().samples is bank.samples
 
 
 def test_mistakes_are_named() -> None:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from golden import assert_close
 from samples import DIM, TRAIN_LABELS, WIDTHS, batch, normal, seeded
 
-from graphkd import BUILDERS, GNNS, OBJECTIVES, Nodes, UserError
+from graphkd import BUILDERS, GNNS, OBJECTIVES, UserError
 from graphkd.contrast import FullBank, build_bank, build_sampler, info_nce, infonce, nce, negatives
 from graphkd.contrast import nce_log_normalizer as log_z
 from graphkd.contrast.options import BankOptions
@@ -42,6 +42,8 @@ def cases() -> dict[str, Callable[[], Found]]:
         made[f"objective hkd {sampler}"] = lambda s=sampler: objective("hkd", s)
         made[f"objective crd {sampler}"] = lambda s=sampler: objective("crd", s)
     made["objective hkd other"] = lambda: objective("hkd", "shared", negatives_from="other", teacher_gradient=False)
+    for builder in ("bank_knn", "bank_knn same label"):
+        made[f"objective hkd {builder}"] = lambda b=builder: objective("hkd", "shared", builder=b)
     made["losses explicit gathered"] = gathered_rows
     made["losses in float32"] = lambda: losses("shared", 6, 1 << 18, torch.float32, 0.01)
     made["loaded and cut"] = loaded_and_cut
@@ -88,13 +90,14 @@ def gathering() -> Iterator[None]:
         yield
 
 
-def objective(name: str, sampler: str, **options: Any) -> Found:
+def objective(name: str, sampler: str, builder: str = "knn", **options: Any) -> Found:
     """Some steps of a whole objective of gradient descent in float64."""
     torch.manual_seed(5)
     runtime = {"student_dim": WIDTHS["student"], "teacher_dim": WIDTHS["teacher"], "labels": TRAIN_LABELS}
     if name == "hkd":
         gnns = {f"{side}_gnn": GNNS.build("tag", in_dim=8, out_dim=8) for side in WIDTHS}
-        runtime |= {"builder": BUILDERS.build("knn", k=3), **gnns}
+        in_class = {"same_label_only": True} if builder.endswith("same label") else {}
+        runtime |= {"builder": BUILDERS.build(builder.split()[0], k=3, **in_class), **gnns}
     made = OBJECTIVES.build(
         name,
         **runtime,
@@ -212,8 +215,5 @@ def test_mistakes_are_named() -> None:
         build_bank("queue", LABELS, 4, length=8, sharded=True)
     with patch.object(Shard, "here", lambda total: Shard(total, 0, 2)):
         half = FullBank(LABELS, DIM, sharded=True)
-    indices = torch.arange(4)
-    nodes = Nodes(normal(0, 4, 4), normal(1, 4, DIM), LABELS[indices], indices, half.view())
-    BUILDERS.build("knn", k=2).build(nodes)
-    with pytest.raises(UserError, match=r"the bank's rows needs all of them: set bank.sharded=false"):
-        BUILDERS.build("bank_knn").build(nodes)
+    with pytest.raises(UserError, match=r"all of the bank's rows needs them in each process: set bank.sharded=false"):
+        _ = half.view().rows

@@ -1,0 +1,95 @@
+"""What a graph builder may see of a bank."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from graphkd.contrast.shard import Shard, inside
+from graphkd.errors import check
+
+_CHUNK_ROWS = 8192
+
+
+@dataclass(frozen=True)
+class BankView:
+    """What a graph builder may see of a bank; the tensors are the bank's own and must not be written to.
+
+    Attributes:
+        kept: Embeddings of the rows that this process keeps, in the bank's storage dtype and place.
+        labels: Class of each of the R rows, int32 [R]; -1 where the row is unfilled.
+        indices: Dataset index of each row, int64 [R], -1 where unfilled; None where row i is sample i.
+        shard: Which of the R rows this process keeps.
+    """
+
+    kept: Tensor
+    labels: Tensor
+    indices: Tensor | None
+    shard: Shard
+
+    @property
+    def rows(self) -> Tensor:
+        """All rows, [R, D].
+
+        Raises:
+            UserError: They are spread over several processes.
+        """
+        check(
+            self.shard.world == 1,
+            "a graph builder that looks at all of the bank's rows needs them in each process: set bank.sharded=false",
+        )
+        return self.kept
+
+    def nearest(
+        self, queries: Tensor, count: int, allowed: Callable[[slice], Tensor]
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """The rows with the largest inner products, chunk by chunk (collective where the bank is sharded).
+
+        Args:
+            queries: Float [B, D], the same in all processes.
+            count: How many to find; there may be at most R of them.
+            allowed: Of a chunk of the R rows, which c each query may take: bool [B, c].
+
+        Returns:
+            Inner product, -inf where too few rows are allowed, [B, min(count, R)], and row, int64 of that shape.
+        """
+        count = min(count, self.shard.total)
+        best = queries.new_full((len(queries), count), -torch.inf)
+        rows = torch.zeros(best.shape, dtype=torch.int64, device=queries.device)
+        own = self.shard.rows
+        for start in range(own.start, own.stop, _CHUNK_ROWS):
+            part = slice(start, min(start + _CHUNK_ROWS, own.stop))
+            products = queries @ self.kept[part.start - own.start : part.stop - own.start].to(queries).T
+            products.masked_fill_(~allowed(part), -torch.inf)
+            places = torch.arange(part.start, part.stop, device=queries.device).expand(products.shape)
+            best, rows = _largest(torch.cat([best, products], dim=1), torch.cat([rows, places], dim=1), count)
+        if self.shard.world == 1:
+            return best, rows
+        return _largest(self.shard.beside(best), self.shard.beside(rows), count)
+
+    def take(self, rows: Tensor, like: Tensor) -> Tensor:
+        """Rows by their place, int64 [S], on all processes (collective where the bank is sharded): [S, D].
+
+        Args:
+            rows: Their places among the R.
+            like: Has the device and dtype to bring them to.
+        """
+        found = fetch(self.kept, self.shard.local(rows), like.device, like.dtype)
+        return self.shard.sum(found * inside(rows, self.shard.rows)[:, None]) if self.shard.world > 1 else found
+
+
+def fetch(bank_rows: Tensor, rows: slice | Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Rows of a matrix by slice or by int64 of any shape [...], brought to a device and dtype: [..., D]."""
+    if isinstance(rows, Tensor):
+        return F.embedding(rows.to(bank_rows.device), bank_rows).to(device).to(dtype)
+    return bank_rows[rows].to(device).to(dtype)
+
+
+def _largest(values: Tensor, rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The largest values of each line and their rows, [B, count] each."""
+    best, chosen = values.topk(count, dim=1)
+    return best, rows.gather(1, chosen)
