@@ -12,6 +12,7 @@ from graphkd.batch import DistillationBatch, NetworkOutput
 from graphkd.data import Batch, Dataset
 from graphkd.engine.clock import Clock
 from graphkd.engine.interrupts import Interrupts
+from graphkd.engine.matmul import matmul_precision
 from graphkd.engine.session import Position, Session
 from graphkd.engine.trainer import Trainer
 from graphkd.engine.watching import Watcher
@@ -48,7 +49,8 @@ class Stepwise(Session):
 
     def step(self) -> None:
         """Takes a step."""
-        self._step(self._own, next(self._endless))
+        with matmul_precision(self.trainer.matmul_precision):
+            self._step(self._own, next(self._endless))
         self.at.batch += 1
 
     def _epochs(self) -> Iterator[Batch]:

@@ -32,6 +32,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "float32": {},
     "float32 channels_last": {"channels_last": True},
     "bf16 channels_last": {"channels_last": True, "precision": "bf16"},
+    "bf16 channels_last, medium": {"channels_last": True, "precision": "bf16", "matmul_precision": "medium"},
 }
 """The trainer's options, by row."""
 
@@ -46,7 +47,8 @@ def step_cases(settings: Settings) -> list[Case]:
     """A training step with the sampling of its negatives."""
     note = (
         f"{settings.teacher} and {settings.student} on both sides, CE + {HKD_WEIGHT:g} HKD; in the baseline each image "
-        "is augmented and gets its negatives by itself, on our side batches as the trainer takes them"
+        "is augmented and gets its negatives by itself, on our side batches as the trainer takes them; medium is the "
+        "trainer's matmul_precision"
     )
     note = _with_encoder(note, settings)
     return [

@@ -145,7 +145,7 @@ class SharedSelection(Selection):
         for part in _slices(slice(0, len(self.rows)), min(rows, max(1, pairs // len(self.labels)))):
             weights = _of_other_class(self.row_labels[part], self.labels)
             before = seen
-            seen = before + weights.sum(1, keepdim=True, dtype=torch.int32)
+            seen = before + weights.sum(1, keepdim=True).to(torch.int32)
             if self.repeats is not None or part.stop > self.negatives:
                 weights = self._repeated(weights, before)
             yield Block(slice(None), self.rows[part], weights)

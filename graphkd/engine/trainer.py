@@ -13,6 +13,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from graphkd.data import Dataset
 from graphkd.engine.interrupts import Interrupts
+from graphkd.engine.matmul import MatmulPrecision, matmul_precision
 from graphkd.engine.resume import Checkpoints, parse_every
 from graphkd.engine.session import Session
 from graphkd.engine.threads import torch_threads
@@ -53,6 +54,7 @@ class Trainer:
         ema: float | None = None,
         precision: Literal[32, "bf16", 16] = 32,
         teacher_precision: Literal[32, "bf16", 16] | None = None,
+        matmul_precision: MatmulPrecision = "highest",
         channels_last: bool = False,
         compile: bool = False,
         non_finite: Literal["stop", "skip"] = "stop",
@@ -83,6 +85,8 @@ class Trainer:
             ema: Decay of an exponential moving average of the student, which is then what is evaluated and saved.
             precision: Of the student's forward and backward: exact float32, or mixed with bfloat16 or float16.
             teacher_precision: Of the teacher; None for the student's.
+            matmul_precision: Of products of float32 matrices, such as the objective's: `highest` is exact float32; at
+                `high` and `medium` torch may round the factors to TF32 or bfloat16 where that is faster.
             channels_last: Whether the networks hold their maps channels last: the same result, rounded otherwise.
             compile: Whether `torch.compile` compiles the networks.
             non_finite: What to do about a loss that is NaN or infinite: `stop` the run, or `skip` the step.
@@ -135,6 +139,7 @@ class Trainer:
         self.ema = ema
         self.precision = precision
         self.teacher_precision = precision if teacher_precision is None else teacher_precision
+        self.matmul_precision = matmul_precision
         self.channels_last = channels_last
         self.compile = compile
         self.non_finite = non_finite
@@ -247,10 +252,12 @@ class Trainer:
         fabric = self.fabric()
         fabric.launch()
         gpus = [fabric.device] if fabric.device.type == "cuda" else []
-        with torch_threads(self.threads), torch.random.fork_rng(gpus), Interrupts() as interrupts:
+        with (
+            torch_threads(self.threads), matmul_precision(self.matmul_precision), torch.random.fork_rng(gpus),
+            Interrupts() as interrupts,
+        ):  # fmt: skip
             session = Session(
                 self, fabric, student, objective, dataset, teacher, seed, watcher or Watcher(), name, checkpoints,
                 interrupts,
             )  # fmt: skip
             return session.run()
-

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from graphkd import OBJECTIVES, DistillationBatch, Trainer, UserError, WeightedSum
 from graphkd.batch import NetworkOutput
 from graphkd.data import Dataset
+from graphkd.engine.matmul import MatmulPrecision, matmul_precision
 from graphkd.engine.resume import Checkpoints
 from graphkd.engine.watching import Epoch, Watcher
 from graphkd.model import Network
@@ -212,6 +213,22 @@ def test_channels_last_is_the_same_rounded_otherwise(
     assert turned.get_parameter("conv1.weight").is_contiguous(memory_format=torch.channels_last)
     assert close(state(turned), state(plain), 1e-5)
     assert after.epochs[0].total == pytest.approx(before.epochs[0].total, rel=1e-5)
+
+
+@pytest.mark.parametrize("level", ["highest", "medium"])
+def test_matmul_precision_holds_within_a_training(
+    level: MatmulPrecision, digits: Dataset, trainer: MakeTrainer, network: MakeNetwork
+) -> None:
+    seen = []
+
+    class Looks(Watcher):
+        def epoch(self, epoch: Epoch) -> None:
+            seen.append(torch.get_float32_matmul_precision())
+
+    with matmul_precision("high"):
+        trainer(epochs=1, matmul_precision=level).fit(network(), ce(), digits, watcher=Looks())
+        assert torch.get_float32_matmul_precision() == "high"
+    assert seen == [level]
 
 
 @pytest.mark.slow
