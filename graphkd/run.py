@@ -172,7 +172,8 @@ def _load_teacher(
         return Teacher(planned.identity, accuracy)
     folder = Path(config["results"]) / planned.folder
     if not (folder / RECORD).exists():
-        watcher.note(f"teacher: {planned.model.name} is not in {folder} yet, training it first")
+        epochs = planned.trainer.all["epochs"]
+        watcher.note(f"teacher: {planned.model.name} is not in {folder} yet, training it first ({epochs} epochs)")
     outcome = run_teacher({**config, "force": False}, planned, watcher)
     load_weights(network, folder / WEIGHTS["teacher"])
     accuracy_of = outcome.record.metrics.test_top1_last

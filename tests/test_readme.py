@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from graphkd_cli.main import COMMANDS, main
 
@@ -96,6 +97,23 @@ def test_an_added_builder_is_found(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "mutual_knn" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_folder_of_images_becomes_a_student(tmp_path: Path) -> None:
+    block = next(block for block in blocks("text") if "data=folder" in block)
+    install, run, report = block.splitlines()
+    assert install == "pip install ."
+    for number in range(12):
+        path = tmp_path / "photos" / ("test" if number % 3 == 2 else "train") / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40 + number, 36), (20 * number, 9, 9)).save(path)
+    done = graphkd(tmp_path, *shlex.split(run)[1:], "trainer.epochs=1", "teacher_trainer.epochs=1")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / re.search(r"folder +│ (\S+)", done.stdout)[1] / "student.safetensors").is_file()  # type: ignore[index]
+    done = graphkd(tmp_path, *shlex.split(report)[1:])
+    assert done.returncode == 0, done.stderr
+    assert "resnet32x4->resnet8x4 on folder" in done.stdout
 
 
 @pytest.mark.slow
