@@ -294,3 +294,13 @@ def test_mistakes_are_named() -> None:
         build_sampler("sharde", bank, 2)
     with pytest.raises(UserError, match="number of negatives is 0"):
         build_sampler("shared", bank, 0)
+
+
+@settings(max_examples=50, deadline=None)
+@given(lines=st.integers(1, 3), length=st.integers(1, 40), most=st.integers(1, 60), seed=st.integers(0, 99))
+def test_first_occurrences_by_table_and_by_sorting(lines: int, length: int, most: int, seed: int) -> None:
+    draws = torch.randint(most, (lines, length), generator=generator(seed))
+    expected = [[value not in line[:turn] for turn, value in enumerate(line)] for line in draws.tolist()]
+    for sort_from in (0, most):
+        with patch.object(negatives, "_SORT_FROM", sort_from):
+            assert negatives._first_occurrences(draws, most).tolist() == expected
