@@ -25,6 +25,7 @@ LAUNCHED = "--launched"
 PATIENCE_S = 20.0
 """How long the other processes may take to leave once one of them has died."""
 _KILL_AFTER_S = 10.0
+"""How long a process may take to leave once it was told to."""
 _POLL_S = 0.2
 _OURS = "graphkd: "
 _SIGNAL_OF = {130: signal.SIGINT, -signal.SIGINT: signal.SIGINT, 143: signal.SIGTERM, -signal.SIGTERM: signal.SIGTERM}
@@ -56,15 +57,20 @@ def leads() -> bool:
     return rank() == 0
 
 
+def joined() -> bool:
+    """Whether this process has met the others of its group."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
 def wait() -> None:
     """Waits for the other processes of the group."""
-    if _joined():
+    if joined():
         dist.barrier()
 
 
 def leave() -> None:
     """Takes leave of the other processes once all is done; who goes without it may cut their exchanges off."""
-    if _joined():
+    if joined():
         dist.barrier()
         dist.destroy_process_group()
 
@@ -75,7 +81,7 @@ def agreed(look: Callable[[], T]) -> T:
     Raises:
         UserError: `look` raised it.
     """
-    if not _joined():
+    if not joined():
         return look()
     seen: list[T | UserError | None] = [None]
     if leads():
@@ -125,19 +131,18 @@ def start(config: Path, count: int, options: Sequence[str] = ()) -> None:
 
 
 def follow_parent() -> None:
-    """Has this process terminated, with a checkpoint, when the one that began it is gone."""
-    parent = os.getppid()
+    """Has this process terminated, with a checkpoint, when the one that began it is gone, however that ended.
+
+    `start` holds the other end of this process's standard input and never writes to it.
+    """
 
     def follow() -> None:
-        while os.getppid() == parent:
-            time.sleep(1.0)
+        os.read(0, 1)
         os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(_KILL_AFTER_S)
+        os._exit(143)  # it waits for another one, in vain and where no signal is heard
 
     threading.Thread(target=follow, daemon=True).start()
-
-
-def _joined() -> bool:
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def _start(words: Sequence[str], number: int, count: int, port: int, log: Path) -> subprocess.Popen[bytes]:
@@ -150,7 +155,7 @@ def _start(words: Sequence[str], number: int, count: int, port: int, log: Path) 
     command = [sys.executable, "-m", WORKER, *words]
     with log.open("wb") as errors:
         # A session of its own: the terminal's Ctrl-C reaches it through us, so that it comes once.
-        return subprocess.Popen(command, env=environment, stderr=errors, start_new_session=True)
+        return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stderr=errors, start_new_session=True)
 
 
 def _wait(workers: Sequence[subprocess.Popen[bytes]], interrupts: Interrupts) -> tuple[int, int] | None:
@@ -201,11 +206,11 @@ def _end(workers: Sequence[subprocess.Popen[bytes]]) -> None:
             worker.terminate()
     deadline = time.monotonic() + _KILL_AFTER_S
     for worker in workers:
-        try:
-            worker.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            worker.kill()
-            worker.wait()
+        with worker:  # which closes its standard input
+            try:
+                worker.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                worker.kill()
 
 
 def _free_port() -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -22,6 +23,7 @@ from graphkd.report.files import make_folder, remove_unfinished, write_atomicall
 from graphkd.report.record import Record
 
 CONFIG = "config.yaml"
+_LAUNCH = ".launch-"
 _LOCK_S = 30.0
 METRICS = "metrics.jsonl"
 RECORD = "record.json"
@@ -129,6 +131,35 @@ def workplace(folder: Path, keep: bool) -> Iterator[Path]:
     yield work
     if keep and launch.leads():
         _replace(folder, work)
+
+
+@contextmanager
+def launch_folder(results: Path) -> Iterator[Path]:
+    """A folder below the results for what launchers read and write; gone afterwards, as are those whose owner died.
+
+    Raises:
+        UserError: The results cannot be written in.
+    """
+    make_folder(results)
+    _remove_abandoned(results)
+    folder = (results / f"{_LAUNCH}{os.urandom(4).hex()}").resolve()
+    lock = folder.with_suffix(".lock")
+    with FileLock(lock):  # before there is a folder, so that nobody takes it for abandoned
+        folder.mkdir()
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            lock.unlink(missing_ok=True)
+
+
+def _remove_abandoned(results: Path) -> None:
+    """Removes the launch folders whose owners are dead, so that nobody holds their locks."""
+    for folder in {path.with_suffix("") for path in results.glob(f"{_LAUNCH}*")}:
+        lock = folder.with_suffix(".lock")
+        with suppress(Timeout), FileLock(lock, timeout=0):
+            shutil.rmtree(folder, ignore_errors=True)
+            lock.unlink(missing_ok=True)
 
 
 def mend(folder: Path) -> None:

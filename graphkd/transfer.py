@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +19,11 @@ from graphkd.batch import NetworkOutput
 from graphkd.binding import bind, options_of
 from graphkd.data import DATASETS, Batch, Dataset, Split, stratified_subset
 from graphkd.data.tensor import cut
-from graphkd.engine.checkpoint import save_weights
+from graphkd.engine.checkpoint import load_weights, save_weights
 from graphkd.engine.resume import Checkpoints
 from graphkd.engine.seeding import initialising
 from graphkd.engine.threads import torch_threads
-from graphkd.engine.trainer import Trainer
+from graphkd.engine.trainer import Trainer, checked_trainer
 from graphkd.engine.watching import Watcher
 from graphkd.errors import UserError, check, choices
 from graphkd.identity import identity, short
@@ -77,14 +78,11 @@ class Probe:
         """Raises `UserError` where an option is out of its range."""
         for name, value in vars(self).items():
             check(not isinstance(value, float) or math.isfinite(value), f"probe: {name} is {value}, but must be finite")
-        try:
-            self.trainer()
-        except UserError as error:
-            raise UserError(f"probe: {str(error).removeprefix('trainer: ')}") from error
+        self.trainer()
 
     def trainer(self) -> Trainer:
         """The trainer with these options."""
-        return Trainer(**vars(self))
+        return checked_trainer(vars(self), "probe")
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -219,8 +217,7 @@ def find_students(folder: str | Path) -> list[Path]:
     check(root.is_dir(), f"there is no run or results folder {root}")
     if (root / RECORD).is_file():
         return [root]
-    found = [path.parent for path in sorted(root.rglob(WEIGHTS["student"])) if not _is_hidden(path, root)]
-    students = [place for place in found if _is_done(place)]
+    students = [place for place in sorted(_visible_folders(root)) if _is_done(place)]
     check(len(students) > 0, f"there is no finished student below {root}")
     return students
 
@@ -229,7 +226,8 @@ def transfer(run_dir: str | Path, planned: TransferPlan, dataset: Dataset, watch
     """Trains a linear classifier on a finished student's features of other data, in a folder of its own.
 
     The classifier's initial weights and the order of the samples come from the student's seed, so that probes of one
-    seed share them. A finished probe is not trained again; one that was interrupted goes on.
+    seed share them. A finished probe is not trained again; one that was interrupted goes on, and one whose
+    weights are torn or were altered is trained again.
 
     Args:
         run_dir: The student's run.
@@ -245,14 +243,16 @@ def transfer(run_dir: str | Path, planned: TransferPlan, dataset: Dataset, watch
     check_keys(config)
     record, full, seed = source.record, planned.identity(source.record), source.record.seed
     folder = Path(planned.results) / config["study"] / record.variant / short(full) / f"seed-{seed}"
-    found = finished(folder, full, seed)
+    with initialising(seed, "probe_init"):
+        probe = LinearProbe(_embedding_dim(source, dataset, Path(run_dir)), dataset.num_classes)
+    found = _reusable(folder, full, seed, probe, Watcher())
     if found is not None:
         return Outcome(found, folder, reused=True)
-    _check_fits(source, dataset, Path(run_dir))
+    watcher = watcher or Watcher()
     trainer = planned.probe.trainer()
-    trainer.fabric()  # refuses a device that is not there, before anything is written
+    trainer.check_machine()  # before anything is written
     with locked(folder):
-        found = finished(folder, full, seed)
+        found = _reusable(folder, full, seed, probe, watcher)
         if found is not None:
             return Outcome(found, folder, reused=True)
         check_own(folder)
@@ -260,7 +260,7 @@ def transfer(run_dir: str | Path, planned: TransferPlan, dataset: Dataset, watch
         new = new_record(config, "student", record.variant, full, seed, trainer)
         records.write(new, folder / RECORD)  # first, for it makes the folder a run's
         write_config({"student": str(run_dir), **_document(planned, config["study"])}, folder / CONFIG)
-        done = _train(folder, new, source.student, trainer, dataset, watcher)
+        done = _train(folder, new, source.student, probe, trainer, dataset, watcher)
     return Outcome(done, folder, reused=False)
 
 
@@ -273,16 +273,15 @@ def _document(planned: TransferPlan, study: str) -> dict[str, Any]:
 
 
 def _train(
-    folder: Path, record: Record, student: Network, trainer: Trainer, dataset: Dataset, watcher: Watcher | None
-) -> Record:
+    folder: Path, record: Record, student: Network, probe: LinearProbe, trainer: Trainer, dataset: Dataset,
+    watcher: Watcher,
+) -> Record:  # fmt: skip
     """Trains a probe and leaves its weights and record in the folder."""
     checkpoints = Checkpoints(folder, trainer.checkpoint_every)
     try:
         device = trainer.fabric().device
         with torch_threads(trainer.threads):
             embeddings = Embeddings(student.to(device), dataset, trainer.eval_batch_size, device)
-        with initialising(record.seed, "probe_init"):
-            probe = LinearProbe(embeddings.in_channels, embeddings.num_classes)
         fit = trainer.fit(
             probe, WeightedSum({"ce": (OBJECTIVES.build("ce"), 1.0)}), embeddings, seed=record.seed, watcher=watcher,
             name=f"probe {record.variant} seed {record.seed}", checkpoints=checkpoints,
@@ -318,20 +317,35 @@ def _load(run_dir: Path) -> FinishedRun:
     return source
 
 
-def _check_fits(source: FinishedRun, dataset: Dataset, run_dir: Path) -> None:
-    """Refuses data that the student's network cannot take, before anything is written."""
+def _embedding_dim(source: FinishedRun, dataset: Dataset, run_dir: Path) -> int:
+    """The student's; refuses data that its network cannot take, before anything is written."""
     own, new = source.dataset.in_channels, dataset.in_channels
     check(own == new, f"the student in {run_dir} takes images of {own} channels, but the new data has {new}")
-    output_shapes(source.student, new, dataset.image_size)  # refuses a size that the network does not take
+    return output_shapes(source.student, new, dataset.image_size).embedding
 
 
-def _is_hidden(path: Path, root: Path) -> bool:
-    """Whether it lies in a folder that only a run at work uses."""
-    return any(part.startswith(".") for part in path.relative_to(root).parts)
+def _reusable(folder: Path, identity: str, seed: int, probe: LinearProbe, watcher: Watcher) -> Record | None:
+    """The record of a finished probe, unless its weights are torn or were altered; else `probe` stays as it is."""
+    record = finished(folder, identity, seed)
+    try:
+        if record is not None:
+            load_weights(probe, folder / PROBE)
+    except UserError as error:
+        watcher.note(f"{error}; the probe is trained again")
+        return None
+    return record
+
+
+def _visible_folders(root: Path) -> Iterator[Path]:
+    """A folder and those below it; hidden ones are used by what is at work and may vanish meanwhile."""
+    for place, below, _ in os.walk(root):
+        below[:] = [name for name in below if not name.startswith(".")]
+        yield Path(place)
 
 
 def _is_done(folder: Path) -> bool:
-    if not (folder / RECORD).is_file():
+    """Whether it holds a finished student."""
+    if not (folder / WEIGHTS["student"]).is_file() or not (folder / RECORD).is_file():
         return False
     record = records.read(folder / RECORD)
     return record.kind == "student" and record.status == "done"

@@ -275,9 +275,9 @@ def _run_beside_others(planned: PlannedSuite, launcher: Sequence[str], config_di
 
 def _launch(planned: Sequence[Planned], launcher: Sequence[str], config_dir: str | None) -> dict[int, str]:
     """Runs everything, teachers first; returns the errors by the run's position."""
-    from graphkd.run_folder import write_config
+    from graphkd.run_folder import launch_folder, write_config
 
-    with compose.launch_folder(planned[0].plan.results) as folder:
+    with launch_folder(planned[0].plan.results) as folder:
         for index, item in enumerate(planned):
             write_config(item.plan.config, folder / f"{index}.yaml")
         common = [*launcher, f"folder={quoted(str(folder))}"]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -301,23 +299,6 @@ def sweep(overrides: Sequence[str], config_dir: str | None, folder: Path, functi
             hydra_context=context, task_function=function, config=config
         )
         call(lambda: sweeper.sweep(arguments=list(config.hydra.overrides.task)))
-
-
-@contextmanager
-def launch_folder(results: Path) -> Iterator[Path]:
-    """A folder below the results for what launchers read and write; gone afterwards.
-
-    Raises:
-        UserError: The results cannot be written in.
-    """
-    from graphkd.report.files import make_folder
-
-    make_folder(results)
-    folder = Path(tempfile.mkdtemp(prefix=".launch-", dir=results)).resolve()
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def call(function: Callable[[], Any]) -> Any:

@@ -36,14 +36,12 @@ class ProgressWatcher(Watcher):
         self._last_line = 0.0
 
     def __enter__(self) -> ProgressWatcher:
-        if self._live:
-            self._progress.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._live:
+        if self._live and self._task is not None:
             self._progress.stop()
 
     def note(self, message: str) -> None:
@@ -52,11 +50,13 @@ class ProgressWatcher(Watcher):
             self._console.print(message, markup=False, highlight=False, soft_wrap=True)
 
     def start(self, name: str, epochs: int, steps: int, done: int = 0) -> None:
-        """A new bar."""
+        """A new bar; only now does the display begin, for a process that trains nothing itself must show none."""
         self._name, self._epochs, self._last_line = name, epochs, time.monotonic()
         if self._task is not None:
             self._progress.remove_task(self._task)
         self._task = self._progress.add_task(name, total=epochs * steps, completed=done, figures="")
+        if self._live:
+            self._progress.start()
         if done:
             self.note(f"{name}: going on in epoch {done // steps + 1}")
 

@@ -70,11 +70,13 @@ def _sweep(options: argparse.Namespace) -> int:
     """Every combination is checked before the first is run, where the sweeper is Hydra's own."""
     import yaml
 
+    from graphkd.run_folder import launch_folder
+
     compose.check_multirun("config", options.overrides, options.config_dir)
     combinations = compose.expand_sweep(options.overrides) or []
     _check_folders([_plan(compose.compose(overrides, options.config_dir)) for overrides in combinations])
     results = [override for override in options.overrides if override.startswith("results=")]
-    with compose.launch_folder(Path(compose.compose(results, options.config_dir).config["results"])) as folder:
+    with launch_folder(Path(compose.compose(results, options.config_dir).config["results"])) as folder:
         compose.sweep(options.overrides, options.config_dir, folder, job)
         found = folder / "optimization_results.yaml"  # of sweepers that search, by Hydra's convention
         if found.exists():

@@ -49,6 +49,16 @@ class Impatient(Watcher):
             raise self.error
 
 
+class Listener(Watcher):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
 @pytest.fixture(scope="module")
 def student(tiny_words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     """A finished student of seed 3; tests leave its folder alone."""
@@ -247,6 +257,27 @@ def test_a_finished_probe_is_not_trained_again(student: Outcome, target: Transfe
     assert (first.reused, again.reused) == (False, True)
     assert again.record == first.record
     assert contents(first.folder) == before
+
+
+@pytest.mark.parametrize("harm", ["gone", "empty", "half", "altered"])
+def test_a_probe_whose_weights_are_torn_is_trained_again(student: Outcome, target: TransferPlan, harm: str) -> None:
+    first = probe(student, target)
+    path = first.folder / "probe.safetensors"
+    content = path.read_bytes()
+    harmed = {"empty": b"", "half": content[: len(content) // 2], "altered": content[:-3] + b"\x07" + content[-2:]}
+    if harm == "gone":
+        path.unlink()
+    else:
+        assert content != harmed[harm]
+        path.write_bytes(harmed[harm])
+    listener = Listener()
+    again = probe(student, target, listener)
+    (note,) = (each for each in listener.notes if "probe.safetensors" in each)
+    assert note.endswith("; the probe is trained again")
+    assert not again.reused
+    assert again.record.metrics == first.record.metrics
+    assert path.read_bytes() == content
+    assert probe(student, target).reused
 
 
 def test_a_probe_that_was_killed_is_trained_after_all(student: Outcome, target: TransferPlan) -> None:

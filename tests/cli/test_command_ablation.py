@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import csv
 import re
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +167,51 @@ def test_an_interrupted_suite_leaves_nothing_of_hydra(
     monkeypatch.setattr("graphkd.run.run", interrupt)
     assert command("ablation", *suite).code == 130
     assert top(folder / "results") == {"teachers"}
+
+
+@pytest.fixture
+def owner(folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that launches runs of these results."""
+    source = (
+        "import time\nfrom pathlib import Path\nfrom graphkd.run_folder import launch_folder\n"
+        "with launch_folder(Path('results')) as place:\n"
+        "    (place / '0.yaml').write_text('seed: 0'); print(place.name, flush=True); time.sleep(100)"
+    )
+    with subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE, text=True) as process:
+        yield process
+        process.kill()
+
+
+def test_what_a_killed_suite_left_is_removed_by_the_next(
+    command: Command, folder: Path, suite: list[str], owner: subprocess.Popen[str]
+) -> None:
+    assert owner.stdout is not None
+    name = owner.stdout.readline().strip()
+    left = {name, f"{name}.lock"}
+    assert command("ablation", *suite, "--seeds", "0").code == 0
+    assert left < top(folder / "results"), "its owner is at work"
+    owner.kill()
+    owner.wait()
+    (folder / "results" / ".launch-without-a-lock").mkdir()
+    assert command("report", "results", "--config-dir", suite[-1]) == command(
+        "report", "results/mini", "--out", "results/tables", "--config-dir", suite[-1]
+    ), "it says nothing to a report"
+    assert left < top(folder / "results")
+    assert command("ablation", *suite, "--seeds", "0").code == 0
+    assert top(folder / "results") == {"mini", "tables", "teachers"}
+
+
+def test_an_interrupted_sweep_leaves_nothing_either(
+    command: Command, folder: Path, tiny_words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: Any) -> None:
+        assert any(name.startswith(".launch-") for name in top(folder / "results"))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("graphkd.run.run", interrupt)
+    (folder / "results" / ".launch-abandoned").mkdir(parents=True)
+    assert command("run", "-m", *tiny_words, "objective=ce", "seed=0,1").code == 130
+    assert top(folder / "results") == set()
 
 
 PAIR = "\n".join(

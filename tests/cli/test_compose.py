@@ -7,6 +7,7 @@ import yaml
 from commands import OwnConfigs
 
 from graphkd import UserError
+from graphkd.run_folder import launch_folder
 from graphkd_cli import compose
 
 
@@ -102,7 +103,7 @@ def test_a_launch_folder_is_gone_afterwards(tmp_path: Path) -> None:
     seen: list[Path] = []
 
     def fail() -> None:
-        with compose.launch_folder(tmp_path / "results") as place:
+        with launch_folder(tmp_path / "results") as place:
             seen.append(place)
             assert place.is_dir()
             raise RuntimeError

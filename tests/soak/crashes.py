@@ -85,6 +85,10 @@ class Command:
             time.sleep(0.0005)
         return False
 
+    def interrupt(self) -> None:
+        """Ctrl-C, as a terminal sends it: to the whole group."""
+        os.killpg(self.pid, signal.SIGINT)
+
     def kill(self) -> bool:
         """Ends it as a power cut would; whether it had not ended before."""
         with contextlib.suppress(ProcessLookupError):

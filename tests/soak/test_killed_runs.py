@@ -11,10 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
-from crashes import Machine, descendants, latest, left_by, moments
+from crashes import Command, Machine, descendants, latest, left_by, moments
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes through /proc")
 
+PROMPT_S = 20.0
+"""Within what a process leaves that is told to, on a machine with other work."""
 EPOCHS = 20
 BATCHES = 2
 COMMON = [
@@ -91,6 +93,63 @@ def test_the_teacher_is_trained_on_too(machine: Machine, common: list[str]) -> N
     assert left_by(torn) == left_by(whole)
 
 
+def workers_of(command: Command) -> list[int]:
+    """The processes of its ranks, in order."""
+    return sorted(pid for pid, line in descendants(command.pid).items() if "graphkd_cli.worker" in line)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process that is nobody's child here still runs."""
+    try:
+        return "\nState:\tZ" not in (Path("/proc") / str(pid) / "status").read_text()
+    except OSError:
+        return False
+
+
+def check_gone(processes: list[int]) -> None:
+    """They leave by themselves."""
+    deadline = time.monotonic() + PROMPT_S
+    while any(is_alive(pid) for pid in processes):
+        assert time.monotonic() < deadline, "they stay behind"
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_on_two_devices_it_may_be_interrupted_and_lose_its_parent(machine: Machine, common: list[str]) -> None:
+    words = [*common, *CASES["shared-full"], "trainer.devices=2"]
+    machine.finish([*words, "results=whole"])
+    whole, torn = machine.folder / "whole", machine.folder / "torn"
+    shutil.copytree(whole / "teachers", torn / "teachers")
+    folder = torn / run_of(whole)
+
+    interrupted = machine.start([*words, "results=torn"])
+    assert interrupted.wait_for(lambda: latest(folder) >= 3)
+    workers = workers_of(interrupted)
+    interrupted.interrupt()
+    started = time.monotonic()
+    assert interrupted.wait() == 130
+    assert time.monotonic() - started < PROMPT_S
+    assert interrupted.output.splitlines()[-1] == "graphkd: interrupted; the same command goes on where it was"
+    assert interrupted.output.count("graphkd: ") == 1
+    assert not any(is_alive(pid) for pid in workers)
+    reached = latest(folder)
+    assert reached >= 3
+
+    for steps in (3, 0):
+        orphaning = machine.start([*words, "results=torn"])
+        number = latest(folder) + steps
+        # Without a step they are still at their imports.
+        assert orphaning.wait_for(lambda: latest(folder) >= number and len(workers_of(orphaning)) == 2)  # noqa: B023
+        workers = workers_of(orphaning)
+        assert len(workers) == 2
+        assert orphaning.kill()
+        check_gone(workers)
+    assert latest(folder) > reached
+
+    machine.finish([*words, "results=torn"])
+    assert left_by(torn) == left_by(whole)
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize("rank", [0, 1])
 def test_of_two_processes_one_is_killed(machine: Machine, common: list[str], rank: int) -> None:
@@ -104,7 +163,7 @@ def test_of_two_processes_one_is_killed(machine: Machine, common: list[str], ran
         command = machine.start([*words, "results=torn"])
         number = latest(folder) + chance.randint(1, 150)
         assert command.wait_for(lambda: latest(folder) >= number)  # noqa: B023 (called at once)
-        workers = sorted(pid for pid, line in descendants(command.pid).items() if "graphkd_cli.worker" in line)
+        workers = workers_of(command)
         assert len(workers) == 2
         os.kill(workers[rank], signal.SIGKILL)
         assert command.wait() == 1
