@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import os
 import signal
 import sys
@@ -20,6 +21,7 @@ COMMANDS = {
     "report": "turn run records into tables (CSV, Markdown, LaTeX) and figures",
     "evaluate": "accuracy of a run or of a file of weights",
     "bench": "time and memory on this machine, beside the published arrangement",
+    "plan": "memory and work of HKD at sizes beyond this machine",
     "list": "what there is: builders, gnns, objectives, models, data, suites",
 }
 MODULES = {"list": "list_parts"}
@@ -74,6 +76,8 @@ def guarded(command: Callable[[], int], debug: bool = False) -> int:
         sys.path.append("")  # a user's plugins are modules in the current folder; last, so that they hide nothing
     with contextlib.suppress(ValueError):  # not in the main thread, so somebody else owns the signals
         signal.signal(signal.SIGTERM, _terminate)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal or file of few signs; as Python does it on stderr
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = command()
         sys.stdout.flush()

@@ -34,7 +34,8 @@ class Settings:
         larger_batch: B of the larger graphs and of the largest contrast.
         larger_samples: N to which the contrast grows.
         larger_negatives: K of the largest contrast.
-        largest_samples: N to which the objective's memory is measured.
+        largest_samples: N to which the objective's memory is measured with full banks.
+        huge_samples: The same with a queue.
         seed: Of everything random.
     """
 
@@ -53,6 +54,7 @@ class Settings:
     larger_samples: int = 1_280_000
     larger_negatives: int = 65_536
     largest_samples: int = 10_000_000
+    huge_samples: int = 100_000_000
     seed: int = 0
 
     def generator(self, name: str) -> torch.Generator:

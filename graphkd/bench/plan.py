@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+from graphkd.errors import check
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 BANKS = 2
@@ -27,13 +30,25 @@ class Plan:
         world: Processes that share the rows of full banks (`bank.sharded`).
     """
 
-    samples: int
+    samples: int = 50_000
     batch: int = 64
     negatives: int = 16_384
     dim: int = 128
-    dtype: str = "float32"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     length: int | None = None
     world: int = 1
+
+    def __post_init__(self) -> None:
+        """Checks the sizes.
+
+        Raises:
+            UserError: One is out of range, or a queue is to be shared.
+        """
+        for name in ("samples", "batch", "negatives", "dim", "world", "length"):
+            size = getattr(self, name)
+            check(size is None or size >= 1, f"plan: {name} is {size}, but must be at least 1")
+        check(self.length is None or self.world == 1, "plan: a queue is kept whole by every process: leave out world")
+        check(self.world <= self.samples, f"plan: {self.samples} samples cannot be shared among {self.world} processes")
 
     @property
     def rows(self) -> int:
@@ -68,6 +83,6 @@ class Plan:
 
     @property
     def flops(self) -> int:
-        """Operations of the contrast in a step, forward and backward, of all processes together."""
+        """Operations of the contrast in a step, forward and backward."""
         products, multiply_and_add = 2, 2
-        return BANKS * PARTS * products * multiply_and_add * self.batch * self.negatives * self.dim
+        return BANKS * PARTS * products * multiply_and_add * self.batch * self.negatives * self.dim // self.world

@@ -7,6 +7,7 @@ from functools import partial
 
 from graphkd.bench.case import Case, Settings, Sides
 from graphkd.bench.plan import Plan
+from graphkd.bench.processes import Together
 from graphkd.bench.training import objective_step
 from graphkd.contrast.options import BankOptions
 
@@ -15,9 +16,10 @@ HALF = BankOptions(dtype="bfloat16")
 
 
 def scale_cases(settings: Settings) -> list[Case]:
-    """Larger N, K and B, banks of half the precision, and a queue; the memory of what is held counts too."""
+    """Larger N, K and B, banks of half the precision, a queue, and shared banks; the memory held counts too."""
     large = replace(settings, samples=settings.larger_samples)
     largest = replace(settings, samples=settings.largest_samples)
+    huge = replace(settings, samples=settings.huge_samples)
     queue = BankOptions(kind="queue", length=4 * settings.negatives)
     sizes = [
         (settings, FULL),
@@ -26,14 +28,22 @@ def scale_cases(settings: Settings) -> list[Case]:
         (large, FULL),
         (large, HALF),
         (largest, HALF),
-        (largest, queue),
+        (huge, queue),
     ]
-    return [_case(size, bank) for size, bank in sizes]
+    cases = [_case(size, bank) for size, bank in sizes]
+    return cases if settings.device == "cuda" else [*cases, *(_shared_case(size) for size in (settings, large))]
 
 
 def scale(settings: Settings, bank: BankOptions) -> Sides:
     """The loss forward and backward and the update of the banks, without a baseline."""
     return Sides(None, {_name(settings, bank): objective_step(settings, bank)})
+
+
+def shared(settings: Settings, processes: int) -> Sides:
+    """Banks shared by processes of one thread each, against one process with as many threads and the whole banks."""
+    step = partial(objective_step, settings, BankOptions(sharded=True))
+    name = f"N={settings.samples:,}, B={settings.batch:,}, K={settings.negatives:,}, float32, {processes} processes"
+    return Sides(objective_step(settings, FULL), {name: Together(step, processes, settings.seed)})
 
 
 def plan_of(settings: Settings, bank: BankOptions) -> Plan:
@@ -45,6 +55,12 @@ def _case(settings: Settings, bank: BankOptions) -> Case:
     plan = plan_of(settings, bank)
     note = f"{_name(settings, bank)}: planned {plan.held / 2**20:,.0f} MiB held, {plan.flops / 1e9:.3g} GFLOP a step"
     return Case("scale", partial(scale, settings, bank), note, quick=False, held=True)
+
+
+def _shared_case(settings: Settings) -> Case:
+    count = max(2, settings.threads)
+    note = f"{count} processes of one thread share the banks; the baseline is one process of {settings.threads} threads"
+    return Case("scale", partial(shared, settings, count), note, quick=False, memory="never")
 
 
 def _name(settings: Settings, bank: BankOptions) -> str:

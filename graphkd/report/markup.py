@@ -90,7 +90,7 @@ class Table:
         """Heading, caption, printed cells, legend and notes as GitHub Markdown."""
         parts = [f"### {_markdown(self.title)}", _markdown(self.caption)]
         for block in self.blocks:
-            parts += [f"#### {_markdown(block.title)}" if block.title else "", _markdown_block(block)]
+            parts += [f"#### {_markdown(block.title)}" if block.title else "", markdown_block(block)]
         parts += [_markdown(self.legend), "\n".join(f"- {_markdown(note)}" for note in self.notes)]
         return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -146,7 +146,8 @@ def write_tables(tables: Sequence[Table], folder: str | os.PathLike[str]) -> lis
     return paths
 
 
-def _markdown_block(block: Block) -> str:
+def markdown_block(block: Block) -> str:
+    """A block as a Markdown table."""
     rows = [
         [_markdown(label) for label in block.header],
         [":--", *["--:"] * (len(block.header) - 1)],

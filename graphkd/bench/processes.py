@@ -1,0 +1,69 @@
+"""A work that several processes do together."""
+
+from __future__ import annotations
+
+import multiprocessing
+import tempfile
+from collections.abc import Callable
+from datetime import timedelta
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from graphkd.bench.case import Work
+from graphkd.engine.seeding import initialising
+
+MEETING_TIME = timedelta(minutes=2)
+
+
+class Together:
+    """Processes joined by gloo that each do their part of a step when called; they end with this one."""
+
+    def __init__(self, make: Callable[[], Work], count: int, seed: int) -> None:
+        """Starts the processes and waits until each has made its work.
+
+        Args:
+            make: Makes a process's work; must pickle.
+            count: How many processes, of one thread each.
+            seed: Of what is initialised.
+        """
+        context = multiprocessing.get_context("spawn")
+        self._pipes: list[Connection] = []
+        self._folder = tempfile.TemporaryDirectory(prefix="graphkd-")
+        meeting = Path(self._folder.name, "meeting")
+        for rank in range(count):
+            ours, theirs = context.Pipe()
+            arguments = (theirs, make, meeting, rank, count, seed)
+            context.Process(target=_work, args=arguments, daemon=True).start()
+            theirs.close()
+            self._pipes.append(ours)
+        self._wait()
+
+    def __call__(self) -> None:
+        """A step of all processes."""
+        for pipe in self._pipes:
+            pipe.send(None)
+        self._wait()
+
+    def _wait(self) -> None:
+        for pipe in self._pipes:
+            pipe.recv()
+
+
+def _work(pipe: Connection, make: Callable[[], Work], meeting: Path, rank: int, count: int, seed: int) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=meeting.as_uri(), rank=rank, world_size=count, timeout=MEETING_TIME
+    )  # fmt: skip
+    with initialising(seed, "bench"):
+        work = make()
+    pipe.send(None)
+    try:
+        while True:
+            pipe.recv()
+            work()
+            pipe.send(None)
+    except EOFError:
+        return

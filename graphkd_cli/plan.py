@@ -1,0 +1,106 @@
+"""`graphkd plan`: what HKD needs at sizes that are beyond this machine."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from graphkd.binding import bind, options_of
+from graphkd.errors import UserError, check
+from graphkd_cli import compose
+
+if TYPE_CHECKING:
+    from graphkd.bench.plan import Plan
+
+HELP = """\
+usage: graphkd plan [SIZE=VALUE[,VALUE...] ...] [--gflops RATE]
+
+What the HKD objective needs in each process, computed from its sizes; several values make a row each.
+
+  samples=50000        N, training samples
+  batch=64             B, over all processes
+  negatives=16384      K
+  dim=128              D, width of embeddings and banks
+  dtype=float32        how banks are stored: float32, bfloat16 or float16
+  length=null          rows of a queue, in place of a row for every sample (bank.kind=queue)
+  world=1              processes that share the rows of full banks (bank.sharded=true)
+
+  --gflops RATE        also the time of a step's contrast, at what `graphkd bench scale` reached on your machine
+
+Sizes may be written as 1e9 or 1_000_000_000. graphkd plan samples=1e6,1e9 dtype=bfloat16 world=1,64
+"""
+GIB, MIB = 2**30, 2**20
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the command; returns its exit code."""
+    options = _parser().parse_intermixed_args(list(arguments))
+    if options.help:
+        print(HELP, end="")
+        return 0
+    check(options.gflops is None or options.gflops > 0, f"plan: --gflops is {options.gflops}, but must be positive")
+
+    from graphkd.bench.plan import Plan
+    from graphkd.report.markup import Block, Cell, markdown_block
+
+    known = options_of(Plan)
+    plans = [Plan(**bind(sizes, known, "plan").all) for sizes in _combinations(options.sizes)]
+    rows = [_row(plan, options.gflops) for plan in plans]
+    print(markdown_block(Block(tuple(rows[0]), tuple(tuple(map(Cell, row.values())) for row in rows))))
+    return 0
+
+
+def _row(plan: Plan, gflops: float | None) -> dict[str, str]:
+    """The cells of a plan by heading."""
+    row = {
+        "N": f"{plan.samples:,}",
+        "B": f"{plan.batch:,}",
+        "K": f"{plan.negatives:,}",
+        "banks": plan.dtype if plan.length is None else f"queue of {plan.length:,}, {plan.dtype}",
+        "processes": f"{plan.world:,}",
+        "held by each (GiB)": _rounded(plan.held / GIB),
+        "in a checkpoint (GiB)": _rounded(plan.saved / GIB),
+        "exchanged by each in a step (MiB)": _rounded(plan.exchanged / MIB),
+        "GFLOP of each in a step": _rounded(plan.flops / 1e9),
+    }
+    return row if gflops is None else {**row, f"ms at {gflops:g} GFLOP/s": _rounded(plan.flops / 1e6 / gflops)}
+
+
+def _parser() -> compose.CommandParser:
+    own = argparse.ArgumentParser(add_help=False)
+    own.add_argument("sizes", nargs="*")
+    own.add_argument("--help", "-h", action="store_true")
+    own.add_argument("--gflops", type=float)
+    return compose.CommandParser("plan", parents=[own])
+
+
+def _combinations(words: Sequence[str]) -> list[dict[str, Any]]:
+    """Every combination of the values given, the first size varying slowest.
+
+    Raises:
+        UserError: A word is not SIZE=VALUE.
+    """
+    choices: dict[str, list[Any]] = {}
+    for word in words:
+        name, equals, values = word.partition("=")
+        if not (name and equals and values):
+            raise UserError(f"plan: '{word}' is not SIZE=VALUE, such as samples=1e9 (see graphkd plan --help)")
+        choices[name] = [_value(value) for value in values.split(",")]
+    return [dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())]
+
+
+def _value(text: str) -> int | str | None:
+    """A whole number, however it is written, null, or the text itself."""
+    if text == "null":
+        return None
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    return int(number) if number.is_integer() else text
+
+
+def _rounded(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
