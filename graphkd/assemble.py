@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import math
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from graphkd.binding import Bound, bind, convert, options_of
 from graphkd.builder import BUILDERS
 from graphkd.data import DATASETS, Dataset
 from graphkd.engine.seeding import initialising
-from graphkd.engine.trainer import Trainer
+from graphkd.engine.trainer import Trainer, checked_trainer
 from graphkd.errors import UserError, check, choices, did_you_mean
 from graphkd.gnn import GNNS
 from graphkd.identity import identity, short
@@ -229,6 +230,7 @@ def plan(config: Mapping[str, Any]) -> Plan:
     _part(BUILDERS, config["builder"], "builder")
     _part(GNNS, config["gnn"], "gnn")
     _teacher_gnn(config["teacher_gnn"], "teacher_gnn")
+    trainer = _trainer(config, "trainer")  # first, for the teacher's takes values over from it
     teacher = plan_teacher(config)
     terms = _terms(config)
     needs_teacher = any(OBJECTIVES.factory(term.part.name).needs_teacher for term in terms.values())
@@ -237,7 +239,7 @@ def plan(config: Mapping[str, Any]) -> Plan:
         student=_part(MODELS, config["student"], "student"),
         teacher=teacher if needs_teacher else None,
         data=_part(DATASETS, config["data"], "data"),
-        trainer=_trainer(config, "trainer"),
+        trainer=trainer,
         terms=terms,
     )
 
@@ -258,7 +260,7 @@ def plan_teacher(config: Mapping[str, Any]) -> TeacherPlan:
     _named(config["student"], "student")
     seed: int = convert(own["seed"], int, "teacher.seed")
     fraction: float = convert(own["train_fraction"], float, "teacher.train_fraction")
-    check(seed >= 0, f"teacher.seed is {seed}, but must be at least 0")
+    _check_seed(seed, "teacher.seed")
     check(0 < fraction <= 1, f"teacher.train_fraction is {fraction}, but must be above 0 and at most 1")
     return TeacherPlan(
         model=_part(MODELS, node, "teacher"),
@@ -299,7 +301,7 @@ def check_keys(config: Mapping[str, Any]) -> None:
     for key in ("study", "variant"):
         if config.get(key) is not None:
             _check_plain(config[key], key)
-    check(config["seed"] >= 0, f"seed is {config['seed']}, but must be at least 0")
+    _check_seed(config["seed"], "seed")
     results, run_dir = config["results"], config.get("run_dir")
     check(_is_path(results), f"results is {results!r}, but must be the path of a folder")
     check(run_dir is None or _is_path(run_dir), f"run_dir is {run_dir!r}, but must be the path of a folder")
@@ -310,6 +312,11 @@ def _check_plain(name: str, what: str) -> None:
     plain = name not in ("", ".", "..") and name.isprintable() and not set(name) & set("/\\")
     check(plain, f"{what} is {name!r}, but must be a plain name: it becomes a folder of the results")
     check(len(name.encode()) <= LONGEST_NAME, f"{what} is longer than {LONGEST_NAME} bytes: {name[:40]!r}...")
+
+
+def _check_seed(seed: int, what: str) -> None:
+    check(seed >= 0, f"{what} is {seed}, but must be at least 0")
+    check(seed < 2**63, f"{what} is {reprlib.repr(seed)}, but must be below 2**63")
 
 
 def _is_path(text: str) -> bool:
@@ -403,7 +410,7 @@ def _part(registry: Registry[Any], node: Any, where: str) -> Part:
 def _trainer(config: Mapping[str, Any], key: str) -> Bound:
     check(isinstance(config[key], Mapping), f"{key} is {config[key]!r}, but must be a mapping of options")
     bound = bind(config[key], options_of(Trainer), key)
-    Trainer(**bound.all)  # checks the ranges
+    checked_trainer(bound.all, key)
     return bound
 
 

@@ -88,7 +88,9 @@ def run(planned: Plan, watcher: Watcher | None = None) -> Outcome:
     found = launch.agreed(lambda: _reusable(planned.folder, planned.identity, planned.seed, planned.config))
     if found is not None:
         return Outcome(found, planned.folder, reused=True)
+    trainer.check_machine()
     if _needs_processes(trainer):
+        _teach_first(planned, trainer, watcher)
         return _in_processes(planned.config, planned.folder, planned.identity, planned.seed, trainer.devices, watcher)
     watcher = watcher or Watcher()
     # Everything is built before anything is written, so that what does not fit together leaves no trace.
@@ -96,7 +98,7 @@ def run(planned: Plan, watcher: Watcher | None = None) -> Outcome:
     student = planned.build_student(dataset)
     teacher = None if planned.teacher is None else planned.teacher.build(dataset)
     objective = planned.build_objective(dataset, student, teacher)
-    trainer.fabric()  # refuses what this machine lacks
+    trainer.check_batches(student, dataset, objective.views)
     make_folder(planned.folder.parent)
     for note in dataset.notes:
         watcher.note(note)
@@ -126,12 +128,14 @@ def run_teacher(config: Mapping[str, Any], teacher: TeacherPlan, watcher: Watche
     found = launch.agreed(lambda: _reusable(folder, teacher.identity, teacher.seed, config))
     if found is not None:
         return Outcome(found, folder, reused=True)
+    _check_count(trainer, "teacher_trainer")
+    trainer.check_machine()
     if _needs_processes(trainer):
         return _in_processes(config, folder, teacher.identity, teacher.seed, trainer.devices, watcher, "--teacher")
     watcher = watcher or Watcher()
     dataset = teacher.data.build()
     network = teacher.build(dataset)
-    trainer.fabric()  # refuses what this machine lacks
+    trainer.check_batches(network, dataset, where="teacher_trainer")
     record = new_record(config, "teacher", teacher.model.name, teacher.identity, teacher.seed, trainer)
     objective = WeightedSum({"ce": (OBJECTIVES.build("ce"), 1.0)})
     return _in_folder(folder, record, config, _Work(trainer, network, objective, dataset, None, watcher))
@@ -159,6 +163,15 @@ def load(run_dir: str | Path) -> FinishedRun:
         raise UserError(f"{folder / CONFIG}: {error}") from error
     load_weights(network, folder / WEIGHTS[record.kind])
     return FinishedRun(record, config, network.eval(), dataset)
+
+
+def _teach_first(planned: Plan, trainer: Trainer, watcher: Watcher | None) -> None:
+    """Trains a missing teacher that wants another number of processes than its student, which are not begun yet."""
+    teacher = planned.teacher
+    if teacher is None or teacher.checkpoint is not None:
+        return
+    if Trainer(**teacher.trainer.all).processes != trainer.processes:
+        run_teacher({**planned.config, "force": False}, teacher, watcher)
 
 
 def _load_teacher(
@@ -220,13 +233,17 @@ def _join(trainer: Trainer) -> None:
     Raises:
         UserError: They are more or fewer than the trainer's devices.
     """
-    if launch.in_group():
-        count = launch.processes()
-        check(
-            count == trainer.processes,
-            f"trainer: devices x nodes is {trainer.processes}, but {count} processes were started together",
-        )
+    if launch.in_group() and not launch.joined():
+        _check_count(trainer)
         trainer.fabric().launch()
+
+
+def _check_count(trainer: Trainer, node: str = "trainer") -> None:
+    count = launch.processes()
+    check(
+        count in (1, trainer.processes),
+        f"{node}: devices x nodes is {trainer.processes}, but {count} processes were started together",
+    )
 
 
 def _needs_processes(trainer: Trainer) -> bool:

@@ -14,11 +14,12 @@ from rich.text import Text
 from graphkd.ablation import Suite
 from graphkd.errors import UserError, check, choices, did_you_mean
 from graphkd.report.figures import write_figures
+from graphkd.report.files import make_folder
 from graphkd.report.grid import GridSpec, build_grids
 from graphkd.report.load import load_records
 from graphkd.report.markup import Table, write_tables
 from graphkd.report.profile import build_profiles
-from graphkd.report.record import Record
+from graphkd.report.record import Record, shown
 from graphkd.report.statistics import aggregate, left_out
 from graphkd.report.tables import TableSpec, build_tables
 from graphkd_cli import ablation, compose
@@ -61,19 +62,22 @@ def main(arguments: Sequence[str]) -> int:
         spec = _for_study(spec, options.study)
     if options.baseline is not None:
         spec = _against(spec, options.baseline, records)
-    for problem in loaded.problems:
-        print(f"left out: {problem}", file=sys.stderr)
-    for line in left_out(records):
-        print(line, file=sys.stderr)
-    folder = Path(options.out) if options.out else Path(options.results) / "tables"
+    check(options.out != "", "--out is '', but must be the path of a folder")
+    folder = Path(options.results) / "tables" if options.out is None else Path(options.out)
     suites = _suites(records, options.config_dir)
     if options.profile:
         tables = build_profiles(records, _order(suites))
         check(len(tables) > 0, "--profile: no finished run recorded where its time went")
-        _show(tables, folder)
-        return 0
-    _show(_build(records, spec, suites), folder)
-    if isinstance(spec, TableSpec) and spec.name == "default":
+    else:
+        tables = _build(records, spec, suites)
+        check(len(tables) > 0, f"there is no finished run of a student below '{shown(options.results)}'")
+    make_folder(folder)
+    for problem in loaded.problems:
+        print(f"left out: {problem}", file=sys.stderr)
+    for line in left_out(records):
+        print(line, file=sys.stderr)
+    _show(tables, folder)
+    if not options.profile and isinstance(spec, TableSpec) and spec.name == "default":
         _draw(records, suites, folder)
     return 0
 

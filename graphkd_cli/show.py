@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def console() -> Console:
     """Where commands print to, brackets as they are; wide enough for tables where there is no terminal."""
     plain = Console(markup=False)
-    return plain if plain.is_terminal else Console(markup=False, width=200)
+    return plain if plain.is_terminal and plain.width > 0 else Console(markup=False, width=200)
 
 
 def print_line(screen: Console, text: str) -> None:

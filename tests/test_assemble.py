@@ -32,6 +32,8 @@ NOT_COUNTED = {
 OTHER = {
     "trainer.accelerator": "cpu",
     "teacher_trainer.accelerator": "cpu",
+    "trainer.matmul_precision": "high",
+    "teacher_trainer.matmul_precision": "high",
     "trainer.decay_at": [0.5],
     "teacher_trainer.decay_at": [0.5],
     "builder.metric": "cosine",

@@ -77,6 +77,13 @@ def test_the_speed_table_is_the_reference_measurement() -> None:
     assert set(lines) <= set(reference)
 
 
+def test_the_plan_is_what_its_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = re.search(r"<!-- plan -->\n(.*)<!-- /plan -->\n\nMade by `graphkd (plan [^`]+)`", README, flags=re.DOTALL)
+    assert shown is not None
+    assert main(shlex.split(shown[2])) == 0
+    assert capsys.readouterr().out == shown[1]
+
+
 @pytest.mark.slow
 def test_the_python_example_runs(tmp_path: Path) -> None:
     example = next(block for block in blocks("python") if "graphkd.distill(" in block)

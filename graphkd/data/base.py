@@ -108,4 +108,9 @@ class Dataset(ABC):
         return -(-len(self.train_labels) // batch_size)
 
 
+def check_classes(count: int, where: str) -> None:
+    """Raises `UserError` where there are too few classes to tell apart; `where` is the training split's place."""
+    check(count >= 2, f"there is one class in {where}, but training needs at least 2")
+
+
 DATASETS: Registry[Dataset] = Registry("data set", "graphkd.data")

@@ -6,6 +6,7 @@ import copy
 import functools
 import hashlib
 import os
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from graphkd.data.augment import Augmentation
-from graphkd.data.base import DATASETS, Batch, Dataset
+from graphkd.data.base import DATASETS, Batch, Dataset, check_classes
 from graphkd.data.cache import cache_folder, cached
 from graphkd.data.decoded import Decoded, DecodedDataset
 from graphkd.data.image_files import ImageFileDataset
@@ -163,9 +164,9 @@ class _Listing:
         digest = hashlib.sha256()
         start = len(os.path.join(self.folder, ""))
         for file in self.files:
-            stat = os.stat(file)
-            time = stat.st_mtime_ns if with_times else ""
-            digest.update(os.fsencode(f"{file[start:]}\0{stat.st_size}\0{time}\n"))
+            facts = _facts(file)
+            time = facts.st_mtime_ns if with_times else ""
+            digest.update(os.fsencode(f"{file[start:]}\0{facts.st_size}\0{time}\n"))
         return digest.hexdigest()
 
 
@@ -243,6 +244,7 @@ def _list_splits(root: str, given: Mapping[str, str | None]) -> dict[str, _Listi
                 f"the classes differ: {one.folder} has {', '.join(only[:5])}, which {other.folder} lacks "
                 f"({len(only)} in all)",
             )
+    check_classes(len(train.class_names), str(train.folder))
     return splits
 
 
@@ -252,7 +254,7 @@ def _list_split(root: Path, name: str, below: str) -> _Listing:
         there = [entry.name for entry in root.iterdir() if entry.is_dir()]
         hint = did_you_mean(below, there) or ("" if name == "train" else f"; data.{name}=null for none")
         raise UserError(f"data.{name}: there is no folder {folder}{hint} (folders of {root}: {choices(there)})")
-    classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    classes = sorted(name for name in os.listdir(folder) if os.path.isdir(folder / name) and not name.startswith("."))
     check(len(classes) > 0, f"{folder} is empty: images belong in {folder / '<class>'}/")
     files: list[str] = []
     counts: list[int] = []
@@ -272,6 +274,16 @@ def _image_files(folder: Path) -> list[str]:
         for name in names
         if name.lower().endswith(_ENDINGS) and not name.startswith(".")
     )
+
+
+def _facts(file: str) -> os.stat_result:
+    """Size and times of a file that can be read: no pipe, and no link to nowhere or to itself."""
+    try:
+        facts = os.stat(file)
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror})") from error
+    check(stat.S_ISREG(facts.st_mode), f"{file} is no regular file")
+    return facts
 
 
 def _check_small(file: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from graphkd.data.augment import Augmentation
-from graphkd.data.base import DATASETS
+from graphkd.data.base import DATASETS, check_classes
 from graphkd.data.cache import cache_folder, cached, describe_files, same_files, sampled_hash
 from graphkd.data.decoded import Decoded, DecodedDataset
 from graphkd.data.images import Source, check_channels, decode_images, note_broken
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 Paths = str | Sequence[str] | None
 _ROWS = 2048  # rows in memory at a time
+_MOST_CLASSES = 10_000_000
 
 
 @DATASETS.register("parquet")
@@ -93,7 +95,8 @@ class Parquet(DecodedDataset):
     ) -> None:
         check_channels(in_channels)
         check(image_size is None or image_size >= 1, f"image_size is {image_size}, but must be at least 1")
-        check(num_classes is None or num_classes >= 2, f"num_classes is {num_classes}, but must be at least 2")
+        fits = num_classes is None or 2 <= num_classes <= _MOST_CLASSES
+        check(fits, f"num_classes is {num_classes}, but must be at least 2 and at most {_MOST_CLASSES}")
         files = _split_files({"train": train, "val": val, "test": test})
         reader = _Reader(files, image_column, label_column, image_size, in_channels, num_classes, skip_broken)
         every = [file for split in files.values() for file in split]
@@ -171,8 +174,7 @@ class _Reader:
 
     def _sources(self, split: Sequence[_Open]) -> Iterator[list[Source]]:
         for file in split:
-            for batch in file.parquet.iter_batches(_ROWS, columns=[self.image_column]):
-                column = batch.column(0)
+            for column in file.parts(self.image_column):
                 yield (column.field("bytes") if file.has_structs(self.image_column) else column).to_pylist()
 
     def _labels(self, split: Sequence[_Open]) -> _Labels:
@@ -200,9 +202,11 @@ class _Reader:
             names = tuple(sorted(set(train.values)))
             known = range(len(names)) if self.num_classes is None else range(self.num_classes)
             check(len(names) == len(known), f"num_classes is {len(known)}, but the training labels are {len(names)}")
+            check_classes(len(names), str(opened["train"][0].path))
             numbers = {name: self._text_numbers(split, names, opened[name]) for name, split in labels.items()}
             return names, numbers
-        count = self.num_classes or (len(train.names) if train.names else int(train.values.max()) + 1)
+        count = self.num_classes or (len(train.names) if train.names else self._count(train, opened["train"]))
+        check_classes(count, str(opened["train"][0].path))
         names = train.names or tuple(str(label) for label in range(count))
         check(len(names) == count, f"num_classes is {count}, but {opened['train'][0].path} names {len(names)} classes")
         for name, split in labels.items():
@@ -211,6 +215,16 @@ class _Reader:
             strange = np.flatnonzero(~np.isin(split.values, train.values))
             self._check_rows(strange, split, opened[name], "a class that the training split lacks")
         return names, {name: torch.from_numpy(split.values) for name, split in labels.items()}
+
+    def _count(self, train: _Labels, opened: Sequence[_Open]) -> int:
+        """How many classes the training labels show; a column of other numbers (times, identifiers) shows too many."""
+        count, rows = int(train.values.max()) + 1, len(train.values)
+        check(
+            count <= rows,
+            f"column '{self.label_column}' of {opened[0].path} goes up to {count - 1} in {rows} training rows: "
+            "data.num_classes=N if there are so many classes, else another data.label_column",
+        )
+        return count
 
     def _text_numbers(self, split: _Labels, names: Sequence[str], opened: Sequence[_Open]) -> Tensor:
         position = {name: number for number, name in enumerate(names)}
@@ -284,14 +298,27 @@ class _Open:
             row = values.is_null().to_pylist().index(True)
             raise UserError(f"row {row} of {self.path}: column '{column}' is empty")
         if types.is_integer(self._label_type(column)):
-            return _Labels(np.array(values.to_pylist(), dtype=np.int64), self._names(column))
+            numbers = values.to_pylist()
+            check(max(numbers, default=0) < 2**63, f"column '{column}' of {self.path} goes beyond 64-bit integers")
+            return _Labels(np.array(numbers, dtype=np.int64), self._names(column))
         return _Labels(np.array(values.to_pylist(), dtype=object), None)
 
+    def parts(self, column: str) -> Iterator[pa.Array]:
+        """One column's values, some rows at a time."""
+        with self._reading(column):
+            for batch in self.parquet.iter_batches(_ROWS, columns=[column]):
+                yield batch.column(0)
+
     def _read(self, column: str) -> pa.ChunkedArray:
+        with self._reading(column):
+            return self.parquet.read(columns=[column]).column(0)
+
+    @contextmanager
+    def _reading(self, column: str) -> Iterator[None]:
         import pyarrow as pa
 
         try:
-            return self.parquet.read(columns=[column]).column(0)
+            yield
         except (pa.ArrowException, OSError) as error:
             raise UserError(f"column '{column}' of {self.path} cannot be read ({one_line(error)})") from error
 

@@ -93,6 +93,8 @@ class TensorDataset(Dataset):
         self.splits = tuple(name for name in SPLITS if name in splits)
         self._data = dict(splits)
         self._augmentation = augmentation or Augmentation()
+        padding = self._augmentation.padding
+        check(padding <= self.image_size, f"padding is {padding}, but the images have {self.image_size} pixels a side")
         self._split_seed = split_seed
         self._normalisation = Normalisation.of(mean, std, self.in_channels)
         self._keep_train_fraction(train_fraction)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
+from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from graphkd.data import Dataset
@@ -18,12 +21,18 @@ from graphkd.engine.resume import Checkpoints, parse_every
 from graphkd.engine.session import Session
 from graphkd.engine.threads import torch_threads
 from graphkd.engine.watching import Fit, Watcher
-from graphkd.errors import check
+from graphkd.errors import UserError, check, one_line
 from graphkd.model import Network
+from graphkd.model.base import black_image
 from graphkd.objective import WeightedSum
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+_MOST = 10**18
+"""What is counted with more overflows somewhere."""
+_MOST_THREADS = 1024
+_MOST_PROCESSES_A_CORE = 4
 
 
 class Trainer:
@@ -108,6 +117,8 @@ class Trainer:
         }  # fmt: skip
         for name, count in counts.items():
             check(count >= 1, f"trainer: {name} is {count}, but must be at least 1")
+            check(count <= _MOST, f"trainer: {name} is above {_MOST}")
+        check(threads <= _MOST_THREADS, f"trainer: threads is {threads}, but must be at most {_MOST_THREADS}")
         check(lr > 0, f"trainer: lr is {lr}, but must be positive")
         for name, value in {"momentum": momentum, "weight_decay": weight_decay, "decay": decay}.items():
             check(value >= 0, f"trainer: {name} is {value}, but must be at least 0")
@@ -152,25 +163,71 @@ class Trainer:
         self.threads = threads
         self.checkpoint_every = checkpoint_every
 
+    def check_machine(self) -> Literal["cpu", "cuda"]:
+        """Checks that this machine has what the trainer needs; returns the kind of device.
+
+        Raises:
+            UserError: It lacks the devices, or the precision is not theirs.
+        """
+        cuda = torch.cuda.is_available()
+        check(cuda or self.accelerator != "cuda", "trainer: accelerator is cuda, but torch sees no CUDA device here")
+        if self.accelerator == "cuda" or (cuda and self.accelerator == "auto"):
+            count = torch.cuda.device_count()
+            check(self.devices <= count, f"trainer: devices is {self.devices}, but there are {count} CUDA devices")
+            return "cuda"
+        halved = 16 in (self.precision, self.teacher_precision)
+        check(not halved, "trainer: precision is 16, which needs CUDA; on a CPU take bf16")
+        cores = os.cpu_count() or 1
+        check(
+            self.devices <= _MOST_PROCESSES_A_CORE * cores,
+            f"trainer: devices is {self.devices}, but this machine has {cores} CPU cores to share between them",
+        )
+        return "cpu"
+
+    def check_batches(self, network: Network, dataset: Dataset, views: int = 1, where: str = "trainer") -> None:
+        """Checks that the network trains on the smallest batch that the data are cut into.
+
+        Batch normalisation has nothing to normalise where a batch of one sample comes down to maps of one pixel.
+
+        Args:
+            network: The network to train; it stays as it is.
+            dataset: What it is to learn on.
+            views: How many views of each sample it sees at once.
+            where: What messages call the trainer.
+
+        Raises:
+            UserError: It does not.
+        """
+        samples = len(dataset.train_labels)
+        last = samples % self.batch_size or min(self.batch_size, samples)
+        synchronised = self.processes > 1 and self.check_machine() == "cuda"
+        normalises = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules())
+        if last >= 2 * self.processes or views > 1 or synchronised or not normalises:
+            return
+        network = copy.deepcopy(network).train()
+        image = black_image(network, dataset.in_channels, dataset.image_size)
+        devices = [image.device] if image.is_cuda else []
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices):
+                network(image)
+        except ValueError as error:
+            raise UserError(
+                f"{where}: batch_size {self.batch_size} cuts the {samples} training samples into batches of which one "
+                f"has a single sample on a device, which the network cannot train on ({one_line(error)}); choose "
+                "another batch_size"
+            ) from error
+
     def fabric(self) -> Fabric:
         """A Fabric for this trainer's devices; in a run on several, each of its processes makes one and launches it.
 
         Raises:
-            UserError: The machine does not have them, or the precision is not theirs.
+            UserError: As in `check_machine`.
         """
         from lightning_fabric import Fabric  # takes seconds to import
         from lightning_fabric.strategies.ddp import DDPStrategy
 
         logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-        cuda = torch.cuda.is_available()
-        check(cuda or self.accelerator != "cuda", "trainer: accelerator is cuda, but torch sees no CUDA device here")
-        accelerator = self.accelerator if self.accelerator != "auto" else "cuda" if cuda else "cpu"
-        check(
-            accelerator == "cuda" or 16 not in (self.precision, self.teacher_precision),
-            "trainer: precision is 16, which needs CUDA; on a CPU take bf16",
-        )
-        has_all = accelerator == "cpu" or self.devices <= torch.cuda.device_count()
-        check(has_all, f"trainer: devices is {self.devices}, but there are {torch.cuda.device_count()} CUDA devices")
+        accelerator = self.check_machine()
         # A stage, or a batch too small for its graph, leaves parameters without gradient.
         ddp = DDPStrategy(find_unused_parameters=True, timeout=timedelta(minutes=5))
         return Fabric(
@@ -246,9 +303,11 @@ class Trainer:
             The figures of every epoch. The networks are left in eval mode on the training device.
 
         Raises:
-            UserError: The objective needs a teacher and there is none, or the device is missing.
+            UserError: The objective needs a teacher and there is none, the device is missing, or as in
+                `check_batches`.
         """
         check(teacher is not None or not objective.needs_teacher, "the objective needs a teacher, and there is none")
+        self.check_batches(student, dataset, objective.views)
         fabric = self.fabric()
         fabric.launch()
         gpus = [fabric.device] if fabric.device.type == "cuda" else []
@@ -261,3 +320,19 @@ class Trainer:
                 interrupts,
             )  # fmt: skip
             return session.run()
+
+
+def checked_trainer(options: Mapping[str, Any], where: str) -> Trainer:
+    """A trainer whose mistakes are told of a node of the config.
+
+    Args:
+        options: The constructor's.
+        where: The node.
+
+    Raises:
+        UserError: An option is out of its range.
+    """
+    try:
+        return Trainer(**options)
+    except UserError as error:
+        raise UserError(f"{where}: {str(error).removeprefix('trainer: ')}") from error

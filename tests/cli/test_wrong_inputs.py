@@ -6,6 +6,8 @@ import io
 import os
 import pickle
 import struct
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +19,9 @@ import pytest
 import torch
 from commands import Answer, Command, OwnConfigs, Plugin, students
 from PIL import Image
+
+from graphkd.report import record as records
+from graphkd.report.record import Code, Metrics, Record
 
 CONFIGS = {
     "builder/syntax.yaml": "name: knn\nk: [3\n",
@@ -59,6 +64,7 @@ PLUGINS = {
     "plugin_that_repeats": "from graphkd import BUILDERS\nBUILDERS.register('knn')(dict)",
 }
 SMALL = "student={name: resnet8, widths: [2, 2, 4, 4]}"
+HUGE = "1" + "0" * 30
 
 
 class Bomb:
@@ -70,7 +76,7 @@ class Bomb:
 
 def listing(folder: Path) -> dict[str, int]:
     """Everything below a folder, with the time of its last change."""
-    return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*")}
+    return {str(path): path.lstat().st_mtime_ns for path in folder.rglob("*")}
 
 
 def assert_refused(answer: Answer, *culprits: str) -> None:
@@ -129,6 +135,8 @@ OPTIONS: list[tuple[list[str], list[str]]] = [
     (["ablation", "+study=x"], ["'+study=x'"]),
     (["ablation", "hydra/launcher=nope"], ["nope", "joblib"]),
     (["ablation", "bilder=knn"], ["'bilder=knn'", "'builder'", "variant"]),
+    (["ablation", "all", "bilder=knn"], ["'bilder=knn'", "'builder'", "variant"]),
+    (["ablation", "--seeds", HUGE], ["seed is 1000", "2**63"]),
     (["report", "nowhere"], ["nowhere"]),
     (["report", "."], ["record.json"]),
     (["report", "--nope"], ["--nope"]),
@@ -257,6 +265,32 @@ OPTIONS: list[tuple[list[str], list[str]]] = [
     (["run", "trainer.precision=64"], ["'precision'", "64"]),
     (["run", "trainer.devices=100"], ["batch_size is 64", "100 devices"]),
     (["run", "trainer.devices=0"], ["devices is 0"]),
+    (["run", "trainer.devices=-1"], ["devices is -1"]),
+    (["run", "trainer.devices=two"], ["'devices'", "'two'"]),
+    (["run", "trainer.devices=1000"], ["batch_size is 64", "1000 devices"]),
+    (["run", "trainer.nodes=0"], ["nodes is 0"]),
+    (["run", "trainer.nodes=2"], ["nodes is 2", "torchrun"]),
+    (["run", "trainer.threads=0"], ["threads is 0"]),
+    (["run", "trainer.threads=100000000"], ["trainer: threads is 100000000", "1024"]),
+    (["run", f"trainer.epochs={HUGE}"], ["trainer: epochs is above"]),
+    (["run", "trainer.batch_size=0"], ["batch_size is 0"]),
+    (["run", "trainer.batch_size=1.5"], ["'batch_size'", "1.5"]),
+    (["run", f"trainer.batch_size={HUGE}"], ["trainer: batch_size is above"]),
+    (["run", f"trainer.batch_size={'9' * 4000}"], ["trainer: batch_size is above"]),
+    (["run", "trainer.batch_size=1", "student=vgg8", "objective=ce"], ["batch_size 1", "training samples", "another"]),
+    (["run", "trainer.batch_size=54", "student=vgg8", "objective=ce"], ["batch_size 54", "109 training samples"]),
+    (["teacher", "teacher=vgg8", "teacher_trainer.batch_size=1"], ["teacher_trainer: batch_size 1"]),
+    (["run", "trainer.eval_batch_size=0"], ["eval_batch_size is 0"]),
+    (["run", "trainer.checkpoint_every=0 steps"], ["checkpoint_every is '0 steps'"]),
+    (["run", "trainer.checkpoint_every=1e400 seconds"], ["checkpoint_every"]),
+    (["run", "trainer.precision=bf17"], ["'precision'", "bf17"]),
+    (["run", "teacher_trainer.batch_size=0"], ["teacher_trainer: batch_size is 0"]),
+    (["run", f"seed={HUGE}"], ["seed is 1000", "2**63"]),
+    (["run", "seed=1e30"], ["seed is 1e+30", "integer"]),
+    (["run", "seed=1.5"], ["seed is 1.5", "integer"]),
+    (["run", f"teacher.seed={HUGE}"], ["teacher.seed is 1000", "2**63"]),
+    (["run", "teacher.seed=1.5"], ["teacher.seed is 1.5", "integer"]),
+    (["run", "data.padding=9"], ["padding is 9", "8 pixels"]),
     (["run", "trainer.strategy=fsdp"], ["'strategy'", "'fsdp'"]),
     (["run", "trainer.clip_norm=-1"], ["clip_norm is -1"]),
     (["run", "trainer.ema=1"], ["ema is 1"]),
@@ -354,6 +388,32 @@ def png(size: int = 8) -> bytes:
     return file.getvalue()[:12] + header + struct.pack(">I", zlib.crc32(header)) + file.getvalue()[33:]
 
 
+CUDA = [
+    ["trainer.precision=16"],
+    ["trainer.teacher_precision=16"],
+    ["trainer.accelerator=cuda"],
+    ["trainer.accelerator=cuda", "trainer.devices=2"],
+]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+@pytest.mark.parametrize("words", CUDA, ids=" ".join)
+def test_what_needs_a_gpu_is_told_where_there_is_none(refuse: Any, words: list[str]) -> None:
+    refuse(["run", *words], "trainer: ", "CUDA")
+
+
+def test_more_processes_than_a_machine_can_bear_are_not_started(refuse: Any) -> None:
+    sizes = ["trainer.batch_size=99999", "teacher_trainer.batch_size=99999"]
+    refuse(["run", "trainer.accelerator=cpu", "trainer.devices=9999", *sizes], "devices is 9999", "CPU cores")
+
+
+def parquet_of(**columns: pa.Array) -> bytes:
+    """A Parquet file of some columns."""
+    file = io.BytesIO()
+    pq.write_table(pa.table(columns), file)
+    return file.getvalue()
+
+
 PARQUET: dict[str, tuple[Callable[[], bytes], list[str], list[str]]] = {
     "no file of this kind": (lambda: b"text", [], ["bad.parquet"]),
     "torn": (lambda: parquet()[:-30], [], ["bad.parquet"]),
@@ -369,9 +429,46 @@ PARQUET: dict[str, tuple[Callable[[], bytes], list[str], list[str]]] = {
         ["data.num_classes=2"],
         ["is 5", "0 .. 1", "bad.parquet"],
     ),
-    "one class": (lambda: parquet(labels=[0] * 8), [], ["class"]),
+    "one class": (lambda: parquet(labels=[0] * 8), [], ["one class", "bad.parquet"]),
+    "one class by name": (lambda: parquet(labels=["a"] * 8), [], ["one class", "bad.parquet"]),
+    "one row": (lambda: parquet([png()], [0]), [], ["one class", "bad.parquet"]),
+    "no rows": (
+        lambda: parquet_of(image=pa.array([], pa.binary()), label=pa.array([], pa.int64())),
+        [],
+        ["no rows", "bad.parquet"],
+    ),
+    "no bytes": (lambda: b"", [], ["bad.parquet", "0 bytes"]),
+    "a header alone": (lambda: b"PAR1", [], ["bad.parquet"]),
+    "a header and an end": (lambda: b"PAR1" + bytes(20) + b"PAR1", [], ["bad.parquet"]),
+    "altered pages": (lambda: parquet()[:20] + b"\xff" * 20 + parquet()[40:], [], ["bad.parquet", "'image'"]),
+    "altered metadata": (lambda: parquet()[:-60] + b"\xff" * 20 + parquet()[-40:], [], ["bad.parquet"]),
+    "an absurd footer": (lambda: parquet()[:-8] + b"\0\0\0\x80PAR1", [], ["bad.parquet"]),
+    "times for labels": (lambda: parquet(labels=[1, 2**60] * 4), [], ["'label'", "bad.parquet", "data.num_classes"]),
+    "labels beyond 64 bits": (
+        lambda: parquet_of(image=pa.array([png()] * 2), label=pa.array([0, 2**63], pa.uint64())),
+        [],
+        ["'label'", "bad.parquet", "64-bit"],
+    ),
+    "an absurd number of classes": (parquet, [f"data.num_classes={HUGE}"], ["num_classes is 1000"]),
+    "missing labels": (lambda: parquet(labels=[None, 1] * 4), [], ["row 0 of bad.parquet", "'label'"]),
+    "missing images": (
+        lambda: parquet_of(image=pa.array([None] * 2, pa.binary()), label=pa.array([0, 1])),
+        [],
+        ["row 0 of bad.parquet"],
+    ),
+    "empty images": (lambda: parquet([b""] * 8), [], ["row 0 of bad.parquet"]),
+    "images of an absurd size": (parquet, ["data.image_size=100000000"], ["data.image_size", "GiB"]),
+    "two channels": (parquet, ["data.in_channels=2"], ["in_channels is 2"]),
+    "padding beyond the images": (parquet, ["data.padding=1000000"], ["padding is 1000000", "8 pixels"]),
+    "statistics of another image": (parquet, ["data.mean=[0.5]"], ["mean has 1 value", "3 channels"]),
+    "no deviation": (parquet, ["data.std=[0, 1, 1]"], ["std is [0.0, 1.0, 1.0]"]),
     "no test split": (parquet, ["data.test=null"], ["data.test"]),
 }
+
+
+@pytest.mark.parametrize("files", [["data.train=[]"], ["data.train=3"], ["data.train=''"], ["data.train=no\n.parquet"]])
+def test_a_split_that_names_no_parquet_file_is_told(refuse: Any, files: list[str]) -> None:
+    refuse(["run", "data=parquet", *files], "train")
 
 
 @pytest.mark.parametrize("kind", PARQUET)
@@ -382,20 +479,48 @@ def test_a_bad_parquet_file_is_told_in_one_line(refuse: Any, folder: Path, kind:
     refuse(["run", "data=parquet", *files, SMALL, *words], *culprits)
 
 
-FOLDERS: dict[str, tuple[dict[str, bytes], list[str]]] = {
+BOTH = {"train/a/0.png": png(), "train/b/0.png": png(), "test/a/0.png": png(), "test/b/0.png": png()}
+FOLDERS: dict[str, tuple[dict[str, bytes | str | None], list[str]]] = {
     "empty": ({}, ["data.train"]),
     "an empty split": ({"train": b"", "test": b""}, ["train"]),
     "no images": ({"train/a/x.txt": b"x", "test/a/x.txt": b"x"}, ["train"]),
     "classes that differ": ({"train/a/0.png": png(), "train/b/0.png": png(), "test/c/0.png": png()}, ["c"]),
-    "broken image": (
-        {"train/a/0.png": b"x", "train/b/0.png": png(), "test/a/0.png": png(), "test/b/0.png": png()},
-        ["0.png"],
+    "broken image": (BOTH | {"train/a/0.png": b"x"}, ["train/a/0.png"]),
+    "torn image": (BOTH | {"train/a/0.png": png()[:40]}, ["train/a/0.png"]),
+    "image without bytes": (BOTH | {"train/a/0.png": b""}, ["train/a/0.png"]),
+    "absurd image": (BOTH | {"train/a/0.png": png(100_000)}, ["train/a/0.png"]),
+    "one image": ({"train/a/0.png": png(), "test/a/0.png": png()}, ["one class", "images/train"]),
+    "no test split": ({"train/a/0.png": png(), "train/b/0.png": png()}, ["data.test", "images/test"]),
+    "a folder called like an image": ({"train/a/x.jpg": None, "test/a/0.png": png()}, ["train/a is empty"]),
+    "a link to itself": (BOTH | {"train/a/x.png": "x.png"}, ["train/a/x.png", "symbolic links"]),
+    "a link to nowhere": (BOTH | {"train/a/x.png": "nowhere.png"}, ["train/a/x.png", "No such file"]),
+    "a class that is a link to itself": (
+        {"train/a": "a", "train/b/0.png": png(), "test/a/0.png": png(), "test/b/0.png": png()},
+        ["images/test has a"],
     ),
-    "absurd image": (
-        {"train/a/0.png": png(100_000), "train/b/0.png": png(), "test/a/0.png": png(), "test/b/0.png": png()},
-        ["0.png"],
-    ),
+    "a split that is a link to itself": ({"train": "train", "test/a/0.png": png()}, ["data.train"]),
+    "a line break in a name": (BOTH | {"train/a/x\ny.png": b"x"}, ["train/a/x y.png"]),
+    "a line break in a class": (BOTH | {"train/a\nb/x.txt": b"x"}, ["train/a b is empty"]),
 }
+
+
+def place(path: Path, content: bytes | str | None) -> None:
+    """A file of these bytes, a link to this target, or a folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if content is None:
+        path.mkdir()
+    elif isinstance(content, str):
+        path.symlink_to(content)
+    else:
+        path.write_bytes(content)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs named pipes")
+def test_a_pipe_among_the_images_is_told_rather_than_waited_for(refuse: Any, folder: Path) -> None:
+    for name, content in BOTH.items():
+        place(folder / "images" / name, content)
+    os.mkfifo(folder / "images" / "train" / "a" / "1.png")
+    refuse(["run", "data=folder", "data.root=images", "data.cache=false", SMALL], "train/a/1.png", "no regular file")
 
 
 @pytest.mark.parametrize("kind", FOLDERS)
@@ -403,8 +528,7 @@ def test_a_bad_folder_of_images_is_told_in_one_line(refuse: Any, folder: Path, k
     files, culprits = FOLDERS[kind]
     (folder / "images").mkdir()
     for name, content in files.items():
-        (folder / "images" / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / "images" / name).write_bytes(content)
+        place(folder / "images" / name, content)
     refuse(["run", "data=folder", "data.root=images", "data.cache=false", SMALL], *culprits)
 
 
@@ -467,3 +591,151 @@ def test_a_place_that_cannot_be_written_in_is_told(refuse: Any, folder: Path, ti
         pytest.skip("root may write everywhere")
     (folder / "results").mkdir(mode=0o500)
     refuse(["run", *tiny_words], "results")
+
+
+def leave_record(path: Path, **changes: Any) -> None:
+    """The record of a finished run, unless told otherwise."""
+    fields: dict[str, Any] = {
+        "kind": "student", "status": "done", "study": "mine", "variant": "kd", "pair": "large->small", "varied": {},
+        "identity": "1a2b", "seed": 0, "teacher": None, "versions": {}, "code": Code("0.1.0"), "device": "cpu",
+        "threads": 1, "metrics": Metrics(test_top1_last=90.0),
+    }  # fmt: skip
+    path.parent.mkdir(parents=True, exist_ok=True)
+    records.write(Record(**fields | changes), path)
+
+
+REPORTS: dict[str, tuple[dict[str, Any], list[str], list[str]]] = {
+    "no such table": ({}, ["--table", "defualt"], ["'defualt'", "'default'"]),
+    "no table": ({}, ["--table", ""], ["''", "default"]),
+    "a path for a table": ({}, ["--table", "../config"], ["'../config'", "default"]),
+    "a table of another study": ({}, ["--table", "table1"], ["'table1'", "mine"]),
+    "a table of other seeds and runs": ({"kind": "teacher"}, ["--table", "table1"], ["'table1'"]),
+    "no such study": ({}, ["--study", "mein"], ["'mein'", "mine"]),
+    "a study of two lines": ({}, ["--study", "a\nb"], ["'a b'", "mine"]),
+    "no such baseline": ({}, ["--baseline", "crd"], ["'crd'", "kd"]),
+    "a baseline in a grid": ({}, ["--baseline", "kd", "--table", "table1"], ["--baseline", "'table1'", "default"]),
+    "no phases": ({}, ["--profile"], ["--profile"]),
+    "phases of a teacher": ({"kind": "teacher", "phases": {"data": 1.0}}, ["--profile"], ["--profile"]),
+    "nothing finished": ({"status": "running"}, [], ["no finished run", "'results'"]),
+    "all failed": ({"status": "failed"}, [], ["no finished run", "'results'"]),
+    "a teacher alone": ({"kind": "teacher"}, [], ["no finished run", "'results'"]),
+    "out is a file": ({}, ["--out", "taken"], ["taken", "cannot be made"]),
+    "out is below a file": ({}, ["--out", "taken/below"], ["taken/below", "cannot be made"]),
+    "out is where nothing can be": ({}, ["--out", "/proc/nowhere"], ["/proc/nowhere", "cannot be made"]),
+    "out is nothing": ({}, ["--out", ""], ["--out"]),
+    "out is missing": ({}, ["--out"], ["--out"]),
+    "a record for results": ({}, ["results/run/record.json"], ["results/run/record.json"]),
+    "a file for results": ({}, ["taken"], ["taken"]),
+    "nothing for results": ({}, [""], ["''"]),
+}
+
+
+@pytest.mark.parametrize("kind", REPORTS)
+def test_a_report_that_cannot_be_made_is_told_in_one_line(refuse: Any, folder: Path, kind: str) -> None:
+    changes, words, culprits = REPORTS[kind]
+    leave_record(folder / "results" / "run" / "record.json", **changes)
+    (folder / "taken").write_text("a file")
+    refuse(["report", *words], *culprits)
+
+
+RECORDS: dict[str, tuple[bytes, str]] = {
+    "empty": (b"", "not JSON"),
+    "no UTF-8": (b"\xff\xfe", "not JSON"),
+    "a list": (b"[1]", "object"),
+    "of another schema": (b'{"schema": 2}', "schema"),
+    "nested": (b"[" * 100_000, "not JSON"),
+    "not finite": (b'{"schema": NaN}', "NaN"),
+}
+
+
+@pytest.mark.parametrize("kind", RECORDS)
+def test_a_record_that_cannot_be_read_is_told_in_one_line(refuse: Any, folder: Path, kind: str) -> None:
+    content, reason = RECORDS[kind]
+    (folder / "results").mkdir()
+    (folder / "results" / "record.json").write_bytes(content)
+    refuse(["report"], "results/record.json", reason)
+    refuse(["evaluate", "results"], "results/record.json", reason)
+
+
+def test_a_record_of_absurd_size_or_of_no_file_is_told(refuse: Any, folder: Path) -> None:
+    (folder / "results").mkdir()
+    with (folder / "results" / "record.json").open("wb") as file:
+        file.truncate(1 << 40)
+    refuse(["report"], "record.json", "larger than 4 MiB")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read and write everywhere")
+def test_what_may_not_be_read_or_written_is_told(refuse: Any, folder: Path) -> None:
+    leave_record(folder / "results" / "run" / "record.json")
+    (folder / "locked").mkdir(mode=0o500)
+    refuse(["report", "--out", "locked"], "locked")
+    refuse(["report", "--out", "locked/below"], "locked/below")
+    (folder / "results" / "run" / "record.json").chmod(0)
+    refuse(["report"], "record.json", "cannot be read")
+
+
+ODD = [("COLUMNS", "abc"), ("COLUMNS", "0"), ("COLUMNS", "-5"), ("TERM", "nonsense"), ("HOME", None), ("HOME", "file")]
+
+
+@pytest.mark.parametrize(("name", "value"), [*ODD, ("HOME", "/proc/nowhere")], ids=str)
+def test_an_odd_environment_does_no_harm(
+    command: Command, folder: Path, tiny_words: list[str], monkeypatch: pytest.MonkeyPatch, name: str, value: str | None
+) -> None:
+    (folder / "file").write_text("a file")
+    if value is None:
+        monkeypatch.delenv(name, raising=False)
+    else:
+        monkeypatch.setenv(name, value)
+    answer = command("list", "builders")
+    assert answer.code == 0
+    assert "knn" in answer.out
+    assert command("run", *tiny_words, "objective=ce").code == 0
+    assert command("report").code == 0
+
+
+@pytest.mark.parametrize("words", [["--cfg", "job"], ["--dry-run"]], ids=" ".join)
+def test_a_plan_of_many_epochs_is_made_at_once(command: Command, words: list[str]) -> None:
+    epochs = f"trainer.epochs={10**18}"
+    name = ["run"] if "--cfg" in words else ["ablation", "transfer"]
+    answer = command(*name, epochs, *words)
+    assert answer.code == 0
+    assert str(10**18) in answer.out
+
+
+def start(folder: Path, words: list[str], **environment: str) -> Answer:
+    """Calls `graphkd WORD ...` as a process in a folder, with more in its environment."""
+    asked = [sys.executable, "-m", "graphkd_cli.main", *words]
+    done = subprocess.run(asked, cwd=folder, env=os.environ | environment, capture_output=True, timeout=100)
+    return Answer(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
+
+
+PROCESSES: dict[str, tuple[list[str], dict[str, str], list[str]]] = {
+    "a wrong option": (["run", "builder=knnn"], {}, ["'knnn'", "'knn'"]),
+    "no GPU": (["run", "trainer.accelerator=cuda"], {"CUDA_VISIBLE_DEVICES": "99"}, ["CUDA"]),
+    "a plugin that raises": (["run", "plugins=[boom]"], {"PYTHONPATH": "plugins"}, ["'boom'", "RuntimeError"]),
+    "Hydra's own tracebacks": (["run", "seed=x"], {"HYDRA_FULL_ERROR": "1"}, ["seed is 'x'"]),
+    "a path in an old locale": (
+        ["run", "results='é/\u0301'", "seed=x"],
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        ["seed is 'x'"],
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", PROCESSES)
+def test_a_mistake_is_told_by_a_process_too(folder: Path, kind: str) -> None:
+    words, environment, culprits = PROCESSES[kind]
+    place(folder / "plugins" / "boom.py", b"raise RuntimeError")
+    before = {path for path in listing(folder) if "__pycache__" not in path}
+    assert_refused(start(folder, words, **environment), *culprits)
+    assert {path for path in listing(folder) if "__pycache__" not in path} == before
+
+
+@pytest.mark.slow
+def test_a_terminal_of_few_signs_and_a_wrong_thread_count_do_no_harm(folder: Path, tiny_words: list[str]) -> None:
+    words = ["run", *tiny_words, "objective=ce", "results='é'"]
+    assert start(folder, words, OMP_NUM_THREADS="abc", PYTHONIOENCODING="ascii").code == 0
+    answer = start(folder, ["report", "é"], PYTHONIOENCODING="ascii")
+    assert answer.code == 0
+    assert "\\xb1" in answer.out, "the sign for plus or minus"
