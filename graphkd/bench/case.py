@@ -67,7 +67,7 @@ class Settings:
 
     def training_labels(self) -> Tensor:
         """Class of every training sample, int64 [N]."""
-        return torch.arange(self.samples, device=self.device) % self.classes
+        return torch.arange(self.samples, device=self.device).remainder_(self.classes)
 
     def indices(self) -> Tensor:
         """Which training samples the batch holds, int64 [B]."""

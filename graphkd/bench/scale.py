@@ -13,6 +13,8 @@ from graphkd.contrast.options import BankOptions
 
 FULL = BankOptions()
 HALF = BankOptions(dtype="bfloat16")
+LABEL = 8
+"""Bytes of a label of the data set, int64."""
 
 
 def scale_cases(settings: Settings) -> list[Case]:
@@ -24,8 +26,8 @@ def scale_cases(settings: Settings) -> list[Case]:
     sizes = [
         (settings, FULL),
         (replace(settings, batch=settings.larger_batch), FULL),
-        (replace(settings, negatives=settings.larger_negatives), FULL),
         (large, FULL),
+        (replace(large, negatives=settings.larger_negatives), FULL),
         (large, HALF),
         (largest, HALF),
         (huge, queue),
@@ -53,7 +55,11 @@ def plan_of(settings: Settings, bank: BankOptions) -> Plan:
 
 def _case(settings: Settings, bank: BankOptions) -> Case:
     plan = plan_of(settings, bank)
-    note = f"{_name(settings, bank)}: planned {plan.held / 2**20:,.0f} MiB held, {plan.flops / 1e9:.3g} GFLOP a step"
+    labels = LABEL * settings.samples
+    note = (
+        f"{_name(settings, bank)}: planned {plan.held / 2**20:,.0f} MiB beside the data's labels "
+        f"({labels / 2**20:,.0f} MiB), {plan.flops / 1e9:.3g} GFLOP a step"
+    )
     return Case("scale", partial(scale, settings, bank), note, quick=False, held=True)
 
 

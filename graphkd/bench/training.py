@@ -24,6 +24,7 @@ from graphkd.gnn import GNNS, GraphEncoder
 from graphkd.graph import dgl_supports
 from graphkd.model import MODELS, Network, output_shapes
 from graphkd.objective import OBJECTIVES, Objective, WeightedSum
+from graphkd.objective.contrastive import ContrastiveObjective
 
 HKD_WEIGHT = 3.0
 STEPS = 8
@@ -79,7 +80,18 @@ def objective_step(settings: Settings, bank: BankOptions = BankOptions()) -> Wor
         bank: How the banks are kept.
     """
     width = settings.feature_dim
-    return partial(_learn, _hkd(settings, width, width, "shared", bank), _batch(settings))
+    hkd = _hkd(settings, width, width, "shared", bank)
+    if bank.length is not None:
+        _fill(hkd, settings, bank.length)
+    return partial(_learn, hkd, _batch(settings))
+
+
+def _fill(hkd: Objective, settings: Settings, length: int) -> None:
+    """Fills the queues, which begin empty."""
+    assert isinstance(hkd, ContrastiveObjective)
+    values = settings.normal("queue", length, settings.dim)
+    for queue in (hkd._student_bank, hkd._teacher_bank):
+        queue.update(torch.arange(length, device=settings.device), values, momentum=0.0)
 
 
 def _batch(settings: Settings) -> DistillationBatch:

@@ -39,8 +39,8 @@ ROWS = {
     "scale": [
         "N=240, B=12, K=40, float32",
         "N=240, B=16, K=40, float32",
-        "N=240, B=12, K=60, float32",
         "N=480, B=12, K=40, float32",
+        "N=480, B=12, K=60, float32",
         "N=480, B=12, K=40, bfloat16",
         "N=960, B=12, K=40, bfloat16",
         "N=1,200, B=12, K=40, queue of 160",
