@@ -346,8 +346,10 @@ class QueueBank(Bank):
 
     @property
     def largest_class(self) -> int:
-        """All filled rows: what the queue holds is known on the device alone."""
-        return self.used
+        """Exact on a CPU; elsewhere all filled rows, for what the queue holds is known on the device alone."""
+        if self.used == 0 or self._labels.device.type != "cpu":
+            return self.used
+        return int(torch.bincount(self._labels[: self.used]).max())
 
     def by_class(self) -> ClassOrder:
         """The filled rows sorted by class, as they are now."""

@@ -205,6 +205,16 @@ def test_a_twin_has_rows_of_its_own(kind: str) -> None:
     assert twin.used == (len(LABELS) if kind == "full" else 2)
 
 
+def test_a_queue_on_a_cpu_knows_its_largest_class() -> None:
+    bank = QueueBank(torch.arange(20) % 3, 4, 6)
+    assert bank.largest_class == 0
+    bank.update(*batch(0, 3, 6, 1), 0.5)
+    assert bank.largest_class == 3
+    bank.update(*batch(2, 5, 8, 11), 0.5)
+    assert bank.largest_class == 4
+    assert bank.used == 6
+
+
 def test_twins_share_what_is_known_of_the_samples() -> None:
     bank = FullBank(LABELS, 4)
     assert bank.twin().samples is bank.samples
