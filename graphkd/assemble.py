@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import hashlib
 import math
-import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from graphkd.builder import BUILDERS
 from graphkd.data import DATASETS, Dataset
 from graphkd.engine.seeding import initialising
 from graphkd.engine.trainer import Trainer, checked_trainer
-from graphkd.errors import UserError, check, choices, did_you_mean
+from graphkd.errors import UserError, brief, check, choices, did_you_mean
 from graphkd.gnn import GNNS
 from graphkd.identity import identity, short
 from graphkd.model import MODELS, Network
@@ -225,7 +224,7 @@ def plan(config: Mapping[str, Any]) -> Plan:
     check_keys(config)
     run_dir = config.get("run_dir")
     inside = run_dir is not None and Path.cwd().is_relative_to(Path(run_dir).resolve())
-    check(not inside, f"run_dir is {run_dir!r}, but must be a folder of its own, not one that you are in")
+    check(not inside, f"run_dir is {brief(run_dir)}, but must be a folder of its own, not one that you are in")
     import_plugins(_strings(config, "plugins"))
     _part(BUILDERS, config["builder"], "builder")
     _part(GNNS, config["gnn"], "gnn")
@@ -303,20 +302,20 @@ def check_keys(config: Mapping[str, Any]) -> None:
             _check_plain(config[key], key)
     _check_seed(config["seed"], "seed")
     results, run_dir = config["results"], config.get("run_dir")
-    check(_is_path(results), f"results is {results!r}, but must be the path of a folder")
-    check(run_dir is None or _is_path(run_dir), f"run_dir is {run_dir!r}, but must be the path of a folder")
+    check(_is_path(results), f"results is {brief(results)}, but must be the path of a folder")
+    check(run_dir is None or _is_path(run_dir), f"run_dir is {brief(run_dir)}, but must be the path of a folder")
     _check_finite(config)
 
 
 def _check_plain(name: str, what: str) -> None:
     plain = name not in ("", ".", "..") and name.isprintable() and not set(name) & set("/\\")
-    check(plain, f"{what} is {name!r}, but must be a plain name: it becomes a folder of the results")
+    check(plain, f"{what} is {brief(name)}, but must be a plain name: it becomes a folder of the results")
     check(len(name.encode()) <= LONGEST_NAME, f"{what} is longer than {LONGEST_NAME} bytes: {name[:40]!r}...")
 
 
 def _check_seed(seed: int, what: str) -> None:
     check(seed >= 0, f"{what} is {seed}, but must be at least 0")
-    check(seed < 2**63, f"{what} is {reprlib.repr(seed)}, but must be below 2**63")
+    check(seed < 2**63, f"{what} is {brief(seed)}, but must be below 2**63")
 
 
 def _is_path(text: str) -> bool:
@@ -363,7 +362,7 @@ def _named(node: Any, where: str) -> dict[str, Any]:
     """A part's node as a mapping with a name; a bare string stands for its name."""
     if isinstance(node, str):
         return {"name": node}
-    check(isinstance(node, Mapping), f"{where} is {node!r}, but must be a name or a mapping with a name")
+    check(isinstance(node, Mapping), f"{where} is {brief(node)}, but must be a name or a mapping with a name")
     check(isinstance(node.get("name"), str), f"{where} needs a name, for example {where}.name=...")
     return dict(node)
 
@@ -408,7 +407,7 @@ def _part(registry: Registry[Any], node: Any, where: str) -> Part:
 
 
 def _trainer(config: Mapping[str, Any], key: str) -> Bound:
-    check(isinstance(config[key], Mapping), f"{key} is {config[key]!r}, but must be a mapping of options")
+    check(isinstance(config[key], Mapping), f"{key} is {brief(config[key])}, but must be a mapping of options")
     bound = bind(config[key], options_of(Trainer), key)
     checked_trainer(bound.all, key)
     return bound
@@ -425,7 +424,7 @@ def _teacher_data(config: Mapping[str, Any], fraction: float) -> Part:
 def _terms(config: Mapping[str, Any]) -> dict[str, Term]:
     objective = config["objective"]
     is_composition = isinstance(objective, Mapping) and len(objective) > 0
-    check(is_composition, f"objective is {objective!r}, but must be a mapping from a name to a term")
+    check(is_composition, f"objective is {brief(objective)}, but must be a mapping from a name to a term")
     for name in objective:
         _check_plain(str(name), "the name of a term in objective")
     terms = {str(name): _term(config, str(name), node) for name, node in objective.items()}

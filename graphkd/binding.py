@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Union
 
-from graphkd.errors import UserError, choices, did_you_mean
+from graphkd.errors import UserError, brief, choices, did_you_mean
 
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 """A class without a constructor of its own shows its base's, and `torch.nn.Module` takes `*args, **kwargs`."""
@@ -81,7 +81,7 @@ def bind(options: Mapping[str, Any], known: Mapping[str, Option], part: str) -> 
     for name in options:
         if name not in known:
             hint = did_you_mean(str(name), known)
-            raise UserError(f"{part} has no option {str(name)!r}{hint} (its options: {choices(known)})")
+            raise UserError(f"{part} has no option {brief(str(name))}{hint} (its options: {choices(known)})")
     values: dict[str, Any] = {}
     for name, option in known.items():
         if name in options:
@@ -106,7 +106,7 @@ def convert(value: Any, annotation: Any, what: str) -> Any:
         fits, converted = _fit(value, candidate)
         if fits:
             return converted
-    raise UserError(f"{what} is {value!r}, but must be {describe(annotation)}")
+    raise UserError(f"{what} is {brief(value)}, but must be {describe(annotation)}")
 
 
 def describe(annotation: Any) -> str:

@@ -3,7 +3,25 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable
+from typing import Any
+
+_LONGEST = 120
+
+
+class _Repr(reprlib.Repr):
+    """Shows long integers too, which Python does not write out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = self.maxlong = _LONGEST
+
+    def repr_int(self, x: int, level: int) -> str:
+        return super().repr_int(x, level) if x.bit_length() < 10_000 else f"an integer of {x.bit_length()} bits"
+
+
+_BRIEF = _Repr()
 
 
 class UserError(ValueError):
@@ -15,8 +33,16 @@ def choices(names: Iterable[str]) -> str:
     return ", ".join(sorted(names)) or "none"
 
 
+def brief(value: Any) -> str:
+    """A value as messages show it: as Python writes it, with the middle of what is long or deep left out."""
+    text = _BRIEF.repr(value)
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
+
+
 def did_you_mean(name: str, names: Iterable[str]) -> str:
     """A hint `; did you mean 'x'?` for the closest valid name, or an empty string."""
+    if len(name) > _LONGEST:
+        return ""
     by_lower = {known.lower(): known for known in names}
     close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
     return f"; did you mean '{by_lower[close[0]]}'?" if close else ""

@@ -16,7 +16,7 @@ from typing import TypeVar
 import torch.distributed as dist
 
 from graphkd.engine.interrupts import Interrupts
-from graphkd.errors import UserError
+from graphkd.errors import UserError, brief, check
 
 T = TypeVar("T")
 WORKER = "graphkd_cli.worker"
@@ -34,10 +34,10 @@ _SIGNAL_OF = {130: signal.SIGINT, -signal.SIGINT: signal.SIGINT, 143: signal.SIG
 def processes() -> int:
     """How many processes torchrun, Slurm or `start` began together with this one, itself included."""
     if dist.is_torchelastic_launched():
-        return int(os.environ["WORLD_SIZE"])
+        return _number("WORLD_SIZE", 1)
     # As Lightning has it: in an interactive job Slurm's tasks are not processes of ours.
     interactive = os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive")
-    return 1 if interactive else int(os.environ.get("SLURM_NTASKS", "1"))
+    return 1 if interactive else _number("SLURM_NTASKS", 1)
 
 
 def in_group() -> bool:
@@ -49,12 +49,18 @@ def rank() -> int:
     """This process's number among them."""
     if not in_group():
         return 0
-    return int(os.environ["RANK" if dist.is_torchelastic_launched() else "SLURM_PROCID"])
+    return _number("RANK" if dist.is_torchelastic_launched() else "SLURM_PROCID", 0)
 
 
 def leads() -> bool:
     """Whether this process is the one that writes."""
     return rank() == 0
+
+
+def _number(variable: str, default: int) -> int:
+    text = os.environ.get(variable, str(default))
+    check(text.isdecimal(), f"the environment's {variable} is {brief(text)}, but must be a whole number")
+    return int(text)
 
 
 def joined() -> bool:

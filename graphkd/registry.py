@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from graphkd.binding import Bound, Option, bind, options_of
-from graphkd.errors import UserError, choices, did_you_mean, one_line
+from graphkd.errors import UserError, brief, choices, did_you_mean, one_line
 
 T = TypeVar("T")
 PLUGIN_GROUP = "graphkd.plugins"
@@ -149,7 +149,7 @@ class Registry(Generic[T]):
             return Entry(entry.factory, {**entry.preset, "model": member})
         hint = did_you_mean(name, [*names, *(f"{known}/{member or 'NAME'}" for known in families)])
         known = choices([*names, *(f"{family}/NAME" for family in families)])
-        raise UserError(f"there is no {self.kind} '{name}'{hint} (choices: {known})")
+        raise UserError(f"there is no {self.kind} {brief(name)}{hint} (choices: {known})")
 
     def _discover(self) -> None:
         if self._discovery != "due":

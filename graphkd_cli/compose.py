@@ -27,7 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
 from graphkd.ablation import quoted
-from graphkd.errors import UserError, check, choices, did_you_mean
+from graphkd.errors import UserError, brief, check, choices, did_you_mean
 
 NOT_VARIED = {"seed", "results", "run_dir", "force", "study", "variant", "plugins"}
 NOT_OPTIONS = ("config_path", "config_name", "experimental_rerun")
@@ -344,8 +344,8 @@ def _parse(overrides: Sequence[str]) -> list[Override]:
     for override in overrides:
         try:
             parsed += OverridesParser.create().parse_overrides([override])
-        except HydraException as error:
-            raise UserError(f"the override '{override}' cannot be read: {_reason(error)}") from error
+        except (HydraException, ValueError, RecursionError) as error:  # numbers and lists beyond all measure
+            raise UserError(f"the override {brief(override)} cannot be read: {_reason(error)}") from error
     return parsed
 
 

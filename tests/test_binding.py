@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graphkd.binding import bind, convert, describe, options_of
-from graphkd.errors import UserError
+from graphkd.errors import UserError, brief
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def test_a_fitting_value_is_converted(value: Any, annotation: Any, expected: Any
     ids=str,
 )
 def test_a_misfit_is_refused_in_the_users_words(value: Any, annotation: Any, words: str) -> None:
-    assert fails(value, annotation) == f"the option is {value!r}, but must be {words}"
+    assert fails(value, annotation) == f"the option is {brief(value)}, but must be {words}"
 
 
 @given(st.integers() | st.floats(allow_nan=False))

@@ -6,7 +6,6 @@ import functools
 import json
 import math
 import os
-import reprlib
 import stat
 import sys
 import types
@@ -15,7 +14,7 @@ from dataclasses import asdict, dataclass, field, is_dataclass
 from typing import Any, Final, Literal, NoReturn
 
 from graphkd.binding import describe
-from graphkd.errors import UserError, check, one_line
+from graphkd.errors import UserError, brief, check, one_line
 from graphkd.report.files import write_atomically
 
 SCHEMA: Final = 1
@@ -186,13 +185,8 @@ def shown(path: str | os.PathLike[str]) -> str:
     return text if text.isprintable() else repr(text)
 
 
-def _brief(value: Any) -> str:
-    text = reprlib.repr(value)
-    return text if len(text) <= LONGEST_SHOWN else text[: LONGEST_SHOWN - 3] + "..."
-
-
 def _shown_key(key: str) -> str:
-    return key if key.isprintable() and len(key) <= LONGEST_SHOWN else _brief(key)
+    return key if key.isprintable() and len(key) <= LONGEST_SHOWN else brief(key)
 
 
 def finite(value: Any) -> Any:
@@ -211,11 +205,11 @@ def _document(content: str | bytes) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise UserError(f"not JSON ({one_line(error)})") from None
     if not isinstance(document, dict):
-        raise UserError(f"holds {_brief(document)}, but must hold a JSON object")
+        raise UserError(f"holds {brief(document)}, but must hold a JSON object")
     check(not _deeper_than(DEEPEST, document), f"nested more than {DEEPEST} levels deep")
     schema = document.get("schema")
     is_known = type(schema) is int and schema == SCHEMA
-    check(is_known, f"'schema' is {_brief(schema)}, but this graphkd reads schema {SCHEMA}")
+    check(is_known, f"'schema' is {brief(schema)}, but this graphkd reads schema {SCHEMA}")
     return document
 
 
@@ -235,7 +229,7 @@ def _check_names(record: Record) -> None:
             continue
         fits = 0 < len(text) <= LONGEST_NAME and text.isprintable()
         rule = f"1 to {LONGEST_NAME} printable characters"
-        check(fits, f"'{name}' is {_brief(text)}, but must be {rule}")
+        check(fits, f"'{name}' is {brief(text)}, but must be {rule}")
     is_whole = record.status != "done" or record.metrics.test_top1_last is not None
     check(is_whole, "'metrics.test_top1_last' is null, but the run is done")
 
@@ -260,7 +254,7 @@ def _decode(value: Any, annotation: Any, name: str) -> Any:
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is types.UnionType:
         return None if value is None else _decode(value, arguments[0], name)
-    check(_fits(value, annotation), f"'{name}' is {_brief(value)}, but must be {_words(annotation)}")
+    check(_fits(value, annotation), f"'{name}' is {brief(value)}, but must be {_words(annotation)}")
     if isinstance(annotation, type) and is_dataclass(annotation):
         return _decode_object(value, annotation, f"{name}.")
     if origin is dict:
