@@ -255,12 +255,15 @@ def test_a_run_on_two_devices_is_one_run(graphkd: Command, small: list[str], tmp
     assert again.returncode == 0
     assert "finished already" in again.stdout
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == written
+    (tmp_path / "torn.safetensors").write_bytes(b"torn")
+    refused = graphkd("run", *small, "teacher.checkpoint=torn.safetensors", "run_dir=refused")
+    assert refused.returncode == 2
+    assert refused.stderr.count("\n") == 1, "all ranks refuse it"
+    assert "torn.safetensors" in refused.stderr
 
 
 @pytest.mark.slow
-def test_torchrun_starts_it_too_and_a_mistake_is_one_line(
-    graphkd: Command, small: list[str], tmp_path: Path
-) -> None:
+def test_torchrun_starts_it_too(graphkd: Command, small: list[str], tmp_path: Path) -> None:
     config = tmp_path / "job.yaml"
     config.write_text(graphkd("run", *small, "--cfg", "job").stdout)
     assert yaml.safe_load(config.read_text())["trainer"]["devices"] == 2
@@ -269,11 +272,6 @@ def test_torchrun_starts_it_too_and_a_mistake_is_one_line(
     ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert ran.returncode == 0, ran.stderr[:4000]
     assert records.read(student_folder(tmp_path / "results") / "record.json").status == "done"
-    (tmp_path / "torn.safetensors").write_bytes(b"torn")
-    refused = graphkd("run", *small, "teacher.checkpoint=torn.safetensors", "run_dir=refused")
-    assert refused.returncode == 2
-    assert refused.stderr.count("\n") == 1
-    assert "torn.safetensors" in refused.stderr
 
 
 def children(parent: int) -> list[int]:

@@ -114,7 +114,7 @@ def check_gone(processes: list[int]) -> None:
         time.sleep(0.1)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_on_two_devices_it_may_be_interrupted_and_lose_its_parent(machine: Machine, common: list[str]) -> None:
     words = [*common, *CASES["shared-full"], "trainer.devices=2"]
     machine.finish([*words, "results=whole"])
