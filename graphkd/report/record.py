@@ -227,9 +227,9 @@ def _check_names(record: Record) -> None:
         text = getattr(record, name)
         if text is None:
             continue
-        fits = 0 < len(text) <= LONGEST_NAME and text.isprintable()
-        rule = f"1 to {LONGEST_NAME} printable characters"
-        check(fits, f"'{name}' is {brief(text)}, but must be {rule}")
+        if not (0 < len(text) <= LONGEST_NAME and text.isprintable()):
+            rule = f"1 to {LONGEST_NAME} printable characters"
+            raise UserError(f"'{name}' is {brief(text)}, but must be {rule}")
     is_whole = record.status != "done" or record.metrics.test_top1_last is not None
     check(is_whole, "'metrics.test_top1_last' is null, but the run is done")
 
@@ -254,7 +254,8 @@ def _decode(value: Any, annotation: Any, name: str) -> Any:
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is types.UnionType:
         return None if value is None else _decode(value, arguments[0], name)
-    check(_fits(value, annotation), f"'{name}' is {brief(value)}, but must be {_words(annotation)}")
+    if not _fits(value, annotation):  # the message is made only then: a report decodes a hundred thousand values
+        raise UserError(f"'{name}' is {brief(value)}, but must be {_words(annotation)}")
     if isinstance(annotation, type) and is_dataclass(annotation):
         return _decode_object(value, annotation, f"{name}.")
     if origin is dict:
