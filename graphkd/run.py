@@ -152,17 +152,23 @@ def load(run_dir: str | Path) -> FinishedRun:
     record = records.read(folder / RECORD)
     check(record.status == "done", f"the run in {folder} is not finished: it is {record.status}")
     config = read_config(folder / CONFIG)
+    untrained = {**config, **{side: _without_weights(config.get(side)) for side in ("student", "teacher")}}
     try:
         if record.kind == "teacher":
-            teacher = plan_teacher(config)
+            teacher = plan_teacher(untrained)
             dataset = teacher.data.build()
             network = teacher.build(dataset)
         else:
-            network, dataset = build_student(config)
+            network, dataset = build_student(untrained)
     except UserError as error:
         raise UserError(f"{folder / CONFIG}: {error}") from error
     load_weights(network, folder / WEIGHTS[record.kind])
     return FinishedRun(record, config, network.eval(), dataset)
+
+
+def _without_weights(node: Any) -> Any:
+    """A network's node without pretrained weights, which need no download where the run's own are loaded."""
+    return {**node, "weights": None} if isinstance(node, Mapping) and node.get("weights") else node
 
 
 def _teach_first(planned: Plan, trainer: Trainer, watcher: Watcher | None) -> None:

@@ -496,6 +496,21 @@ def test_load_needs_neither_the_teachers_file_nor_the_objective(tiny_config: Con
     assert graphkd.load(str(outcome.folder)).record == outcome.record
 
 
+def test_loading_does_not_download_pretrained_weights(tiny_config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    student = {"name": "torchvision/shufflenet_v2_x0_5"}
+    outcome = run(plan(tiny_config({**ALONE, "student": student})))
+    path = outcome.folder / "config.yaml"
+    path.write_text(path.read_text().replace("  name: torchvision/", "  weights: DEFAULT\n  name: torchvision/"))
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("it downloads")
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", refuse)
+    finished = graphkd.load(outcome.folder)
+    assert finished.config["student"]["weights"] == "DEFAULT"
+    assert finished.record == outcome.record
+
+
 def test_load_brings_a_teacher_back_whatever_run_asked_for_it(tiny_config: Config) -> None:
     config = tiny_config(ALONE)
     outcome = run_teacher(config, plan_teacher(config))
