@@ -60,5 +60,5 @@ $(STAMP): $(BIN)/python pyproject.toml Makefile
 		|| { echo "graphkd installs with uv, which is not here and could not be had through pip (see above)" >&2; exit 1; }
 	@echo "installing graphkd and what it needs into .venv (once; torch is large)"
 	@quiet=$$([ -t 2 ] || echo --quiet); \
-	PATH="$$PATH:$(CURDIR)/$(BIN)" uv pip install $$quiet --python $(BIN)/python -e '.[dev]'
+	PATH="$$PATH:$(CURDIR)/$(BIN)" uv pip install $$quiet --compile-bytecode --python $(BIN)/python -e '.[dev]'
 	@echo '$(CURDIR)' >$@

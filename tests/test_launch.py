@@ -255,11 +255,6 @@ def test_a_run_on_two_devices_is_one_run(graphkd: Command, small: list[str], tmp
     assert again.returncode == 0
     assert "finished already" in again.stdout
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == written
-    (tmp_path / "torn.safetensors").write_bytes(b"torn")
-    refused = graphkd("run", *small, "teacher.checkpoint=torn.safetensors", "run_dir=refused")
-    assert refused.returncode == 2
-    assert refused.stderr.count("\n") == 1, "all ranks refuse it"
-    assert "torn.safetensors" in refused.stderr
 
 
 @pytest.mark.slow

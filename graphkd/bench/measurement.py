@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext
 
 import torch
 
@@ -122,8 +123,7 @@ def memory_growth(case: Case, settings: Settings, name: str) -> float | None:
     Returns:
         None where the process died (of too little memory, most likely).
     """
-    server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["graphkd.bench.preload"])
+    server = forkserver()
     receiver, sender = server.Pipe(duplex=False)
     process = server.Process(target=_send_growth, args=(sender, case, settings, name))
     process.start()
@@ -135,6 +135,13 @@ def memory_growth(case: Case, settings: Settings, name: str) -> float | None:
     finally:
         process.join()
     return grown
+
+
+def forkserver() -> ForkServerContext:
+    """Starts processes that have everything imported."""
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(["graphkd.bench.preload"])
+    return server
 
 
 def _send_growth(sender: Connection, case: Case, settings: Settings, name: str) -> None:

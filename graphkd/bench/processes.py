@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import tempfile
 from collections.abc import Callable
 from datetime import timedelta
@@ -13,6 +12,7 @@ import torch
 import torch.distributed as dist
 
 from graphkd.bench.case import Work
+from graphkd.bench.measurement import forkserver
 from graphkd.engine.seeding import initialising
 
 MEETING_TIME = timedelta(minutes=2)
@@ -29,7 +29,7 @@ class Together:
             count: How many processes, of one thread each.
             seed: Of what is initialised.
         """
-        context = multiprocessing.get_context("spawn")
+        context = forkserver()
         self._pipes: list[Connection] = []
         self._folder = tempfile.TemporaryDirectory(prefix="graphkd-")
         meeting = Path(self._folder.name, "meeting")

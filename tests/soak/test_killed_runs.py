@@ -170,3 +170,12 @@ def test_of_two_processes_one_is_killed(machine: Machine, common: list[str], ran
         assert f"rank {rank} of 2 died" in command.output
     machine.finish([*words, "results=torn"])
     assert left_by(torn) == left_by(whole)
+
+
+@pytest.mark.soak
+def test_what_all_of_two_processes_refuse_is_told_once(machine: Machine, common: list[str]) -> None:
+    (machine.folder / "torn.safetensors").write_bytes(b"torn")
+    refused = machine.start([*common, "trainer.devices=2", "teacher.checkpoint=torn.safetensors"])
+    assert refused.wait() == 2
+    assert "torn.safetensors" in refused.output
+    assert refused.output.count("graphkd: ") == 1
