@@ -54,18 +54,20 @@ def main(arguments: Sequence[str]) -> int:
 
 def _row(plan: Plan, gflops: float | None) -> dict[str, str]:
     """The cells of a plan by heading."""
+    from graphkd.bench.results import three_digits
+
     row = {
         "N": f"{plan.samples:,}",
         "B": f"{plan.batch:,}",
         "K": f"{plan.negatives:,}",
         "banks": plan.dtype if plan.length is None else f"queue of {plan.length:,}, {plan.dtype}",
         "processes": f"{plan.world:,}",
-        "held by each (GiB)": _rounded(plan.held / GIB),
-        "in a checkpoint (GiB)": _rounded(plan.saved / GIB),
-        "exchanged by each in a step (MiB)": _rounded(plan.exchanged / MIB),
-        "GFLOP of each in a step": _rounded(plan.flops / 1e9),
+        "held by each (GiB)": three_digits(plan.held / GIB),
+        "in a checkpoint (GiB)": three_digits(plan.saved / GIB),
+        "exchanged by each in a step (MiB)": three_digits(plan.exchanged / MIB),
+        "GFLOP of each in a step": three_digits(plan.flops / 1e9),
     }
-    return row if gflops is None else {**row, f"ms at {gflops:g} GFLOP/s": _rounded(plan.flops / 1e6 / gflops)}
+    return row if gflops is None else {**row, f"ms at {gflops:g} GFLOP/s": three_digits(plan.flops / 1e6 / gflops)}
 
 
 def _parser() -> compose.CommandParser:
@@ -100,7 +102,3 @@ def _value(text: str) -> int | str | None:
     except ValueError:
         return text
     return int(number) if number.is_integer() else text
-
-
-def _rounded(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

@@ -61,12 +61,12 @@ class Results:
             [
                 row.part,
                 row.case,
-                _rounded(row.baseline_ms),
-                _rounded(row.graphkd_ms),
-                _rounded(row.ratio),
-                "" if row.ratio is None else f"{_rounded(row.ratio_min)} to {_rounded(row.ratio_max)}",
-                _rounded(row.baseline_mib),
-                _rounded(row.graphkd_mib),
+                three_digits(row.baseline_ms),
+                three_digits(row.graphkd_ms),
+                three_digits(row.ratio),
+                "" if row.ratio is None else f"{three_digits(row.ratio_min)} to {three_digits(row.ratio_max)}",
+                three_digits(row.baseline_mib),
+                three_digits(row.graphkd_mib),
             ]
             for row in self.rows
         ]
@@ -145,8 +145,8 @@ def _cpu() -> str:
     return models[0] if models else platform.processor() or platform.machine()
 
 
-def _rounded(value: float | None) -> str:
-    """Three digits, or a dash."""
+def three_digits(value: float | None) -> str:
+    """A figure as it is printed, or a dash."""
     if value is None:
         return "-"
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
