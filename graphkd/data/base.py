@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -111,6 +111,30 @@ class Dataset(ABC):
 def check_classes(count: int, where: str) -> None:
     """Raises `UserError` where there are too few classes to tell apart; `where` is the training split's place."""
     check(count >= 2, f"there is one class in {where}, but training needs at least 2")
+
+
+def missing_class_notes(split_labels: Mapping[str, Tensor], class_names: Sequence[str]) -> tuple[str, ...]:
+    """Return a line for each split that lacks images of some classes, with the names of these classes.
+
+    Args:
+        split_labels: Classes of each split's samples, int64 [N]. Of the classes that "train" lacks, only its own
+            line tells.
+        class_names: The name of each class.
+    """
+    present = {split: labels.bincount(minlength=len(class_names)) > 0 for split, labels in split_labels.items()}
+    notes = []
+    for split, has in present.items():
+        lacks = ~has if split == "train" else ~has & present.get("train", torch.tensor(True))
+        missing = [class_names[label] for label in lacks.nonzero().flatten().tolist()]
+        if missing:
+            notes.append(f"{len(missing)} of {len(class_names)} classes have no {split} images: {first_few(missing)}")
+    return tuple(notes)
+
+
+def first_few(names: Sequence[str], most: int = 5) -> str:
+    """Return the first names on one line, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(" ".join(name.split()) for name in names[:most]) + more
 
 
 DATASETS: Registry[Dataset] = Registry("data set", "graphkd.data")

@@ -8,7 +8,7 @@ import torch
 
 from graphkd.data.augment import Augmentation
 from graphkd.data.base import DATASETS
-from graphkd.data.tensor import Split, TensorDataset, stratified_split
+from graphkd.data.tensor import Split, TensorDataset, check_held_out, stratified_split
 from graphkd.errors import check
 
 _MEAN, _STD = (0.305,), (0.376,)
@@ -58,10 +58,14 @@ class Digits(TensorDataset):
         images, labels = _load()
         test, val, train = stratified_split(labels, (test_fraction, val_fraction), split_seed)
         parts = {"train": train, "val": val, "test": test}
+        shares = {"test": test_fraction, "val": val_fraction}
         if val_fraction == 0:
-            del parts["val"]
+            del parts["val"], shares["val"]
+        splits = {name: _keep(Split(images[part], labels[part]), kept) for name, part in parts.items()}
+        pool = torch.cat([split.labels for split in splits.values()])
+        check_held_out(pool, shares, {name: split.labels for name, split in splits.items()})
         super().__init__(
-            {name: _keep(Split(images[part], labels[part]), kept) for name, part in parts.items()},
+            splits,
             class_names=[str(digit) for digit in kept],
             mean=_MEAN,
             std=_STD,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,16 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from graphkd.data.augment import Augmentation
-from graphkd.data.base import DATASETS, check_classes
+from graphkd.data.base import DATASETS, first_few, missing_class_notes
 from graphkd.data.cache import cache_folder, cached, describe_files, same_files, sampled_hash
 from graphkd.data.decoded import Decoded, DecodedDataset
 from graphkd.data.images import Source, check_channels, decode_images, note_broken
+from graphkd.data.labels import FileLabels, number_labels
 from graphkd.data.tensor import SPLITS, Split
-from graphkd.errors import UserError, check, choices, did_you_mean, one_line
+from graphkd.errors import UserError, brief, check, choices, did_you_mean, one_line
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -35,9 +36,11 @@ _MOST_CLASSES = 10_000_000
 class Parquet(DecodedDataset):
     """Parquet files with a column of encoded images and one of labels, decoded once into memory.
 
-    The image column holds PNG or JPEG bytes, or structs of `bytes` and `path` as on the Hugging Face hub; the label
-    column integers or texts. The classes are those that the hub's metadata name, else the texts of the training
-    split in alphabetical order, else 0 to `num_classes` - 1. Rows count from 0.
+    The image column holds encoded images (PNG, JPEG, ...), paths of such files, or structs of `bytes` and `path` as on
+    the Hugging Face hub, whose path counts where there are no bytes; the label column integers, texts or booleans.
+    The classes are those that the hub's metadata in the training files name, else the texts of the training split in
+    alphabetical order, else 0 to `num_classes` - 1. Labels of all files are matched by these names; see
+    `number_labels`. Rows count from 0.
 
     Args:
         train: The training split: a file, a pattern (`data/train-*.parquet`), or a list of those.
@@ -45,10 +48,13 @@ class Parquet(DecodedDataset):
         val: The validation split, likewise; None for none, or with a `val_fraction`.
         image_column: The column of the images.
         label_column: The column of the labels.
+        root: The folder that paths of images are relative to. None: that of their Parquet file.
         image_size: Height and width in pixels of the central square that images are resized to (bilinear,
             antialiased). None: all images have one size.
         in_channels: 3 for colour, 1 for grey; images are converted.
         num_classes: How many classes there are. None: as many as the files name, or as the training labels show.
+        relabel: Whether the classes are only those of the training labels, numbered anew in their order: for labels
+            that start at 1 or have gaps.
         train_fraction: Part of the training split to train on, stratified.
         val_fraction: Share of the training images for validation.
         test_fraction: Share of the training images for testing.
@@ -67,7 +73,7 @@ class Parquet(DecodedDataset):
         UserError: A file, column, image or label is missing or wrong; the message names file and row.
     """
 
-    NOT_IDENTITY: ClassVar[frozenset[str]] = frozenset({*SPLITS, "cache"})
+    NOT_IDENTITY: ClassVar[frozenset[str]] = frozenset({*SPLITS, "root", "cache"})
 
     def __init__(
         self,
@@ -76,9 +82,11 @@ class Parquet(DecodedDataset):
         val: Paths = None,
         image_column: str = "image",
         label_column: str = "label",
+        root: str | None = None,
         image_size: int | None = None,
         in_channels: int = 3,
         num_classes: int | None = None,
+        relabel: bool = False,
         train_fraction: float = 1.0,
         val_fraction: float = 0.0,
         test_fraction: float = 0.0,
@@ -98,15 +106,16 @@ class Parquet(DecodedDataset):
         fits = num_classes is None or 2 <= num_classes <= _MOST_CLASSES
         check(fits, f"num_classes is {num_classes}, but must be at least 2 and at most {_MOST_CLASSES}")
         files = _split_files({"train": train, "val": val, "test": test})
-        reader = _Reader(files, image_column, label_column, image_size, in_channels, num_classes, skip_broken)
-        every = [file for split in files.values() for file in split]
+        reader = _Reader(
+            files, image_column, label_column, root, image_size, in_channels, num_classes, relabel, skip_broken
+        )
         super().__init__(
             lambda: cached(
-                folder=cache_folder(cache, every[0].parent),
+                folder=cache_folder(cache, files["train"][0].parent),
                 options=reader.options,
-                source=lambda: describe_files(every),
+                source=lambda: describe_files(reader.sources()),
                 decode=reader.read,
-                same=lambda stored: same_files(every, stored),
+                same=lambda stored: same_files(reader.sources(), stored),
             ),
             Augmentation(padding, flip, cutout, rand_augment, rand_magnitude), mean, std, train_fraction,
             {"test": test_fraction, "val": val_fraction}, split_seed,
@@ -114,21 +123,21 @@ class Parquet(DecodedDataset):
 
     @classmethod
     def fingerprint(cls, options: Mapping[str, Any]) -> dict[str, Any]:
-        """A hash of each file's size and of a sample of its content, by split."""
-        files = _split_files({name: options[name] for name in SPLITS})
-        return {name: [sampled_hash(file) for file in split] for name, split in files.items()}
+        """Return hashes of each split's files, with one of all images that these name, and how labels are matched.
 
-
-@dataclass(frozen=True)
-class _Labels:
-    """One split's labels as the files have them: numbers or texts, and the names that the files give to numbers."""
-
-    values: np.ndarray
-    names: tuple[str, ...] | None
-
-    @property
-    def are_texts(self) -> bool:
-        return self.values.dtype == object
+        A hash is of a file's size and of a sample of its content. Labels are matched by name where files differ in
+        the names; runs that took such labels for numbers are others.
+        """
+        found: dict[str, Any] = {}
+        known: set[tuple[str, ...] | None] = {None}
+        for name, split in _split_files({name: options[name] for name in SPLITS}).items():
+            opened = [_Open.of(file) for file in split]
+            found[name] = [sampled_hash(file) for file in split]
+            named = [image for file in opened for image in file.named_images(options["image_column"], options["root"])]
+            if named:
+                found[name].append(hashlib.sha256("".join(map(sampled_hash, named)).encode()).hexdigest())
+            known.update(file.names(options["label_column"]) for file in opened)
+        return {**found, "labels": "by name"} if len(known) > 2 else found
 
 
 @dataclass(frozen=True)
@@ -138,107 +147,77 @@ class _Reader:
     files: dict[str, list[Path]]
     image_column: str
     label_column: str
+    root: str | None
     image_size: int | None
     channels: int
     num_classes: int | None
+    relabel: bool
     skip_broken: bool
 
     @property
     def options(self) -> dict[str, Any]:
         """What the decoded images depend on beside the files' content."""
         return {
+            "labels": "by name",
             **{name: [[file.name, file.stat().st_size] for file in split] for name, split in self.files.items()},
             **{name: getattr(self, name) for name in ("image_column", "label_column", "image_size", "channels")},
-            **{name: getattr(self, name) for name in ("num_classes", "skip_broken")},
+            **{name: getattr(self, name) for name in ("num_classes", "relabel", "skip_broken")},
         }
+
+    def sources(self) -> list[Path]:
+        """Return every file that the decoded images come from: the Parquet files, and the images that they name."""
+        every = [file for split in self.files.values() for file in split]
+        return [
+            *every,
+            *(image for file in every for image in _Open.of(file).named_images(self.image_column, self.root)),
+        ]
 
     def read(self) -> Decoded:
         opened = {name: [_Open.of(file) for file in split] for name, split in self.files.items()}
         for split in opened.values():
             for file in split:
                 file.check_columns(self.image_column, self.label_column)
-        labels = {name: self._labels(split) for name, split in opened.items()}
-        class_names, numbers = self._classes(labels, opened)
+        labels = {name: [file.labels(self.label_column) for file in split] for name, split in opened.items()}
+        for name, parts in labels.items():
+            check(any(len(part.values) for part in parts), f"the {name} split has no rows ({parts[0].file})")
+        numbered = number_labels(labels, self.label_column, self.num_classes, self.relabel)
         splits: dict[str, Split] = {}
-        notes: tuple[str, ...] = ()
+        notes = _given_twice(self.files) + numbered.notes
         skipped = 0
         for name, split in opened.items():
-            rows = len(numbers[name])
+            rows = len(numbered.labels[name])
             images = decode_images(
                 self._sources(split), rows, _row_namer(split), self.channels, self.image_size, self.skip_broken
             )
-            splits[name] = Split(images.pixels, numbers[name][images.kept])
+            splits[name] = Split(images.pixels, numbered.labels[name][images.kept])
             notes += note_broken(name, rows, images.broken)
             skipped += len(images.broken)
-        return Decoded(splits, class_names, skipped, notes)
+        return Decoded(splits, numbered.class_names, skipped, notes + self._missing(splits, numbered.class_names))
 
     def _sources(self, split: Sequence[_Open]) -> Iterator[list[Source]]:
         for file in split:
-            for column in file.parts(self.image_column):
-                yield (column.field("bytes") if file.has_structs(self.image_column) else column).to_pylist()
+            row = 0
+            for sources in file.images(self.image_column, self.root):
+                for at, source in enumerate(sources):
+                    if isinstance(source, str) and not os.path.isfile(source):
+                        where = f"row {row + at} of {file.path}"
+                        check(
+                            self.skip_broken,
+                            f"broken image: {where}: there is no file {brief(source)} (data.root=FOLDER says where "
+                            "paths begin, data.skip_broken=true leaves such images out)",
+                        )
+                        sources[at] = None
+                row += len(sources)
+                yield sources
 
-    def _labels(self, split: Sequence[_Open]) -> _Labels:
-        parts = [file.labels(self.label_column) for file in split]
-        for file, part in zip(split, parts, strict=True):
-            check(
-                part.are_texts == parts[0].are_texts,
-                f"column '{self.label_column}' is of another type in {file.path} than in {split[0].path}",
-            )
-        return _Labels(np.concatenate([part.values for part in parts]), parts[0].names)
-
-    def _classes(
-        self, labels: Mapping[str, _Labels], opened: Mapping[str, Sequence[_Open]]
-    ) -> tuple[tuple[str, ...], dict[str, Tensor]]:
-        """The names of the classes, and the labels of each split as their positions, int64 [N]."""
-        train = labels["train"]
-        for name, split in labels.items():
-            check(len(split.values) > 0, f"the {name} split has no rows ({opened[name][0].path})")
-            check(
-                split.are_texts == train.are_texts,
-                f"column '{self.label_column}' is of another type in {opened[name][0].path} "
-                f"than in {opened['train'][0].path}",
-            )
-        if train.are_texts:
-            names = tuple(sorted(set(train.values)))
-            known = range(len(names)) if self.num_classes is None else range(self.num_classes)
-            check(len(names) == len(known), f"num_classes is {len(known)}, but the training labels are {len(names)}")
-            check_classes(len(names), str(opened["train"][0].path))
-            numbers = {name: self._text_numbers(split, names, opened[name]) for name, split in labels.items()}
-            return names, numbers
-        count = self.num_classes or (len(train.names) if train.names else self._count(train, opened["train"]))
-        check_classes(count, str(opened["train"][0].path))
-        names = train.names or tuple(str(label) for label in range(count))
-        check(len(names) == count, f"num_classes is {count}, but {opened['train'][0].path} names {len(names)} classes")
-        for name, split in labels.items():
-            wrong = np.flatnonzero((split.values < 0) | (split.values >= count))
-            self._check_rows(wrong, split, opened[name], f"but labels must lie in 0 .. {count - 1}")
-            strange = np.flatnonzero(~np.isin(split.values, train.values))
-            self._check_rows(strange, split, opened[name], "a class that the training split lacks")
-        return names, {name: torch.from_numpy(split.values) for name, split in labels.items()}
-
-    def _count(self, train: _Labels, opened: Sequence[_Open]) -> int:
-        """How many classes the training labels show; a column of other numbers (times, identifiers) shows too many."""
-        count, rows = int(train.values.max()) + 1, len(train.values)
-        check(
-            count <= rows,
-            f"column '{self.label_column}' of {opened[0].path} goes up to {count - 1} in {rows} training rows: "
-            "data.num_classes=N if there are so many classes, else another data.label_column",
-        )
-        return count
-
-    def _text_numbers(self, split: _Labels, names: Sequence[str], opened: Sequence[_Open]) -> Tensor:
-        position = {name: number for number, name in enumerate(names)}
-        numbers = np.array([position.get(value, -1) for value in split.values], dtype=np.int64)
-        self._check_rows(np.flatnonzero(numbers < 0), split, opened, "a class that the training split lacks")
-        return torch.from_numpy(numbers)
-
-    def _check_rows(self, wrong: np.ndarray, split: _Labels, opened: Sequence[_Open], why: str) -> None:
-        if len(wrong):
-            row = int(wrong[0])
-            raise UserError(
-                f"{_row_namer(opened)(row)}: column '{self.label_column}' is {split.values[row]!s}, {why} "
-                f"({len(wrong)} such rows)"
-            )
+    def _missing(self, splits: Mapping[str, Split], class_names: Sequence[str]) -> tuple[str, ...]:
+        """Return what to say of classes without images, and how to leave out those that cannot be learnt."""
+        notes = missing_class_notes({name: split.labels for name, split in splits.items()}, class_names)
+        shown = [class_names[label] for label in np.unique(splits["train"].labels.numpy())]
+        if len(shown) < len(class_names) and self.num_classes is None:  # the training split's note is the first
+            fix = f"data.relabel=true numbers the {len(shown)} that have some ({first_few(shown)}) from 0"
+            notes = (f"{notes[0]}; {fix}", *notes[1:])
+        return notes
 
 
 @dataclass(frozen=True)
@@ -257,61 +236,72 @@ class _Open:
         try:
             parquet = pq.ParquetFile(path)
             return cls(path, parquet, parquet.schema_arrow)
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise UserError(f"{path} is no readable Parquet file ({one_line(error)})") from error
 
     def check_columns(self, image_column: str, label_column: str) -> None:
-        """Both are there and of a type that can be read."""
+        """Check that both are there, once, and of a type that can be read."""
         from pyarrow import types
 
-        names = self.schema.names
-        for option, column in (("image_column", image_column), ("label_column", label_column)):
-            hint = did_you_mean(column, names)
-            check(
-                column in names,
-                f"{self.path} has no column '{column}'{hint} (data.{option}; its columns: {choices(names)})",
-            )
-        kind = self.schema.field(image_column).type
-        if types.is_struct(kind):
-            kind = kind.field("bytes").type if kind.get_field_index("bytes") >= 0 else kind
+        kind = self._type(image_column, "image_column")
+        parts = [kind.field(name).type for name in _parts(kind)] if types.is_struct(kind) else [kind]
+        parts = [part for part in parts if not types.is_null(part)]
         check(
-            types.is_binary(kind) or types.is_large_binary(kind),
-            f"column '{image_column}' of {self.path} is {kind}, but must hold encoded images (data.image_column)",
+            len(parts) > 0 and all(map(_holds_images, parts)),
+            f"column '{image_column}' of {self.path} is {kind}, but must hold encoded images or their paths "
+            "(data.image_column)",
         )
-        kind = self._label_type(label_column)
+        kind = _value_type(self._type(label_column, "label_column"))
         check(
-            types.is_integer(kind) or types.is_string(kind) or types.is_large_string(kind),
-            f"column '{label_column}' of {self.path} is {kind}, but must hold integers or texts (data.label_column)",
+            types.is_integer(kind) or types.is_boolean(kind) or _is_text(kind),
+            f"column '{label_column}' of {self.path} is {kind}, but must hold integers, texts or booleans "
+            "(data.label_column)",
         )
 
-    def has_structs(self, column: str) -> bool:
+    def labels(self, column: str) -> FileLabels:
+        """Return one column's values; each row must have one."""
         from pyarrow import types
 
-        return bool(types.is_struct(self.schema.field(column).type))
-
-    def labels(self, column: str) -> _Labels:
-        """One column's values; each row must have one."""
-        from pyarrow import types
-
-        values = self._read(column)
-        if values.null_count:
-            row = values.is_null().to_pylist().index(True)
-            raise UserError(f"row {row} of {self.path}: column '{column}' is empty")
-        if types.is_integer(self._label_type(column)):
-            numbers = values.to_pylist()
-            check(max(numbers, default=0) < 2**63, f"column '{column}' of {self.path} goes beyond 64-bit integers")
-            return _Labels(np.array(numbers, dtype=np.int64), self._names(column))
-        return _Labels(np.array(values.to_pylist(), dtype=object), None)
-
-    def parts(self, column: str) -> Iterator[pa.Array]:
-        """One column's values, some rows at a time."""
+        kind = _value_type(self.schema.field(column).type)
         with self._reading(column):
-            for batch in self.parquet.iter_batches(_ROWS, columns=[column]):
-                yield batch.column(0)
+            values = self.parquet.read(columns=[column]).column(column).to_pylist()
+        if None in values:
+            raise UserError(f"row {values.index(None)} of {self.path}: column '{column}' is empty")
+        if _is_text(kind):
+            return FileLabels(self.path, np.array(values, dtype=object))
+        check(max(values, default=0) < 2**63, f"column '{column}' of {self.path} goes beyond 64-bit integers")
+        names = ("False", "True") if types.is_boolean(kind) else self.names(column)
+        return FileLabels(self.path, np.array(values, dtype=np.int64), names)
 
-    def _read(self, column: str) -> pa.ChunkedArray:
+    def images(self, column: str, root: str | None) -> Iterator[list[Source]]:
+        """Yield one column's images, some rows at a time; paths begin at `root`, or else where this file is."""
+        folder = self.path.parent if root is None else Path(root).expanduser()
         with self._reading(column):
-            return self.parquet.read(columns=[column]).column(0)
+            for images in map(_images, self._batches(column)):
+                yield [os.path.join(folder, image) if isinstance(image, str) else image for image in images]
+
+    def names(self, column: str) -> tuple[str, ...] | None:
+        """Return the class names in the metadata of the Hugging Face hub's files; None without any of use."""
+        try:
+            metadata = json.loads((self.schema.metadata or {})[b"huggingface"])
+            names = metadata["info"]["features"][column]["names"]
+        except (KeyError, ValueError, TypeError, RecursionError):
+            return None
+        if not names or not isinstance(names, list) or not all(isinstance(name, str | int) for name in names):
+            return None
+        return tuple(str(name).encode(errors="replace").decode() for name in names)
+
+    def named_images(self, column: str, root: str | None) -> list[Path]:
+        """Return the files that rows name instead of holding images; not those that are missing."""
+        if not self._may_name_images(column):
+            return []
+        named = (image for images in self.images(column, root) for image in images if isinstance(image, str))
+        return [Path(image) for image in named if os.path.isfile(image)]
+
+    def _batches(self, column: str) -> Iterator[pa.Array]:
+        for group in range(self.parquet.num_row_groups):  # dictionaries in structs cannot be read across two
+            for batch in self.parquet.iter_batches(_ROWS, row_groups=[group], columns=[column]):
+                yield batch.column(column)
 
     @contextmanager
     def _reading(self, column: str) -> Iterator[None]:
@@ -319,23 +309,87 @@ class _Open:
 
         try:
             yield
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise UserError(f"column '{column}' of {self.path} cannot be read ({one_line(error)})") from error
 
-    def _label_type(self, column: str) -> pa.DataType:
+    def _type(self, column: str, option: str) -> pa.DataType:
+        names = self.schema.names
+        count, hint = names.count(column), did_you_mean(column, names)
+        check(count > 0, f"{self.path} has no column '{column}'{hint} (data.{option}; its columns: {choices(names)})")
+        check(count == 1, f"{self.path} has {count} columns '{column}' (data.{option}), but must have one")
+        return self.schema.field(column).type
+
+    def _may_name_images(self, column: str) -> bool:
+        """Return whether rows may name their images' files instead of holding images, as the footer tells."""
         from pyarrow import types
 
-        kind = self.schema.field(column).type
-        return kind.value_type if types.is_dictionary(kind) else kind
+        kind = self.schema.field(column).type if self.schema.names.count(column) == 1 else None
+        if kind is None or not types.is_struct(kind):
+            return kind is not None and _is_text(_value_type(kind))
+        footer = self.parquet.metadata
+        place = {self.parquet.schema.column(index).path: index for index in range(footer.num_columns)}
+        held = place.get(f"{column}.bytes")
+        if held is None:
+            return True
+        counts = [footer.row_group(group).column(held).statistics for group in range(footer.num_row_groups)]
+        return any(count is None or not count.has_null_count or count.null_count > 0 for count in counts)
 
-    def _names(self, column: str) -> tuple[str, ...] | None:
-        """The class names in the metadata that the Hugging Face hub's files have."""
-        try:
-            metadata = json.loads((self.schema.metadata or {})[b"huggingface"])
-            names = metadata["info"]["features"][column]["names"]
-        except (KeyError, ValueError, TypeError):
-            return None
-        return tuple(str(name) for name in names)
+
+def _value_type(kind: pa.DataType) -> pa.DataType:
+    from pyarrow import types
+
+    return kind.value_type if types.is_dictionary(kind) else kind
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    from pyarrow import types
+
+    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    from pyarrow import types
+
+    return bool(types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind))
+
+
+def _holds_images(kind: pa.DataType) -> bool:
+    """Whether values of a type can be encoded images (also as lists of their bytes), or paths."""
+    from pyarrow import types
+
+    kind = _value_type(kind)
+    binary = (types.is_binary, types.is_large_binary, types.is_binary_view, types.is_fixed_size_binary, _is_text)
+    return any(fits(kind) for fits in binary) or (_is_list(kind) and types.is_integer(kind.value_type))
+
+
+def _parts(struct: pa.DataType) -> list[str]:
+    """Return the fields of an image on the Hugging Face hub that are there; the first that is not null counts."""
+    return [name for name in ("bytes", "path") if struct.get_field_index(name) >= 0]
+
+
+def _images(column: pa.Array) -> list[Source]:
+    """Return encoded images, or paths where there are none."""
+    from pyarrow import types
+
+    if types.is_struct(column.type):
+        parts = [_images(column.field(name)) for name in _parts(column.type)]
+        return [next((image for image in row if image is not None), None) for row in zip(*parts, strict=True)]
+    if _is_list(column.type):
+        return [
+            np.asarray(row.values.fill_null(0)).astype(np.uint8).tobytes() if row.is_valid else None for row in column
+        ]
+    images: list[Source] = column.to_pylist()
+    return images
+
+
+def _given_twice(files: Mapping[str, Sequence[Path]]) -> tuple[str, ...]:
+    """Return what to say of files that are given more than once."""
+    places: dict[Path, list[str]] = {}
+    for name, split in files.items():
+        for file in split:
+            places.setdefault(file.resolve(), []).append(f"data.{name}")
+    twice = [f"{file.name} (in {' and '.join(where)})" for file, where in places.items() if len(where) > 1]
+    return (f"files are given more than once: {first_few(twice)}",) if twice else ()
 
 
 def _row_namer(split: Sequence[_Open]) -> Callable[[int], str]:

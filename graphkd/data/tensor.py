@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from graphkd.data.augment import Augmentation, random_bits
 from graphkd.data.base import Batch, Dataset
-from graphkd.errors import check, choices
+from graphkd.errors import UserError, check, choices
 
 SPLITS = ("train", "val", "test")
 _STATISTICS_BATCH = 2048  # images counted at a time
@@ -153,8 +154,7 @@ def stratified_split(labels: Tensor, fractions: Sequence[float], seed: int) -> l
     """
     ranks, sizes = _class_ranks(labels, seed)
     shares = torch.tensor(fractions, dtype=torch.float64).cumsum(0)
-    bounds = (sizes[:, None] * shares).round().minimum(sizes[:, None] - 1)
-    parts = (ranks[:, None] >= bounds).sum(1)
+    parts = (ranks[:, None] >= _bounds(sizes[:, None], shares)).sum(1)
     return [(parts == part).nonzero().flatten() for part in range(len(fractions) + 1)]
 
 
@@ -174,6 +174,26 @@ def stratified_subset(labels: Tensor, fraction: float, seed: int) -> Tensor:
     check_fractions(fraction, {})
     ranks, sizes = _class_ranks(labels, seed)
     return (ranks < (sizes * fraction).round().clamp(min=1)).nonzero().flatten()
+
+
+def check_held_out(labels: Tensor, shares: Mapping[str, float], parts: Mapping[str, Tensor]) -> None:
+    """Check that each part that was cut off by `stratified_split` has a sample.
+
+    Args:
+        labels: Classes of the samples that were cut, int64 [N], on the CPU.
+        shares: Share of each part, in the order of the cut.
+        parts: The samples of each part, of any kind that has a length.
+
+    Raises:
+        UserError: A part is empty; the message names its option and the smallest share that gives a sample.
+    """
+    sizes, before = labels.bincount().double(), 0.0
+    for name, share in shares.items():
+        if len(parts[name]) == 0:
+            least = _least_share(sizes[sizes > 0], before)
+            enough = "and no share does" if least is None else f"but {name}_fraction={least:g} gives one"
+            raise UserError(f"{name}_fraction={share:g} of {len(labels)} images gives no sample, {enough}")
+        before += share
 
 
 def check_fractions(train_fraction: float, held_out: Mapping[str, float]) -> None:
@@ -198,7 +218,7 @@ def hold_out(splits: Mapping[str, Split], shares: Mapping[str, float], seed: int
         seed: Chooses the samples.
 
     Raises:
-        UserError: There is such a split already.
+        UserError: There is such a split already, or a new one has no sample.
     """
     wanted = {name: share for name, share in shares.items() if share}
     for name, share in wanted.items():
@@ -208,6 +228,7 @@ def hold_out(splits: Mapping[str, Split], shares: Mapping[str, float], seed: int
     images, labels = splits["train"]
     *parts, rest = stratified_split(labels, list(wanted.values()), seed)
     indices = {"train": rest, **dict(zip(wanted, parts, strict=True))}
+    check_held_out(labels, wanted, indices)
     return {**splits, **{name: Split(images[index], labels[index]) for name, index in indices.items()}}
 
 
@@ -239,6 +260,22 @@ def _class_ranks(labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
     ranks = torch.empty_like(labels)
     ranks[order] = torch.arange(len(labels)) - starts[labels[order]]
     return ranks, sizes[labels].double()
+
+
+def _bounds(sizes: Tensor, shares: Tensor | float) -> Tensor:
+    """How many samples of classes of these sizes lie in the parts up to these shares; one at least is left."""
+    return (sizes * shares).round().minimum(sizes - 1)
+
+
+def _least_share(sizes: Tensor, before: float) -> float | None:
+    """The smallest share, in two digits, that takes a sample of a class after the share `before`; None for none."""
+    taken = _bounds(sizes, before)
+    limits = ((taken + 0.5) / sizes - before)[taken + 1 < sizes]  # a share above its limit rounds up to a sample
+    if len(limits) == 0:
+        return None
+    limit = max(float(limits.min()), 1e-9)
+    unit = 10.0 ** (math.floor(math.log10(limit)) - 1)
+    return (math.floor(limit / unit + 1e-6) + 1) * unit
 
 
 def cut(indices: Tensor, batch_size: int) -> tuple[Tensor, ...]:

@@ -412,10 +412,10 @@ def test_more_processes_than_a_machine_can_bear_are_not_started(refuse: Any) -> 
     refuse(["run", "trainer.accelerator=cpu", "trainer.devices=9999", *sizes], "devices is 9999", "CPU cores")
 
 
-def parquet_of(**columns: pa.Array) -> bytes:
-    """A Parquet file of some columns."""
+def parquet_of(as_label: str | None = None, **columns: pa.Array) -> bytes:
+    """A Parquet file of some columns, one of them called `label` as well if asked for."""
     file = io.BytesIO()
-    pq.write_table(pa.table(columns), file)
+    pq.write_table(pa.table(list(columns.values()), ["label" if name == as_label else name for name in columns]), file)
     return file.getvalue()
 
 
@@ -466,6 +466,29 @@ PARQUET: dict[str, tuple[Callable[[], bytes], list[str], list[str]]] = {
     "two channels": (parquet, ["data.in_channels=2"], ["in_channels is 2"]),
     "padding beyond the images": (parquet, ["data.padding=1000000"], ["padding is 1000000", "8 pixels"]),
     "statistics of another image": (parquet, ["data.mean=[0.5]"], ["mean has 1 value", "3 channels"]),
+    "a share without a sample": (
+        parquet,
+        ["data.test=null", "data.test_fraction=0.25", "data.val_fraction=0.01"],
+        ["val_fraction=0.01 of 8 images gives no sample", "val_fraction=0.13"],
+    ),
+    "two columns of one name": (
+        lambda: parquet_of(image=pa.array([png()] * 2), label=pa.array([0, 1]), other=pa.array([1, 1]), as_label="other"),
+        [],
+        ["bad.parquet has 2 columns 'label'"],
+    ),
+    "images that are not there": (
+        lambda: parquet_of(image=pa.array(["no.png"] * 2), label=pa.array([0, 1])),
+        [],
+        ["row 0 of bad.parquet", "no.png", "data.root"],
+    ),
+    "texts of no alphabet": (
+        lambda: parquet_of(
+            image=pa.array([png()] * 2),
+            label=pa.Array.from_buffers(pa.string(), 2, pa.array([b"\xff", b"a"]).buffers()),
+        ),
+        [],
+        ["'label'", "bad.parquet", "UnicodeDecodeError"],
+    ),
     "no deviation": (parquet, ["data.std=[0, 1, 1]"], ["std is [0.0, 1.0, 1.0]"]),
     "no test split": (parquet, ["data.test=null"], ["data.test"]),
 }

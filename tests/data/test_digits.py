@@ -116,7 +116,14 @@ def test_crops_but_does_not_flip_by_default() -> None:
         ({"test_fraction": 1.0}, "test_fraction is 1.0"),
         ({"val_fraction": -0.1}, "val_fraction is -0.1"),
         ({"val_fraction": 0.8}, "leave nothing to train on"),
-        ({"val_fraction": 1e-6}, "val split is empty"),
+        (
+            {"val_fraction": 1e-6},
+            "val_fraction=1e-06 of 1797 images gives no sample, but val_fraction=0.00055 gives one",
+        ),
+        (
+            {"classes": [0, 1], "test_fraction": 0.001},
+            "test_fraction=0.001 of 360 images gives no sample, but test_fraction=0.0028 gives one",
+        ),
         ({"train_fraction": 0.0}, "train_fraction is 0.0"),
         ({"padding": -1}, "padding is -1"),
         ({"classes": []}, r"classes is \[\], but must be two or more"),

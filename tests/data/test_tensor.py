@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from typing import Any
 
 import pytest
@@ -191,6 +193,34 @@ def test_bad_requests() -> None:
         next(data.train_batches(torch.arange(23), 0, 0, "cpu"))
     with pytest.raises(UserError, match="batch_size is 0"):
         data.num_train_batches(0)
+
+
+@given(label_lists, st.sampled_from([0.0, 0.1, 0.5]), st.floats(1e-6, 0.1))
+def test_a_share_without_a_sample_is_refused_with_the_smallest_that_gives_one(
+    labels: list[int], test: float, val: float
+) -> None:
+    classes = torch.tensor(labels)
+    train = {"train": Split(torch.zeros(len(labels), 1, 1, 1, dtype=torch.uint8), classes)}
+    try:
+        splits = hold_out(train, {"test": test, "val": val}, seed=0)
+    except UserError as error:
+        name, share = ("test", test) if str(error).startswith("test") else ("val", val)
+        assert str(error).startswith(f"{name}_fraction={share:g} of {len(labels)} images gives no sample, ")
+        found = re.search(r"but (test|val)_fraction=(\S+) gives one$", str(error))
+        before = (test,) if name == "val" else ()
+
+        def gives_one(share: float) -> bool:
+            return len(stratified_split(classes, (*before, share), 0)[-2]) > 0
+
+        if found is None:
+            assert str(error).endswith("nor does any other share: each class keeps an image to train on")
+            assert not gives_one(0.999 - sum(before))
+        else:
+            least = float(found[2])
+            assert gives_one(least)
+            assert not gives_one(least - 10.0 ** (math.floor(math.log10(least)) - 1) - 1e-9)
+    else:
+        assert all(len(split.labels) > 0 for split in splits.values())
 
 
 def test_held_out_splits_are_those_of_stratified_split() -> None:
