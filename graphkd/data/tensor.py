@@ -191,8 +191,9 @@ def check_held_out(labels: Tensor, shares: Mapping[str, float], parts: Mapping[s
     for name, share in shares.items():
         if len(parts[name]) == 0:
             least = _least_share(sizes[sizes > 0], before)
-            enough = "and no share does" if least is None else f"but {name}_fraction={least:g} gives one"
-            raise UserError(f"{name}_fraction={share:g} of {len(labels)} images gives no sample, {enough}")
+            none = "nor does any other share: each class keeps an image to train on"
+            fix = none if least is None else f"but {name}_fraction={least:g} gives one"
+            raise UserError(f"{name}_fraction={share:g} of {len(labels)} images gives no sample, {fix}")
         before += share
 
 

@@ -472,7 +472,9 @@ PARQUET: dict[str, tuple[Callable[[], bytes], list[str], list[str]]] = {
         ["val_fraction=0.01 of 8 images gives no sample", "val_fraction=0.13"],
     ),
     "two columns of one name": (
-        lambda: parquet_of(image=pa.array([png()] * 2), label=pa.array([0, 1]), other=pa.array([1, 1]), as_label="other"),
+        lambda: parquet_of(
+            image=pa.array([png()] * 2), label=pa.array([0, 1]), other=pa.array([1, 1]), as_label="other"
+        ),
         [],
         ["bad.parquet has 2 columns 'label'"],
     ),

@@ -14,5 +14,7 @@ def test_classes_that_a_split_lacks_are_named() -> None:
         "1 of 9 classes have no train images: class 2",
         "7 of 9 classes have no test images: class 0, class 1, class 3, class 4, class 5 and 2 more",
     )
-    assert missing_class_notes({"test": torch.tensor([0])}, ["a", "b\nc"]) == ("1 of 2 classes have no test images: b c",)
+    assert missing_class_notes({"test": torch.tensor([0])}, ["a", "b\nc"]) == (
+        "1 of 2 classes have no test images: b c",
+    )
     assert missing_class_notes({"train": torch.arange(2), "test": torch.arange(2)}, ["a", "b"]) == ()

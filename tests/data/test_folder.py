@@ -211,6 +211,14 @@ def test_rand_augment_of_small_and_large_images(large: Path, image_size: int, in
     assert torch.equal(joined(data.train_batches(order.flip(0), 3, 7, "cpu")).images.flip(0), whole)
 
 
+@pytest.mark.parametrize("image_size", [96, 100])
+def test_a_share_without_an_image_is_told(large: Path, image_size: int) -> None:
+    told = "val_fraction=0.01 of 10 images gives no sample, but val_fraction=0.084 gives one"
+    with pytest.raises(UserError, match=told):
+        folder(large, image_size=image_size, val_fraction=0.01, cache=False)
+    assert "val" in folder(large, image_size=image_size, val_fraction=0.084, cache=False).splits
+
+
 def test_large_subsets_keep_their_files(large: Path) -> None:
     data = folder(large, image_size=105, workers=0, val_fraction=0.5, **PLAIN)
     assert data.splits == ("train", "val", "test")

@@ -201,26 +201,29 @@ def test_a_share_without_a_sample_is_refused_with_the_smallest_that_gives_one(
 ) -> None:
     classes = torch.tensor(labels)
     train = {"train": Split(torch.zeros(len(labels), 1, 1, 1, dtype=torch.uint8), classes)}
+    message = ""
     try:
         splits = hold_out(train, {"test": test, "val": val}, seed=0)
     except UserError as error:
-        name, share = ("test", test) if str(error).startswith("test") else ("val", val)
-        assert str(error).startswith(f"{name}_fraction={share:g} of {len(labels)} images gives no sample, ")
-        found = re.search(r"but (test|val)_fraction=(\S+) gives one$", str(error))
-        before = (test,) if name == "val" else ()
+        message, splits = str(error), {}
+    assert all(len(split.labels) > 0 for split in splits.values())
+    if splits:
+        return
+    name, share, before = ("test", test, ()) if message.startswith("test") else ("val", val, (test,))
+    told, _, fix = message.partition(", ")
+    assert told == f"{name}_fraction={share:g} of {len(labels)} images gives no sample"
 
-        def gives_one(share: float) -> bool:
-            return len(stratified_split(classes, (*before, share), 0)[-2]) > 0
+    def gives_one(share: float) -> bool:
+        return len(stratified_split(classes, (*before, share), 0)[-2]) > 0
 
-        if found is None:
-            assert str(error).endswith("nor does any other share: each class keeps an image to train on")
-            assert not gives_one(0.999 - sum(before))
-        else:
-            least = float(found[2])
-            assert gives_one(least)
-            assert not gives_one(least - 10.0 ** (math.floor(math.log10(least)) - 1) - 1e-9)
+    found = re.fullmatch(rf"but {name}_fraction=(\S+) gives one", fix)
+    if found is None:
+        assert fix == "nor does any other share: each class keeps an image to train on"
+        assert not gives_one(0.999 - sum(before))
     else:
-        assert all(len(split.labels) > 0 for split in splits.values())
+        least = float(found[1])
+        assert gives_one(least)
+        assert not gives_one(least - 10.0 ** (math.floor(math.log10(least)) - 1) - 1e-9)
 
 
 def test_held_out_splits_are_those_of_stratified_split() -> None:
