@@ -114,7 +114,7 @@ def check_classes(count: int, where: str) -> None:
 
 
 def missing_class_notes(split_labels: Mapping[str, Tensor], class_names: Sequence[str]) -> tuple[str, ...]:
-    """Return a line for each split that lacks images of some classes, with the names of these classes.
+    """Return a line for each split that lacks images of some classes, with these classes named.
 
     Args:
         split_labels: Classes of each split's samples, int64 [N]. Of the classes that "train" lacks, only its own
@@ -127,7 +127,7 @@ def missing_class_notes(split_labels: Mapping[str, Tensor], class_names: Sequenc
         lacks = ~has if split == "train" else ~has & present.get("train", torch.tensor(True))
         missing = [class_names[label] for label in lacks.nonzero().flatten().tolist()]
         if missing:
-            notes.append(f"{len(missing)} of {len(class_names)} classes have no {split} images: {first_few(missing)}")
+            notes.append(f"{len(missing)} of {len(class_names)} classes have no {split} image: {first_few(missing)}")
     return tuple(notes)
 
 

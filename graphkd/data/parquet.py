@@ -37,7 +37,7 @@ class Parquet(DecodedDataset):
     """Parquet files with a column of encoded images and one of labels, decoded once into memory.
 
     The image column holds encoded images (PNG, JPEG, ...), paths of such files, or structs of `bytes` and `path` as on
-    the Hugging Face hub, whose path counts where there are no bytes; the label column integers, texts or booleans.
+    the Hugging Face hub, whose paths count if the first row has no bytes; the label column integers, texts or booleans.
     The classes are those that the hub's metadata in the training files name, else the texts of the training split in
     alphabetical order, else 0 to `num_classes` - 1. Labels of all files are matched by these names; see
     `number_labels`. Rows count from 0.
@@ -276,8 +276,10 @@ class _Open:
     def images(self, column: str, root: str | None) -> Iterator[list[Source]]:
         """Yield one column's images, some rows at a time; paths begin at `root`, or else where this file is."""
         folder = self.path.parent if root is None else Path(root).expanduser()
+        named = self._names_images(column)
         with self._reading(column):
-            for images in map(_images, self._batches(column)):
+            for batch in self._batches(column):
+                images = _images(batch, named)
                 yield [os.path.join(folder, image) if isinstance(image, str) else image for image in images]
 
     def names(self, column: str) -> tuple[str, ...] | None:
@@ -293,14 +295,14 @@ class _Open:
 
     def named_images(self, column: str, root: str | None) -> list[Path]:
         """Return the files that rows name instead of holding images; not those that are missing."""
-        if not self._may_name_images(column):
+        if not self._names_images(column):
             return []
         named = (image for images in self.images(column, root) for image in images if isinstance(image, str))
         return [Path(image) for image in named if os.path.isfile(image)]
 
-    def _batches(self, column: str) -> Iterator[pa.Array]:
+    def _batches(self, column: str, rows: int = _ROWS) -> Iterator[pa.Array]:
         for group in range(self.parquet.num_row_groups):  # dictionaries in structs cannot be read across two
-            for batch in self.parquet.iter_batches(_ROWS, row_groups=[group], columns=[column]):
+            for batch in self.parquet.iter_batches(rows, row_groups=[group], columns=[column]):
                 yield batch.column(column)
 
     @contextmanager
@@ -319,20 +321,16 @@ class _Open:
         check(count == 1, f"{self.path} has {count} columns '{column}' (data.{option}), but must have one")
         return self.schema.field(column).type
 
-    def _may_name_images(self, column: str) -> bool:
-        """Return whether rows may name their images' files instead of holding images, as the footer tells."""
+    def _names_images(self, column: str) -> bool:
+        """Return whether rows name their images' files instead of holding images; for structs, the first row tells."""
         from pyarrow import types
 
         kind = self.schema.field(column).type if self.schema.names.count(column) == 1 else None
         if kind is None or not types.is_struct(kind):
             return kind is not None and _is_text(_value_type(kind))
-        footer = self.parquet.metadata
-        place = {self.parquet.schema.column(index).path: index for index in range(footer.num_columns)}
-        held = place.get(f"{column}.bytes")
-        if held is None:
-            return True
-        counts = [footer.row_group(group).column(held).statistics for group in range(footer.num_row_groups)]
-        return any(count is None or not count.has_null_count or count.null_count > 0 for count in counts)
+        with self._reading(column):
+            first = next(self._batches(column, rows=1), None)
+        return first is not None and _images(first, named=False) in ([], [None])
 
 
 def _value_type(kind: pa.DataType) -> pa.DataType:
@@ -362,17 +360,17 @@ def _holds_images(kind: pa.DataType) -> bool:
     return any(fits(kind) for fits in binary) or (_is_list(kind) and types.is_integer(kind.value_type))
 
 
-def _parts(struct: pa.DataType) -> list[str]:
-    """Return the fields of an image on the Hugging Face hub that are there; the first that is not null counts."""
-    return [name for name in ("bytes", "path") if struct.get_field_index(name) >= 0]
+def _parts(struct: pa.DataType, named: bool = True) -> list[str]:
+    """Return the fields of an image on the Hugging Face hub that are there, the path only where images are named."""
+    return [name for name in ("bytes", "path")[: 1 + named] if struct.get_field_index(name) >= 0]
 
 
-def _images(column: pa.Array) -> list[Source]:
-    """Return encoded images, or paths where there are none."""
+def _images(column: pa.Array, named: bool) -> list[Source]:
+    """Return encoded images, or paths where there are none and images are `named`."""
     from pyarrow import types
 
     if types.is_struct(column.type):
-        parts = [_images(column.field(name)) for name in _parts(column.type)]
+        parts = [_images(column.field(name), named) for name in _parts(column.type, named)]
         return [next((image for image in row if image is not None), None) for row in zip(*parts, strict=True)]
     if _is_list(column.type):
         return [
