@@ -25,8 +25,11 @@ def sound_convolutions(*modules: nn.Module) -> Iterator[None]:
     """
     layers = (layer for module in modules for layer in module.modules())
     if any(_strided_and_narrow(layer) for layer in layers):
-        with torch.backends.mkldnn.flags(enabled=False):
+        before = torch.backends.mkldnn.set_flags(False)
+        try:
             yield
+        finally:
+            torch.backends.mkldnn.set_flags(before[0])
     else:
         yield
 
