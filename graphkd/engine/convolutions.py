@@ -25,11 +25,11 @@ def sound_convolutions(*modules: nn.Module) -> Iterator[None]:
     """
     layers = (layer for module in modules for layer in module.modules())
     if any(_strided_and_narrow(layer) for layer in layers):
-        before = torch.backends.mkldnn.set_flags(False)
+        before = torch.backends.mkldnn.set_flags(False)  # type: ignore[no-untyped-call]
         try:
             yield
         finally:
-            torch.backends.mkldnn.set_flags(before[0])
+            torch.backends.mkldnn.set_flags(before[0])  # type: ignore[no-untyped-call]
     else:
         yield
 
