@@ -15,6 +15,7 @@ from graphkd.batch import DistillationBatch, NetworkOutput, Progress
 from graphkd.data import Batch, Dataset
 from graphkd.engine import memory
 from graphkd.engine.clock import Clock
+from graphkd.engine.compiling import private_compile_cache
 from graphkd.engine.evaluate import Evaluation, evaluate
 from graphkd.engine.guard import Guard
 from graphkd.engine.interrupts import Interrupts
@@ -108,6 +109,8 @@ class Session:
         if self.ranks.world > 1 and self.device.type == "cuda":
             nn.SyncBatchNorm.convert_sync_batchnorm(self.student)  # type: ignore[no-untyped-call]
         self.average = self.trainer.average(self.student)
+        if self.trainer.compile:
+            private_compile_cache()
         compiled: list[Any] = [torch.compile(network) if self.trainer.compile else network for network in networks]
         # Only the student is wrapped: under mixed precision Fabric would cast the objective's inputs.
         self.wrapped = self.fabric.setup_module(compiled[0])

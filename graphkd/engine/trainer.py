@@ -15,6 +15,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from graphkd.data import Dataset
+from graphkd.engine.convolutions import sound_convolutions
 from graphkd.engine.interrupts import Interrupts
 from graphkd.engine.matmul import MatmulPrecision, matmul_precision
 from graphkd.engine.resume import Checkpoints, parse_every
@@ -97,7 +98,8 @@ class Trainer:
             matmul_precision: Of products of float32 matrices, such as the objective's: `highest` is exact float32; at
                 `high` and `medium` torch may round the factors to TF32 or bfloat16 where that is faster.
             channels_last: Whether the networks hold their maps channels last: the same result, rounded otherwise.
-            compile: Whether `torch.compile` compiles the networks.
+            compile: Whether `torch.compile` compiles the networks, anew in each process: nothing that another process
+                compiled, or left half-written, is used.
             non_finite: What to do about a loss that is NaN or infinite: `stop` the run, or `skip` the step.
             eval_every: Epochs between evaluations; the last epoch is always evaluated.
             eval_batch_size: Samples at once in evaluation; changes memory and speed only.
@@ -311,9 +313,10 @@ class Trainer:
         fabric = self.fabric()
         fabric.launch()
         gpus = [fabric.device] if fabric.device.type == "cuda" else []
+        turned = (student, objective) if self.channels_last or self.compile else ()
         with (
             torch_threads(self.threads), matmul_precision(self.matmul_precision), torch.random.fork_rng(gpus),
-            Interrupts() as interrupts,
+            sound_convolutions(*turned), Interrupts() as interrupts,
         ):  # fmt: skip
             session = Session(
                 self, fabric, student, objective, dataset, teacher, seed, watcher or Watcher(), name, checkpoints,

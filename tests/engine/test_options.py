@@ -231,19 +231,6 @@ def test_matmul_precision_holds_within_a_training(
     assert seen == [level]
 
 
-@pytest.mark.slow
-def test_compiling_changes_no_name(digits: Dataset, trainer: MakeTrainer, network: MakeNetwork, tmp_path: Path) -> None:
-    plain, compiled = network(), network()
-    trainer(epochs=1, batch_size=109).fit(plain, ce(), digits)
-    try:
-        trainer(epochs=1, batch_size=109, compile=True).fit(compiled, ce(), digits)
-    except Exception as error:
-        if "compiler" not in str(error).lower():
-            raise
-        pytest.skip(f"torch.compile does not run here: {type(error).__name__}")
-    assert close(state(compiled), state(plain), 1e-4)
-
-
 OPTIONS: dict[str, dict[str, Any]] = {
     "adamw and cosine": {"optimizer": "adamw", "schedule": "cosine", "lr": 0.01},
     "accumulate": {"batch_size": 16, "accumulate": 3},

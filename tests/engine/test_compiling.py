@@ -1,0 +1,126 @@
+"""What `torch.compile` and maps channels last do to a training, each in a process that may crash or be killed alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from graphkd.engine.convolutions import sound_convolutions
+
+TRAIN = """
+import sys
+import torch
+from graphkd import DATASETS, MODELS, OBJECTIVES, Trainer, WeightedSum
+from graphkd.engine.seeding import initialising
+
+digits = DATASETS.build("digits", train_fraction=0.1)
+
+def trained(**options):
+    with initialising(0, "student_init"):
+        network = MODELS.build("resnet8", num_classes=10, in_channels=1, widths=(2, 2, 4, 4))
+    objective = WeightedSum({"ce": (OBJECTIVES.build("ce"), 1.0)})
+    trainer = Trainer(epochs=1, batch_size=109, threads=int(sys.argv[2]), accelerator="cpu", lr=1.0, **options)
+    trainer.fit(network, objective, digits)
+    return network.state_dict()
+
+plain, other = trained(), trained(**{sys.argv[1]: True})
+assert plain.keys() == other.keys()
+print(max(float((plain[name] - other[name]).abs().max()) for name in plain))
+"""
+COMPILE = """
+import os, signal, sys
+from pathlib import Path
+import torch
+from graphkd.engine.compiling import private_compile_cache
+
+folder = Path(private_compile_cache())
+double = torch.compile(lambda x: x.sin() + x)
+assert double(torch.zeros(3)).tolist() == [0, 0, 0]
+libraries = list(folder.rglob("*.so"))
+assert libraries
+if sys.argv[1:] == ["killed"]:
+    for library in libraries:
+        library.write_bytes(library.read_bytes()[:100])
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def run(code: str, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1", **variables}
+    command = [sys.executable, "-c", code, *words]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
+    if "InvalidCxxCompiler" in done.stderr:
+        pytest.skip("torch.compile does not run here: there is no compiler")
+    return done
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_compiling_changes_no_name(tmp_path: Path) -> None:
+    done = run(TRAIN, "compile", "1", TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "cache"), ONEDNN_MAX_CPU_ISA="AVX2")
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 1e-3
+    assert list((tmp_path / "cache").iterdir()) == [], "what was compiled is removed with its process"
+
+
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_channels_last_is_right_with_avx2(threads: str) -> None:
+    """OneDNN's own gradient is wrong there, or ends the process: this network's shortcut takes in two channels."""
+    done = run(TRAIN, "channels_last", threads, ONEDNN_MAX_CPU_ISA="AVX2")
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 1e-3
+
+
+@pytest.mark.parametrize(("layer", "own"), [
+    (nn.Conv2d(4, 8, 1, stride=2), True),
+    (nn.Conv2d(16, 8, 1, stride=(1, 2), groups=4), True),
+    (nn.Conv2d(8, 8, 1, stride=2), False),
+    (nn.Conv2d(4, 8, 1), False),
+    (nn.Conv2d(4, 8, 3, stride=2), False),
+])  # fmt: skip
+def test_onednn_is_left_out_only_where_it_is_wrong(layer: nn.Conv2d, own: bool) -> None:
+    with sound_convolutions(nn.Sequential(nn.ReLU(), layer)):
+        assert torch._C._get_mkldnn_enabled() is not own
+    assert torch._C._get_mkldnn_enabled()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_killed_compile_does_not_spoil_the_next(tmp_path: Path) -> None:
+    cache = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    killed = run(COMPILE, "killed", **cache)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    left = list(tmp_path.iterdir())
+    assert len(left) == 1
+    after = run(COMPILE, **cache)
+    assert after.returncode == 0, after.stderr
+    assert list(tmp_path.iterdir()) == left
+
+
+def test_processes_compile_into_folders_of_their_own(tmp_path: Path) -> None:
+    code = """
+import multiprocessing, os
+from graphkd.engine.compiling import private_compile_cache
+
+def show():
+    print(private_compile_cache(), os.environ["TORCHINDUCTOR_CACHE_DIR"], os.path.isdir(private_compile_cache()))
+
+process = multiprocessing.get_context("fork").Process(target=show)
+process.start()
+process.join()
+show()
+"""
+    done = run(code, TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "cache"))
+    assert done.returncode == 0, done.stderr
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert len({folder for folder, _, _ in lines}) == 2
+    assert all(folder == variable and made == "True" for folder, variable, made in lines)
+    assert all(Path(folder).parent == tmp_path / "cache" for folder, _, _ in lines)
+    assert list((tmp_path / "cache").iterdir()) == [], "a process removes its folder, a child of multiprocessing too"
