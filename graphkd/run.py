@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import math
 import platform
 import subprocess
 import tempfile
@@ -200,23 +201,26 @@ def _load_teacher(
     """Fills the teacher's network, after training it where that is still to be done."""
     if planned.checkpoint is not None:
         load_weights(network, planned.checkpoint)
-        bad = not_finite(network.state_dict())
-        check(not bad, f"teacher.checkpoint: the weights in {planned.checkpoint} are not finite ({', '.join(bad[:3])})")
-        accuracy = evaluate(network, dataset, "test").top1
-        watcher.note(f"teacher: {planned.model.name} from {planned.checkpoint} ({accuracy:.2f} % on test)")
-        return Teacher(planned.identity, accuracy)
+        figures = evaluate(network, dataset, "test")
+        check(
+            math.isfinite(figures.nll),
+            f"teacher.checkpoint: with the weights in {planned.checkpoint} the network's outputs are not finite",
+        )
+        watcher.note(f"teacher: {planned.model.name} from {planned.checkpoint} ({figures.top1:.2f} % on test)")
+        return Teacher(planned.identity, figures.top1)
     folder = Path(config["results"]) / planned.folder
     if not (folder / RECORD).exists():
         epochs = planned.trainer.all["epochs"]
         watcher.note(f"teacher: {planned.model.name} is not in {folder} yet, training it first ({epochs} epochs)")
     outcome = run_teacher({**config, "force": False}, planned, watcher)
     load_weights(network, folder / WEIGHTS["teacher"])
+    metrics = outcome.record.metrics
     check(
-        not not_finite(network.state_dict()),
-        f"the teacher in {folder} has weights that are not finite; train it again: graphkd teacher with the same "
-        "overrides and force=true",
+        metrics.test_nll_last is not None and not not_finite(network.state_dict()),
+        f"the teacher in {folder} has weights or outputs that are not finite; train it again: graphkd teacher with "
+        "the same overrides and force=true",
     )
-    accuracy_of = outcome.record.metrics.test_top1_last
+    accuracy_of = metrics.test_top1_last
     if outcome.reused:
         watcher.note(f"teacher: {planned.model.name} from {folder} ({accuracy_of:.2f} % on test)")
     return Teacher(planned.identity, accuracy_of)

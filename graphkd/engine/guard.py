@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from graphkd.engine.ranks import Ranks
-from graphkd.engine.watching import Watcher
+from graphkd.engine.watching import Fit, Watcher
 from graphkd.objective import Losses
 
 LOOK_EVERY = 100
 """Steps between looks at a device that works ahead of the host; a CPU is looked at in every step."""
+
+_HINT = "the last checkpoint is kept; lower the trainer's lr or momentum, or set its clip_norm"
 
 
 class NotFiniteError(RuntimeError):
@@ -103,10 +105,19 @@ class Guard:
         if ranks.highest(len(bad)):
             named = ", ".join(bad[:3]) + (", ..." if len(bad) > 3 else "") if bad else "on another rank"
             raise NotFiniteError(
-                f"the weights are not finite after {steps} steps ({named}), but were {self._sound}; the last "
-                "checkpoint is kept; lower the trainer's lr or momentum, or set its clip_norm"
+                f"the weights are not finite after {steps} steps ({named}), but were {self._sound}; {_HINT}"
             )
         self._sound = f"after {steps} steps"
+
+    def check_outputs(self, fit: Fit) -> None:
+        """Check what a training came to: finite weights may be so large that the network's outputs are not finite.
+
+        Raises:
+            NotFiniteError: The loss on the test split is NaN or infinite after the last epoch.
+        """
+        test = fit.epochs[-1].test
+        if test is not None and not math.isfinite(test.nll):
+            raise NotFiniteError(f"the network's outputs are not finite after {fit.steps} steps; {_HINT}")
 
 
 def _message(step: int, lr: float, terms: dict[str, Tensor]) -> str:

@@ -122,6 +122,7 @@ class Session:
             state = None
         self._note_costs()
         self._check_weights(self._learned())
+        self.guard.check_outputs(self.fit)
         if self.average is not None:
             self.student.load_state_dict(self.average.module.state_dict())
         self.student.eval()

@@ -139,6 +139,28 @@ def test_a_failed_run_is_recorded_and_the_rest_go_on(
     assert {status for _, _, status in runs(folder)} == {"done"}
 
 
+@pytest.mark.parametrize("words", [["data=cifar100", "data.root=nowhere"], ["data={name: folder, root: empty}"]])
+def test_data_that_cannot_be_had_end_the_suite_in_one_line(
+    command: Command, folder: Path, suite: list[str], words: list[str]
+) -> None:
+    (folder / "empty").mkdir()
+    code, out, err = command("ablation", *suite, *words)
+    assert (code, out) == (2, "")
+    assert len(err.splitlines()) == 1
+    assert err.startswith("graphkd: suite 'mini': variant 'taught': ")
+    assert top(folder) == {"empty"}
+
+
+def test_what_does_not_fit_in_one_run_is_told_before_any_teacher_is_trained(
+    command: Command, folder: Path, suite: list[str]
+) -> None:
+    edit(suite, "  alone:", "  small: [objective=kd, trainer.batch_size=1]\n  alone:")
+    code, out, err = command("ablation", *suite)
+    assert (code, out) == (2, "")
+    assert "suite 'mini': variant 'small': trainer: batch_size 1" in err
+    assert top(folder) == set()
+
+
 def test_where_everything_fails_it_says_so(command: Command, folder: Path, suite: list[str], plugin: Plugin) -> None:
     plugin("failing_plugin", FAILING).with_name("trouble").write_text("")
     edit(suite, "  taught: [objective=kd]\n  alone: [objective=ce]", f'  a: ["{PLUGIN}", "objective={{x: failing}}"]')
