@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn, TextIO
+from typing import Any, NoReturn
 
 from graphkd.errors import UserError, choices, did_you_mean, one_line
 
@@ -133,13 +133,13 @@ def _open_screens() -> None:
         except OSError:
             os.open(os.devnull, os.O_RDWR)
     for number, name in ((1, "stdout"), (2, "stderr")):
-        stream: TextIO | None = getattr(sys, name)
+        stream: io.TextIOWrapper | None = getattr(sys, name)
         if stream is getattr(sys, f"__{name}__"):
             encoding = "utf-8" if stream is None else stream.encoding
             # A terminal or file of few signs: as Python does it on stderr.
             setattr(sys, name, io.TextIOWrapper(
                 io.BufferedWriter(_Screen(number, "w", closefd=False)), encoding, errors="backslashreplace",
-                line_buffering=stream is None or number == 2 or stream.isatty(),
+                line_buffering=stream is None or stream.line_buffering or stream.write_through,
             ))  # fmt: skip
 
 
