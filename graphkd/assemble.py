@@ -28,6 +28,7 @@ from graphkd.model.base import output_shapes
 from graphkd.objective import OBJECTIVES, WeightedSum
 from graphkd.objective.weighted_sum import Weight, check_terms
 from graphkd.registry import Registry, import_plugins
+from graphkd.report.files import real_folder
 
 KEYS = {
     "seed", "teacher_gnn", "negatives", "results", "study", "variant", "varied", "run_dir", "force", "plugins", "bank",
@@ -225,7 +226,7 @@ def plan(config: Mapping[str, Any]) -> Plan:
     """
     check_keys(config)
     run_dir = config.get("run_dir")
-    inside = run_dir is not None and Path.cwd().is_relative_to(Path(run_dir).resolve())
+    inside = run_dir is not None and Path.cwd().is_relative_to(real_folder(Path(run_dir)).resolve())
     check(not inside, f"run_dir is {brief(run_dir)}, but must be a folder of its own, not one that you are in")
     import_plugins(_strings(config, "plugins"))
     _part(BUILDERS, config["builder"], "builder")

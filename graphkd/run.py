@@ -28,7 +28,7 @@ from graphkd.errors import UserError, check
 from graphkd.model import Network
 from graphkd.objective import OBJECTIVES, WeightedSum
 from graphkd.report import record as records
-from graphkd.report.files import folder_if_used
+from graphkd.report.files import folder_if_used, real_folder
 from graphkd.report.record import Code, Metrics, Record, Teacher, Term
 from graphkd.run_folder import (
     CONFIG,
@@ -40,7 +40,6 @@ from graphkd.run_folder import (
     finished,
     locked,
     read_config,
-    real_folder,
     workplace,
     write_config,
     write_failure,

@@ -19,7 +19,7 @@ from graphkd.engine.watching import Epoch, Fit, Watcher
 from graphkd.errors import UserError, check, one_line
 from graphkd.identity import short
 from graphkd.report import record as records
-from graphkd.report.files import folder_if_used, make_folder, remove_unfinished, write_atomically
+from graphkd.report.files import folder_if_used, make_folder, real_folder, remove_unfinished, write_atomically
 from graphkd.report.record import Record
 
 CONFIG = "config.yaml"
@@ -80,20 +80,6 @@ def check_own(folder: Path) -> None:
         foreign = any(not path.name.startswith(f".{RECORD}.") for path in folder.iterdir())
         own = not foreign or (folder / RECORD).exists()
         check(own, f"{folder} is not empty and holds no run; choose another run_dir")
-
-
-def real_folder(folder: Path) -> Path:
-    """Return where a run's folder really is: a link to it is followed, so that it is never replaced.
-
-    Raises:
-        UserError: It is a link to itself.
-    """
-    if not folder.is_symlink():
-        return folder
-    try:
-        return folder.resolve()
-    except (OSError, RuntimeError) as error:
-        raise UserError(f"{folder} is a link that leads back to itself; choose another run_dir") from error
 
 
 @contextmanager

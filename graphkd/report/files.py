@@ -24,6 +24,19 @@ def make_folder(folder: str | os.PathLike[str]) -> None:
     check(os.access(folder, os.W_OK | os.X_OK), f"the folder {folder} cannot be written in")
 
 
+def real_folder(folder: Path) -> Path:
+    """Return where a folder really is if it is a link, so that it is followed and never replaced; else the folder.
+
+    Raises:
+        UserError: A link on the way leads back to itself.
+    """
+    try:
+        real = folder.resolve()
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"the folder {folder} cannot be had: a link leads back to itself") from error
+    return real if folder.is_symlink() else folder
+
+
 @contextlib.contextmanager
 def folder_if_used(folder: str | os.PathLike[str]) -> Iterator[None]:
     """Make a folder as `make_folder` does; in the end those that were made and are still empty are gone.
