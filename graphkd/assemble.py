@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +20,7 @@ from graphkd.builder import BUILDERS
 from graphkd.data import DATASETS, Dataset
 from graphkd.engine.seeding import initialising
 from graphkd.engine.trainer import Trainer, checked_trainer
-from graphkd.errors import UserError, brief, check, choices, did_you_mean
+from graphkd.errors import UserError, brief, check, choices, did_you_mean, one_line
 from graphkd.gnn import GNNS
 from graphkd.identity import identity, short
 from graphkd.model import MODELS, Network
@@ -26,6 +28,7 @@ from graphkd.model.base import output_shapes
 from graphkd.objective import OBJECTIVES, WeightedSum
 from graphkd.objective.weighted_sum import Weight, check_terms
 from graphkd.registry import Registry, import_plugins
+from graphkd.report.files import real_folder
 
 KEYS = {
     "seed", "teacher_gnn", "negatives", "results", "study", "variant", "varied", "run_dir", "force", "plugins", "bank",
@@ -223,7 +226,7 @@ def plan(config: Mapping[str, Any]) -> Plan:
     """
     check_keys(config)
     run_dir = config.get("run_dir")
-    inside = run_dir is not None and Path.cwd().is_relative_to(Path(run_dir).resolve())
+    inside = run_dir is not None and Path.cwd().is_relative_to(real_folder(Path(run_dir)).resolve())
     check(not inside, f"run_dir is {brief(run_dir)}, but must be a folder of its own, not one that you are in")
     import_plugins(_strings(config, "plugins"))
     _part(BUILDERS, config["builder"], "builder")
@@ -370,9 +373,10 @@ def _named(node: Any, where: str) -> dict[str, Any]:
 def _build_term(name: str, term: Term, seed: int, runtime: Mapping[str, Any]) -> Any:
     """A term's objective with its graph parts; of `runtime` it gets what its constructor names."""
     wanted = options_of(OBJECTIVES.factory(term.part.name))
-    given = {**runtime, **_build_graph_parts(name, term, seed)}
-    with initialising(seed, "objective_init", name):
-        return term.part.build(**{key: value for key, value in given.items() if key in wanted})
+    with _of_bearable_size(f"objective.{name}"):
+        given = {**runtime, **_build_graph_parts(name, term, seed)}
+        with initialising(seed, "objective_init", name):
+            return term.part.build(**{key: value for key, value in given.items() if key in wanted})
 
 
 def _build_graph_parts(name: str, term: Term, seed: int) -> dict[str, Any]:
@@ -396,6 +400,17 @@ def _try_out(name: str, term: Term) -> None:
     """
     if not {"student_shapes", "teacher_shapes"} & options_of(OBJECTIVES.factory(term.part.name)).keys():
         _build_term(name, term, 0, STAND_INS)
+
+
+@contextlib.contextmanager
+def _of_bearable_size(where: str) -> Iterator[None]:
+    """Turn what torch and Python say of sizes beyond all memory into the user's mistake."""
+    try:
+        yield
+    except (MemoryError, OverflowError, RuntimeError, TypeError) as error:
+        if isinstance(error, (RuntimeError, TypeError)) and not re.search("overflow|allocate|memory", str(error), re.I):
+            raise
+        raise UserError(f"{where}: an option is too large: {one_line(error)}") from error
 
 
 def _part(registry: Registry[Any], node: Any, where: str) -> Part:

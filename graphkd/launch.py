@@ -15,11 +15,22 @@ from typing import TypeVar
 
 import torch.distributed as dist
 
+from graphkd.engine.group import in_group, leads, processes, rank
 from graphkd.engine.interrupts import Interrupts
-from graphkd.errors import UserError, brief, check
+from graphkd.errors import UserError
+
+__all__ = ["agreed", "follow_parent", "in_group", "joined", "leads", "leave", "processes", "rank", "start", "wait"]
 
 T = TypeVar("T")
 WORKER = "graphkd_cli.worker"
+_BEGIN = """
+import sys
+sys.path = [*filter(None, sys.path), ""]
+import runpy
+runpy.run_module({!r}, run_name="__main__", alter_sys=True)
+"""
+"""Runs a module as `python -m` does, but looks for modules in the current folder last, so that a file named like one of
+Python's own hides nothing."""
 LAUNCHED = "--launched"
 """Tells a worker that `start` began it."""
 PATIENCE_S = 20.0
@@ -29,38 +40,6 @@ _KILL_AFTER_S = 10.0
 _POLL_S = 0.2
 _OURS = "graphkd: "
 _SIGNAL_OF = {130: signal.SIGINT, -signal.SIGINT: signal.SIGINT, 143: signal.SIGTERM, -signal.SIGTERM: signal.SIGTERM}
-
-
-def processes() -> int:
-    """How many processes torchrun, Slurm or `start` began together with this one, itself included."""
-    if dist.is_torchelastic_launched():
-        return _number("WORLD_SIZE", 1)
-    # As Lightning has it: in an interactive job Slurm's tasks are not processes of ours.
-    interactive = os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive")
-    return 1 if interactive else _number("SLURM_NTASKS", 1)
-
-
-def in_group() -> bool:
-    """Whether this process is one of several that torchrun, Slurm or `start` began together."""
-    return processes() > 1
-
-
-def rank() -> int:
-    """This process's number among them."""
-    if not in_group():
-        return 0
-    return _number("RANK" if dist.is_torchelastic_launched() else "SLURM_PROCID", 0)
-
-
-def leads() -> bool:
-    """Whether this process is the one that writes."""
-    return rank() == 0
-
-
-def _number(variable: str, default: int) -> int:
-    text = os.environ.get(variable, str(default))
-    check(text.isdecimal(), f"the environment's {variable} is {brief(text)}, but must be a whole number")
-    return int(text)
 
 
 def joined() -> bool:
@@ -158,7 +137,7 @@ def _start(words: Sequence[str], number: int, count: int, port: int, log: Path) 
         "TORCH_CPP_LOG_LEVEL": os.environ.get("TORCH_CPP_LOG_LEVEL", "ERROR"),  # advice on DDP, from every rank
     }  # fmt: skip
     environment = {**os.environ, **{name: str(value) for name, value in group.items()}}
-    command = [sys.executable, "-m", WORKER, *words]
+    command = [sys.executable, "-c", _BEGIN.format(WORKER), *words]
     with log.open("wb") as errors:
         # A session of its own: the terminal's Ctrl-C reaches it through us, so that it comes once.
         return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stderr=errors, start_new_session=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import math
 import platform
 import subprocess
 import tempfile
@@ -19,6 +20,7 @@ from graphkd.assemble import Plan, TeacherPlan, build_student, plan_teacher
 from graphkd.data import Dataset
 from graphkd.engine.checkpoint import load_weights, save_weights
 from graphkd.engine.evaluate import evaluate
+from graphkd.engine.guard import not_finite
 from graphkd.engine.resume import Checkpoints
 from graphkd.engine.trainer import Trainer
 from graphkd.engine.watching import Epoch, Fit, Watcher
@@ -26,7 +28,7 @@ from graphkd.errors import UserError, check
 from graphkd.model import Network
 from graphkd.objective import OBJECTIVES, WeightedSum
 from graphkd.report import record as records
-from graphkd.report.files import make_folder
+from graphkd.report.files import folder_if_used, real_folder
 from graphkd.report.record import Code, Metrics, Record, Teacher, Term
 from graphkd.run_folder import (
     CONFIG,
@@ -85,29 +87,40 @@ def run(planned: Plan, watcher: Watcher | None = None) -> Outcome:
     """
     trainer = planned.build_trainer()
     _join(trainer)
-    found = launch.agreed(lambda: _reusable(planned.folder, planned.identity, planned.seed, planned.config))
+    folder = real_folder(planned.folder)
+    found = launch.agreed(lambda: _reusable(folder, planned.identity, planned.seed, planned.config))
     if found is not None:
         return Outcome(found, planned.folder, reused=True)
     trainer.check_machine()
     if _needs_processes(trainer):
         _teach_first(planned, trainer, watcher)
-        return _in_processes(planned.config, planned.folder, planned.identity, planned.seed, trainer.devices, watcher)
+        return _in_processes(planned.config, folder, planned.identity, planned.seed, trainer.devices, watcher)
     watcher = watcher or Watcher()
     # Everything is built before anything is written, so that what does not fit together leaves no trace.
     dataset = planned.build_data()
+    student, teacher, objective = build_parts(planned, dataset)
+    for note in dataset.notes:
+        watcher.note(note)
+    with folder_if_used(folder.parent):
+        known = None
+        if planned.teacher is not None and teacher is not None:
+            known = _load_teacher(planned.teacher, teacher, planned.config, dataset, watcher)
+        record = new_record(planned.config, "student", planned.variant, planned.identity, planned.seed, trainer)
+        work = _Work(trainer, student, objective, dataset, teacher, watcher)
+        return _in_folder(folder, dataclasses.replace(record, teacher=known), planned.config, work)
+
+
+def build_parts(planned: Plan, dataset: Dataset) -> tuple[Network, Network | None, WeightedSum]:
+    """Build a run's untrained student and teacher and its objective, which writes nothing.
+
+    Raises:
+        UserError: They do not fit together, or an option does not fit the data.
+    """
     student = planned.build_student(dataset)
     teacher = None if planned.teacher is None else planned.teacher.build(dataset)
     objective = planned.build_objective(dataset, student, teacher)
-    trainer.check_batches(student, dataset, objective.views)
-    make_folder(planned.folder.parent)
-    for note in dataset.notes:
-        watcher.note(note)
-    known = None
-    if planned.teacher is not None and teacher is not None:
-        known = _load_teacher(planned.teacher, teacher, planned.config, dataset, watcher)
-    record = new_record(planned.config, "student", planned.variant, planned.identity, planned.seed, trainer)
-    work = _Work(trainer, student, objective, dataset, teacher, watcher)
-    return _in_folder(planned.folder, dataclasses.replace(record, teacher=known), planned.config, work)
+    planned.build_trainer().check_batches(student, dataset, objective.views)
+    return student, teacher, objective
 
 
 def run_teacher(config: Mapping[str, Any], teacher: TeacherPlan, watcher: Watcher | None = None) -> Outcome:
@@ -122,7 +135,7 @@ def run_teacher(config: Mapping[str, Any], teacher: TeacherPlan, watcher: Watche
         UserError: It is to be read from a checkpoint, or parts of the plan do not fit together.
     """
     check(teacher.checkpoint is None, "teacher.checkpoint is given, so there is no teacher to train")
-    folder = Path(config["results"]) / teacher.folder
+    folder = real_folder(Path(config["results"]) / teacher.folder)
     trainer = Trainer(**teacher.trainer.all)
     _join(trainer)
     found = launch.agreed(lambda: _reusable(folder, teacher.identity, teacher.seed, config))
@@ -177,6 +190,7 @@ def _teach_first(planned: Plan, trainer: Trainer, watcher: Watcher | None) -> No
     if teacher is None or teacher.checkpoint is not None:
         return
     if Trainer(**teacher.trainer.all).processes != trainer.processes:
+        build_parts(planned, planned.build_data())
         run_teacher({**planned.config, "force": False}, teacher, watcher)
 
 
@@ -186,16 +200,26 @@ def _load_teacher(
     """Fills the teacher's network, after training it where that is still to be done."""
     if planned.checkpoint is not None:
         load_weights(network, planned.checkpoint)
-        accuracy = evaluate(network, dataset, "test").top1
-        watcher.note(f"teacher: {planned.model.name} from {planned.checkpoint} ({accuracy:.2f} % on test)")
-        return Teacher(planned.identity, accuracy)
+        figures = evaluate(network, dataset, "test")
+        check(
+            math.isfinite(figures.nll),
+            f"teacher.checkpoint: with the weights in {planned.checkpoint} the network's outputs are not finite",
+        )
+        watcher.note(f"teacher: {planned.model.name} from {planned.checkpoint} ({figures.top1:.2f} % on test)")
+        return Teacher(planned.identity, figures.top1)
     folder = Path(config["results"]) / planned.folder
     if not (folder / RECORD).exists():
         epochs = planned.trainer.all["epochs"]
         watcher.note(f"teacher: {planned.model.name} is not in {folder} yet, training it first ({epochs} epochs)")
     outcome = run_teacher({**config, "force": False}, planned, watcher)
     load_weights(network, folder / WEIGHTS["teacher"])
-    accuracy_of = outcome.record.metrics.test_top1_last
+    metrics = outcome.record.metrics
+    check(
+        metrics.test_nll_last is not None and not not_finite(network.state_dict()),
+        f"the teacher in {folder} has weights or outputs that are not finite; train it again: graphkd teacher with "
+        "the same overrides and force=true",
+    )
+    accuracy_of = metrics.test_top1_last
     if outcome.reused:
         watcher.note(f"teacher: {planned.model.name} from {folder} ({accuracy_of:.2f} % on test)")
     return Teacher(planned.identity, accuracy_of)
@@ -215,7 +239,7 @@ class _Work:
 
 def _in_folder(folder: Path, record: Record, config: Mapping[str, Any], work: _Work) -> Outcome:
     """Does the work in its folder, unless somebody else has done it in the meantime."""
-    with locked(folder):
+    with locked(folder, work.watcher):
         found = launch.agreed(lambda: _reusable(folder, record.identity, record.seed, config))
         if found is not None:
             return Outcome(found, folder, reused=True)

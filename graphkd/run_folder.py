@@ -19,12 +19,13 @@ from graphkd.engine.watching import Epoch, Fit, Watcher
 from graphkd.errors import UserError, check, one_line
 from graphkd.identity import short
 from graphkd.report import record as records
-from graphkd.report.files import make_folder, remove_unfinished, write_atomically
+from graphkd.report.files import folder_if_used, make_folder, real_folder, remove_unfinished, write_atomically
 from graphkd.report.record import Record
 
 CONFIG = "config.yaml"
 _LAUNCH = ".launch-"
-_LOCK_S = 30.0
+_SHORT_S, _LOCK_S = 1.0, 30.0
+"""How long a lock is waited for at first, and then in each round."""
 METRICS = "metrics.jsonl"
 RECORD = "record.json"
 WEIGHTS: dict[str, str] = {"student": "student.safetensors", "teacher": "teacher.safetensors"}
@@ -82,23 +83,30 @@ def check_own(folder: Path) -> None:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Only one run at a time works on a folder; the lock of one that died is free."""
+def locked(folder: Path, watcher: Watcher) -> Iterator[None]:
+    """Let only one run at a time work on a folder; the lock of one that died is free.
+
+    Args:
+        folder: Which.
+        watcher: Is told once if another process is waited for.
+    """
     lock = FileLock(_lock(folder))
     try:
         # In rounds, since the processes of a group do not wait for their leading one as long as a run may take.
-        while not launch.agreed(lambda: _taken(lock, folder)):
-            pass
+        if not launch.agreed(lambda: _taken(lock, folder, _SHORT_S)):
+            watcher.note(f"another process is at work in {folder}; going on when it ends")
+            while not launch.agreed(lambda: _taken(lock, folder, _LOCK_S)):
+                pass
         yield
     finally:
         lock.release()
 
 
-def _taken(lock: FileLock, folder: Path) -> bool:
-    """Waits a while for a folder's lock, and tidies the folder once it is ours; whether it is."""
+def _taken(lock: FileLock, folder: Path, seconds: float) -> bool:
+    """Wait a while for a folder's lock, tidy the folder once it is ours, and return whether it is."""
     make_folder(folder.parent)
     try:
-        lock.acquire(timeout=_LOCK_S)
+        lock.acquire(timeout=seconds)
     except Timeout:
         return False
     mend(folder)
@@ -108,7 +116,7 @@ def _taken(lock: FileLock, folder: Path) -> bool:
 
 def busy(folder: Path) -> bool:
     """Whether another run works on a folder at this moment."""
-    path = _lock(folder)
+    path = _lock(real_folder(folder))
     if not path.exists():
         return False
     try:
@@ -140,11 +148,10 @@ def launch_folder(results: Path) -> Iterator[Path]:
     Raises:
         UserError: The results cannot be written in.
     """
-    make_folder(results)
-    _remove_abandoned(results)
     folder = (results / f"{_LAUNCH}{os.urandom(4).hex()}").resolve()
     lock = folder.with_suffix(".lock")
-    with FileLock(lock):  # before there is a folder, so that nobody takes it for abandoned
+    with folder_if_used(results), FileLock(lock):  # locked before it is there, so that nobody takes it for abandoned
+        _remove_abandoned(results)
         folder.mkdir()
         try:
             yield folder

@@ -251,7 +251,7 @@ def transfer(run_dir: str | Path, planned: TransferPlan, dataset: Dataset, watch
     watcher = watcher or Watcher()
     trainer = planned.probe.trainer()
     trainer.check_machine()  # before anything is written
-    with locked(folder):
+    with locked(folder, watcher):
         found = _reusable(folder, full, seed, probe, watcher)
         if found is not None:
             return Outcome(found, folder, reused=True)

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from graphkd.errors import UserError, choices, did_you_mean, one_line
 
@@ -44,7 +44,22 @@ Exit codes: 0 fine, 1 a run failed, 2 a mistake in what was asked for, 130/143 i
 
 
 class Terminated(BaseException):
-    """SIGTERM arrived: leave in order."""
+    """SIGTERM arrived, or the terminal is gone: leave in order."""
+
+
+class _Screen(io.FileIO):
+    """Where text is shown: what cannot be shown is dropped, for it is no reason to lose the work of a run."""
+
+    error: OSError | None = None
+
+    def write(self, data: Any) -> int | None:  # type: ignore[override]
+        """Write bytes, or nothing any more once that has failed."""
+        if self.error is None:
+            try:
+                return super().write(data)
+            except OSError as error:
+                self.error = error
+        return len(data)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,10 +71,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
+    if arguments is None and sys.flags.optimize:
+        _begin_again()
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
-    return guarded(lambda: _dispatch(words), debug)
+    code = guarded(lambda: _dispatch(words), debug)
+    error = _lost()
+    if error is None or code != 0:
+        return code
+    if not isinstance(error, BrokenPipeError):  # whoever read us (head, less) has seen enough
+        print(f"graphkd: standard output could not be written to: {error.strerror}", file=sys.stderr)
+    return 1
 
 
 def guarded(command: Callable[[], int], debug: bool = False) -> int:
@@ -72,12 +95,15 @@ def guarded(command: Callable[[], int], debug: bool = False) -> int:
     # How long torch's threads spin while they wait for each other: beside other work, libgomp's own 300,000 makes small
     # networks many times slower; on a quiet machine this is as fast.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    # Processes that others begin for us (launchers, data loaders) look for Python's own modules first, too.
+    os.environ.setdefault("PYTHONSAFEPATH", "1")
+    _open_screens()
     if "" not in sys.path:
         sys.path.append("")  # a user's plugins are modules in the current folder; last, so that they hide nothing
     with contextlib.suppress(ValueError):  # not in the main thread, so somebody else owns the signals
         signal.signal(signal.SIGTERM, _terminate)
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal or file of few signs; as Python does it on stderr
-        sys.stdout.reconfigure(errors="backslashreplace")
+        if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # nohup has it ignored
+            signal.signal(signal.SIGHUP, _terminate)
     try:
         code = command()
         sys.stdout.flush()
@@ -88,11 +114,39 @@ def guarded(command: Callable[[], int], debug: bool = False) -> int:
         return _fail(error, 130, "interrupted; the same command goes on where it was", debug)
     except Terminated as error:
         return _fail(error, 143, "terminated; the same command goes on where it was", debug)
-    except BrokenPipeError:  # whoever read us (head, less) has seen enough; nobody is to write to it at exit either
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except Exception as error:
         return _fail(error, 1, f"{one_line(error)} (--debug shows where)", debug)
+
+
+def _begin_again() -> NoReturn:
+    """Run the same command without `python -O`, which takes out the assertions that Hydra's parser works by."""
+    again = "import sys; from graphkd_cli.main import main; sys.exit(main())"
+    environment = {**os.environ, "PYTHONOPTIMIZE": "", "PYTHONSAFEPATH": "1"}
+    os.execve(sys.executable, [sys.executable, "-c", again, *sys.argv[1:]], environment)
+
+
+def _open_screens() -> None:
+    """Make the process's own stdout and stderr take everything, also where they are closed or full."""
+    for number in range(3):  # else the next file that is opened takes a closed one's place, and what is shown
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        stream: io.TextIOWrapper | None = getattr(sys, name)
+        if stream is getattr(sys, f"__{name}__"):
+            encoding = "utf-8" if stream is None else stream.encoding
+            # A terminal or file of few signs: as Python does it on stderr.
+            setattr(sys, name, io.TextIOWrapper(
+                io.BufferedWriter(_Screen(number, "w", closefd=False)), encoding, errors="backslashreplace",
+                line_buffering=stream is None or stream.line_buffering or stream.write_through,
+            ))  # fmt: skip
+
+
+def _lost() -> OSError | None:
+    """Why something could not be shown, if so."""
+    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    return raw.error if isinstance(raw, _Screen) else None
 
 
 def _dispatch(words: list[str]) -> int:

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,14 +16,23 @@ from typing import Any
 
 import pytest
 import yaml
+from filelock import FileLock
 from rich.console import Console
 
-from graphkd import UserError, launch
+from graphkd import Trainer, UserError, launch
+from graphkd.engine import group
+from graphkd.engine.watching import Watcher
 from graphkd.report import record as records
 from graphkd.run_folder import busy, locked
 from graphkd_cli.progress import ProgressWatcher
 
-GROUP = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "TORCHELASTIC_RUN_ID", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_JOB_NAME")
+GROUP = (
+    "RANK", "WORLD_SIZE", "LOCAL_RANK", "TORCHELASTIC_RUN_ID", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_JOB_NAME",
+    "SLURM_STEP_ID", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_NODELIST", "MASTER_ADDR",
+)  # fmt: skip
+JOB = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "8", "SLURM_PROCID": "0"}
+"""Of an allocation; in a job's script too."""
+STEP = {**JOB, "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "8", "SLURM_PROCID": "5"}
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 DISPLAY = "\x1b[?25l"
 """Hides the cursor: a live display begins."""
@@ -34,9 +44,11 @@ DISPLAY = "\x1b[?25l"
     ({"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2", "RANK": "0"}, (2, 0, True, True)),
     ({"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2", "RANK": "1", "SLURM_NTASKS": "8", "SLURM_PROCID": "0"},
      (2, 1, True, False)),
-    ({"SLURM_NTASKS": "8", "SLURM_PROCID": "5"}, (8, 5, True, False)),
-    ({"SLURM_NTASKS": "8", "SLURM_PROCID": "5", "SLURM_JOB_NAME": "bash"}, (1, 0, False, True)),
-    ({"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, (1, 0, False, True)),
+    (STEP, (8, 5, True, False)),
+    (JOB, (1, 0, False, True)),
+    ({**STEP, "SLURM_JOB_NAME": "bash"}, (1, 0, False, True)),
+    ({**STEP, "SLURM_STEP_ID": str(0xFFFFFFFA)}, (1, 0, False, True)),
+    ({**STEP, "SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, (1, 0, False, True)),
 ])  # fmt: skip
 def test_the_environment_says_who_we_are(
     monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], expected: tuple[int, int, bool, bool]
@@ -46,6 +58,41 @@ def test_the_environment_says_who_we_are(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert (launch.processes(), launch.rank(), launch.in_group(), launch.leads()) == expected
+
+
+@pytest.mark.parametrize(("environment", "kind", "world"), [
+    ({}, "LightningEnvironment", 1),
+    (JOB, "LightningEnvironment", 1),
+    (STEP, "Step", 8),
+    ({**STEP, "SLURM_NTASKS": "16", "SLURM_NNODES": "4", "SLURM_NTASKS_PER_NODE": "3"}, "Step", 8),
+    ({**STEP, "TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2", "RANK": "1"}, "TorchElasticEnvironment", 2),
+])  # fmt: skip
+def test_fabric_sees_the_same_processes(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], kind: str, world: int
+) -> None:
+    for name in GROUP:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    seen = group.environment()
+    seen.validate_settings(world, 1)
+    assert (type(seen).__name__, seen.world_size()) == (kind, world)
+
+
+def test_a_step_meets_on_its_own_first_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    for name, value in {**STEP, "SLURM_NODELIST": "a[1-9]", "SLURM_STEP_NODELIST": "a[3-4]"}.items():
+        monkeypatch.setenv(name, value)
+    assert group.environment().main_address == "a3"
+
+
+def test_in_an_allocation_a_trainer_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By itself Fabric refuses the job, or waits for processes that nobody began."""
+    for name in GROUP:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in JOB.items():
+        monkeypatch.setenv(name, value)
+    assert Trainer(accelerator="cpu").fabric().world_size == 1
 
 
 def test_alone_everybody_agrees() -> None:
@@ -68,6 +115,7 @@ def test_who_died_of_itself_is_blamed(codes: list[int | None], blamed: tuple[int
 
 def script(source: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Makes a worker of a few lines."""
+    tmp_path.mkdir(exist_ok=True)
     (tmp_path / "tiny_worker.py").write_text(
         "import os, signal, sys, time\nrank = int(os.environ['RANK'])\n" + source
     )
@@ -195,9 +243,40 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
         assert holder.stdout.readline() == "held\n"
         assert busy(folder)
         holder.kill()
-    with locked(folder):
+    with locked(folder, Watcher()):
         assert busy(folder)
     assert not busy(folder)
+
+
+def test_whoever_waits_for_another_says_so_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("graphkd.run_folder._SHORT_S", 0.01)
+    monkeypatch.setattr("graphkd.run_folder._LOCK_S", 0.01)
+    folder, notes = tmp_path / "run", []
+
+    class Notes(Watcher):
+        def note(self, message: str) -> None:
+            notes.append(message)
+            threading.Timer(0.2, other.release).start()
+
+    other = FileLock(tmp_path / ".run.lock", thread_local=False)
+    other.acquire()
+    with locked(folder, Notes()):
+        assert notes == [f"another process is at work in {folder}; going on when it ends"]
+    with locked(folder, Notes()):
+        assert len(notes) == 1, "nobody is waited for"
+
+
+def test_a_module_named_like_pythons_own_does_not_stop_a_process(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: Any
+) -> None:
+    """Those of a user in the same folder are found all the same."""
+    for name in ("random", "statistics", "types", "queue", "runpy", "torch"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong module')")
+    (tmp_path / "my_own.py").write_text("said = 'mine'")
+    monkeypatch.chdir(tmp_path)
+    config = script("import random, statistics, types, my_own\nprint(my_own.said)", monkeypatch, tmp_path / "else")
+    launch.start(config, 1)
+    assert capfd.readouterr() == ("mine\n", "")
 
 
 @pytest.fixture

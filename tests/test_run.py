@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import signal
 import subprocess
@@ -16,9 +17,9 @@ import torch
 import yaml
 
 import graphkd
-from graphkd import UserError
+from graphkd import MODELS, UserError, load
 from graphkd.assemble import Plan, plan, plan_teacher
-from graphkd.engine.checkpoint import load_weights
+from graphkd.engine.checkpoint import load_weights, save_weights
 from graphkd.engine.evaluate import evaluate
 from graphkd.engine.trainer import Trainer
 from graphkd.engine.watching import Watcher
@@ -540,3 +541,74 @@ def test_the_trainer_of_a_plan_is_that_of_the_config(tiny_config: Config) -> Non
     trainer = plan(tiny_config({"trainer.epochs": 7, "trainer.decay_at": [0.5]})).build_trainer()
     assert isinstance(trainer, Trainer)
     assert (trainer.epochs, trainer.decay_epochs, trainer.threads) == (7, [4], 1)
+
+
+# Links
+
+
+@pytest.mark.parametrize("kind", ["a folder", "nothing yet", "a link"])
+def test_a_link_for_a_folder_is_followed(tiny_config: Config, tmp_path: Path, kind: str) -> None:
+    real, link = tmp_path / "disk" / "real", tmp_path / "link"
+    real.mkdir(parents=True) if kind == "a folder" else real.parent.mkdir()
+    (tmp_path / "other").symlink_to(real)
+    link.symlink_to(tmp_path / "other" if kind == "a link" else real)
+    config = tiny_config({**ALONE, "run_dir": str(link)})
+    run(plan(config))
+    for _ in range(2):
+        assert not run(plan({**config, "force": True})).reused
+        assert run(plan(config)).reused
+        assert run(plan({**config, "run_dir": str(real)})).reused
+    assert link.is_symlink()
+    assert {path.name for path in real.parent.iterdir()} <= {"real", ".real.lock"}
+    assert load(link).record.status == "done"
+
+
+def test_a_link_to_itself_is_refused(tiny_config: Config, tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    with pytest.raises(UserError, match="a cannot be had: a link leads back to itself"):
+        run(plan(tiny_config({**ALONE, "run_dir": str(tmp_path / "a")})))
+    with pytest.raises(UserError, match="a link leads back to itself"):
+        run(plan(tiny_config({**ALONE, "results": str(tmp_path / "a")})))
+
+
+# What is refused late
+
+
+def test_a_teachers_file_that_does_not_fit_leaves_no_folder(tiny_config: Config, tmp_path: Path) -> None:
+    (tmp_path / "bad.pth").write_bytes(b"no weights")
+    with pytest.raises(UserError, match=r"bad\.pth"):
+        run(plan(tiny_config({"teacher.checkpoint": str(tmp_path / "bad.pth")})))
+    assert not (tmp_path / "results").exists()
+
+
+def spoil(path: Path) -> None:
+    """Makes one weight of a file NaN, checksum and all."""
+    network = MODELS.build("resnet8", num_classes=10, in_channels=1, widths=(2, 2, 4, 4))
+    load_weights(network, path)
+    next(network.parameters()).data.view(-1)[0] = math.nan
+    save_weights(network, path)
+
+
+def test_a_spoilt_teacher_is_refused_with_what_to_do(tiny_config: Config, tmp_path: Path) -> None:
+    config = tiny_config()
+    teacher = run_teacher(config, plan_teacher(config)).folder
+    spoil(teacher / "teacher.safetensors")
+    with pytest.raises(UserError, match=rf"the teacher in {teacher} has weights .* not finite; .*force=true"):
+        run(plan(config))
+    assert not (tmp_path / "results" / "adhoc").exists()
+    with pytest.raises(UserError, match=r"teacher\.checkpoint: .*not finite"):
+        run(plan(tiny_config({"teacher.checkpoint": str(teacher / "teacher.safetensors")})))
+    again = {**config, "force": True}
+    run_teacher(again, plan_teacher(again))
+    assert not run(plan(config)).reused
+
+
+def test_a_run_that_spoils_its_weights_has_failed(tiny_config: Config) -> None:
+    config = tiny_config({**ALONE, "trainer.lr": 1e30, "trainer.non_finite": "skip"})
+    with pytest.raises(RuntimeError, match="not finite"):
+        run(plan(config))
+    record = records.read(plan(config).folder / "record.json")
+    assert record.status == "failed"
+    assert "not finite" in str(record.error)
+    assert not (plan(config).folder / "student.safetensors").exists()

@@ -30,6 +30,7 @@ _REJECT_ABOVE = 2
 _SORT_FROM = 128
 # The most entries of the table of how often each row is listed for each anchor.
 _TABLE = 1 << 23
+_MOST = 2**31 - 1  # they are counted in int32
 
 
 @dataclass(frozen=True)
@@ -199,11 +200,12 @@ class Sampler(ABC):
         negatives: K, the number of negatives for each anchor.
 
     Raises:
-        UserError: K is below 1.
+        UserError: K is below 1, or too large to be counted.
     """
 
     def __init__(self, bank: Bank, negatives: int) -> None:
         check(negatives >= 1, f"the number of negatives is {negatives}, but must be 1 or more")
+        check(negatives <= _MOST, f"the number of negatives is {negatives}, but must be at most {_MOST}")
         self.bank = bank
         self.negatives = negatives
 

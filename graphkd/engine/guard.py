@@ -1,26 +1,54 @@
-"""Looks out for losses that are NaN or infinite."""
+"""Looks out for losses and weights that are NaN or infinite."""
 
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from graphkd.engine.watching import Watcher
+from graphkd.engine.ranks import Ranks
+from graphkd.engine.watching import Fit, Watcher
 from graphkd.objective import Losses
 
 LOOK_EVERY = 100
 """Steps between looks at a device that works ahead of the host; a CPU is looked at in every step."""
 
+_HINT = "the last checkpoint is kept; lower the trainer's lr or momentum, or set its clip_norm"
+
 
 class NotFiniteError(RuntimeError):
-    """A loss is NaN or infinite."""
+    """A loss or weight is NaN or infinite."""
+
+
+def not_finite(state: Mapping[str, Any]) -> list[str]:
+    """Return the names of the floating-point tensors that hold NaN or infinity.
+
+    Args:
+        state: Tensors and plain values by name, in nested mappings, such as a `state_dict`.
+    """
+    tensors = dict(_floating(state))
+    if not tensors:
+        return []
+    device = next(iter(tensors.values())).device
+    # The largest magnitudes: no copy of a tensor is made, nothing overflows, and the device is waited for once.
+    norms = [torch.linalg.vector_norm(tensor, math.inf).to(device, torch.float64) for tensor in tensors.values()]
+    sound = torch.stack(norms).isfinite().tolist()
+    return [name for name, good in zip(tensors, sound, strict=True) if not good]
+
+
+def _floating(state: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
+    for name, value in state.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{name}.{inner}", tensor) for inner, tensor in _floating(value))
+        elif isinstance(value, Tensor) and value.is_floating_point() and value.numel():
+            yield name, value.detach()
 
 
 class Guard:
-    """Stops a training whose loss is not finite, or has the step skipped.
+    """Stops a training whose loss or weights are not finite; `skip` leaves a step with such a loss out instead.
 
     On CUDA `stop` looks only now and then, and before every checkpoint, so that no step waits for the device; `skip`
     has to wait in every step.
@@ -32,6 +60,7 @@ class Guard:
         self._watcher = watcher
         self._at_once = device.type == "cpu" or what == "skip"
         self._unseen: list[tuple[int, float, dict[str, Tensor]]] = []
+        self._sound = "at the start"
 
     def check(self, losses: Losses, step: int, lr: float) -> bool:
         """Whether to take this step.
@@ -59,6 +88,36 @@ class Guard:
             raise NotFiniteError(f"{message}; {hint}")
         self._watcher.note(f"{message}; the step is left out")
         return False
+
+
+    def check_weights(self, state: Mapping[str, Any], steps: int, ranks: Ranks) -> None:
+        """Check all that was learned: parameters, statistics, banks. All ranks check together.
+
+        Args:
+            state: Tensors by name, in nested mappings.
+            steps: The optimizer's steps so far, for the message.
+            ranks: The processes that train together.
+
+        Raises:
+            NotFiniteError: Something in it is NaN or infinite, on any of the ranks.
+        """
+        bad = not_finite(state)
+        if ranks.highest(len(bad)):
+            named = ", ".join(bad[:3]) + (", ..." if len(bad) > 3 else "") if bad else "on another rank"
+            raise NotFiniteError(
+                f"the weights are not finite after {steps} steps ({named}), but were {self._sound}; {_HINT}"
+            )
+        self._sound = f"after {steps} steps"
+
+    def check_outputs(self, fit: Fit) -> None:
+        """Check what a training came to: finite weights may be so large that the network's outputs are not finite.
+
+        Raises:
+            NotFiniteError: The loss on the test split is NaN or infinite after the last epoch.
+        """
+        test = fit.epochs[-1].test
+        if test is not None and not math.isfinite(test.nll):
+            raise NotFiniteError(f"the network's outputs are not finite after {fit.steps} steps; {_HINT}")
 
 
 def _message(step: int, lr: float, terms: dict[str, Tensor]) -> str:

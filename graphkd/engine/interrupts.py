@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM wait until a training can be left with a checkpoint."""
+"""Ctrl-C, SIGTERM and the loss of the terminal wait until a training can be left with a checkpoint."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupts:
-    """Within it, the first Ctrl-C or SIGTERM is held back until `pending` is looked at; a second one acts at once.
+    """Within it, the first such signal is held back until `pending` is looked at; a second one acts at once.
 
     Whatever handlers there were before get the signal in the end. Outside the main thread it does nothing.
     """
@@ -22,7 +22,8 @@ class Interrupts:
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
-            self._previous = {number: signal.signal(number, self._hold) for number in _SIGNALS}
+            heard = [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]  # nohup, sh's &
+            self._previous = {number: signal.signal(number, self._hold) for number in heard}
         return self
 
     def __exit__(

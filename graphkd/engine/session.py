@@ -124,6 +124,8 @@ class Session:
             self._run_phase(self._phase(number), None if state is None else state["optimizer"])
             state = None
         self._note_costs()
+        self._check_weights(self._learned())
+        self.guard.check_outputs(self.fit)
         if self.average is not None:
             self.student.load_state_dict(self.average.module.state_dict())
         self.student.eval()
@@ -133,16 +135,25 @@ class Session:
         """All that going on from here needs, for checkpoints: tensors and plain values."""
         return {
             "at": dataclasses.asdict(self.at),
-            "student": self.student.state_dict(),
-            "objective": self.objective.state_dict(),
+            **self._learned(),
             "optimizer": None if self.at == Position(self.at.phase) else self.optimizer.state_dict(),
-            "average": None if self.average is None else self.average.state_dict(),
             "precision": self.fabric.strategy.precision.state_dict(),
             "generators": {name: stream.get_state() for name, stream in self.generators.items()},
             "sums": self.sums.state(),
             "seconds": self.seconds,
             "fit": dataclasses.asdict(self.fit),
         }
+
+    def _learned(self) -> dict[str, Any]:
+        """Return weights, statistics and banks, those of the average too."""
+        return {
+            "student": self.student.state_dict(),
+            "objective": self.objective.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+        }
+
+    def _check_weights(self, learned: dict[str, Any]) -> None:
+        self.guard.check_weights(learned, self.fit.steps, self.ranks)
 
     def _resumed(self) -> dict[str, Any] | None:
         """Takes everything over from the latest checkpoint, but for the optimizer, which is its phase's."""
@@ -276,6 +287,8 @@ class Session:
         progress = Progress(step, self.at.epoch, phase.epochs)
         torch.manual_seed(derive(self.seed, "dropout", step, self.ranks.rank))  # so that it needs no state
         section = self.clock.section
+        buffers = self._buffers() if self.trainer.non_finite == "skip" else []
+        before = [buffer.clone() for buffer in buffers]
         images = phase.transform(batch.images)
         if self.trainer.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
@@ -294,6 +307,10 @@ class Session:
             finite = self.guard.check(losses, step, self.optimizer.param_groups[0]["lr"])
             with section("backward"):
                 self.fabric.backward(losses.total * self._share(batch))
+        if not finite:
+            for buffer, value in zip(buffers, before, strict=True):
+                buffer.copy_(value)  # statistics of a step that is left out
+            self._check_weights(self._learned())  # spoilt weights leave out every further step
         self.sound = self.sound and finite
         if applies:
             with section("optimizer"):
@@ -303,6 +320,9 @@ class Session:
                 self.sound = True
         if finite:
             self.sums.add(batch.labels, student.logits[: len(batch.labels)].detach(), losses)
+
+    def _buffers(self) -> list[Tensor]:
+        return [*self.student.buffers(), *self.objective.buffers()]
 
     def _whole(self, output: NetworkOutput, batch: Batch, phase: Phase) -> NetworkOutput:
         return self.ranks.whole(output, len(batch.labels), phase.views, self.objective.needs_maps)
@@ -392,6 +412,7 @@ class Session:
             self.guard.look()  # before a state that may be spoilt takes the place of a good one
             self._note_costs()
             state = self.state()  # on every rank: banks that are spread over them come together for it
+            self._check_weights({part: state[part] for part in ("student", "objective", "average")})
             if self.ranks.leads:
                 self.checkpoints.save(state)
 

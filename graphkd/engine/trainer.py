@@ -16,6 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from graphkd.data import Dataset
 from graphkd.engine.convolutions import sound_convolutions
+from graphkd.engine.group import environment
 from graphkd.engine.interrupts import Interrupts
 from graphkd.engine.matmul import MatmulPrecision, matmul_precision
 from graphkd.engine.resume import Checkpoints, parse_every
@@ -236,6 +237,7 @@ class Trainer:
             accelerator=accelerator, devices=self.devices, num_nodes=self.nodes,
             strategy="auto" if self.processes == 1 else ddp,
             precision={32: "32-true", "bf16": "bf16-mixed", 16: "16-mixed"}[self.precision],  # type: ignore[arg-type]
+            plugins=environment(),
         )  # fmt: skip
 
     @property

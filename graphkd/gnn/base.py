@@ -17,6 +17,7 @@ from graphkd.registry import Registry
 
 Engine = Literal["auto", "dgl", "dense"]
 MAX_CHUNK = 32  # targets at once in a dense max, which compares [targets, nodes, width] entries
+_MOST_LAYERS = 1000
 
 
 class DenseGraph:
@@ -127,6 +128,7 @@ class GraphEncoder(nn.Module, ABC):
         """
         super().__init__()
         check(layers >= 1, f"graph encoder '{self.name}': layers is {layers}, but must be at least 1")
+        check(layers <= _MOST_LAYERS, f"graph encoder '{self.name}': layers is above {_MOST_LAYERS}")
         self.in_dim = in_dim
         self.out_dim = out_dim
         self.engine: Engine = engine

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from graphkd.errors import UserError, check
@@ -21,6 +22,37 @@ def make_folder(folder: str | os.PathLike[str]) -> None:
     except OSError as error:
         raise UserError(f"the folder {folder} cannot be made: {error.strerror} ({error.filename})") from error
     check(os.access(folder, os.W_OK | os.X_OK), f"the folder {folder} cannot be written in")
+
+
+def real_folder(folder: Path) -> Path:
+    """Return where a folder really is if it is a link, so that it is followed and never replaced; else the folder.
+
+    Raises:
+        UserError: A link on the way leads back to itself.
+    """
+    try:
+        real = folder.resolve()
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"the folder {folder} cannot be had: a link leads back to itself") from error
+    return real if folder.is_symlink() else folder
+
+
+@contextlib.contextmanager
+def folder_if_used(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Make a folder as `make_folder` does; in the end those that were made and are still empty are gone.
+
+    Raises:
+        UserError: As in `make_folder`.
+    """
+    places = (Path(folder), *Path(folder).parents)
+    missing = [place for place in places if not os.path.lexists(place)]
+    try:
+        make_folder(folder)
+        yield
+    finally:
+        for place in missing:
+            with contextlib.suppress(OSError):
+                place.rmdir()
 
 
 def write_atomically(path: str | os.PathLike[str], content: bytes | str, durable: bool = True) -> None:

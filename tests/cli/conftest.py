@@ -26,7 +26,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def command(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Command]:
     """Calls `graphkd WORD ...`."""
     monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
-    handler, root = signal.getsignal(signal.SIGTERM), logging.getLogger()
+    monkeypatch.setenv("PYTHONSAFEPATH", "1")  # as the command sets it, and gone afterwards
+    before, root = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}, logging.getLogger()
     handlers, level = list(root.handlers), root.level
 
     def call(*words: str) -> Answer:
@@ -35,7 +36,8 @@ def command(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytes
         return Answer(code, *capsys.readouterr())
 
     yield call
-    signal.signal(signal.SIGTERM, handler)
+    for number, handler in before.items():
+        signal.signal(number, handler)
     root.handlers[:] = handlers  # Hydra's own --info logs to a stream that is gone after the test
     root.setLevel(level)
 

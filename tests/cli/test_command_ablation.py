@@ -11,6 +11,10 @@ from typing import Any
 import pytest
 from commands import Command, OwnConfigs, Plugin, students, top
 
+from graphkd import UserError
+from graphkd.assemble import Plan
+from graphkd.data import Dataset
+
 FAILING = """
 from pathlib import Path
 
@@ -137,6 +141,43 @@ def test_a_failed_run_is_recorded_and_the_rest_go_on(
     assert code == 0
     assert out.count("(was there)") == 3, "two students and the teacher"
     assert {status for _, _, status in runs(folder)} == {"done"}
+
+
+def test_data_that_cannot_be_had_end_the_suite_in_one_line(
+    command: Command, folder: Path, suite: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build_data(planned: Plan) -> Dataset:
+        raise UserError("digits cannot be downloaded")
+
+    monkeypatch.setattr("graphkd.assemble.Plan.build_data", build_data)
+    said = "graphkd: suite 'mini': variant 'taught': digits cannot be downloaded\n"
+    assert command("ablation", *suite) == (2, "", said)
+    assert top(folder) == set()
+
+
+PICKY = """
+from graphkd import OBJECTIVES
+from graphkd.errors import check
+from graphkd.objective.ce import CrossEntropy
+
+@OBJECTIVES.register("picky")
+class Picky(CrossEntropy):
+    "Takes as many samples as there are when it is planned, before there are data."
+
+    def __init__(self, labels):
+        super().__init__()
+        check(len(labels) == 100, "picky: there must be 100 samples")
+"""
+
+
+def test_what_does_not_fit_the_data_is_told_before_any_teacher_is_trained(
+    command: Command, folder: Path, suite: list[str], plugin: Plugin
+) -> None:
+    plugin("picky_plugin", PICKY)
+    edit(suite, "  alone:", '  picky: ["plugins=[picky_plugin]", "objective={x: picky}"]\n  alone:')
+    said = "graphkd: suite 'mini': variant 'picky': picky: there must be 100 samples\n"
+    assert command("ablation", *suite) == (2, "", said)
+    assert top(folder) == set()
 
 
 def test_where_everything_fails_it_says_so(command: Command, folder: Path, suite: list[str], plugin: Plugin) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -136,3 +138,90 @@ def test_sigterm_ends_a_training_in_order(folder: Path, tiny_words: list[str]) -
     record = records.read(folder / "out" / "record.json")
     assert (record.status, record.error) == ("running", None)
     assert list((folder / "out").glob("checkpoint-*.pt"))
+
+
+# Outputs, signals and modules of odd places
+
+
+def shell(line: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs a line of a shell in which GRAPHKD stands for the command."""
+    line = line.replace("GRAPHKD", " ".join(GRAPHKD))
+    return subprocess.run(
+        ["bash", "-c", line], cwd=folder, env=os.environ | environment, capture_output=True, text=True, timeout=200
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("redirected", "code", "errors"), [
+    (">&-", 0, ""),
+    ("2>&-", 0, ""),
+    ("<&- >&- 2>&-", 0, ""),
+    ("2>/dev/full", 0, ""),
+    (">/dev/full", 1, "graphkd: standard output could not be written to: No space left on device\n"),
+])  # fmt: skip
+def test_a_run_ends_well_wherever_it_is_shown(
+    folder: Path, tiny_words: list[str], redirected: str, code: int, errors: str
+) -> None:
+    words = " ".join(f"'{word}'" for word in [*tiny_words, "objective=ce"])
+    done = shell(f"GRAPHKD run {words} {redirected}", folder)
+    assert (done.returncode, done.stderr) == (code, errors)
+    (record,) = students(folder).values()
+    assert record.status == "done"
+    wrong = shell(f"GRAPHKD run builder=knnn {redirected}", folder)
+    assert wrong.returncode == 2
+
+
+@pytest.mark.slow
+def test_a_run_outlives_its_reader(folder: Path, tiny_words: list[str]) -> None:
+    words = " ".join(f"'{word}'" for word in tiny_words)
+    done = shell(f"GRAPHKD run {words} | head -c 1 > /dev/null; exit ${{PIPESTATUS[0]}}", folder)
+    assert (done.returncode, done.stderr) == (1, "")
+    (record,) = students(folder).values()
+    assert record.status == "done"
+
+
+@pytest.mark.slow
+def test_without_assertions_overrides_are_read_all_the_same(folder: Path) -> None:
+    words = "'student={name: resnet8, widths: [2, 2, 4, 4]}' --cfg job"
+    plain, optimised = (shell(f"GRAPHKD run {words}", folder, PYTHONOPTIMIZE=level) for level in ("", "2"))
+    assert (optimised.returncode, optimised.stderr) == (0, "")
+    assert optimised.stdout == plain.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_terminal_that_is_closed_ends_a_training_in_order_unless_it_is_to_go_on(
+    folder: Path, tiny_words: list[str], ignored: bool
+) -> None:
+    epochs = "trainer.epochs=8" if ignored else "trainer.epochs=100000"
+    words = ["run", *tiny_words[1:], "objective=ce", epochs, "run_dir=out"]
+    with subprocess.Popen(
+        [*(["nohup"] if ignored else []), *GRAPHKD, *words], cwd=folder, stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        until = time.monotonic() + 100
+        while not (folder / "out" / "metrics.jsonl").exists() and time.monotonic() < until:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGHUP)
+        _, err = process.communicate(timeout=100)
+    if ignored:
+        assert process.returncode == 0
+    else:
+        assert (process.returncode, err) == (143, "graphkd: terminated; the same command goes on where it was\n")
+        assert list((folder / "out").glob("checkpoint-*.pt"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="there Python has no safe path")
+def test_modules_named_like_pythons_own_do_not_break_a_launchers_processes(
+    folder: Path, tiny_words: list[str]
+) -> None:
+    for name in ("random", "statistics", "types", "queue", "torch"):
+        (folder / f"{name}.py").write_text("raise SystemExit('the wrong module')")
+    words = " ".join(f"'{word}'" for word in [*tiny_words, "objective=ce"])
+    # As the installed command begins: without the current folder among those of modules.
+    begin = "import sys; sys.path = [*filter(None, sys.path)]; from graphkd_cli.main import main; sys.exit(main())"
+    words += " seed=0,1 hydra/launcher=joblib hydra.launcher.n_jobs=2"
+    done = shell(f'{sys.executable} -c "{begin}" run -m {words}', folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [record.status for record in students(folder).values()] == ["done", "done"]

@@ -373,6 +373,18 @@ OPTIONS: list[tuple[list[str], list[str]]] = [
 ]
 
 
+HUGE = 2**63 - 1
+OPTIONS += [
+    (["run", f"negatives={HUGE}"], ["number of negatives", str(HUGE)]),
+    (["run", f"objective.hkd.dim={HUGE}"], ["objective.hkd", "too large"]),
+    (["run", "bank.kind=queue", f"bank.length={HUGE}"], ["objective.hkd", "too large"]),
+    (["run", f"gnn.hops={HUGE}"], ["objective.hkd", "too large"]),
+    (["run", f"gnn.layers={10**9}"], ["layers is above"]),
+    (["run", "objective=crd", f"objective.crd.dim={HUGE}"], ["objective.crd", "too large"]),
+    (["run", f"objective={{cc: {{name: cc, dim: {HUGE}}}}}"], ["objective.cc", "too large"]),
+]
+
+
 @pytest.mark.parametrize(("words", "culprits"), OPTIONS, ids=[" ".join(words) for words, _ in OPTIONS])
 def test_a_mistake_is_told_in_one_line(refuse: Any, words: list[str], culprits: list[str]) -> None:
     refuse(words, *culprits)
@@ -743,7 +755,11 @@ PROCESSES: dict[str, tuple[list[str], dict[str, str], list[str]]] = {
     "a wrong option": (["run", "builder=knnn"], {}, ["'knnn'", "'knn'"]),
     "no GPU": (["run", "trainer.accelerator=cuda"], {"CUDA_VISIBLE_DEVICES": "99"}, ["CUDA"]),
     "a plugin that raises": (["run", "plugins=[boom]"], {"PYTHONPATH": "plugins"}, ["'boom'", "RuntimeError"]),
-    "Slurm's tasks": (["run"], {"SLURM_NTASKS": "many"}, ["SLURM_NTASKS is 'many'", "whole number"]),
+    "Slurm's tasks": (
+        ["run"],
+        {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "many"},
+        ["SLURM_STEP_NUM_TASKS is 'many'", "whole number"],
+    ),
     "Hydra's own tracebacks": (["run", "seed=x"], {"HYDRA_FULL_ERROR": "1"}, ["seed is 'x'"]),
     "a path in an old locale": (
         ["run", "results='é/\u0301'", "seed=x"],

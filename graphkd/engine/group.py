@@ -1,0 +1,87 @@
+"""The processes that were started together with this one, as their launcher's environment tells of them."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import torch.distributed as dist
+
+from graphkd.errors import brief, check
+
+if TYPE_CHECKING:
+    from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
+
+_INTERACTIVE_JOBS = ("bash", "interactive")
+_SPECIAL_STEPS = 0xFFFFFFFA
+"""From here on Slurm's step ids mean a job's script, a shell of salloc and the like."""
+
+
+def processes() -> int:
+    """Return how many processes torchrun, srun or `graphkd.launch.start` began together, this one included.
+
+    Raises:
+        UserError: A variable that says so is no whole number.
+    """
+    if dist.is_torchelastic_launched():
+        return _number("WORLD_SIZE", 1)
+    return _number("SLURM_STEP_NUM_TASKS", 1) if _in_step() else 1
+
+
+def in_group() -> bool:
+    """Return whether this process is one of several that were started together."""
+    return processes() > 1
+
+
+def rank() -> int:
+    """Return this process's number among them."""
+    if not in_group():
+        return 0
+    return _number("RANK" if dist.is_torchelastic_launched() else "SLURM_PROCID", 0)
+
+
+def leads() -> bool:
+    """Return whether this process is the one that writes."""
+    return rank() == 0
+
+
+def environment() -> ClusterEnvironment:
+    """Return the same for Fabric, which by itself takes every task of a Slurm allocation for a process."""
+    from lightning_fabric.plugins.environments.lightning import LightningEnvironment  # takes seconds to import
+    from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+    from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+
+    class Step(SLURMEnvironment):
+        """A step of srun, whose number of tasks is checked before, however it was asked for."""
+
+        @property
+        def main_address(self) -> str:
+            nodes = os.environ.get("SLURM_STEP_NODELIST", "127.0.0.1")
+            return os.environ.setdefault("MASTER_ADDR", self.resolve_root_node_address(nodes))
+
+        def world_size(self) -> int:
+            return processes()
+
+        def validate_settings(self, num_devices: int, num_nodes: int) -> None:
+            pass
+
+        @staticmethod
+        def _validate_srun_variables() -> None:
+            pass
+
+    if dist.is_torchelastic_launched():
+        return TorchElasticEnvironment()
+    return Step() if in_group() else LightningEnvironment()
+
+
+def _in_step() -> bool:
+    """Whether srun began this process; an allocation alone (salloc, a job's script) begins none."""
+    # As Lightning has it: in an interactive job Slurm's tasks are not processes of ours.
+    interactive = os.environ.get("SLURM_JOB_NAME") in _INTERACTIVE_JOBS
+    return not interactive and _number("SLURM_STEP_ID", _SPECIAL_STEPS) < _SPECIAL_STEPS
+
+
+def _number(variable: str, default: int) -> int:
+    text = os.environ.get(variable, str(default))
+    check(text.isdecimal(), f"the environment's {variable} is {brief(text)}, but must be a whole number")
+    return int(text)
