@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -111,6 +111,24 @@ class Dataset(ABC):
 def check_classes(count: int, where: str) -> None:
     """Raises `UserError` where there are too few classes to tell apart; `where` is the training split's place."""
     check(count >= 2, f"there is one class in {where}, but training needs at least 2")
+
+
+def missing_class_notes(split_labels: Mapping[str, Tensor], class_names: Sequence[str]) -> tuple[str, ...]:
+    """Return a line for each split that lacks images of some classes, with the classes named.
+
+    Args:
+        split_labels: The labels of each split, int64 [N].
+        class_names: The name of each class.
+    """
+    notes = []
+    for split, labels in split_labels.items():
+        counts = labels.bincount(minlength=len(class_names))
+        missing = [name for name, count in zip(class_names, counts.tolist(), strict=True) if count == 0]
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        if missing:
+            named = f"{', '.join(missing[:5])}{more}"
+            notes.append(f"{len(missing)} of {len(class_names)} classes have no {split} image: {named}")
+    return tuple(notes)
 
 
 DATASETS: Registry[Dataset] = Registry("data set", "graphkd.data")

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from graphkd.data.augment import Augmentation
 from graphkd.data.base import DATASETS, check_classes
-from graphkd.data.cache import cache_folder, cached, describe_files, same_files, sampled_hash
+from graphkd.data.cache import cache_folder, cached, keep_hashes
+from graphkd.data.content import Contents
 from graphkd.data.decoded import Decoded, DecodedDataset
-from graphkd.data.images import Source, check_channels, decode_images, note_broken
+from graphkd.data.images import WHITE, Colour, Source, check_channels, colour, decode_images, note_images
 from graphkd.data.tensor import SPLITS, Split
 from graphkd.errors import UserError, check, choices, did_you_mean, one_line
 
@@ -61,7 +62,10 @@ class Parquet(DecodedDataset):
         mean: Mean of each channel, for pixel values in 0 .. 1. None: the training images'.
         std: Standard deviation of each channel, likewise.
         skip_broken: Leaves broken images out instead of stopping; `skipped` counts them.
-        cache: Where the decoded images are kept: true for beside the training file, false for nowhere, or a folder.
+        cache: Where hashes of the files and decoded images are kept: true for beside the training file, false for
+            nowhere, or a folder.
+        background: What transparent images are drawn on: a colour's name, `#rrggbb`, or red, green and blue from 0
+            to 255.
 
     Raises:
         UserError: A file, column, image or label is missing or wrong; the message names file and row.
@@ -92,31 +96,45 @@ class Parquet(DecodedDataset):
         std: Sequence[float] | None = None,
         skip_broken: bool = False,
         cache: bool | str = True,
+        background: str | Sequence[int] = "white",
     ) -> None:
         check_channels(in_channels)
         check(image_size is None or image_size >= 1, f"image_size is {image_size}, but must be at least 1")
         fits = num_classes is None or 2 <= num_classes <= _MOST_CLASSES
         check(fits, f"num_classes is {num_classes}, but must be at least 2 and at most {_MOST_CLASSES}")
         files = _split_files({"train": train, "val": val, "test": test})
-        reader = _Reader(files, image_column, label_column, image_size, in_channels, num_classes, skip_broken)
-        every = [file for split in files.values() for file in split]
+        reader = _Reader(
+            files, image_column, label_column, image_size, in_channels, num_classes, skip_broken, colour(background)
+        )
+        contents = _contents(files, cache)
         super().__init__(
             lambda: cached(
-                folder=cache_folder(cache, every[0].parent),
-                options=reader.options,
-                source=lambda: describe_files(every),
-                decode=reader.read,
-                same=lambda stored: same_files(every, stored),
+                contents["train"].cache, options=reader.options, source=lambda: _hashes(contents), decode=reader.read
             ),
             Augmentation(padding, flip, cutout, rand_augment, rand_magnitude), mean, std, train_fraction,
             {"test": test_fraction, "val": val_fraction}, split_seed,
         )  # fmt: skip
+        self.notes = keep_hashes(contents.values(), self.notes)
 
     @classmethod
     def fingerprint(cls, options: Mapping[str, Any]) -> dict[str, Any]:
-        """A hash of each file's size and of a sample of its content, by split."""
+        """Return the SHA-256 of each file, by split."""
         files = _split_files({name: options[name] for name in SPLITS})
-        return {name: [sampled_hash(file) for file in split] for name, split in files.items()}
+        return _hashes(_contents(files, options["cache"]))
+
+
+def _contents(files: Mapping[str, Sequence[Path]], cache: bool | str) -> dict[str, Contents]:
+    """What the files of each split hold; the hashes are kept where the decoded images are."""
+    base = files["train"][0].parent
+    folder = cache_folder(cache, base)
+    return {
+        name: Contents([str(file) for file in split], base, folder, "\n".join(file.name for file in split))
+        for name, split in files.items()
+    }
+
+
+def _hashes(contents: Mapping[str, Contents]) -> dict[str, list[str]]:
+    return {name: [content.hex() for content in split.hashes()] for name, split in contents.items()}
 
 
 @dataclass(frozen=True)
@@ -142,6 +160,7 @@ class _Reader:
     channels: int
     num_classes: int | None
     skip_broken: bool
+    background: Colour = WHITE
 
     @property
     def options(self) -> dict[str, Any]:
@@ -149,7 +168,7 @@ class _Reader:
         return {
             **{name: [[file.name, file.stat().st_size] for file in split] for name, split in self.files.items()},
             **{name: getattr(self, name) for name in ("image_column", "label_column", "image_size", "channels")},
-            **{name: getattr(self, name) for name in ("num_classes", "skip_broken")},
+            **{name: getattr(self, name) for name in ("num_classes", "skip_broken", "background")},
         }
 
     def read(self) -> Decoded:
@@ -165,10 +184,11 @@ class _Reader:
         for name, split in opened.items():
             rows = len(numbers[name])
             images = decode_images(
-                self._sources(split), rows, _row_namer(split), self.channels, self.image_size, self.skip_broken
-            )
+                self._sources(split), rows, _row_namer(split), self.channels, self.image_size, self.skip_broken,
+                self.background,
+            )  # fmt: skip
             splits[name] = Split(images.pixels, numbers[name][images.kept])
-            notes += note_broken(name, rows, images.broken)
+            notes += note_images(name, rows, images)
             skipped += len(images.broken)
         return Decoded(splits, class_names, skipped, notes)
 
