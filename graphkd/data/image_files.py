@@ -144,10 +144,14 @@ def _loaded(loader: DataLoader[Any]) -> Iterator[Any]:
     """The batches of a loader.
 
     Raises:
-        UserError: A worker process died.
+        UserError: A worker process cannot be started, or died.
     """
     try:
         batches = iter(loader)
+    except OSError as error:
+        message = f"no process that decodes images can be started ({one_line(error)}): data.workers=0 does without"
+        raise UserError(message) from error
+    try:
         if loader.num_workers:
             _explain_deaths()
         yield from batches
