@@ -284,6 +284,7 @@ def test_batches_of_workers_take_no_shared_memory(large: Path, monkeypatch: pyte
     assert joined(data.train_batches(torch.arange(10), 4, 0, "cpu")).images.shape == (10, 3, 100, 100)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # torch tidies what it did not make
 def test_workers_that_cannot_be_started_are_told_in_one_line(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
