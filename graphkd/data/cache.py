@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from graphkd.data.content import Contents
 from graphkd.data.decoded import Decoded
 from graphkd.data.tensor import Split
 from graphkd.errors import one_line
 
 _FORMAT = 1
-_BLOCK = 2**16
-_BLOCKS = 64
 
 
 def cached(
@@ -30,39 +29,36 @@ def cached(
     options: Mapping[str, Any],
     source: Callable[[], Any],
     decode: Callable[[], Decoded],
-    same: Callable[[Any], bool] | None = None,
 ) -> Decoded:
-    """What `decode` gives, from the cache in `folder` where it holds this source under these options.
+    """Return what `decode` gives, from the cache in `folder` where it holds this source under these options.
 
     One process decodes, others that want the same wait for it. A cache that cannot be read is made again; one that
-    cannot be written costs a note.
+    cannot be written costs a note. Where `decode` fails, nothing is left behind.
 
     Args:
         folder: Where caches are kept; None for nowhere.
         options: What the result depends on beside the source; chooses the file.
         source: Gives what the cache is validated by, of plain values that JSON holds.
         decode: Makes the samples.
-        same: Whether a stored source is still this one, if that is quicker to tell than by comparing.
     """
     if folder is None:
         return decode()
     file = folder / f"graphkd-{_digest({'format': _FORMAT, **options})[:12]}.safetensors"
-    is_same = same or (lambda stored: bool(stored == source()))
-    found = _load(file, is_same)
+    found = _load(file, source)
     if found is not None:
         return found
     with contextlib.ExitStack() as stack:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(FileLock(folder / f".{file.stem}.lock"))
+            stack.enter_context(_alone(folder, f".{file.stem}.lock"))
         except OSError as error:
             return _uncached(decode(), folder, error)
-        found = _load(file, is_same)
+        found = _load(file, source)
         if found is not None:
             return found
+        known = source()  # before decoding: what changes meanwhile is decoded again the next time
         decoded = decode()
         try:
-            _save(file, decoded, source())
+            _save(file, decoded, known)
         except (OSError, SafetensorError) as error:
             return _uncached(decoded, folder, error)
         return decoded
@@ -75,59 +71,54 @@ def cache_folder(cache: bool | str, beside: Path) -> Path | None:
     return beside if cache else None
 
 
-def describe_files(files: Sequence[Path]) -> list[dict[str, Any]]:
-    """What tells whether files are still the same: name, size, time of change and SHA-256 of each."""
-    return [{**_stat(file), "sha256": _hash(file)} for file in files]
+def keep_hashes(contents: Iterable[Contents], notes: tuple[str, ...]) -> tuple[str, ...]:
+    """Write hashes of files to their caches, once the files are known to be sound; return the notes with what failed.
+
+    Args:
+        contents: The files.
+        notes: What is told about them already.
+    """
+    for part in contents:
+        if part.cache is None:
+            continue
+        try:
+            part.cache.mkdir(parents=True, exist_ok=True)
+            part.keep()
+        except OSError as error:
+            told = any(note.startswith(_not_cached(part.cache)) for note in notes)
+            return notes if told else (*notes, _uncached_note(part.cache, error))
+    return notes
 
 
-def same_files(files: Sequence[Path], stored: Any) -> bool:
-    """Whether `describe_files` would give `stored`; where size and time agree, the content is not read."""
-    if not isinstance(stored, list) or len(stored) != len(files):
-        return False
-    for file, known in zip(files, stored, strict=True):
-        now = _stat(file)
-        if now["name"] != known["name"] or now["size"] != known["size"]:
-            return False
-        if now["mtime_ns"] != known["mtime_ns"] and _hash(file) != known["sha256"]:
-            return False
-    return True
-
-
-def sampled_hash(file: Path) -> str:
-    """SHA-256 of a file's size and of 64 blocks of 64 KiB spread over it: fast for any size."""
-    size = file.stat().st_size
-    digest = hashlib.sha256(str(size).encode())
-    with file.open("rb") as stream:
-        for block in range(_BLOCKS):
-            stream.seek(max(size - _BLOCK, 0) * block // (_BLOCKS - 1))
-            digest.update(stream.read(_BLOCK))
-    return digest.hexdigest()
-
-
-def _stat(file: Path) -> dict[str, Any]:
-    stat = file.stat()
-    return {"name": file.name, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
-
-
-def _hash(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
+@contextlib.contextmanager
+def _alone(folder: Path, lock: str) -> Iterator[None]:
+    """Let one process at a time work in a folder, which is made for it; unless it writes there, nothing stays."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / lock):
+            try:
+                yield
+            finally:  # before it is free: who waits for a lock that is gone makes another
+                with contextlib.suppress(OSError):
+                    (folder / lock).unlink()
+    finally:
+        with contextlib.suppress(OSError):
+            for path in made:
+                path.rmdir()
 
 
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def _load(file: Path, is_same: Callable[[Any], bool]) -> Decoded | None:
+def _load(file: Path, source: Callable[[], Any]) -> Decoded | None:
     if not file.is_file():
         return None
     try:
         with safe_open(file, framework="pt") as stored:
             facts = json.loads(stored.metadata()["graphkd"])
-            if not is_same(facts["source"]):
+            if facts["source"] != source():
                 return None
             splits = {
                 name: Split(stored.get_tensor(f"{name}.images"), stored.get_tensor(f"{name}.labels"))
@@ -171,5 +162,12 @@ def _replacing(file: Path) -> Iterator[Path]:
 
 
 def _uncached(decoded: Decoded, folder: Path, error: BaseException) -> Decoded:
-    note = f"the decoded images are not cached in {folder} ({one_line(error)}); data.cache=FOLDER chooses another"
-    return replace(decoded, notes=(*decoded.notes, note))
+    return replace(decoded, notes=(*decoded.notes, _uncached_note(folder, error)))
+
+
+def _uncached_note(folder: Path, error: BaseException) -> str:
+    return f"{_not_cached(folder)} ({one_line(error)}); data.cache=FOLDER chooses another"
+
+
+def _not_cached(folder: Path) -> str:
+    return f"the data are not cached in {folder}"

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import copy
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,9 +20,9 @@ from torch.utils.data import Dataset as TorchDataset
 from graphkd.data.augment import random_bits
 from graphkd.data.base import Batch, Dataset
 from graphkd.data.decoded import Decoded, check_has_test
-from graphkd.data.images import MODES, check_image, explain, open_image
+from graphkd.data.images import Colour, as_seen, explain, open_image
 from graphkd.data.tensor import SPLITS, Normalisation, Split, cut, hold_out, stratified_subset
-from graphkd.errors import UserError, check, choices
+from graphkd.errors import UserError, check, choices, one_line
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -50,9 +53,11 @@ class ImageFileDataset(Dataset):
         train_fraction: Part of the training samples to keep.
         held_out: Share of the training split for each split that is cut off it.
         split_seed: Chooses the samples of those parts.
+        background: What transparent images are drawn on.
 
     Raises:
-        UserError: An option is out of range, or there is no test split. Iterating raises it at a broken image.
+        UserError: An option is out of range, or there is no test split. Iterating raises it at a broken image, and
+            where a worker process dies.
     """
 
     def __init__(
@@ -70,6 +75,7 @@ class ImageFileDataset(Dataset):
         train_fraction: float,
         held_out: Mapping[str, float],
         split_seed: int,
+        background: Colour,
     ) -> None:
         self._samples = hold_out(kept.splits, held_out, split_seed)
         check_has_test(self._samples)
@@ -80,7 +86,7 @@ class ImageFileDataset(Dataset):
         self.splits = tuple(name for name in SPLITS if name in self._samples)
         self._normalisation = Normalisation.of(mean, std, in_channels)
         self._flip, self._rand_augment, self._rand_magnitude = flip, rand_augment, rand_magnitude
-        self._workers, self._split_seed = workers, split_seed
+        self._workers, self._split_seed, self._background = workers, split_seed, background
         self._keep_train_fraction(train_fraction)
 
     def train_batches(
@@ -114,7 +120,7 @@ class ImageFileDataset(Dataset):
         self, split: str, order: Tensor, batch_size: int, transform: _Transform, device: torch.device | str
     ) -> Iterator[Batch]:
         positions, labels = self._samples[split]
-        samples = _Samples(self._files[split], positions, transform, self.in_channels)
+        samples = _Samples(self._files[split], positions, transform, self.in_channels, self._background)
         to_gpu = torch.device(device).type == "cuda"
         loader = DataLoader(
             samples,
@@ -126,25 +132,75 @@ class ImageFileDataset(Dataset):
             generator=torch.Generator(),  # its seeds are not used, and the global generator is left alone
         )
         normalised = self._normalisation.to(device)
-        for indices, batch in zip(cut(order, batch_size), loader, strict=True):
+        for indices, batch in zip(cut(order, batch_size), _loaded(loader), strict=True):
             if isinstance(batch, str):  # an exception would lose its one line on the way from a worker
                 raise UserError(f"broken image: {batch} (data.skip_broken=true leaves such out)")
-            images = batch.to(device, non_blocking=to_gpu)
+            images = batch if isinstance(batch, Tensor) else torch.from_numpy(batch.images)
+            images = images.to(device, non_blocking=to_gpu)
             yield Batch(normalised(images), labels[indices].to(device), indices.to(device))
+
+
+def _loaded(loader: DataLoader[Any]) -> Iterator[Any]:
+    """The batches of a loader.
+
+    Raises:
+        UserError: A worker process cannot be started, or died.
+    """
+    try:
+        batches = iter(loader)
+    except OSError as error:
+        message = f"no process that decodes images can be started ({one_line(error)}): data.workers=0 does without"
+        raise UserError(message) from error
+    try:
+        if loader.num_workers:
+            _explain_deaths()
+        yield from batches
+    except RuntimeError as error:
+        raise _explained(error) from error
+
+
+def _explain_deaths() -> None:
+    """Have torch's handler of the signal that a worker died, which interrupts the main thread anywhere, explain it."""
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"):
+        return
+    handler = signal.getsignal(signal.SIGCHLD)
+    if not callable(handler) or hasattr(handler, "explains"):
+        return
+
+    def explaining(number: int, frame: FrameType | None) -> None:
+        try:
+            handler(number, frame)
+        except RuntimeError as error:
+            raise _explained(error) from error
+
+    explaining.explains = True  # type: ignore[attr-defined]
+    signal.signal(signal.SIGCHLD, explaining)
+
+
+def _explained(error: RuntimeError) -> Exception:
+    message = one_line(error).removeprefix("RuntimeError: ")
+    if not message.startswith("DataLoader worker"):
+        return error
+    return UserError(
+        f"a process that decodes images died ({message.rstrip('.')}): if memory ran out, fewer data.workers take less; "
+        "data.workers=0 does without"
+    )
 
 
 class _Samples(TorchDataset[Any]):
     """Maps an index of a split to its transformed image, uint8 [C, H, W], or to what is broken about it."""
 
-    def __init__(self, files: np.ndarray, positions: Tensor, transform: _Transform, channels: int) -> None:
-        self.files, self.positions, self.transform, self.channels = files, positions, transform, channels
+    def __init__(
+        self, files: np.ndarray, positions: Tensor, transform: _Transform, channels: int, background: Colour
+    ) -> None:
+        self.files, self.positions, self.transform = files, positions, transform
+        self.channels, self.background = channels, background
 
     def __getitem__(self, index: int) -> Tensor | str:
         file = os.fsdecode(self.files[int(self.positions[index])])
         try:
             with open_image(file) as image:
-                check_image(image)
-                return self.transform(image.convert(MODES[self.channels]), index)
+                return self.transform(as_seen(image, self.channels, self.background), index)
         except Exception as error:  # as in Decoder
             return f"{file}: {explain(error)}"
 
@@ -154,13 +210,24 @@ def _packed(files: Sequence[str]) -> np.ndarray:
     return np.array([os.fsencode(file) for file in files])
 
 
-def _collate(samples: list[Tensor | str]) -> Tensor | str:
-    images: list[Tensor] = []
+class _Pixels:
+    """A batch, uint8 [B, C, H, W], that travels through a pipe: a tensor takes shared memory, scarce in containers."""
+
+    def __init__(self, images: np.ndarray) -> None:
+        self.images = images
+
+    def pin_memory(self) -> Tensor:
+        """See `torch.utils.data.DataLoader`."""
+        return torch.from_numpy(self.images).pin_memory()
+
+
+def _collate(samples: list[Tensor | str]) -> _Pixels | str:
+    images: list[np.ndarray] = []
     for sample in samples:
         if isinstance(sample, str):
             return sample
-        images.append(sample)
-    return torch.stack(images)
+        images.append(sample.numpy())
+    return _Pixels(np.stack(images))
 
 
 class _Transform:

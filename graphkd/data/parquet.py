@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,9 +15,10 @@ import numpy as np
 
 from graphkd.data.augment import Augmentation
 from graphkd.data.base import DATASETS, first_few, missing_class_notes
-from graphkd.data.cache import cache_folder, cached, describe_files, same_files, sampled_hash
+from graphkd.data.cache import cache_folder, cached, keep_hashes
+from graphkd.data.content import Contents
 from graphkd.data.decoded import Decoded, DecodedDataset
-from graphkd.data.images import Source, check_channels, decode_images, note_broken
+from graphkd.data.images import WHITE, Colour, Source, check_channels, colour, decode_images, note_images
 from graphkd.data.labels import FileLabels, number_labels
 from graphkd.data.tensor import SPLITS, Split
 from graphkd.errors import UserError, brief, check, choices, did_you_mean, one_line
@@ -67,7 +67,10 @@ class Parquet(DecodedDataset):
         mean: Mean of each channel, for pixel values in 0 .. 1. None: the training images'.
         std: Standard deviation of each channel, likewise.
         skip_broken: Leaves broken images out instead of stopping; `skipped` counts them.
-        cache: Where the decoded images are kept: true for beside the training file, false for nowhere, or a folder.
+        cache: Where hashes of the files and decoded images are kept: true for beside the training file, false for
+            nowhere, or a folder.
+        background: What transparent images are drawn on: a colour's name, `#rrggbb`, or red, green and blue from 0
+            to 255.
 
     Raises:
         UserError: A file, column, image or label is missing or wrong; the message names file and row.
@@ -100,6 +103,7 @@ class Parquet(DecodedDataset):
         std: Sequence[float] | None = None,
         skip_broken: bool = False,
         cache: bool | str = True,
+        background: str | Sequence[int] = "white",
     ) -> None:
         check_channels(in_channels)
         check(image_size is None or image_size >= 1, f"image_size is {image_size}, but must be at least 1")
@@ -107,37 +111,48 @@ class Parquet(DecodedDataset):
         check(fits, f"num_classes is {num_classes}, but must be at least 2 and at most {_MOST_CLASSES}")
         files = _split_files({"train": train, "val": val, "test": test})
         reader = _Reader(
-            files, image_column, label_column, root, image_size, in_channels, num_classes, relabel, skip_broken
-        )
+            files, image_column, label_column, root, image_size, in_channels, num_classes, relabel, skip_broken,
+            colour(background),
+        )  # fmt: skip
+        contents = _contents(files, cache, image_column, root)
         super().__init__(
             lambda: cached(
-                folder=cache_folder(cache, files["train"][0].parent),
-                options=reader.options,
-                source=lambda: describe_files(reader.sources()),
-                decode=reader.read,
-                same=lambda stored: same_files(reader.sources(), stored),
+                contents["train"].cache, options=reader.options, source=lambda: _hashes(contents), decode=reader.read
             ),
             Augmentation(padding, flip, cutout, rand_augment, rand_magnitude), mean, std, train_fraction,
             {"test": test_fraction, "val": val_fraction}, split_seed,
         )  # fmt: skip
+        self.notes = keep_hashes(contents.values(), self.notes)
 
     @classmethod
     def fingerprint(cls, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Return hashes of each split's files, with one of all images that these name, and how labels are matched.
+        """Return the SHA-256 of each file and of each image that it names, by split, and how labels are matched.
 
-        A hash is of a file's size and of a sample of its content. Labels are matched by name where files differ in
-        the names; runs that took such labels for numbers are others.
+        Labels are matched by name where files differ in the names; runs that took such labels for numbers are others.
         """
-        found: dict[str, Any] = {}
-        known: set[tuple[str, ...] | None] = {None}
-        for name, split in _split_files({name: options[name] for name in SPLITS}).items():
-            opened = [_Open.of(file) for file in split]
-            found[name] = [sampled_hash(file) for file in split]
-            named = [image for file in opened for image in file.named_images(options["image_column"], options["root"])]
-            if named:
-                found[name].append(hashlib.sha256("".join(map(sampled_hash, named)).encode()).hexdigest())
-            known.update(file.names(options["label_column"]) for file in opened)
-        return {**found, "labels": "by name"} if len(known) > 2 else found
+        files = _split_files({name: options[name] for name in SPLITS})
+        found = _hashes(_contents(files, options["cache"], options["image_column"], options["root"]))
+        names = {_Open.of(file).names(options["label_column"]) for split in files.values() for file in split}
+        return {**found, "labels": "by name"} if len(names - {None}) > 1 else {**found}
+
+
+def _contents(
+    files: Mapping[str, Sequence[Path]], cache: bool | str, image_column: str, root: str | None
+) -> dict[str, Contents]:
+    """What the files of each split and the images that they name hold; hashes are kept where decoded images are."""
+    base = files["train"][0].parent
+    folder = cache_folder(cache, base)
+    return {
+        name: Contents(
+            [str(path) for file in split for path in (file, *_Open.of(file).named_images(image_column, root))],
+            base, folder, "\n".join(file.name for file in split),
+        )
+        for name, split in files.items()
+    }  # fmt: skip
+
+
+def _hashes(contents: Mapping[str, Contents]) -> dict[str, Any]:
+    return {name: [content.hex() for content in split.hashes()] for name, split in contents.items()}
 
 
 @dataclass(frozen=True)
@@ -153,6 +168,7 @@ class _Reader:
     num_classes: int | None
     relabel: bool
     skip_broken: bool
+    background: Colour = WHITE
 
     @property
     def options(self) -> dict[str, Any]:
@@ -161,16 +177,8 @@ class _Reader:
             "labels": "by name",
             **{name: [[file.name, file.stat().st_size] for file in split] for name, split in self.files.items()},
             **{name: getattr(self, name) for name in ("image_column", "label_column", "image_size", "channels")},
-            **{name: getattr(self, name) for name in ("num_classes", "relabel", "skip_broken")},
+            **{name: getattr(self, name) for name in ("num_classes", "relabel", "skip_broken", "background")},
         }
-
-    def sources(self) -> list[Path]:
-        """Return every file that the decoded images come from: the Parquet files, and the images that they name."""
-        every = [file for split in self.files.values() for file in split]
-        return [
-            *every,
-            *(image for file in every for image in _Open.of(file).named_images(self.image_column, self.root)),
-        ]
 
     def read(self) -> Decoded:
         opened = {name: [_Open.of(file) for file in split] for name, split in self.files.items()}
@@ -187,10 +195,11 @@ class _Reader:
         for name, split in opened.items():
             rows = len(numbered.labels[name])
             images = decode_images(
-                self._sources(split), rows, _row_namer(split), self.channels, self.image_size, self.skip_broken
-            )
+                self._sources(split), rows, _row_namer(split), self.channels, self.image_size, self.skip_broken,
+                self.background,
+            )  # fmt: skip
             splits[name] = Split(images.pixels, numbered.labels[name][images.kept])
-            notes += note_broken(name, rows, images.broken)
+            notes += note_images(name, rows, images)
             skipped += len(images.broken)
         return Decoded(splits, numbered.class_names, skipped, notes + self._missing(splits, numbered.class_names))
 

@@ -533,7 +533,10 @@ FOLDERS: dict[str, tuple[dict[str, bytes | str | None], list[str]]] = {
     "absurd image": (BOTH | {"train/a/0.png": png(100_000)}, ["train/a/0.png"]),
     "one image": ({"train/a/0.png": png(), "test/a/0.png": png()}, ["one class", "images/train"]),
     "no test split": ({"train/a/0.png": png(), "train/b/0.png": png()}, ["data.test", "images/test"]),
-    "a folder called like an image": ({"train/a/x.jpg": None, "test/a/0.png": png()}, ["train/a is empty"]),
+    "a folder called like an image": (
+        {"train/a/x.jpg": None, "test/a/0.png": png()},
+        ["train is empty: no image in a"],
+    ),
     "a link to itself": (BOTH | {"train/a/x.png": "x.png"}, ["train/a/x.png", "symbolic links"]),
     "a link to nowhere": (BOTH | {"train/a/x.png": "nowhere.png"}, ["train/a/x.png", "No such file"]),
     "a class that is a link to itself": (
@@ -542,7 +545,7 @@ FOLDERS: dict[str, tuple[dict[str, bytes | str | None], list[str]]] = {
     ),
     "a split that is a link to itself": ({"train": "train", "test/a/0.png": png()}, ["data.train"]),
     "a line break in a name": (BOTH | {"train/a/x\ny.png": b"x"}, ["train/a/x y.png"]),
-    "a line break in a class": (BOTH | {"train/a\nb/x.txt": b"x"}, ["train/a b is empty"]),
+    "a line break in a class": (BOTH | {"test/a\nb/0.png": png()}, ["images/test has a b"]),
 }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,8 @@ import torch
 from safetensors import safe_open
 
 from graphkd.data import Split
-from graphkd.data.cache import cached, describe_files, same_files, sampled_hash
+from graphkd.data.cache import cached, keep_hashes
+from graphkd.data.content import Contents
 from graphkd.data.decoded import Decoded
 
 
@@ -80,10 +80,12 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path) -> None:
     def fail() -> Decoded:
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        cached(tmp_path, {}, lambda: 1, fail)
-    assert not [file for file in tmp_path.iterdir() if not file.name.startswith(".")]
+    for folder in (tmp_path, tmp_path / "deep" / "er"):
+        with pytest.raises(KeyboardInterrupt):
+            cached(folder, {}, lambda: 1, fail)
+        assert list(tmp_path.iterdir()) == []
     assert equal(cached(tmp_path, {}, lambda: 1, samples), samples())
+    assert [file.suffix for file in tmp_path.iterdir()] == [".safetensors"]
 
 
 def test_one_decodes_and_the_others_wait(tmp_path: Path) -> None:
@@ -100,34 +102,24 @@ def test_one_decodes_and_the_others_wait(tmp_path: Path) -> None:
     assert all(equal(result, samples(1)) for result in results)
 
 
-def test_files_are_the_same_by_time_or_content(tmp_path: Path) -> None:
-    file = tmp_path / "a"
-    file.write_bytes(b"content")
-    stored = json.loads(json.dumps(describe_files([file])))
-    assert same_files([file], stored)
-    os.utime(file, (1, 1))
-    assert same_files([file], stored)
-    file.write_bytes(b"CONTENT")
-    os.utime(file, (2, 2))
-    assert not same_files([file], stored)
-    file.write_bytes(b"longer content")
-    assert not same_files([file], stored)
-    assert not same_files([file, file], stored)
-    assert not same_files([file.rename(tmp_path / "b")], stored)
-    assert not same_files([tmp_path / "b"], "other")
+def test_what_changes_while_it_is_decoded_is_decoded_again(tmp_path: Path) -> None:
+    source, decode = ["before"], Decodes()
+
+    def decoding() -> Decoded:
+        source[0] = "after"
+        return decode()
+
+    for _ in range(3):
+        cached(tmp_path, {}, lambda: source[0], decoding)
+    assert decode.calls == 2
 
 
-def test_sampled_hash_sees_size_and_both_ends(tmp_path: Path) -> None:
-    file = tmp_path / "a"
-    content = bytearray(os.urandom(10_000_000))
-    hashes = set()
-    for change in (None, 0, 65_535, len(content) - 1, len(content) - 65_536):
-        if change is not None:
-            content[change] ^= 1
-        file.write_bytes(content)
-        hashes.add(sampled_hash(file))
-    file.write_bytes(content + b"0")
-    assert len(hashes | {sampled_hash(file)}) == 6
-    small = tmp_path / "b"
-    small.write_bytes(b"")
-    assert sampled_hash(small) != sampled_hash(file)
+def test_hashes_that_cannot_be_kept_cost_one_note(tmp_path: Path) -> None:
+    (tmp_path / "data").write_bytes(b"x")
+    (tmp_path / "file").touch()
+    contents = [Contents([str(tmp_path / "data")], tmp_path, tmp_path / "file" / "below", name) for name in "ab"]
+    notes = keep_hashes(contents, ("other",))
+    assert len(notes) == 2
+    assert "not cached in" in notes[1]
+    assert keep_hashes(contents, notes) == notes
+    assert keep_hashes([Contents([str(tmp_path / "data")], tmp_path, None)], ()) == ()

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from graphkd.data import DATASETS, Batch, Dataset
+from graphkd.data import DATASETS, Batch, Dataset, content, image_files
 from graphkd.errors import UserError
 
 PLAIN: dict[str, Any] = {"mean": [0.0] * 3, "std": [1.0] * 3}
@@ -28,6 +33,13 @@ def root(tmp_path: Path, make_folder: Callable[..., Path]) -> Path:
 def large(tmp_path: Path, make_folder: Callable[..., Path]) -> Path:
     """The same of 120x120 pixels."""
     return make_folder(tmp_path / "large", SPLITS, 120)
+
+
+def empty(*folders: Path) -> None:
+    """Removes the files of folders."""
+    for path in folders:
+        for file in path.iterdir():
+            file.unlink()
 
 
 def folder(root: Path, **options: Any) -> Dataset:
@@ -81,9 +93,81 @@ def test_cache_follows_the_files(root: Path) -> None:
     assert folder(root).train_labels.tolist() == [0] * 5 + [1] * 6
 
 
-def test_fingerprint_follows_names_and_sizes_not_place(root: Path) -> None:
+def fingerprint(root: Path, **options: Any) -> dict[str, Any]:
+    given = {"root": str(root), "train": "train", "test": "test", "val": None, "cache": True}
+    return DATASETS.factory("folder").fingerprint({**given, **options})
+
+
+def rewrite(files: Iterable[Path], change: Callable[[bytes], bytes]) -> None:
+    """Puts other content into files, with their modification times kept."""
+    for file in files:
+        times = file.stat()
+        file.write_bytes(change(file.read_bytes()))
+        os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def bitmaps(root: Path, value: int = 0) -> Path:
+    """Images of one size in bytes, whatever they show."""
+    for split, count in (("train", 3), ("test", 2)):
+        for label, name in enumerate(("cat", "dog")):
+            (root / split / name).mkdir(parents=True)
+            for index in range(count):
+                shown = Image.new("RGB", (8, 8), (value, 100 * label, index))
+                shown.save(root / split / name / f"{index}.bmp")
+    return root
+
+
+def inverted(bitmap: bytes) -> bytes:
+    """Of a bitmap with a header of 54 bytes."""
+    return bitmap[:54] + bytes(255 - value for value in bitmap[54:])
+
+
+@pytest.mark.parametrize("image_size", [None, 100])
+def test_other_images_of_the_same_names_sizes_and_times_are_seen(tmp_path: Path, image_size: int | None) -> None:
+    root = bitmaps(tmp_path / "root")
+    options: dict[str, Any] = {"image_size": image_size, "workers": 0, **PLAIN}
+    before, first = whole(folder(root, **options), "test").images, fingerprint(root)
+    assert fingerprint(root) == first
+    rewrite(root.rglob("*.bmp"), inverted)
+    after = whole(folder(root, **options), "test").images
+    assert torch.allclose(after, 1 - before, atol=1e-6)
+    assert fingerprint(root) != first
+    rewrite(root.rglob("*.bmp"), inverted)
+    assert fingerprint(root) == first
+    assert torch.equal(whole(folder(root, **options), "test").images, before)
+
+
+def test_swapped_labels_are_seen(tmp_path: Path) -> None:
+    root = bitmaps(tmp_path / "root")
+    first, before = fingerprint(root), whole(folder(root, **PLAIN), "test").images
+    for split in ("train", "test"):
+        (root / split / "cat").rename(root / split / "spare")
+        (root / split / "dog").rename(root / split / "cat")
+        (root / split / "spare").rename(root / split / "dog")
+    assert fingerprint(root) != first
+    assert torch.equal(whole(folder(root, **PLAIN), "test").images, before[[2, 3, 0, 1]])
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_hashes_are_kept_with_the_data_or_made_each_time(root: Path, cache: bool) -> None:
+    first = fingerprint(root, cache=cache)
+    assert not list(root.glob("graphkd*"))
+    folder(root, image_size=100, workers=0, cache=cache)
+    assert len(list(root.glob("*.hashes.npy"))) == (2 if cache else 0)
+    assert not list(root.glob(".graphkd*"))
+    content._read.clear()
+    assert fingerprint(root, cache=cache) == first
+
+
+def test_an_empty_class_counts_in_the_fingerprint(root: Path) -> None:
+    first = fingerprint(root)
+    (root / "train" / "ant").mkdir()
+    assert fingerprint(root) != first
+
+
+def test_fingerprint_follows_names_not_place(root: Path) -> None:
     factory = DATASETS.factory("folder")
-    options = {"root": str(root), "train": "train", "test": "test", "val": None}
+    options = {"root": str(root), "train": "train", "test": "test", "val": None, "cache": True}
     first = factory.fingerprint(options)
     moved = root.rename(root.parent / "moved")
     (moved / "train").rename(moved / "training")
@@ -94,13 +178,139 @@ def test_fingerprint_follows_names_and_sizes_not_place(root: Path) -> None:
     assert {"root", "train", "test", "val", "cache", "workers"} == factory.NOT_IDENTITY
 
 
-def test_files_below_and_others(root: Path) -> None:
-    (root / "train" / "cat" / "deep").mkdir()
-    (root / "train" / "cat" / "3.png").rename(root / "train" / "cat" / "deep" / "3.PNG")
-    (root / "train" / "cat" / "notes.txt").touch()
-    (root / "train" / "cat" / "._0.png").touch()
-    (root / "train" / ".hidden").mkdir()
-    assert folder(root).train_labels.tolist() == [0] * 4 + [1] * 6
+def test_what_tools_leave_is_left_out_and_counted(root: Path) -> None:
+    cat = root / "train" / "cat"
+    (cat / "deep").mkdir()
+    (cat / "3.png").rename(cat / "deep" / "3.PNG")
+    for name in (".ipynb_checkpoints", "@eaDir", "__MACOSX", ".thumbnails", "deep/.Trash"):
+        (cat / name).mkdir()
+        (cat / name / "0.png").write_bytes((cat / "0.png").read_bytes())
+    for name in (".hidden", "lost+found", "@eaDir"):
+        (root / "train" / name).mkdir()
+        (root / "train" / name / "0.png").write_bytes((cat / "0.png").read_bytes())
+    for name in ("notes.txt", "more.TXT", "._0.png", "Thumbs.db", ".DS_Store", "README"):
+        (cat / name).touch()
+    (root / "train" / "9.png").write_bytes((cat / "0.png").read_bytes())
+    data = folder(root)
+    assert data.class_names == ("cat", "dog")
+    assert data.train_labels.tolist() == [0] * 4 + [1] * 6
+    assert data.notes == (
+        "left out 8 hidden folders, 3 hidden files, 1 image outside the folders of the classes, "
+        "3 files of other kinds (.txt 2, no ending 1)",
+    )
+    assert folder(root).notes == data.notes  # from the cache
+
+
+def test_all_that_pillow_reads_is_read(root: Path) -> None:
+    for name in ("a.jfif", "b.gif", "c.WEBP", "d.pgm", "e.tif"):
+        kind = {"a": "JPEG", "b": "GIF", "c": "WEBP", "d": "PPM", "e": "TIFF"}[name[0]]
+        Image.linear_gradient("L").resize((8, 8)).save(root / "train" / "cat" / name, kind)
+    assert folder(root).train_labels.tolist() == [0] * 9 + [1] * 6
+
+
+def test_linked_folders_are_followed_each_once(root: Path, tmp_path: Path, make_folder: Callable[..., Path]) -> None:
+    elsewhere = make_folder(tmp_path / "more", {"x": {"y": 5}}) / "x" / "y"
+    cat = root / "train" / "cat"
+    (cat / "linked").symlink_to(elsewhere)
+    (cat / "twice").symlink_to(elsewhere)
+    (elsewhere / "round").symlink_to(elsewhere)
+    (cat / "up").symlink_to("..")  # would make dogs cats
+    (cat / "self").symlink_to(".")
+    data = folder(root)
+    assert data.train_labels.tolist() == [0] * 9 + [1] * 6
+    assert data.notes == ("left out 4 links to folders that were read already",)
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may read all folders")
+def test_a_folder_that_cannot_be_read_is_told(root: Path) -> None:
+    (root / "train" / "cat" / "deep").mkdir(mode=0)
+    with pytest.raises(UserError, match="deep cannot be read"):
+        folder(root)
+
+
+@pytest.mark.parametrize("image_size", [8, 100])
+def test_turned_and_transparent_pictures_on_both_paths(root: Path, image_size: int) -> None:
+    """What is stored turned, and with the picture in the alpha channel alone, is seen as it was."""
+    options: dict[str, Any] = {"image_size": image_size, "workers": 0, **PLAIN}
+    upright = whole(folder(root, **options), "test").images
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    for file in (root / "test").rglob("*.png"):
+        Image.open(file).transpose(Image.Transpose.ROTATE_90).save(file, exif=turned)
+    assert torch.equal(whole(folder(root, **options), "test").images, upright)
+    for file in root.rglob("*.png"):
+        grey = Image.open(file).convert("L")
+        Image.merge("LA", [Image.new("L", grey.size), grey]).save(file)
+    black = folder(root, **options, background="black")
+    white = folder(root, **options)
+    assert ["of one colour" in note for note in black.notes] == [True] * (len(black.notes) or 1)
+    assert len(black.notes) == (2 if image_size == 8 else 1)
+    assert white.notes == ()
+    assert float(whole(black, "test").images.abs().max()) == 0
+    assert float(whole(white, "test").images.std()) > 0.01
+
+
+def test_a_turned_photo_has_the_size_that_is_seen(tmp_path: Path) -> None:
+    turned = Image.Exif()
+    turned[0x0112] = 8
+    for split in ("train", "test"):
+        for name in ("a", "b"):
+            (tmp_path / split / name).mkdir(parents=True)
+            Image.linear_gradient("L").resize((4, 3)).save(tmp_path / split / name / "0.png", exif=turned)
+    with pytest.raises(UserError, match=r"0.png is 3 x 4, but images must be square"):
+        folder(tmp_path)
+    Image.new("L", (97, 3)).save(tmp_path / "train" / "a" / "0.png", exif=turned)
+    with pytest.raises(UserError, match=r"0.png is 3 x 97: images above 96 pixels"):
+        folder(tmp_path)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_absurd_shape_is_refused_before_memory_goes(large: Path, workers: int) -> None:
+    file = large / "test" / "cat" / "0.png"
+    Image.new("1", (40_000, 1)).save(file)
+    with pytest.raises(UserError, match=r"cat/0.png: it is 40000 x 1: one side is more than 100 times the other"):
+        whole(folder(large, image_size=224, workers=workers), "test")
+    with pytest.raises(UserError, match=r"cat/0.png: it is 40000 x 1: one side is more than 100 times the other"):
+        folder(large, image_size=32)
+
+
+def test_batches_of_workers_take_no_shared_memory(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(torch.UntypedStorage, "_share_fd_cpu_", full)
+    monkeypatch.setattr(torch.UntypedStorage, "_share_filename_cpu_", full)
+    data = folder(large, image_size=100, workers=2)
+    assert joined(data.train_batches(torch.arange(10), 4, 0, "cpu")).images.shape == (10, 3, 100, 100)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # torch tidies what it did not make
+def test_workers_that_cannot_be_started_are_told_in_one_line(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch.multiprocessing, "Queue", full)
+    with pytest.raises(UserError, match=r"can be started \(OSError: .*No space left on device\): data.workers=0"):
+        whole(folder(large, image_size=100, workers=1), "test")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="kills processes")
+@pytest.mark.parametrize("when", ["waiting", "working"])
+def test_a_worker_that_dies_is_told_in_one_line(large: Path, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
+    """While the main process waits for a batch, and while it does something else."""
+    own = os.getpid()
+
+    def dies(self: Any, index: int) -> Any:
+        if os.getpid() != own and (when == "waiting" or index >= 2):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(self, index)
+
+    original = image_files._Samples.__getitem__
+    monkeypatch.setattr(image_files._Samples, "__getitem__", dies)
+    batches = folder(large, image_size=100, workers=1).train_batches(torch.arange(10), 2, 0, "cpu")
+    with pytest.raises(UserError, match=r"a process that decodes images died .*data.workers=0") as caught:
+        [time.sleep(5) for _ in batches]
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +318,15 @@ def test_files_below_and_others(root: Path) -> None:
     [
         (lambda root: (root / "train").rename(root / "trian"), {}, "no folder .*train; did you mean 'trian'"),
         (lambda root: (root / "test" / "dog").rename(root / "test" / "dgo"), {}, "test has dgo, which .*train lacks"),
-        (lambda root: (root / "train" / "cow").mkdir(), {}, "cow is empty: it has no image"),
+        (
+            lambda root: shutil.rmtree(root / "train" / "cat"),
+            {},
+            "test has cat, which .*train lacks or has no image of",
+        ),
+        (lambda root: empty(root / "train" / "cat"), {}, "test has cat, which .*train lacks or has no image of"),
+        (lambda root: empty(root / "test" / "cat", root / "test" / "dog"), {}, "test is empty: no image in cat, dog"),
+        (lambda root: empty(*root.glob("*/cat")), {}, "there is one class in .*train"),
+        (lambda root: None, {"background": "nocolour"}, "background is 'nocolour', but must be a colour"),
         (lambda root: root.rename(root.parent / "gone"), {}, "data.root: there is no folder"),
         (lambda root: (root / "none").mkdir(), {"test": "none"}, "none is empty: images belong in .*<class>"),
         (lambda root: None, {"test": None}, "there is no test split"),
@@ -128,12 +346,36 @@ def test_wrong_folders_and_options(root: Path, spoil: Any, options: dict[str, An
     assert "\n" not in str(caught.value)
 
 
-def test_a_class_that_the_test_split_lacks(root: Path) -> None:
-    for file in (root / "test" / "dog").iterdir():
-        file.unlink()
-    (root / "test" / "dog").rmdir()
-    with pytest.raises(UserError, match=r"train has dog, which .*test lacks"):
-        folder(root)
+@pytest.mark.parametrize("image_size", [8, 100])
+@pytest.mark.parametrize("gone", [True, False])
+def test_a_class_that_the_test_split_lacks_is_told(root: Path, image_size: int, gone: bool) -> None:
+    empty(root / "test" / "dog")
+    if gone:
+        (root / "test" / "dog").rmdir()
+    (root / "train" / "ant").mkdir()
+    data = folder(root, image_size=image_size, workers=0)
+    assert data.class_names == ("ant", "cat", "dog")
+    assert data.train_labels.tolist() == [1] * 4 + [2] * 6
+    assert whole(data, "test").labels.tolist() == [1, 1]
+    assert data.notes == (
+        "1 of 3 classes have no train image: ant",
+        "2 of 3 classes have no test image: ant, dog",
+    )
+
+
+@pytest.mark.parametrize("image_size", [None, 8, 100])
+@pytest.mark.parametrize("elsewhere", [True, False])
+def test_a_refused_config_leaves_nothing_beside_the_data(root: Path, image_size: int | None, elsewhere: bool) -> None:
+    (root / "test" / "dog" / "1.png").write_bytes(b"broken")
+    before = sorted(root.parent.rglob("*"))
+    cache = str(root.parent / "caches" / "deep") if elsewhere else True
+    wrong: list[dict[str, Any]] = [{"test": None}, {"in_channels": 4}, {"mean": [0.5]}, {"background": "x"}]
+    if image_size != 100:  # whose images are read later
+        wrong.append({})
+    for options in wrong:
+        with pytest.raises(UserError):
+            folder(root, cache=cache, **{"image_size": image_size, "workers": 0, **options})
+    assert sorted(root.parent.rglob("*")) == before
 
 
 def test_a_broken_image(root: Path) -> None:

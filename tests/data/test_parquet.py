@@ -190,7 +190,7 @@ def test_a_cache_elsewhere_or_nowhere(tmp_path: Path, files: dict[str, str]) -> 
 
 def test_fingerprint_follows_content_not_place(tmp_path: Path, files: dict[str, str], pictures: list[bytes]) -> None:
     factory = DATASETS.factory("parquet")
-    options = {"val": None, "image_column": "image", "label_column": "label", "root": None, **files}
+    options = {"val": None, "cache": True, "image_column": "image", "label_column": "label", "root": None, **files}
     first = factory.fingerprint(options)
     moved = tmp_path / "moved.parquet"
     moved.write_bytes(Path(files["train"]).read_bytes())
@@ -198,6 +198,46 @@ def test_fingerprint_follows_content_not_place(tmp_path: Path, files: dict[str, 
     write(moved, pictures[:8], [1, 0] * 4)
     assert factory.fingerprint({**options, "train": str(moved)}) != first
     assert {"train", "val", "test", "root", "cache"} == factory.NOT_IDENTITY
+
+
+def test_other_content_of_the_same_size_and_time_is_seen(
+    tmp_path: Path, files: dict[str, str], pictures: list[bytes]
+) -> None:
+    factory, train = DATASETS.factory("parquet"), Path(files["train"])
+    options = {"val": None, "cache": True, "image_column": "image", "label_column": "label", "root": None, **files}
+    before, times = factory.fingerprint(options), train.stat()
+    assert parquet(files).train_labels.tolist() == [0, 1] * 4
+    write(train, pictures[:8], [1, 0] * 4)
+    os.utime(train, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert train.stat().st_size == times.st_size
+    assert factory.fingerprint(options) != before
+    assert parquet(files).train_labels.tolist() == [1, 0] * 4
+
+
+def test_turned_and_transparent_images_are_read_as_they_are_seen(
+    tmp_path: Path, files: dict[str, str], pictures: list[bytes]
+) -> None:
+    upright = pixels(parquet(files, **PLAIN), "test")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned, glyphs = [], []
+    for content in pictures[8:]:
+        image = Image.open(io.BytesIO(content))
+        for kept, images, facts in (
+            (image.transpose(Image.Transpose.ROTATE_90), turned, {"exif": exif}),
+            (Image.merge("LA", [Image.new("L", (8, 8)), image.convert("L")]), glyphs, {}),
+        ):
+            file = io.BytesIO()
+            kept.save(file, "PNG", **facts)
+            images.append(file.getvalue())
+    test = write(tmp_path / "turned.parquet", turned, [1, 0, 0, 1])
+    assert torch.equal(pixels(parquet({**files, "test": test}, **PLAIN), "test"), upright)
+    test = write(tmp_path / "glyphs.parquet", glyphs, [1, 0, 0, 1])
+    white = parquet({**files, "test": test}, **PLAIN)
+    assert torch.equal(pixels(white, "test"), 255 - decoded(pictures[8:], "L").expand(-1, 3, -1, -1))
+    black = parquet({**files, "test": test}, **PLAIN, background=[0, 0, 0])
+    assert int(pixels(black, "test").max()) == 0
+    assert "4 of 4 test images are of one colour throughout" in black.notes[0]
 
 
 @pytest.mark.parametrize(
@@ -254,18 +294,18 @@ def test_texts_that_only_the_test_split_has(tmp_path: Path, pictures: list[bytes
 
 def broken_ones(picture: Callable[..., bytes]) -> dict[str, tuple[bytes | None, str]]:
     jpeg = picture(50, 8, 8, "JPEG")
-    deep = io.BytesIO()
-    Image.fromarray(np.zeros((8, 8), dtype=np.uint16)).save(deep, "PNG")
+    floats = io.BytesIO()
+    Image.fromarray(np.zeros((8, 8), dtype=np.float32)).save(floats, "TIFF")
     return {
         "no image": (b"not an image", "it is no image"),
         "truncated": (jpeg[: len(jpeg) // 2], "[Tt]runcated"),
         "missing": (None, "there is no image"),
         "other size": (picture(51, 9, 8), "it is 9 x 8 where the first image is 8 x 8"),
-        "16 bits": (deep.getvalue(), "more than 8 bits"),
+        "floats": (floats.getvalue(), "floating-point numbers"),
     }
 
 
-@pytest.mark.parametrize("kind", ["no image", "truncated", "missing", "other size", "16 bits"])
+@pytest.mark.parametrize("kind", ["no image", "truncated", "missing", "other size", "floats"])
 def test_a_broken_image(
     tmp_path: Path, files: dict[str, str], pictures: list[bytes], picture: Callable[..., bytes], kind: str
 ) -> None:
