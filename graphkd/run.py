@@ -25,6 +25,7 @@ from graphkd.engine.watching import Epoch, Fit, Watcher
 from graphkd.errors import UserError, check
 from graphkd.model import Network
 from graphkd.objective import OBJECTIVES, WeightedSum
+from graphkd.objective.base import Setting
 from graphkd.report import record as records
 from graphkd.report.files import make_folder
 from graphkd.report.record import Code, Metrics, Record, Teacher, Term
@@ -95,12 +96,10 @@ def run(planned: Plan, watcher: Watcher | None = None) -> Outcome:
     watcher = watcher or Watcher()
     # Everything is built before anything is written, so that what does not fit together leaves no trace.
     dataset = planned.build_data()
-    student = planned.build_student(dataset)
-    teacher = None if planned.teacher is None else planned.teacher.build(dataset)
-    objective = planned.build_objective(dataset, student, teacher)
-    trainer.check_batches(student, dataset, objective.views)
+    student, teacher, objective = build(planned, trainer, dataset)
     make_folder(planned.folder.parent)
-    for note in dataset.notes:
+    setting = Setting(dataset.train_labels, dataset.num_classes, trainer.batch_size, trainer.processes)
+    for note in (*dataset.notes, *objective.notes(setting)):
         watcher.note(note)
     known = None
     if planned.teacher is not None and teacher is not None:
@@ -108,6 +107,19 @@ def run(planned: Plan, watcher: Watcher | None = None) -> Outcome:
     record = new_record(planned.config, "student", planned.variant, planned.identity, planned.seed, trainer)
     work = _Work(trainer, student, objective, dataset, teacher, watcher)
     return _in_folder(planned.folder, dataclasses.replace(record, teacher=known), planned.config, work)
+
+
+def build(planned: Plan, trainer: Trainer, dataset: Dataset) -> tuple[Network, Network | None, WeightedSum]:
+    """Return a plan's untrained student, its untrained teacher if it has one, and its objective.
+
+    Raises:
+        UserError: They do not fit together.
+    """
+    student = planned.build_student(dataset)
+    teacher = None if planned.teacher is None else planned.teacher.build(dataset)
+    objective = planned.build_objective(dataset, student, teacher)
+    trainer.check_batches(student, dataset, objective.views)
+    return student, teacher, objective
 
 
 def run_teacher(config: Mapping[str, Any], teacher: TeacherPlan, watcher: Watcher | None = None) -> Outcome:
@@ -177,6 +189,7 @@ def _teach_first(planned: Plan, trainer: Trainer, watcher: Watcher | None) -> No
     if teacher is None or teacher.checkpoint is not None:
         return
     if Trainer(**teacher.trainer.all).processes != trainer.processes:
+        build(planned, trainer, planned.build_data())  # what does not fit together is refused before
         run_teacher({**planned.config, "force": False}, teacher, watcher)
 
 

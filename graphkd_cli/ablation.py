@@ -277,6 +277,7 @@ def _launch(planned: Sequence[Planned], launcher: Sequence[str], config_dir: str
     """Runs everything, teachers first; returns the errors by the run's position."""
     from graphkd.run_folder import launch_folder, write_config
 
+    _check_fit(planned)
     with launch_folder(planned[0].plan.results) as folder:
         for index, item in enumerate(planned):
             write_config(item.plan.config, folder / f"{index}.yaml")
@@ -286,6 +287,29 @@ def _launch(planned: Sequence[Planned], launcher: Sequence[str], config_dir: str
         once = {(each.identity, each.seed): each for each in teachers}
         _launch_jobs(list(once.values()), [*common, "teacher=true"], config_dir)
         return _launch_jobs(students, common, config_dir)
+
+
+def _check_fit(planned: Sequence[Planned]) -> None:
+    """Builds one run of each variant and pair that still lacks its teacher, so that none is trained in vain.
+
+    Raises:
+        UserError: The parts of one do not fit together; it names the variant.
+    """
+    from graphkd.run import build
+
+    waiting = {
+        (item.run.variant, item.run.pair): item
+        for index, item in enumerate(planned)
+        if _trains_one(item.plan) and not _Job.of_teacher(index, item.plan).is_done()
+    }
+    datasets: dict[str, Any] = {}
+    for item in waiting.values():
+        try:
+            name = repr(item.plan.data.document)
+            dataset = datasets.get(name) or datasets.setdefault(name, item.plan.build_data())
+            build(item.plan, item.plan.build_trainer(), dataset)
+        except UserError as error:
+            raise UserError(f"{item.run.label}: {error}") from error
 
 
 def _trains_one(planned: Plan) -> bool:

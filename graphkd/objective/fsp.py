@@ -25,7 +25,9 @@ class FSP(Objective):
     """
 
     name = "fsp"
+    revision = 2  # since the stage leaves alone what is behind the student's last map
     has_terms = False
+    fewest_maps = 2
 
     def __init__(
         self, student_shapes: Sequence[Shape], teacher_shapes: Sequence[Shape], stage_epochs: int = 30

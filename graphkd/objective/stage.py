@@ -19,8 +19,8 @@ class Stage:
         epochs: Passes over the training data.
         loss: The scalar that it minimises. The batch has all views, of which the first is the untouched one.
         modules: The objective's own modules that it trains.
-        trains_student: Whether it also trains those of the student's parameters that the loss reaches. Otherwise the
-            student stands in eval mode and gets no gradient.
+        trains_student: Whether it also trains those of the student's parameters that the loss reaches, up to its last
+            feature map; the parts behind that stand in eval mode. Otherwise all of the student does, without gradient.
         lr: Learning rate at the start; None for the trainer's.
         decay_at: After which shares of the stage's epochs the learning rate falls, by the trainer's factor.
     """
