@@ -348,6 +348,7 @@ def test_a_folder_with_other_things_is_refused_before_a_teacher_is_trained(tiny_
 
 
 VIT = """
+import torch
 from torchvision.models import VisionTransformer
 from graphkd.model import MODELS, Wrapped
 
@@ -356,7 +357,7 @@ class SmallVit(Wrapped):
     def __init__(self, num_classes: int, in_channels: int = 1, features: list[str] | None = None) -> None:
         vit = VisionTransformer(8, 4, 6, 1, 8, 8, num_classes=num_classes)
         vit.conv_proj.__init__(1, 8, 4, 4)
-        super().__init__(vit, features)
+        super().__init__(vit, features, example=torch.zeros(1, 1, 8, 8))
 """
 
 

@@ -190,8 +190,9 @@ class Session:
 
         parameters = [parameter for module in stage.modules for parameter in module.parameters()]
         resting: list[nn.Module] = []
-        if stage.trains_student:
+        if stage.trains_student and stage.up_to_maps:
             resting = parts_behind_the_maps(self.student, self.dataset.in_channels, self.dataset.image_size)
+        if stage.trains_student:
             left_out = {parameter for part in resting for parameter in part.parameters(recurse=False)}
             body = [parameter for parameter in self.student.parameters() if parameter not in left_out]
             parameters = [*body, *parameters]

@@ -112,7 +112,7 @@ class Wrapped(Network):
         taps = [] if self._embedding is None else [*self._features, *before, self._embedding]
         with _reading(self.module, taps) as read:
             output = self.module(images)
-        unread = [tap.part for tap in taps if tap not in read]
+        unread = dict.fromkeys(tap.part for tap in taps if tap not in read)
         check(not unread, f"the module has not run its parts {', '.join(unread)}, whose features it is to show")
         if self._embedding is None:
             return NetworkOutput(*output)

@@ -67,7 +67,8 @@ class AB(Objective):
 
     def stages(self) -> Sequence[Stage]:
         """`boundaries`: the connectors, and the student up to its last map."""
-        return [Stage("boundaries", self.stage_epochs, self._loss, modules=[self.connectors], trains_student=True)]
+        modules = [self.connectors]
+        return [Stage("boundaries", self.stage_epochs, self._loss, modules, trains_student=True, up_to_maps=True)]
 
     def freeze(self) -> None:
         """The connectors are not used any more."""

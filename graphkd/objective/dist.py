@@ -52,8 +52,8 @@ class DIST(Objective):
             found.append("inter and intra are both 0, so it teaches nothing")
         if self.inter > 0 and setting.num_classes <= 2:
             found.append("two classes' probabilities always correlate by 1 or -1, so `inter` teaches next to nothing")
-        if self.intra > 0 and setting.largest_batch == 1:
-            found.append("a batch has one sample, so `intra`, which correlates samples, teaches nothing")
+        if self.intra > 0 and setting.largest_batch <= 2:
+            found.append("two samples, and no batch has more, always correlate by 1 or -1, so `intra` teaches nothing")
         return found
 
     def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:

@@ -54,7 +54,7 @@ class FSP(Objective):
 
     def stages(self) -> Sequence[Stage]:
         """`flow`: the student up to its last map."""
-        return [Stage("flow", self.stage_epochs, _loss, trains_student=True)]
+        return [Stage("flow", self.stage_epochs, _loss, trains_student=True, up_to_maps=True)]
 
     def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:
         """No term: the stage was all."""

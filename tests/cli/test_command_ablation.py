@@ -139,6 +139,16 @@ def test_a_failed_run_is_recorded_and_the_rest_go_on(
     assert {status for _, _, status in runs(folder)} == {"done"}
 
 
+def test_what_cannot_work_is_refused_before_a_teacher_is_trained(
+    command: Command, folder: Path, suite: list[str]
+) -> None:
+    edit(suite, "alone: [objective=ce]", "flow: [objective=fsp, 'student={name: resnet8, widths: [2, 2, 4, 6]}']")
+    code, _, err = command("ablation", *suite)
+    assert code == 2
+    assert re.fullmatch("graphkd: flow seed 0: objective 'fsp': it cannot work for this pair.*\n", err)
+    assert not list(folder.glob("results/teachers/*"))
+
+
 def test_where_everything_fails_it_says_so(command: Command, folder: Path, suite: list[str], plugin: Plugin) -> None:
     plugin("failing_plugin", FAILING).with_name("trouble").write_text("")
     edit(suite, "  taught: [objective=kd]\n  alone: [objective=ce]", f'  a: ["{PLUGIN}", "objective={{x: failing}}"]')

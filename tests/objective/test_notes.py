@@ -39,7 +39,8 @@ def gradient(objective: Objective, some: DistillationBatch) -> float:
     [
         ("lskd", {}, 8, 2, (8, 3), "two classes"),
         ("dist", {"intra": 0.0}, 8, 2, (8, 3), "`inter`"),
-        ("dist", {"inter": 0.0}, 1, 5, (2, 5), "`intra`"),
+        ("dist", {"inter": 0.0}, 2, 5, (3, 5), "`intra`"),
+        ("dist", {"inter": 0.0}, 1, 5, (3, 5), "`intra`"),
         ("dkd", {"alpha": 0.0, "ramp_epochs": 0}, 8, 2, (8, 3), "NCKD"),
         ("rkd", {"angle": 0.0}, 2, 5, (3, 5), "`distance`"),
         ("rkd", {"distance": 0.0}, 2, 5, (3, 5), "`angle`"),
@@ -108,7 +109,7 @@ def hkd(builder: str = "knn", builder_options: dict[str, Any] | None = None, **o
         (hkd(bank=BankOptions(kind="queue", length=32)), setting(), "bank.length is 32"),
     ],
 )  # fmt: skip
-def test_a_graph_or_bank_that_is_not_what_was_asked_for_is_said(objective: Objective, given: Setting, said: str) -> None:
+def test_a_graph_or_bank_that_is_not_as_asked_for_is_said(objective: Objective, given: Setting, said: str) -> None:
     (note,) = objective.notes(given)
     assert said in note
 
