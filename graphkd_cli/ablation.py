@@ -297,11 +297,10 @@ def _check_fit(planned: Sequence[Planned]) -> None:
     """
     from graphkd.run import build
 
-    waiting = {
-        (item.run.variant, item.run.pair): item
-        for index, item in enumerate(planned)
-        if _trains_one(item.plan) and not _Job.of_teacher(index, item.plan).is_done()
-    }
+    waiting: dict[tuple[str, str | None], Planned] = {}
+    for index, item in enumerate(planned):
+        if _trains_one(item.plan) and not _Job.of_teacher(index, item.plan).is_done():
+            waiting.setdefault((item.run.variant, item.run.pair), item)
     datasets: dict[str, Any] = {}
     for item in waiting.values():
         try:
