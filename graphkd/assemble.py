@@ -8,13 +8,14 @@ import functools
 import hashlib
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
+from graphkd.batch import NetworkOutput
 from graphkd.binding import Bound, bind, convert, options_of
 from graphkd.builder import BUILDERS
 from graphkd.data import DATASETS, Dataset
@@ -24,8 +25,8 @@ from graphkd.errors import UserError, brief, check, choices, did_you_mean, one_l
 from graphkd.gnn import GNNS
 from graphkd.identity import identity, short
 from graphkd.model import MODELS, Network
-from graphkd.model.base import output_shapes
-from graphkd.objective import OBJECTIVES, WeightedSum
+from graphkd.model.base import shapes_of, trial_output
+from graphkd.objective import OBJECTIVES, Objective, WeightedSum
 from graphkd.objective.weighted_sum import Weight, check_terms
 from graphkd.registry import Registry, import_plugins
 from graphkd.report.files import real_folder
@@ -60,7 +61,13 @@ class Part:
         factory = self.registry.factory(self.name)
         # What files hold counts, not where they are.
         content = factory.fingerprint(self.bound.all) if self.registry is DATASETS else {}
-        return {"name": self.name, **_counted(factory, self.bound.given), **({"content": content} if content else {})}
+        revision = getattr(factory, "revision", 1)
+        return {
+            "name": self.name,
+            **_counted(factory, self.bound.given),
+            **({"content": content} if content else {}),
+            **({"revision": revision} if revision > 1 else {}),
+        }
 
     @property
     def document(self) -> dict[str, Any]:
@@ -205,10 +212,15 @@ class Plan:
     def build_objective(self, dataset: Dataset, student: Network, teacher: Network | None) -> WeightedSum:
         """The objective with its graph parts, each initialised from a stream of its own."""
         runtime: dict[str, Any] = {"labels": dataset.train_labels, "num_classes": dataset.num_classes}
-        for side, network in (("student", student), ("teacher", teacher)):
-            if network is not None:
-                shapes = output_shapes(network, dataset.in_channels, dataset.image_size)
-                runtime |= {f"{side}_dim": shapes.embedding, f"{side}_shapes": shapes.features}
+        networks = {"student": student} if teacher is None else {"student": student, "teacher": teacher}
+        outputs = {
+            side: trial_output(network, dataset.in_channels, dataset.image_size) for side, network in networks.items()
+        }
+        for side, output in outputs.items():
+            shapes = shapes_of(output)
+            runtime |= {f"{side}_dim": shapes.embedding, f"{side}_shapes": shapes.features}
+        for name, term in self.terms.items():
+            _check_shown(f"objective.{name}", OBJECTIVES.factory(term.part.name), networks, outputs)
         return WeightedSum(
             {name: (_build_term(name, term, self.seed, runtime), term.weight) for name, term in self.terms.items()}
         )
@@ -377,6 +389,31 @@ def _build_term(name: str, term: Term, seed: int, runtime: Mapping[str, Any]) ->
         given = {**runtime, **_build_graph_parts(name, term, seed)}
         with initialising(seed, "objective_init", name):
             return term.part.build(**{key: value for key, value in given.items() if key in wanted})
+
+
+def _check_shown(
+    term: str, kind: type[Objective], networks: Mapping[str, Network], outputs: Mapping[str, NetworkOutput]
+) -> None:
+    """Check that the networks show the maps that an objective looks at."""
+    for side, output in outputs.items():
+        count, fewest = len(output.features), kind.fewest_maps
+        if count < fewest:
+            others = [len(other.features) for name, other in outputs.items() if name != side]
+            example = _evenly(networks[side].token_blocks, max([fewest, *others] if any(others) else [4]))
+            hint = f"; name some: {side}.features=[{','.join(example)}]" if example else ""
+            maps = f"{fewest} feature map{'s' if fewest > 1 else ''}"
+            raise UserError(f"{term}: '{kind.name}' needs {maps} or more, but the {side}'s network shows {count}{hint}")
+        if side in kind.needs_preactivations and output.preactivations is None:
+            raise UserError(
+                f"{term}: '{kind.name}' needs pre-activations, but the {side}'s network does not show them (one of "
+                f"torchvision or timm does for maps that end in an activation module: {side}.features=[...])"
+            )
+
+
+def _evenly(names: Sequence[str], count: int) -> list[str]:
+    """So many of the names, the last one among them."""
+    count = min(count, len(names))
+    return [names[(number + 1) * len(names) // count - 1] for number in range(count)]
 
 
 def _build_graph_parts(name: str, term: Term, seed: int) -> dict[str, Any]:

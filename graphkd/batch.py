@@ -16,7 +16,8 @@ class NetworkOutput(NamedTuple):
         logits: Class scores before the softmax, float [B, C].
         features: Feature maps, the stem's first, each float [B, channels, height, width].
         embedding: The last, pooled feature, float [B, D].
-        preactivations: The maps before their last ReLU, where a network offers them.
+        preactivations: The maps before their last ReLU (the maps themselves where no activation gives them), where a
+            network offers them.
     """
 
     logits: Tensor

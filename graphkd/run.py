@@ -27,6 +27,7 @@ from graphkd.engine.watching import Epoch, Fit, Watcher
 from graphkd.errors import UserError, check
 from graphkd.model import Network
 from graphkd.objective import OBJECTIVES, WeightedSum
+from graphkd.objective.base import Setting
 from graphkd.report import record as records
 from graphkd.report.files import folder_if_used, real_folder
 from graphkd.report.record import Code, Metrics, Record, Teacher, Term
@@ -99,7 +100,8 @@ def run(planned: Plan, watcher: Watcher | None = None) -> Outcome:
     # Everything is built before anything is written, so that what does not fit together leaves no trace.
     dataset = planned.build_data()
     student, teacher, objective = build_parts(planned, dataset)
-    for note in dataset.notes:
+    setting = Setting(dataset.train_labels, dataset.num_classes, trainer.batch_size, trainer.processes)
+    for note in (*dataset.notes, *objective.notes(setting)):
         watcher.note(note)
     with folder_if_used(folder.parent):
         known = None
@@ -190,7 +192,7 @@ def _teach_first(planned: Plan, trainer: Trainer, watcher: Watcher | None) -> No
     if teacher is None or teacher.checkpoint is not None:
         return
     if Trainer(**teacher.trainer.all).processes != trainer.processes:
-        build_parts(planned, planned.build_data())
+        build_parts(planned, planned.build_data())  # what does not fit together is refused before
         run_teacher({**planned.config, "force": False}, teacher, watcher)
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -345,6 +346,76 @@ def test_a_folder_with_other_things_is_refused_before_a_teacher_is_trained(tiny_
         run(plan(tiny_config({"run_dir": str(place)})))
     assert contents(place) == {"thesis.tex": b"precious"}
     assert not (tmp_path / "results").exists()
+
+
+VIT = """
+import torch
+from torchvision.models import VisionTransformer
+from graphkd.model import MODELS, Wrapped
+
+@MODELS.register("small_vit")
+class SmallVit(Wrapped):
+    def __init__(self, num_classes: int, in_channels: int = 1, features: list[str] | None = None) -> None:
+        vit = VisionTransformer(8, 4, 6, 1, 8, 8, num_classes=num_classes)
+        vit.conv_proj.__init__(1, 8, 4, 4)
+        super().__init__(vit, features, example=torch.zeros(1, 1, 8, 8))
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "count"), [("sp", 4), ("ft", 4), ("at", 4), ("nst", 4), ("vid", 4), ("fitnet", 4), ("reviewkd", 4)]
+)
+def test_a_network_without_maps_is_refused_before_it_is_trained_with_what_gives_some(
+    tiny_config: Config, plugin: Callable[[str, str], Path], tmp_path: Path, name: str, count: int
+) -> None:
+    plugin("small_vit", VIT)
+    student = {"name": "resnet8", "widths": [2, 2, 4, 4]}
+    changes = {"plugins": ["small_vit"], "objective": {name: name}, "student": student, "builder": "knn"}
+    with pytest.raises(UserError, match=f"objective.{name}: '{name}' needs .* but the teacher's .* shows 0") as caught:
+        run(plan(tiny_config({**changes, "teacher": {"name": "small_vit"}})))
+    assert not (tmp_path / "results").exists()
+    features = re.findall(r"teacher\.features=\[(.*)\]", str(caught.value))[0].split(",")
+    assert len(features) == count
+    assert features[-1] == "encoder.layers.encoder_layer_5"
+    planned = plan(tiny_config({**changes, "teacher": {"name": "small_vit", "features": features}}))
+    assert planned.teacher is not None
+    dataset = planned.build_data()
+    planned.build_objective(dataset, planned.build_student(dataset), planned.teacher.build(dataset))
+
+
+@pytest.mark.parametrize("name", ["ab", "reviewkd"])
+def test_a_teacher_without_preactivations_is_refused_before_it_is_trained(
+    tiny_config: Config, tmp_path: Path, name: str
+) -> None:
+    changes = {"objective": {name: name}, "teacher": {"name": "torchvision/shufflenet_v2_x0_5"}}
+    with pytest.raises(UserError, match=f"objective.{name}: '{name}' needs pre-activations, but the teacher's network"):
+        run(plan(tiny_config(changes)))
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_teacher_of_other_processes_is_not_trained_before_a_student_that_cannot_be(
+    tiny_config: Config, tmp_path: Path
+) -> None:
+    changes = {"objective": {"fsp": "fsp"}, "teacher": {"name": "resnet8"}, "trainer.devices": 2}
+    with pytest.raises(UserError, match="'fsp'"):
+        run(plan(tiny_config({**changes, "teacher_trainer.devices": 1})))
+    assert not (tmp_path / "results").exists()
+
+
+class Heard(Watcher):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
+def test_what_will_teach_nothing_is_said_once_and_first(tiny_config: Config) -> None:
+    heard = Heard()
+    run(plan(tiny_config({"trainer.batch_size": 6})), heard)
+    assert "objective.hkd" in heard.notes[0]
+    assert "no holistic term" in heard.notes[0]
+    assert sum("no holistic term" in note for note in heard.notes) == 1
 
 
 def test_a_file_in_its_place_is_refused(tiny_config: Config, tmp_path: Path) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from graphkd.builder.base import BUILDERS, GraphBuilder, required_labels, select
+from graphkd.builder.base import BUILDERS, NO_EDGES, GraphBuilder, required_labels, select
 from graphkd.errors import UserError, check
 from graphkd.graph import BankRows, BatchGraph, Nodes
 
@@ -35,6 +36,16 @@ class BankKNN(GraphBuilder):
         check(k >= 1, f"graph builder 'bank_knn': k is {k}, but must be at least 1")
         self.k = k
         self.same_label_only = same_label_only
+
+    def notes(self, batch_size: int, labels: Tensor) -> Sequence[str]:
+        """Return why graphs will lack edges (`GraphBuilder.notes`)."""
+        if self.k == 1:
+            return [f"k is 1, so {NO_EDGES}"]
+        others = (int(labels.bincount().max()) if self.same_label_only else len(labels)) - 1
+        among = "of the sample's class" if self.same_label_only else "in the training set"
+        if others >= self.k - 1:
+            return ()
+        return [f"k is {self.k}, but there are at most {others} other samples {among} to choose from"]
 
     def build(self, nodes: Nodes) -> BatchGraph:
         """The graph with (k - 1) x B support rows at most (`GraphBuilder.build`)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -16,6 +17,8 @@ from graphkd.registry import Registry
 Metric = Literal["softmax_cosine", "cosine", "euclidean"]
 Input = Literal["logits", "embedding"]
 
+NO_EDGES = "its graphs have no edges but self loops"
+
 
 class GraphBuilder(ABC):
     """Turns the samples of a batch into a graph; without parameters, gradient or waiting for the device.
@@ -27,6 +30,15 @@ class GraphBuilder(ABC):
     def min_nodes(self) -> int:
         """The smallest batch in which the graph is what its options say (HKD leaves smaller ones out)."""
         return 1
+
+    def notes(self, batch_size: int, labels: Tensor) -> Sequence[str]:
+        """Return why its graphs will lack what its options ask for, a line each.
+
+        Args:
+            batch_size: Samples of a graph.
+            labels: Class of every training sample, int64 [N].
+        """
+        return ()
 
     @abstractmethod
     def build(self, nodes: Nodes) -> BatchGraph:

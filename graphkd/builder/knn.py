@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from graphkd.builder.base import BUILDERS, GraphBuilder, Input, Metric, nearest, pairwise_distance, select
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from graphkd.builder.base import BUILDERS, NO_EDGES, GraphBuilder, Input, Metric, nearest, pairwise_distance, select
 from graphkd.errors import check
 from graphkd.graph import BatchGraph, Nodes
 
@@ -31,6 +35,10 @@ class KNN(GraphBuilder):
     def min_nodes(self) -> int:
         """k: below it, in-degrees would be smaller than asked for."""
         return self.k
+
+    def notes(self, batch_size: int, labels: Tensor) -> Sequence[str]:
+        """Return why graphs will lack edges (`GraphBuilder.notes`)."""
+        return [f"k is 1, so {NO_EDGES}"] if self.k == 1 else ()
 
     def build(self, nodes: Nodes) -> BatchGraph:
         """The graph with in-degree k (`GraphBuilder.build`)."""

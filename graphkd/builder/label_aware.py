@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+from torch import Tensor
 
 from graphkd.builder.base import (
     BUILDERS,
+    NO_EDGES,
     GraphBuilder,
     Input,
     Metric,
@@ -17,6 +21,9 @@ from graphkd.builder.base import (
 )
 from graphkd.errors import check
 from graphkd.graph import BatchGraph, Nodes
+
+_MOSTLY = 0.9
+"""From this share of lonely samples on a graph is said to teach little."""
 
 
 @BUILDERS.register("label_aware")
@@ -38,6 +45,17 @@ class LabelAware(GraphBuilder):
         self.k = k
         self.metric: Metric = metric
         self.input: Input = input
+
+    def notes(self, batch_size: int, labels: Tensor) -> Sequence[str]:
+        """Return why graphs will lack edges (`GraphBuilder.notes`)."""
+        if self.k == 1:
+            return [f"k is 1, so {NO_EDGES}"]
+        counts = labels.bincount().double()
+        fellows = (batch_size - 1) * (counts - 1).clamp(min=0) / max(1, len(labels) - 1)
+        alone = float((counts * (-fellows).exp()).sum() / counts.sum())
+        if alone < _MOSTLY:
+            return ()
+        return [f"about {100 * alone:.0f} % of a batch's samples are alone of their class, without a neighbour"]
 
     def build(self, nodes: Nodes) -> BatchGraph:
         """The graph of same-class edges (`GraphBuilder.build`)."""

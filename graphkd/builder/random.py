@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Sequence
 
-from graphkd.builder.base import BUILDERS, GraphBuilder, nearest
+import torch
+from torch import Tensor
+
+from graphkd.builder.base import BUILDERS, NO_EDGES, GraphBuilder, nearest
 from graphkd.errors import check
 from graphkd.graph import BatchGraph, Nodes
 
@@ -29,6 +32,10 @@ class Random(GraphBuilder):
     def min_nodes(self) -> int:
         """k, as for kNN, whose control this is."""
         return self.k
+
+    def notes(self, batch_size: int, labels: Tensor) -> Sequence[str]:
+        """Return why graphs will lack edges (`GraphBuilder.notes`)."""
+        return [f"k is 1, so {NO_EDGES}"] if self.k == 1 else ()
 
     def build(self, nodes: Nodes) -> BatchGraph:
         """A random graph with in-degree k (`GraphBuilder.build`)."""

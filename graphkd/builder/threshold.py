@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+from torch import Tensor
 
 from graphkd.builder.base import (
     BUILDERS,
+    NO_EDGES,
     GraphBuilder,
     Input,
     Metric,
@@ -46,6 +50,10 @@ class Threshold(GraphBuilder):
         self.input: Input = input
         self.cap = cap
         self.mutual = mutual
+
+    def notes(self, batch_size: int, labels: Tensor) -> Sequence[str]:
+        """Return why graphs will lack edges (`GraphBuilder.notes`)."""
+        return [f"cap is 1, so {NO_EDGES}"] if self.cap == 1 else ()
 
     def build(self, nodes: Nodes) -> BatchGraph:
         """The graph of all similar pairs (`GraphBuilder.build`)."""

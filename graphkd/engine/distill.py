@@ -11,6 +11,7 @@ from graphkd.engine.trainer import Trainer
 from graphkd.engine.watching import Fit, Watcher
 from graphkd.model import Network
 from graphkd.objective import Objective, WeightedSum
+from graphkd.objective.base import Setting
 from graphkd.objective.weighted_sum import Weight
 
 
@@ -52,7 +53,11 @@ def distill(
         objective = {objective.name or type(objective).__name__.lower(): (objective, 1.0)}
     if not isinstance(objective, WeightedSum):
         objective = WeightedSum(objective)
-    fit = (trainer or Trainer()).fit(student, objective, data, teacher=teacher, seed=seed, watcher=watcher)
+    trainer, watcher = trainer or Trainer(), watcher or Watcher()
+    setting = Setting(data.train_labels, data.num_classes, trainer.batch_size, trainer.processes)
+    for note in objective.notes(setting):
+        watcher.note(note)
+    fit = trainer.fit(student, objective, data, teacher=teacher, seed=seed, watcher=watcher)
     test = fit.epochs[-1].test
     assert test is not None, "the last epoch is always evaluated"
     return Result(student, fit, test)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -25,6 +25,7 @@ from graphkd.engine.seeding import derive, generator
 from graphkd.engine.sums import EpochMeans, EpochSums
 from graphkd.engine.watching import Epoch, Fit, Watcher
 from graphkd.model import Network
+from graphkd.model.base import parts_behind_the_maps
 from graphkd.objective import Losses, Objective, Stage, WeightedSum
 from graphkd.objective.weighted_sum import Section
 
@@ -48,6 +49,7 @@ class Phase:
         trains_student: Whether the student is among it.
         transform: Takes images to their views.
         views: How many there are.
+        resting: Parts of the student that are left as they are, in eval mode.
     """
 
     name: str | None
@@ -59,6 +61,7 @@ class Phase:
     trains_student: bool
     transform: Callable[[Tensor], Tensor]
     views: int
+    resting: Sequence[nn.Module] = ()
 
 
 @dataclass
@@ -200,13 +203,18 @@ class Session:
             return Losses(value, {name: value}, {name: value})
 
         parameters = [parameter for module in stage.modules for parameter in module.parameters()]
+        resting: list[nn.Module] = []
+        if stage.trains_student and stage.up_to_maps:
+            resting = parts_behind_the_maps(self.student, self.dataset.in_channels, self.dataset.image_size)
         if stage.trains_student:
-            parameters = [*self.student.parameters(), *parameters]
+            left_out = {parameter for part in resting for parameter in part.parameters(recurse=False)}
+            body = [parameter for parameter in self.student.parameters() if parameter not in left_out]
+            parameters = [*body, *parameters]
         return Phase(
             name=name, epochs=stage.epochs, lr=self.trainer.lr if stage.lr is None else stage.lr,
             decay_epochs=[round(share * stage.epochs) for share in stage.decay_at],
             groups=_group(parameters), loss=loss, trains_student=stage.trains_student,
-            transform=objective.transform, views=objective.views,
+            transform=objective.transform, views=objective.views, resting=resting,
         )  # fmt: skip
 
     def _run_phase(self, phase: Phase, optimizer_state: dict[str, Any] | None) -> None:
@@ -250,6 +258,8 @@ class Session:
     def _train(self, phase: Phase) -> EpochMeans:
         """The rest of an epoch's batches, and the means of all of them."""
         self.student.train(phase.trains_student)
+        for part in phase.resting:
+            part.eval()
         started, before = time.perf_counter(), self.seconds
         for batch in self.clock.each(self._batches(phase), "data"):
             self._step(phase, batch)
@@ -317,6 +327,8 @@ class Session:
                 if self.sound:
                     self._apply(phase)
                 self.optimizer.zero_grad()
+                for part in phase.resting:
+                    part.zero_grad()  # which no optimizer does
                 self.sound = True
         if finite:
             self.sums.add(batch.labels, student.logits[: len(batch.labels)].detach(), losses)

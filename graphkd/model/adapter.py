@@ -10,11 +10,14 @@ from __future__ import annotations
 import copy
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from graphkd.batch import NetworkOutput
 from graphkd.errors import UserError, check, did_you_mean, one_line
@@ -22,6 +25,24 @@ from graphkd.model.base import Network, black_image, probing
 
 _SIZES = (64, 224, 32)  # 64 px: what strides of 32 leave is still no 1x1 map, which could not be told from a pooled one
 _DROPOUTS = (nn.Dropout, nn.Dropout2d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+_PASSING = (nn.Identity, *_DROPOUTS)
+"""Parts that return in eval mode what they are given."""
+
+
+def _operations(names: Iterable[str]) -> set[Any]:
+    return {getattr(torch.ops.aten, f"{name}{end}") for name in names for end in ("", "_")
+            if hasattr(torch.ops.aten, f"{name}{end}")}  # fmt: skip
+
+
+_ACTIVATIONS = _operations(["relu", "hardtanh", "leaky_relu", "elu", "silu", "gelu", "hardswish", "mish"])
+"""What comes between a map and its pre-activation; ReLU6 is a `hardtanh`."""
+_REARRANGEMENTS = _operations(
+    [
+        "cat", "split", "split_with_sizes", "slice", "view", "_unsafe_view", "permute", "transpose", "clone",
+        "max_pool2d_with_indices", "avg_pool2d", "_adaptive_avg_pool2d",
+    ]
+)  # fmt: skip
+"""What leaves a map activated."""
 
 
 class Tap(NamedTuple):
@@ -54,21 +75,25 @@ class Wrapped(Network):
     ) -> None:
         super().__init__()
         self.module = module
-        output, image, calls = _probe(module, example)
+        output, image, calls, activated = _probe(module, example)
         logits = output.logits if isinstance(output, NetworkOutput) else _check_logits(output)
         head = _head(calls, logits)
         if num_classes is not None and num_classes != logits.shape[1]:
             _replace_head(module, head, num_classes)
         self._features: list[Tap] = []
+        self._preactivations: list[Tap] | None = None
         self._embedding: Tap | None = None
         if isinstance(output, NetworkOutput):
             named = features is not None or embedding is not None
             check(not named, "the module returns a NetworkOutput; it shows its own features, and none can be named")
             return
         stages = _stages(calls, image, head)
-        self._features = stages
+        self.token_blocks = _token_blocks(module, calls, behind=stages)
+        # Maps that blocks of tokens come behind are those of a stem: none of them is the network's last.
+        self._features = [] if self.token_blocks else stages
         if features is not None:
             self._features = [_named(module, calls, name, (3, 4), "map and no sequence of tokens") for name in features]
+        self._preactivations = _preactivations(module, self._features, calls, activated)
         if embedding is not None:
             self._embedding = _named(module, calls, embedding, (2, 4), "vector and no map")
         elif head is not None:
@@ -83,16 +108,19 @@ class Wrapped(Network):
         Raises:
             UserError: The module returns something other than logits, float [B, classes].
         """
-        taps = self._features if self._embedding is None else [*self._features, self._embedding]
+        before = self._preactivations or []
+        taps = [] if self._embedding is None else [*self._features, *before, self._embedding]
         with _reading(self.module, taps) as read:
             output = self.module(images)
-        unread = [tap.part for tap in taps if tap not in read]
+        unread = dict.fromkeys(tap.part for tap in taps if tap not in read)
         check(not unread, f"the module has not run its parts {', '.join(unread)}, whose features it is to show")
         if self._embedding is None:
             return NetworkOutput(*output)
         logits = _check_logits(output)
         features = [_map(read[tap], tap, images) for tap in self._features]
-        return NetworkOutput(logits, features, _pooled(read[self._embedding], self._embedding))
+        preactivations = [_map(read[tap], tap, images) for tap in before]
+        embedding = _pooled(read[self._embedding], self._embedding)
+        return NetworkOutput(logits, features, embedding, None if self._preactivations is None else preactivations)
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """The module's own state."""
@@ -114,12 +142,17 @@ def wrap(
     The module is run once, in eval mode, to look at its parts; it becomes part of the network, uncopied. What a part
     returns and the module then changes in place is shown changed.
 
+    A feature map's pre-activation is what the activation that gives it takes (that part is set to work out of place),
+    or the map itself where no activation gives it. No pre-activations are shown where a map comes out of a function
+    instead of a part of the module, or was rearranged after its activation (pooled, concatenated).
+
     Args:
         module: Maps images, float [B, C, H, W], to logits, float [B, classes], or to a `NetworkOutput`.
         features: Names of parts (as in `named_modules`) whose outputs are the feature maps, the stem's first: maps
             [B, channels, H, W] or [B, H, W, channels], or tokens [B, T, channels] in rows of a square (behind class
             tokens, if any). Not given: the last map at each resolution, but none of those inside of a block that
-            is on its way to the next resolution; that may be few (a vision transformer has one) or none.
+            is on its way to the next resolution; that may be few or none. A vision transformer has none: the map of
+            its patch embedding is not what its blocks make of it.
         embedding: Name of the part whose output is the embedding, pooled where it is a map. Not given: the input of
             the last linear layer or 1x1 convolution that gives the logits, or else the pooled last map.
         num_classes: Where it differs from the module's, that last layer is replaced by a new one of so many outputs.
@@ -134,12 +167,19 @@ def wrap(
 
 
 class _Call(NamedTuple):
-    """A part's last call: what is called, and the shapes of what it was given first and of what it returned."""
+    """A part's last call: what is called, and the shapes of what it was given first and of what it returned.
+
+    Attributes:
+        output: What it returned, while that is there.
+        activates: Whether it is an activation: a part without parts that returned what just came out of one.
+    """
 
     name: str
     part: nn.Module
     given: tuple[int, ...]
     returned: tuple[int, ...]
+    output: weakref.ref[Tensor]
+    activates: bool
 
     @property
     def tap(self) -> Tap:
@@ -154,8 +194,8 @@ def _size(shape: tuple[int, ...]) -> int | None:
     return None
 
 
-def _probe(module: nn.Module, example: Tensor | None) -> tuple[Any, Tensor, dict[str, _Call]]:
-    """Runs a module; returns its output, the images that it took, and its parts' calls by name, in order."""
+def _probe(module: nn.Module, example: Tensor | None) -> tuple[Any, Tensor, dict[str, _Call], dict[int, Any]]:
+    """Run a module; return its output, the images that it took, and as `_run` its parts' calls and the activated."""
     if example is not None:
         square = example.dim() == 4 and example.shape[2] == example.shape[3]
         check(square, f"the example is {list(example.shape)}, but must be square images [B, C, size, size]")
@@ -167,28 +207,104 @@ def _probe(module: nn.Module, example: Tensor | None) -> tuple[Any, Tensor, dict
     causes: list[Exception] = []
     for image in images:
         try:
-            output, calls = _run(module, image)
+            output, calls, activated = _run(module, image)
         except Exception as error:  # a foreign module may stumble over anything
             causes.append(error)
         else:
-            return output, image, calls
+            return output, image, calls, activated
     shapes = ", ".join(str(list(image.shape)) for image in images)
     raise UserError(f"the module does not run on images {shapes} ({one_line(causes[0])}){hint}") from causes[0]
 
 
-def _run(module: nn.Module, image: Tensor) -> tuple[Any, dict[str, _Call]]:
+def _run(module: nn.Module, image: Tensor) -> tuple[Any, dict[str, _Call], dict[int, Any]]:
+    """Run a module; return its output, its parts' calls by name, in order, and `_Activations.outputs`."""
     calls: dict[str, _Call] = {}
 
     def note(name: str, part: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         calls.pop(name, None)  # where a part is used again, its last call counts, at its place in the order
         if isinstance(output, Tensor):
             given = next((tuple(value.shape) for value in inputs if isinstance(value, Tensor)), ())
-            calls[name] = _Call(name, part, given, tuple(output.shape))
+            _, fresh = activations.outputs.get(id(output), (None, False))
+            activates = fresh and next(part.children(), None) is None and not isinstance(part, _PASSING)
+            calls[name] = _Call(name, part, given, tuple(output.shape), weakref.ref(output), activates)
 
     parts = {name: part for name, part in module.named_modules() if name}
-    with probing(module), _hooks((part, functools.partial(note, name)) for name, part in parts.items()):
+    with (
+        probing(module),
+        _hooks((part, functools.partial(note, name)) for name, part in parts.items()),
+        _Activations() as activations,
+    ):
         output = module(image)
-    return output, calls
+    return output, calls, activations.outputs
+
+
+class _Activations(TorchDispatchMode):
+    """Follows what comes out of activations, whether those are parts of a module or functions.
+
+    Attributes:
+        outputs: What came out of one, at most rearranged, by `id` (kept, so that none is given twice), and whether it
+            is just what the activation returned.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.outputs: dict[int, tuple[Tensor, bool]] = {}
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else all of torch._dynamo is loaded: seconds
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        output = func(*args, **(kwargs or {}))
+        operation = func.overloadpacket
+        is_activation = operation in _ACTIVATIONS
+        if is_activation or (operation in _REARRANGEMENTS and any(id(x) in self.outputs for x in _listed(args[0]))):
+            self.outputs |= {id(tensor): (tensor, is_activation) for tensor in _listed(output)}
+        return output
+
+
+def _listed(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, (list, tuple)) else (value,)
+
+
+def _preactivations(
+    module: nn.Module, features: Sequence[Tap], calls: Mapping[str, _Call], activated: Collection[int]
+) -> list[Tap] | None:
+    """Where the maps are read before their activations; None where no part of the module is such an activation."""
+    found: list[Tap] = []
+    for tap in features:
+        map_ = calls[tap.part].output()
+        if id(map_) not in activated:
+            found.append(tap)
+            continue
+        parts = [call.name for call in calls.values() if call.activates and call.output() is map_]
+        if not parts:
+            return None
+        found.append(Tap(parts[0], tap.channels_last, at_input=True))
+    for tap in found:
+        part = module.get_submodule(tap.part)
+        if tap.at_input and hasattr(part, "inplace"):
+            part.inplace = False  # type: ignore[assignment]  # or what it takes is gone when it is shown
+    return found
+
+
+def _token_blocks(module: nn.Module, calls: Mapping[str, _Call], behind: Sequence[Tap]) -> tuple[str, ...]:
+    """Names of the blocks from tokens [B, T, channels] to tokens that run when all the maps are made, in order."""
+    names = list(calls)
+    first = max((names.index(tap.part) + 1 for tap in behind), default=0)
+    return tuple(
+        call.name
+        for call in list(calls.values())[first:]
+        if len(call.given) == 3 and call.given == call.returned and call.given[1] > 1 and _is_block(module, call)
+    )
+
+
+def _is_block(module: nn.Module, call: _Call) -> bool:
+    """Whether a part has parts in turn and stands in a sequence or list of such."""
+    parent = module.get_submodule(call.name.rpartition(".")[0])
+    return next(call.part.children(), None) is not None and isinstance(parent, (nn.Sequential, nn.ModuleList))
 
 
 @contextmanager

@@ -19,12 +19,15 @@ from graphkd.registry import Registry
 class Network(nn.Module, ABC):
     """A classifier that shows its inner features beside the logits."""
 
+    token_blocks: tuple[str, ...] = ()
+    """Names of its blocks that return sequences of tokens, which the option `features` takes for maps."""
+
     @abstractmethod
     def forward(self, images: Tensor) -> NetworkOutput:
         """The output for images, float [B, C, H, W].
 
         `features` holds the maps after their last ReLU, the stem's first; `preactivations`, if any, the same
-        maps before it.
+        maps before it, or as they are where no activation gives them.
         """
 
 
@@ -45,8 +48,10 @@ class Shapes(NamedTuple):
     num_classes: int
 
 
-def output_shapes(network: nn.Module, in_channels: int, image_size: int) -> Shapes:
-    """The shapes that a network returns for square images, found by running it once on zeros.
+def trial_output(
+    network: nn.Module, in_channels: int, image_size: int, with_gradient: bool = False
+) -> NetworkOutput:
+    """Return what a network makes of one square image of zeros.
 
     Neither the network (device, state, train or eval mode of each part) nor the random generators change.
 
@@ -54,18 +59,47 @@ def output_shapes(network: nn.Module, in_channels: int, image_size: int) -> Shap
         network: Maps images to a `NetworkOutput`.
         in_channels: Channels of the images.
         image_size: Height and width of the images, in pixels.
+        with_gradient: Whether the output carries gradient.
 
     Raises:
         UserError: The network does not run on such images.
     """
-    with probing(network):
+    with probing(network), torch.set_grad_enabled(with_gradient):
         try:
             output: NetworkOutput = network(black_image(network, in_channels, image_size))
         except Exception as error:  # of networks from anywhere
             images = f"{in_channels}x{image_size}x{image_size}"
             raise UserError(f"the network does not run on images of {images}: {one_line(error)}") from error
+    return output
+
+
+def output_shapes(network: nn.Module, in_channels: int, image_size: int) -> Shapes:
+    """Return the shapes of `trial_output`.
+
+    Raises:
+        UserError: As there.
+    """
+    return shapes_of(trial_output(network, in_channels, image_size))
+
+
+def shapes_of(output: NetworkOutput) -> Shapes:
+    """Return the shapes in a network's output, without the batch."""
     features = [(feature.shape[1], feature.shape[2], feature.shape[3]) for feature in output.features]
     return Shapes(features, output.embedding.shape[1], output.logits.shape[1])
+
+
+def parts_behind_the_maps(network: nn.Module, in_channels: int, image_size: int) -> list[nn.Module]:
+    """Return the parts whose own parameters the last feature map does not depend on.
+
+    Raises:
+        UserError: As in `trial_output`.
+    """
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    last = trial_output(network, in_channels, image_size, with_gradient=True).features[-1]
+    gradients = torch.autograd.grad(last.sum(), parameters, allow_unused=True)
+    reached = {id(parameter) for parameter, gradient in zip(parameters, gradients, strict=True) if gradient is not None}
+    own = {part: [id(parameter) for parameter in part.parameters(recurse=False)] for part in network.modules()}
+    return [part for part, known in own.items() if known and reached.isdisjoint(known)]
 
 
 def check_ends(num_classes: int, in_channels: int) -> None:

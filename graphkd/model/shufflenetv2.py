@@ -73,6 +73,9 @@ class ShuffleNetV2(Network):
     Ma et al., "ShuffleNet V2: practical guidelines for efficient CNN architecture design" (arXiv 1807.11164), table 5;
     tensor names, the stem and the initialisation (PyTorch's own) as in the CRD benchmark (arXiv 1910.10699).
 
+    The pre-activations have their channels shuffled as the maps have, so that both belong together; the benchmark's are
+    the same values unshuffled.
+
     Args:
         num_classes: Width of the logits.
         widths: Channels of each stage, each halving the map, and of the last convolution.

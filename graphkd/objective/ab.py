@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from graphkd.batch import DistillationBatch, NetworkOutput
+from graphkd.batch import DistillationBatch
 from graphkd.errors import check
 from graphkd.objective.base import OBJECTIVES, Objective, teacher_output
-from graphkd.objective.maps import ConvRegressor, Shape, check_same_count
+from graphkd.objective.maps import ConvRegressor, Shape, check_same_count, preactivations
 from graphkd.objective.stage import Stage
 
 _SCALE = 3 / 1000
@@ -30,7 +30,10 @@ class AB(Objective):
     """
 
     name = "ab"
+    revision = 2  # since the stage leaves alone what is behind the student's last map
     has_terms = False
+    fewest_maps = 2
+    needs_preactivations = frozenset({"student", "teacher"})
 
     def __init__(
         self,
@@ -64,7 +67,8 @@ class AB(Objective):
 
     def stages(self) -> Sequence[Stage]:
         """`boundaries`: the connectors, and the student up to its last map."""
-        return [Stage("boundaries", self.stage_epochs, self._loss, modules=[self.connectors], trains_student=True)]
+        modules = [self.connectors]
+        return [Stage("boundaries", self.stage_epochs, self._loss, modules, trains_student=True, up_to_maps=True)]
 
     def freeze(self) -> None:
         """The connectors are not used any more."""
@@ -75,8 +79,8 @@ class AB(Objective):
         return {}
 
     def _loss(self, batch: DistillationBatch) -> Tensor:
-        students = _preactivations(batch.student, "student")[1:]
-        teachers = _preactivations(teacher_output(batch), "teacher")[1:]
+        students = preactivations(batch.student, self.name, "student")[1:]
+        teachers = preactivations(teacher_output(batch), self.name, "teacher")[1:]
         last = len(self.connectors) - 1
         losses = [
             2.0 ** (number - last) * self._distance(connector(student.float()), teacher)
@@ -95,9 +99,3 @@ def _connector(student: Shape, teacher: Shape, layer: int) -> nn.Module:
     if student == teacher:
         return nn.Identity()
     return ConvRegressor(student, teacher, use_relu=False, what=f"objective 'ab': layer {layer}")
-
-
-def _preactivations(output: NetworkOutput, side: str) -> list[Tensor]:
-    maps = output.preactivations
-    check(maps is not None, f"objective 'ab': it needs pre-activations, but the {side}'s network does not show them")
-    return maps or []

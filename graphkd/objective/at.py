@@ -10,8 +10,8 @@ from torch import Tensor
 
 from graphkd.batch import DistillationBatch
 from graphkd.errors import check
-from graphkd.objective.base import OBJECTIVES, Objective, teacher_output
-from graphkd.objective.maps import Shape, check_same_count, pooled_to_smaller
+from graphkd.objective.base import OBJECTIVES, Objective, Setting, teacher_output
+from graphkd.objective.maps import Shape, check_same_count, one_position_notes, pooled_to_smaller, smaller_positions
 
 
 @OBJECTIVES.register("at")
@@ -23,6 +23,7 @@ class AT(Objective):
     """
 
     name = "at"
+    fewest_maps = 2
 
     def __init__(self, student_shapes: Sequence[Shape], teacher_shapes: Sequence[Shape], p: float = 2.0) -> None:
         """An AT objective.
@@ -38,7 +39,12 @@ class AT(Objective):
         super().__init__()
         check(p >= 1, f"objective 'at': p is {p}, but must be at least 1")
         check_same_count(self.name, student_shapes, teacher_shapes)
+        self._positions = smaller_positions(student_shapes[1:], teacher_shapes[1:])
         self.p = p
+
+    def notes(self, setting: Setting) -> Sequence[str]:
+        """Return what will teach nothing (`Objective.notes`)."""
+        return one_position_notes(self._positions)
 
     def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:
         """The term `at`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -16,6 +17,31 @@ from graphkd.registry import Registry
 
 Stream = Callable[[str], torch.Generator]
 """Gives the run's generator of a name ("negatives", "builder"), on the training device."""
+
+ALONE = "a batch has one sample, which has no relations to others, so it teaches nothing"
+"""The note of objectives on how the samples of a batch lie to each other."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a training will show an objective, as far as that is known before it.
+
+    Attributes:
+        labels: Class of every training sample, int64 [N].
+        num_classes: Number of classes.
+        batch_size: Samples of a full batch, over all processes.
+        processes: How many processes a batch is cut over.
+    """
+
+    labels: Tensor
+    num_classes: int
+    batch_size: int
+    processes: int = 1
+
+    @property
+    def largest_batch(self) -> int:
+        """Samples of the largest batch there will be."""
+        return min(self.batch_size, len(self.labels))
 
 
 class Objective(nn.Module, ABC):
@@ -42,11 +68,17 @@ class Objective(nn.Module, ABC):
     """The name of the term that an objective of one term returns."""
     parts: ClassVar[tuple[str, ...]] = ()
     """The names of the terms of an objective that has several; a batch may lack some of them."""
+    revision: ClassVar[int] = 1
+    """Counts in a run's identity where it is above 1: raised when the same options come to another training."""
     needs_teacher: ClassVar[bool] = True
     views: ClassVar[int] = 1
     """How many views of each sample it looks at (`transform`)."""
     needs_maps: ClassVar[bool] = True
     """Whether it looks at feature maps; several devices exchange them only then."""
+    fewest_maps: ClassVar[int] = 0
+    """How many feature maps each network must show at least, the stem's included."""
+    needs_preactivations: ClassVar[frozenset[str]] = frozenset()
+    """Which networks must show the pre-activations of their maps: of "student" and "teacher"."""
     has_terms: ClassVar[bool] = True
     """Whether it still has terms once its stages are over; some methods teach in a stage alone."""
 
@@ -62,6 +94,10 @@ class Objective(nn.Module, ABC):
         Returns:
             Scalars by name, before weighting; an objective of one term calls it by its own name.
         """
+
+    def notes(self, setting: Setting) -> Sequence[str]:
+        """Return what of the objective will teach nothing in this setting, a line each."""
+        return ()
 
     def transform(self, images: Tensor) -> Tensor:
         """The views of a batch of images, [B, C, H, W] to [views x B, C, H, W]: all first views, then all second ones.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 from graphkd.batch import DistillationBatch
 from graphkd.errors import check
-from graphkd.objective.base import OBJECTIVES, Objective, teacher_output
+from graphkd.objective.base import ALONE, OBJECTIVES, Objective, Setting, teacher_output
 
 
 @OBJECTIVES.register("cc")
@@ -38,6 +40,10 @@ class CC(Objective):
         check(dim >= 1, f"objective 'cc': dim is {dim}, but must be at least 1")
         self.student_head = nn.Linear(student_dim, dim)
         self.teacher_head = nn.Linear(teacher_dim, dim)
+
+    def notes(self, setting: Setting) -> Sequence[str]:
+        """Return what will teach nothing (`Objective.notes`)."""
+        return [ALONE] if setting.largest_batch == 1 else ()
 
     def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:
         """The term `cc`; 0 for a batch of one."""

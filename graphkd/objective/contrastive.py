@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -9,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graphkd.batch import DistillationBatch, NetworkOutput
-from graphkd.contrast import Bank, ExplicitSelection, FullBank, Selection, build_sampler
+from graphkd.contrast import Bank, ExplicitSelection, FullBank, QueueBank, Selection, build_sampler
 from graphkd.contrast.options import BankOptions
 from graphkd.errors import UserError, check
-from graphkd.objective.base import Objective, Stream
+from graphkd.objective.base import Objective, Setting, Stream
 
 SamplerName = Literal["shared", "explicit", "all", "all_weighted"]
 """Where negatives come from: `shared` (one draw a step serves all samples; unbiased, but the draws of a batch are not
@@ -71,12 +72,30 @@ class ContrastiveObjective(Objective):
         self._teacher_bank = self._student_bank.twin()
         # Both banks hold the same samples in the same rows, so one draw serves both.
         self._sampler = build_sampler(sampler, self._student_bank, negatives)
+        self.negatives = negatives
+        self.draws_negatives = sampler in ("shared", "explicit")
         self.samples = len(labels)
         self.temperature = temperature
         self.takes_negatives = sampler == "explicit"
         self.bank_momentum = bank_momentum
         self._generators: dict[str, torch.Generator] = {}
         self._pending: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def notes(self, setting: Setting) -> Sequence[str]:
+        """Return what of banks and negatives will not be as asked for (`Objective.notes`)."""
+        found: list[str] = []
+        if self.bank_momentum == 1:
+            found.append("bank_momentum is 1, so the banks stay as they were drawn")
+        rows = len(self._student_bank.rows) if isinstance(self._student_bank, QueueBank) else len(setting.labels)
+        if rows < setting.largest_batch:
+            found.append(f"bank.length is {rows}, but a batch of {setting.largest_batch} samples does not fit in")
+        others = rows - int(setting.labels.bincount().max()) if rows == len(setting.labels) else rows
+        if self.draws_negatives and self.negatives > others:
+            found.append(
+                f"negatives is {self.negatives}, but some samples have just {others} of another class in the bank, so "
+                "they are drawn with repeats"
+            )
+        return found
 
     @property
     def student_bank(self) -> Tensor:

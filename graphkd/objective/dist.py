@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from graphkd.batch import DistillationBatch
 from graphkd.errors import check
-from graphkd.objective.base import OBJECTIVES, Objective, teacher_output
+from graphkd.objective.base import OBJECTIVES, Objective, Setting, teacher_output
 
 _EPS = 1e-8
 
@@ -42,6 +44,17 @@ class DIST(Objective):
         self.temperature = temperature
         self.inter = inter
         self.intra = intra
+
+    def notes(self, setting: Setting) -> Sequence[str]:
+        """Return what will teach nothing (`Objective.notes`)."""
+        found: list[str] = []
+        if self.inter == 0 == self.intra:
+            found.append("inter and intra are both 0, so it teaches nothing")
+        if self.inter > 0 and setting.num_classes <= 2:
+            found.append("two classes' probabilities always correlate by 1 or -1, so `inter` teaches next to nothing")
+        if self.intra > 0 and setting.largest_batch <= 2:
+            found.append("two samples, and no batch has more, always correlate by 1 or -1, so `intra` teaches nothing")
+        return found
 
     def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:
         """The term `dist`."""

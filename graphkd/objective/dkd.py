@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from graphkd.batch import DistillationBatch
 from graphkd.errors import check
-from graphkd.objective.base import OBJECTIVES, Objective, teacher_output
+from graphkd.objective.base import OBJECTIVES, Objective, Setting, teacher_output
 from graphkd.objective.logits import divergence
 
 
@@ -43,6 +45,14 @@ class DKD(Objective):
         self.beta = beta
         self.temperature = temperature
         self.ramp_epochs = ramp_epochs
+
+    def notes(self, setting: Setting) -> Sequence[str]:
+        """Return what will teach nothing (`Objective.notes`)."""
+        if self.alpha == 0 == self.beta:
+            return ["alpha and beta are both 0, so it teaches nothing"]
+        if self.beta > 0 and setting.num_classes <= 2:
+            return ["beside the target there is one class only, so NCKD (`beta`) teaches nothing"]
+        return ()
 
     def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:
         """The term `dkd`."""

@@ -21,6 +21,7 @@ class FitNet(Objective):
     """
 
     name = "fitnet"
+    fewest_maps = 1
 
     def __init__(self, student_shapes: Sequence[Shape], teacher_shapes: Sequence[Shape], layer: int = 2) -> None:
         """A FitNet objective.

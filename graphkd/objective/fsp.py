@@ -25,7 +25,9 @@ class FSP(Objective):
     """
 
     name = "fsp"
+    revision = 2  # since the stage leaves alone what is behind the student's last map
     has_terms = False
+    fewest_maps = 2
 
     def __init__(
         self, student_shapes: Sequence[Shape], teacher_shapes: Sequence[Shape], stage_epochs: int = 30
@@ -52,7 +54,7 @@ class FSP(Objective):
 
     def stages(self) -> Sequence[Stage]:
         """`flow`: the student up to its last map."""
-        return [Stage("flow", self.stage_epochs, _loss, trains_student=True)]
+        return [Stage("flow", self.stage_epochs, _loss, trains_student=True, up_to_maps=True)]
 
     def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:
         """No term: the stage was all."""

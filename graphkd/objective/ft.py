@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from graphkd.batch import DistillationBatch
 from graphkd.errors import check
-from graphkd.objective.base import OBJECTIVES, Objective, teacher_output
-from graphkd.objective.maps import Shape, pooled_to_smaller
+from graphkd.objective.base import OBJECTIVES, Objective, Setting, teacher_output
+from graphkd.objective.maps import Shape, one_position_notes, pooled_to_smaller, smaller_positions
 from graphkd.objective.stage import Stage
 
 
@@ -30,6 +30,7 @@ class FT(Objective):
     """
 
     name = "ft"
+    fewest_maps = 1
 
     def __init__(
         self,
@@ -67,10 +68,15 @@ class FT(Objective):
             code >= 1, f"objective 'ft': rate is {rate}, but must leave at least 1 of the teacher's {teacher} channels"
         )
         self.p1, self.p2 = p1, p2
+        self._positions = smaller_positions(student_shapes[-1:], teacher_shapes[-1:])
         self.stage_epochs, self.stage_lr = stage_epochs, stage_lr
         encoder, decoder = (teacher, teacher, code, code), (code, code, teacher, teacher)
         self.paraphraser = nn.Sequential(_layers(nn.Conv2d, encoder), _layers(nn.ConvTranspose2d, decoder))
         self.translator = _layers(nn.Conv2d, (student, student, code, code), has_norm=True)
+
+    def notes(self, setting: Setting) -> Sequence[str]:
+        """Return what will teach nothing (`Objective.notes`)."""
+        return one_position_notes(self._positions)
 
     def stages(self) -> Sequence[Stage]:
         """`paraphraser`: the paraphraser, which learns to reconstruct the teacher's map."""

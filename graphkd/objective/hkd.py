@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from graphkd.batch import DistillationBatch, NetworkOutput
 from graphkd.builder import GraphBuilder
+from graphkd.builder.base import NO_EDGES
 from graphkd.contrast import Bank, Selection, info_nce
 from graphkd.contrast.options import BankOptions
 from graphkd.errors import check
 from graphkd.gnn import GraphEncoder
 from graphkd.graph import Nodes
-from graphkd.objective.base import OBJECTIVES, teacher_output
+from graphkd.objective.base import OBJECTIVES, Setting, teacher_output
 from graphkd.objective.contrastive import ContrastiveObjective, SamplerName
 
 
@@ -118,6 +119,26 @@ class HKD(ContrastiveObjective):
     def graph_dim(cls, options: Mapping[str, Any]) -> int | None:
         """`dim`, unless the holistic part is off."""
         return int(options["dim"]) if options["holistic"] else None
+
+    def notes(self, setting: Setting) -> Sequence[str]:
+        """Return what will teach nothing (`Objective.notes`)."""
+        found = list(super().notes(setting))
+        if self.builder is None:
+            return found
+        size, where = setting.largest_batch, "a batch"
+        if self.graph_scope == "local":
+            size, where = max(1, size // setting.processes), "a process's part of a batch"
+        least = self.builder.min_nodes
+        if size < least:
+            found.append(
+                f"{where} has {size} samples, but the builder's graphs need {least}, so there is no holistic term and "
+                "the banks are never written"
+            )
+        elif size == 1:
+            found.append(f"{where} has one sample, so {NO_EDGES}")
+        else:
+            found += self.builder.notes(size, setting.labels)
+        return found
 
     def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:
         """The terms `individual` and `holistic`.

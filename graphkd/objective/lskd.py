@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from graphkd.batch import DistillationBatch
 from graphkd.errors import check
-from graphkd.objective.base import OBJECTIVES, Objective, teacher_output
+from graphkd.objective.base import OBJECTIVES, Objective, Setting, teacher_output
 from graphkd.objective.logits import divergence
 
 _EPS = 1e-7
@@ -35,6 +37,12 @@ class LSKD(Objective):
         super().__init__()
         check(temperature > 0, f"objective 'lskd': temperature is {temperature}, but must be positive")
         self.temperature = temperature
+
+    def notes(self, setting: Setting) -> Sequence[str]:
+        """Return what will teach nothing (`Objective.notes`)."""
+        if setting.num_classes > 2:
+            return ()
+        return ["of two classes' logits the standardised ones keep the order alone, so it teaches next to nothing"]
 
     def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:
         """The term `lskd`."""

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from graphkd.errors import check
+from graphkd.batch import NetworkOutput
+from graphkd.errors import UserError, check
 
 Shape = tuple[int, int, int]
 """Channels, height and width of a feature map."""
@@ -29,8 +30,46 @@ def check_same_count(name: str, student_shapes: Sequence[Shape], teacher_shapes:
     check(
         student == teacher and student >= 1,
         f"objective '{name}': the networks must have equally many feature maps behind the stem, at least 1, "
-        f"but the student has {student} and the teacher {teacher}",
+        f"but the student has {student} and the teacher {teacher} (torchvision's and timm's take names of parts as "
+        "their option features)",
     )
+
+
+def last_map(output: NetworkOutput, name: str, side: str) -> Tensor:
+    """Return a network's last feature map, float32 [B, C, H, W].
+
+    Raises:
+        UserError: It shows none; the message names the objective and the side.
+    """
+    check(len(output.features) > 0, f"objective '{name}': it needs a feature map, but the {side}'s network shows none")
+    return output.features[-1].float()
+
+
+def preactivations(output: NetworkOutput, name: str, side: str) -> list[Tensor]:
+    """Return the pre-activations of a network's maps, the stem's first, float [B, C, H, W] each.
+
+    Raises:
+        UserError: It shows none; the message names the objective and the side.
+    """
+    if output.preactivations is None:
+        raise UserError(
+            f"objective '{name}': it needs pre-activations, but the {side}'s network does not show them"
+        )
+    return output.preactivations
+
+
+def smaller_positions(student_shapes: Sequence[Shape], teacher_shapes: Sequence[Shape]) -> list[int]:
+    """Return how many positions each pair of maps has at the smaller one's height and width."""
+    pairs = zip(student_shapes, teacher_shapes, strict=True)
+    return [min(student[1], teacher[1]) * min(student[2], teacher[2]) for student, teacher in pairs]
+
+
+def one_position_notes(positions: Sequence[int]) -> list[str]:
+    """Return the note of an objective that normalises maps over their positions, where it has maps of one position."""
+    single = positions.count(1)
+    if not single:
+        return []
+    return [f"{single} of its {len(positions)} pairs of maps come down to one position, on which it teaches nothing"]
 
 
 def pooled_to_smaller(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

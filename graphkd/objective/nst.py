@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from graphkd.batch import DistillationBatch
-from graphkd.objective.base import OBJECTIVES, Objective, teacher_output
-from graphkd.objective.maps import Shape, check_same_count, pooled_to_smaller
+from graphkd.objective.base import OBJECTIVES, Objective, Setting, teacher_output
+from graphkd.objective.maps import Shape, check_same_count, one_position_notes, pooled_to_smaller, smaller_positions
 
 
 @OBJECTIVES.register("nst")
@@ -23,6 +23,7 @@ class NST(Objective):
     """
 
     name = "nst"
+    fewest_maps = 2
 
     def __init__(self, student_shapes: Sequence[Shape], teacher_shapes: Sequence[Shape]) -> None:
         """An NST objective.
@@ -36,6 +37,11 @@ class NST(Objective):
         """
         super().__init__()
         check_same_count(self.name, student_shapes, teacher_shapes)
+        self._positions = smaller_positions(student_shapes[1:], teacher_shapes[1:])
+
+    def notes(self, setting: Setting) -> Sequence[str]:
+        """Return what will teach nothing (`Objective.notes`)."""
+        return one_position_notes(self._positions)
 
     def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:
         """The term `nst`."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from graphkd.batch import DistillationBatch
-from graphkd.objective.base import OBJECTIVES, Objective, teacher_output
+from graphkd.objective.base import ALONE, OBJECTIVES, Objective, Setting, teacher_output
 
 _EPS = 1e-7
 
@@ -25,6 +27,10 @@ class PKT(Objective):
     def __init__(self) -> None:
         """A PKT objective; it has no options."""
         super().__init__()
+
+    def notes(self, setting: Setting) -> Sequence[str]:
+        """Return what will teach nothing (`Objective.notes`)."""
+        return [ALONE] if setting.largest_batch == 1 else ()
 
     def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:
         """The term `pkt`."""

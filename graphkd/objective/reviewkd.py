@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from graphkd.batch import DistillationBatch, NetworkOutput
+from graphkd.batch import DistillationBatch
 from graphkd.errors import check
 from graphkd.objective.base import OBJECTIVES, Objective, teacher_output
-from graphkd.objective.maps import BatchNorm, Shape, check_same_count
+from graphkd.objective.maps import BatchNorm, Shape, check_same_count, preactivations
 
 _LARGEST_WIDTH = 512
 
@@ -20,12 +20,18 @@ _LARGEST_WIDTH = 512
 class ReviewKD(Objective):
     """sum over levels of HCL(fused student level, teacher level) (Chen et al., arXiv 2104.09044).
 
-    The levels are the maps and the embedding, a map of size 1. From the deepest up, a level is fused with what came of
-    the deeper ones (ABF, figure 3a). HCL (figure 3b) is the MSE of the maps and of them pooled to 4, 2 and 1. The loss
-    grows over the first epochs.
+    The levels are the maps and the embedding, a map of size 1. From the deepest up, a level of the student is fused
+    with what came of the deeper ones (ABF, figure 3a). HCL (figure 3b) is the MSE of the maps and of them pooled to 4,
+    2 and 1. The loss grows over the first epochs.
+
+    As in the released code, the teacher's maps are those before their last ReLU and the student's those after it.
+    The teacher is in eval mode; the first release left it in training mode, a later one of the field did not.
     """
 
     name = "reviewkd"
+    revision = 2  # since the teacher's maps are taken before their ReLU
+    fewest_maps = 2
+    needs_preactivations = frozenset({"teacher"})
 
     def __init__(
         self,
@@ -64,8 +70,14 @@ class ReviewKD(Objective):
         self.ramp_epochs = ramp_epochs
 
     def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:
-        """The term `reviewkd`."""
-        students, teachers = _levels(batch.student), _levels(teacher_output(batch))
+        """Return the term `reviewkd`.
+
+        Raises:
+            UserError: The teacher's network does not show its pre-activations.
+        """
+        teacher_side = teacher_output(batch)
+        students = _levels(batch.student.features, batch.student.embedding)
+        teachers = _levels(preactivations(teacher_side, self.name, "teacher"), teacher_side.embedding)
         losses: list[Tensor] = []
         deeper: Tensor | None = None
         with torch.autocast(batch.student.logits.device.type, enabled=False):
@@ -112,8 +124,8 @@ def _resized(map_: Tensor, size: list[int]) -> Tensor:
     return F.interpolate(map_, size, mode="nearest")
 
 
-def _levels(output: NetworkOutput) -> list[Tensor]:
-    return [level.float() for level in (*output.features[1:], output.embedding[:, :, None, None])]
+def _levels(maps: Sequence[Tensor], embedding: Tensor) -> list[Tensor]:
+    return [level.float() for level in (*maps[1:], embedding[:, :, None, None])]
 
 
 def _hierarchical(student: Tensor, teacher: Tensor) -> Tensor:

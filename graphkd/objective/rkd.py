@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from graphkd.batch import DistillationBatch
 from graphkd.errors import check
-from graphkd.objective.base import OBJECTIVES, Objective, teacher_output
+from graphkd.objective.base import OBJECTIVES, Objective, Setting, teacher_output
 
 # Rows closer than this fall together: they have neither direction nor gradient.
 _TOGETHER = 1e-12
@@ -51,6 +52,17 @@ class RKD(Objective):
         self.distance = distance
         self.angle = angle
 
+    def notes(self, setting: Setting) -> Sequence[str]:
+        """Return what will teach nothing (`Objective.notes`)."""
+        found: list[str] = []
+        if self.distance == 0 == self.angle:
+            found.append("distance and angle are both 0, so it teaches nothing")
+        if self.distance > 0 and setting.largest_batch < 3:
+            found.append(f"{_few(setting)}, so `distance`, which is relative to the mean, teaches nothing")
+        if self.angle > 0 and setting.largest_batch < 3:
+            found.append(f"{_few(setting)}, so `angle`, which takes three, teaches nothing")
+        return found
+
     def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:
         """The term `rkd`, both parts with their weights."""
         student = relations(batch.student.embedding)
@@ -58,6 +70,10 @@ class RKD(Objective):
         of_distances = F.smooth_l1_loss(student.distances, teacher.distances)
         of_angles = F.smooth_l1_loss(student.angles, teacher.angles)
         return {self.name: self.distance * of_distances + self.angle * of_angles}
+
+
+def _few(setting: Setting) -> str:
+    return f"a batch has {setting.largest_batch} sample{'s' if setting.largest_batch > 1 else ''}"
 
 
 def relations(embedding: Tensor) -> Relations:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from graphkd.batch import DistillationBatch
 from graphkd.errors import check
-from graphkd.objective.base import OBJECTIVES, Objective, teacher_output
+from graphkd.objective.base import OBJECTIVES, Objective, Setting, teacher_output
 from graphkd.objective.stage import Stage
 
 
@@ -72,6 +72,12 @@ class SSKD(Objective):
         self.stage_epochs = stage_epochs
         self.student_head = _head(student_dim)
         self.teacher_head = _head(teacher_dim)
+
+    def notes(self, setting: Setting) -> Sequence[str]:
+        """Return what will teach nothing (`Objective.notes`)."""
+        if setting.largest_batch > 1:
+            return ()
+        return ["a batch has one sample, which is always told from no other, so `selfsupervised` teaches nothing"]
 
     def transform(self, images: Tensor) -> Tensor:
         """The square images and their rotations, [B, C, H, H] to [4 B, C, H, H]: by 0, 90, 180 and 270 degrees."""

@@ -21,6 +21,8 @@ class Stage:
         modules: The objective's own modules that it trains.
         trains_student: Whether it also trains those of the student's parameters that the loss reaches. Otherwise the
             student stands in eval mode and gets no gradient.
+        up_to_maps: Whether it trains the student up to its last feature map only; the parts behind that stand in eval
+            mode then, as in the CRD benchmark (a loss on pre-activations may reach a norm there).
         lr: Learning rate at the start; None for the trainer's.
         decay_at: After which shares of the stage's epochs the learning rate falls, by the trainer's factor.
     """
@@ -30,5 +32,6 @@ class Stage:
     loss: Callable[[DistillationBatch], Tensor]
     modules: Sequence[nn.Module] = ()
     trains_student: bool = False
+    up_to_maps: bool = False
     lr: float | None = None
     decay_at: Sequence[float] = ()

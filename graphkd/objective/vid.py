@@ -27,6 +27,7 @@ class VID(Objective):
     """
 
     name = "vid"
+    fewest_maps = 2
 
     def __init__(
         self, student_shapes: Sequence[Shape], teacher_shapes: Sequence[Shape], initial_variance: float = 5.0

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from graphkd.batch import DistillationBatch
 from graphkd.errors import check, choices, did_you_mean
-from graphkd.objective.base import Objective, Stream
+from graphkd.objective.base import Objective, Setting, Stream
 from graphkd.objective.stage import Stage
 
 Section = Callable[[str], AbstractContextManager[None]]
@@ -89,6 +89,21 @@ class WeightedSum(nn.Module):
     def views(self) -> int:
         """How many views of each sample a batch needs."""
         return max(objective.views for objective in self._objectives().values())
+
+    def notes(self, setting: Setting) -> list[str]:
+        """Return what will teach nothing in this setting, a line each that names the term."""
+        found: list[str] = []
+        for term, objective in self._objectives().items():
+            if objective.has_terms and self._weighs_nothing(term, objective):
+                found.append(f"objective.{term}: its weight is 0, so it teaches nothing")
+            found += [f"objective.{term}: {note}" for note in objective.notes(setting)]
+        return found
+
+    def _weighs_nothing(self, term: str, objective: Objective) -> bool:
+        weight = self.weights[term]
+        if not isinstance(weight, Mapping):
+            return weight == 0
+        return all(weight.get(part, 1.0) == 0 for part in objective.parts or (objective.name,))
 
     def transform(self, images: Tensor) -> Tensor:
         """The views of a batch of images (`Objective.transform`)."""

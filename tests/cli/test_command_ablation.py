@@ -180,6 +180,16 @@ def test_what_does_not_fit_the_data_is_told_before_any_teacher_is_trained(
     assert top(folder) == set()
 
 
+def test_what_cannot_work_is_refused_before_a_teacher_is_trained(
+    command: Command, folder: Path, suite: list[str]
+) -> None:
+    edit(suite, "alone: [objective=ce]", "flow: [objective=fsp, 'student={name: resnet8, widths: [2, 2, 4, 6]}']")
+    code, _, err = command("ablation", *suite)
+    assert code == 2
+    assert re.fullmatch("graphkd: suite 'mini': variant 'flow': objective 'fsp': it cannot work for this pair.*\n", err)
+    assert not list(folder.glob("results/teachers/*"))
+
+
 def test_where_everything_fails_it_says_so(command: Command, folder: Path, suite: list[str], plugin: Plugin) -> None:
     plugin("failing_plugin", FAILING).with_name("trouble").write_text("")
     edit(suite, "  taught: [objective=kd]\n  alone: [objective=ce]", f'  a: ["{PLUGIN}", "objective={{x: failing}}"]')

@@ -14,12 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from graphkd import BUILDERS, GNNS, OBJECTIVES, DistillationBatch, WeightedSum
+from graphkd import BUILDERS, GNNS, MODELS, OBJECTIVES, DistillationBatch, WeightedSum
 from graphkd.data import Dataset
 from graphkd.engine.interrupts import Interrupts
 from graphkd.engine.resume import Checkpoints
 from graphkd.engine.watching import Epoch, Fit, Watcher
-from graphkd.model import Network
+from graphkd.model import Network, output_shapes
 from graphkd.objective import Objective, Stage
 from graphkd.objective.base import Stream
 
@@ -183,6 +183,27 @@ def test_a_stage_leaves_what_its_loss_does_not_reach(
     trainer(epochs=1).fit(student, staged(), digits, watcher=Look())
     assert torch.equal(heads[2], head), "the stages look at the embedding: no step, no weight decay for the head"
     assert not torch.equal(heads[3], head)
+
+
+@pytest.mark.parametrize("name", ["ab", "fsp"])
+def test_the_stages_of_ab_and_fsp_leave_alone_what_is_behind_the_last_map(
+    digits: Dataset, trainer: Callable[..., Any], name: str
+) -> None:
+    student, teacher = (MODELS.build("wrn_16_1", num_classes=10, in_channels=1) for _ in range(2))
+    shapes = output_shapes(student, 1, 8).features
+    objective = OBJECTIVES.build(name, student_shapes=shapes, teacher_shapes=shapes, stage_epochs=1)
+    norm, inner = student.get_submodule("bn1"), student.get_submodule("block3.layer.0.bn1")
+    before, inner_before = state(norm), state(inner)
+    behind: list[bool] = []
+
+    class Look(Watcher):
+        def epoch(self, epoch: Epoch) -> None:
+            behind.append(equal(state(norm), before))
+            assert not equal(state(inner), inner_before)
+
+    trainer(epochs=1).fit(student, WeightedSum({"ce": (OBJECTIVES.build("ce"), 1.0), name: (objective, 1.0)}), digits,
+                          teacher=teacher, watcher=Look())  # fmt: skip
+    assert behind == [True, False]
 
 
 def test_only_who_asked_for_views_gets_them(

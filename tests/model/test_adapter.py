@@ -110,7 +110,6 @@ def test_the_last_map_of_each_resolution_is_found_stem_first(images: Tensor) -> 
     assert output_shapes(network, 3, 32) == Shapes([(4, 32, 32), (6, 16, 16), (8, 8, 8)], 8, 5)
     output = network(images)
     assert bool((output.features[0] >= 0).all())
-    assert output.preactivations is None
 
 
 def test_a_sequence_that_ends_its_resolution_is_looked_into() -> None:
@@ -185,6 +184,90 @@ def test_tokens_become_maps(size: int) -> None:
     assert parts(wrap(module)) == ["patches"]
     with pytest.raises(UserError, match=r"the tokens of 'block' make maps for square images only, not for 32x40"):
         network(torch.rand(2, 3, 32, 40))
+
+
+class Encoder(nn.Module):
+    """A patch embedding and three blocks of tokens, as a vision transformer has them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 6, 8, 8)
+        block = nn.TransformerEncoderLayer(6, 2, 8, dropout=0.0, batch_first=True)
+        self.blocks = nn.ModuleList(copy.deepcopy(block) for _ in range(3))
+        self.head = nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.patches(x).flatten(2).movedim(1, 2)
+        rows = torch.cat([rows[:, :1], rows], 1)
+        for block in self.blocks:
+            rows = block(rows)
+        return self.head(rows[:, 0])  # type: ignore[no-any-return]
+
+
+def test_a_patch_embedding_is_no_last_map(images: Tensor) -> None:
+    network = wrap(Encoder())
+    assert output_shapes(network, 3, 32).features == []
+    assert network.token_blocks == ("blocks.0", "blocks.1", "blocks.2")
+    named = wrap(network.module, features=network.token_blocks).eval()
+    before = named(images).features
+    assert [feature.shape for feature in before] == [(3, 6, 4, 4)] * 3
+    with torch.no_grad():
+        for parameter in named.module.get_submodule("blocks").parameters():
+            parameter.normal_()
+    assert not torch.allclose(named(images).features[-1], before[-1])
+    assert wrap(Small()).token_blocks == ()
+
+
+class Functional(nn.Module):
+    """Two maps, the second of which comes from a function that is given."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU())
+        self.conv = nn.Conv2d(4, 6, 3, 2, 1)
+        self.norm = nn.BatchNorm2d(6)
+        self.shown = nn.Identity()
+        self.function = function
+        self.fc = nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.conv(self.stem(x)))
+        return self.fc(self.shown(self.function(x)).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("inplace", [False, True])
+def test_preactivations_are_what_the_last_activation_is_given(images: Tensor, inplace: bool, training: bool) -> None:
+    module = nn.Sequential(
+        nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(inplace)),
+        nn.Sequential(nn.Conv2d(4, 6, 3, 2, 1), nn.BatchNorm2d(6), nn.ReLU6(inplace), nn.Dropout(0.0)),
+        nn.Conv2d(6, 8, 3, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5),
+    ).train(training)  # fmt: skip
+    expected = copy.deepcopy(module)(images)
+    output = wrap(module)(images)
+    assert output.preactivations is not None
+    stem, inner, linear = output.preactivations
+    assert torch.equal(output.logits, expected)
+    assert torch.equal(stem.relu(), output.features[0])
+    assert torch.equal(inner.clamp(0, 6), output.features[1])
+    assert torch.equal(linear, output.features[2])
+    assert min(stem.min(), inner.min()) < 0
+    assert all(bool((g != 0).any()) for g in torch.autograd.grad(inner.sum(), module[1][1].bias))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        F.relu,
+        lambda x: F.relu(x, inplace=True),
+        lambda x: torch.cat([F.relu(x[:, :3]), F.relu(x[:, 3:])], 1),
+        lambda x: F.max_pool2d(F.relu(x), 2),
+    ],
+)
+def test_no_preactivations_are_made_up(images: Tensor, function: Callable[[Tensor], Tensor]) -> None:
+    output = wrap(Functional(function))(images)
+    assert len(output.features) >= 2
+    assert output.preactivations is None
 
 
 def test_maps_with_channels_last_are_turned(images: Tensor) -> None:

@@ -66,6 +66,16 @@ def test_training_reaches_every_parameter(name: str) -> None:
     assert all(parameter.grad is not None for parameter in network.parameters())
 
 
+def test_a_resnets_preactivations_are_the_sums_before_the_last_relu_of_each_stage() -> None:
+    network = build("resnet18").eval()
+    output = network(torch.rand(2, 3, 32, 32))
+    assert output.preactivations is not None
+    assert len(output.preactivations) == 5
+    for preactivation, feature in zip(output.preactivations, output.features, strict=True):
+        assert torch.equal(preactivation.relu(), feature)
+        assert preactivation.min() < 0
+
+
 def test_small_images_work() -> None:
     assert output_shapes(build("resnet18"), 3, 32).features[-1] == (512, 1, 1)
 

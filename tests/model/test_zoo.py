@@ -14,6 +14,7 @@ from torch import Tensor
 
 from graphkd import MODELS, NetworkOutput
 from graphkd.model import Network
+from graphkd.model.base import parts_behind_the_maps
 
 ZOO: dict[str, dict[str, Any]] = json.loads((FOLDER / "zoo.json").read_text())
 RECORDED = Golden("zoo")
@@ -91,3 +92,17 @@ def test_networks_that_are_not_in_the_golden_file(name: str) -> None:
 
 def test_every_network_of_the_benchmark_is_there() -> None:
     assert set(BENCHMARK) <= set(MODELS.names())
+
+
+@pytest.mark.parametrize(
+    ("name", "behind"),
+    [("resnet8", ["fc"]), ("wrn_16_1", ["bn1", "fc"]), ("vgg8", ["classifier"]), ("ShuffleV1", ["linear"]),
+     ("ShuffleV2", ["conv2", "bn2", "linear"]), ("MobileNetV2", ["conv2.0", "conv2.1", "classifier.0"])],
+)  # fmt: skip
+def test_what_stands_behind_the_last_map_is_what_the_benchmarks_stages_leave_alone(
+    name: str, behind: list[str]
+) -> None:
+    network = MODELS.build(name, num_classes=3)
+    names = {part: name for name, part in network.named_modules()}
+    assert [names[part] for part in parts_behind_the_maps(network, 3, 32)] == behind
+    assert all(parameter.grad is None for parameter in network.parameters())

@@ -90,15 +90,31 @@ def test_equals_the_formula(size: int, seed: int, width: int, sides: tuple[list[
     maps = [[normal(seed + 9 * turn + level, size, *shape) for level, shape in enumerate(own)]
             for turn, own in enumerate(shapes)]  # fmt: skip
     embeddings = [normal(seed + 99 + turn, size, dim) for turn, dim in enumerate(dims)]
-    outputs = [NetworkOutput(embedding, own, embedding) for own, embedding in zip(maps, embeddings, strict=True)]
+    student_output = NetworkOutput(embeddings[0], maps[0], embeddings[0])
+    teacher_output = NetworkOutput(embeddings[1], [], embeddings[1], preactivations=maps[1])
     indices = torch.arange(size)
     objective = build(*shapes, dims, width=width, **FULL)
-    found = objective(DistillationBatch(outputs[0], outputs[1], indices, indices))
+    found = objective(DistillationBatch(student_output, teacher_output, indices, indices))
     student, teacher = (
         [*own[1:], embedding[:, :, None, None]] for own, embedding in zip(maps, embeddings, strict=True)
     )
     assert set(found) == {"reviewkd"}
     assert found["reviewkd"].item() == pytest.approx(naive(objective, student, teacher), rel=1e-4)
+
+
+def test_the_teachers_maps_are_those_before_their_relu_and_the_students_those_after() -> None:
+    some, objective = batch(6), build(**FULL)
+    teacher = some.teacher
+    assert teacher is not None
+    assert teacher.preactivations is not None
+    student = [*some.student.features[1:], some.student.embedding[:, :, None, None]]
+    expected = naive(objective, student, [*teacher.preactivations[1:], teacher.embedding[:, :, None, None]])
+    assert objective(some)["reviewkd"].item() == pytest.approx(expected, rel=1e-4)
+    after = naive(objective, student, [*teacher.features[1:], teacher.embedding[:, :, None, None]])
+    assert expected != pytest.approx(after, rel=1e-2)
+    hidden = dataclasses.replace(some, teacher=teacher._replace(preactivations=None))
+    with pytest.raises(UserError, match="'reviewkd': it needs pre-activations, but the teacher"):
+        objective(hidden)
 
 
 def test_it_grows_over_the_first_epochs() -> None:

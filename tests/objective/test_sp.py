@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from samples import batch, normal
 from torch import Tensor
 
-from graphkd import OBJECTIVES, DistillationBatch, NetworkOutput
+from graphkd import OBJECTIVES, DistillationBatch, NetworkOutput, UserError
 
 
 def output(map_: Tensor) -> NetworkOutput:
@@ -77,3 +78,11 @@ def test_the_order_of_the_samples_does_not_matter() -> None:
 
 def test_one_sample_alone_is_similar_to_itself() -> None:
     assert sp(normal(0, 1, 3, 2, 2), normal(1, 1, 5, 2, 2)).item() == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("side", ["student", "teacher"])
+def test_a_network_without_maps_is_named(side: str) -> None:
+    some = batch(4)
+    without = dataclasses.replace(some, **{side: getattr(some, side)._replace(features=[])})
+    with pytest.raises(UserError, match=f"'sp': it needs a feature map, but the {side}'s network shows none"):
+        OBJECTIVES.build("sp")(without)
