@@ -15,14 +15,15 @@ from typing import Any, Literal
 import torch
 
 from graphkd import launch
-from graphkd.assemble import Plan, TeacherPlan, build_student, plan_teacher
+from graphkd.assemble import Plan, TeacherPlan, absolute_paths
 from graphkd.data import Dataset
 from graphkd.engine.checkpoint import load_weights, save_weights
 from graphkd.engine.evaluate import evaluate
 from graphkd.engine.resume import Checkpoints
 from graphkd.engine.trainer import Trainer
 from graphkd.engine.watching import Epoch, Fit, Watcher
-from graphkd.errors import UserError, check
+from graphkd.errors import check
+from graphkd.finished import write_info
 from graphkd.model import Network
 from graphkd.objective import OBJECTIVES, WeightedSum
 from graphkd.report import record as records
@@ -37,7 +38,6 @@ from graphkd.run_folder import (
     check_own,
     finished,
     locked,
-    read_config,
     workplace,
     write_config,
     write_failure,
@@ -51,23 +51,6 @@ class Outcome:
     record: Record
     folder: Path
     reused: bool
-
-
-@dataclass(frozen=True)
-class FinishedRun:
-    """A run brought back from its folder.
-
-    Attributes:
-        record: What it came to.
-        config: The resolved config that it ran.
-        student: The trained student in eval mode (the teacher, for a teacher's folder), on the CPU.
-        dataset: The data it ran on.
-    """
-
-    record: Record
-    config: dict[str, Any]
-    student: Network
-    dataset: Dataset
 
 
 def run(planned: Plan, watcher: Watcher | None = None) -> Outcome:
@@ -99,12 +82,17 @@ def run(planned: Plan, watcher: Watcher | None = None) -> Outcome:
     teacher = None if planned.teacher is None else planned.teacher.build(dataset)
     objective = planned.build_objective(dataset, student, teacher)
     trainer.check_batches(student, dataset, objective.views)
-    make_folder(planned.folder.parent)
     for note in dataset.notes:
         watcher.note(note)
+    if planned.start is not None:
+        _fill(student, planned.start, watcher)
+        watcher.note(f"student: {planned.student.name} starts from {planned.start}")
+    if planned.teacher is not None and teacher is not None and planned.teacher.checkpoint is not None:
+        _fill(teacher, planned.teacher.checkpoint, watcher)
+    make_folder(planned.folder.parent)
     known = None
     if planned.teacher is not None and teacher is not None:
-        known = _load_teacher(planned.teacher, teacher, planned.config, dataset, watcher)
+        known = _known_teacher(planned.teacher, teacher, planned.config, dataset, watcher)
     record = new_record(planned.config, "student", planned.variant, planned.identity, planned.seed, trainer)
     work = _Work(trainer, student, objective, dataset, teacher, watcher)
     return _in_folder(planned.folder, dataclasses.replace(record, teacher=known), planned.config, work)
@@ -141,36 +129,6 @@ def run_teacher(config: Mapping[str, Any], teacher: TeacherPlan, watcher: Watche
     return _in_folder(folder, record, config, _Work(trainer, network, objective, dataset, None, watcher))
 
 
-def load(run_dir: str | Path) -> FinishedRun:
-    """Brings a finished run back: its record, config, data and trained network.
-
-    Raises:
-        UserError: The folder holds no finished run, or one that this version cannot read.
-    """
-    folder = Path(run_dir)
-    check((folder / RECORD).is_file(), f"{folder} holds no run (it has no {RECORD})")
-    record = records.read(folder / RECORD)
-    check(record.status == "done", f"the run in {folder} is not finished: it is {record.status}")
-    config = read_config(folder / CONFIG)
-    untrained = {**config, **{side: _without_weights(config.get(side)) for side in ("student", "teacher")}}
-    try:
-        if record.kind == "teacher":
-            teacher = plan_teacher(untrained)
-            dataset = teacher.data.build()
-            network = teacher.build(dataset)
-        else:
-            network, dataset = build_student(untrained)
-    except UserError as error:
-        raise UserError(f"{folder / CONFIG}: {error}") from error
-    load_weights(network, folder / WEIGHTS[record.kind])
-    return FinishedRun(record, config, network.eval(), dataset)
-
-
-def _without_weights(node: Any) -> Any:
-    """A network's node without pretrained weights, which need no download where the run's own are loaded."""
-    return {**node, "weights": None} if isinstance(node, Mapping) and node.get("weights") else node
-
-
 def _teach_first(planned: Plan, trainer: Trainer, watcher: Watcher | None) -> None:
     """Trains a missing teacher that wants another number of processes than its student, which are not begun yet."""
     teacher = planned.teacher
@@ -180,12 +138,17 @@ def _teach_first(planned: Plan, trainer: Trainer, watcher: Watcher | None) -> No
         run_teacher({**planned.config, "force": False}, teacher, watcher)
 
 
-def _load_teacher(
+def _fill(network: Network, path: Path, watcher: Watcher) -> None:
+    """Loads weights and passes on what there is to say of their file."""
+    for note in load_weights(network, path):
+        watcher.note(note)
+
+
+def _known_teacher(
     planned: TeacherPlan, network: Network, config: Mapping[str, Any], dataset: Dataset, watcher: Watcher
 ) -> Teacher:
-    """Fills the teacher's network, after training it where that is still to be done."""
+    """The teacher as the record names it; unless it is from a file, its network is filled, or trained if need be."""
     if planned.checkpoint is not None:
-        load_weights(network, planned.checkpoint)
         accuracy = evaluate(network, dataset, "test").top1
         watcher.note(f"teacher: {planned.model.name} from {planned.checkpoint} ({accuracy:.2f} % on test)")
         return Teacher(planned.identity, accuracy)
@@ -285,7 +248,8 @@ def _train(folder: Path, record: Record, config: Mapping[str, Any], work: _Work)
     leads = launch.leads()
     if leads:
         records.write(record, folder / RECORD)  # first, for it makes the folder a run's
-        write_config(config, folder / CONFIG)
+        write_config(absolute_paths(config), folder / CONFIG)
+        write_info(work.dataset.info, folder)
     checkpoints = Checkpoints(folder, work.trainer.checkpoint_every)
     try:
         fit = work.trainer.fit(

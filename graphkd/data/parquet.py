@@ -68,6 +68,7 @@ class Parquet(DecodedDataset):
     """
 
     NOT_IDENTITY: ClassVar[frozenset[str]] = frozenset({*SPLITS, "cache"})
+    PATHS: ClassVar[frozenset[str]] = NOT_IDENTITY
 
     def __init__(
         self,

@@ -124,8 +124,8 @@ def _without_prefix(
     if len(whole) > 1:
         one = whole[0]
         raise UserError(
-            f"{path} holds several networks of these names, behind {', '.join(whole)}; keep one, for example: "
-            f"torch.save({{n.removeprefix({one!r}): t for n, t in state.items() if n.startswith({one!r})}}, 'weights.pth')"
+            f"{path} holds several networks of these names, behind {', '.join(whole)}; keep one, for example: torch"
+            f".save({{n.removeprefix({one!r}): t for n, t in state.items() if n.startswith({one!r})}}, 'weights.pth')"
         )
     if not found:
         return state, ()
