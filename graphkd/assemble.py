@@ -7,7 +7,8 @@ import functools
 import glob
 import math
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -60,6 +61,11 @@ class Part:
         # What files hold counts, not where they are.
         content = factory.fingerprint(self.bound.all) if self.registry is DATASETS else {}
         return {"name": self.name, **_counted(factory, self.bound.given), **({"content": content} if content else {})}
+
+    @property
+    def module(self) -> str:
+        """The module that it is from."""
+        return str(self.registry.factory(self.name).__module__)
 
     @property
     def document(self) -> dict[str, Any]:
@@ -120,6 +126,11 @@ class TeacherPlan:
         """Where it is kept, below the results folder."""
         return Path("teachers") / self.model.name / short(self.identity) / f"seed-{self.seed}"
 
+    @property
+    def plugins(self) -> dict[str, str]:
+        """See `source_hashes`."""
+        return source_hashes([self.model, self.data])
+
     def build(self, data: Dataset | DatasetInfo) -> Network:
         """The untrained network."""
         network = build_network(self.model, data, self.seed)
@@ -177,6 +188,14 @@ class Plan:
                 "objective": {name: term.identity for name, term in self.terms.items()},
             }
         )
+
+    @property
+    def plugins(self) -> dict[str, str]:
+        """See `source_hashes`."""
+        graphs = [part for term in self.terms.values() for part in (term.builder, term.gnn, term.teacher_gnn)]
+        parts = [self.student, self.data, *(term.part for term in self.terms.values()), *graphs]
+        teacher = {} if self.teacher is None else self.teacher.plugins
+        return {**source_hashes([part for part in parts if isinstance(part, Part)]), **teacher}
 
     @property
     def variant(self) -> str:
@@ -312,6 +331,16 @@ def _absolute(value: Any) -> Any:
         return value
     path = os.path.abspath(os.path.expanduser(value))
     return path if os.path.exists(path) else os.path.join(glob.escape(os.getcwd()), os.path.expanduser(value))
+
+
+def source_hashes(parts: Iterable[Part]) -> dict[str, str]:
+    """Return the SHA-256 of the source file of each module from outside graphkd that parts are from, by its name."""
+    hashes: dict[str, str] = {}
+    for module in sorted({part.module for part in parts}):
+        file = Path(getattr(sys.modules.get(module), "__file__", None) or "")
+        if module.partition(".")[0] != "graphkd" and file.is_file():
+            hashes[module] = content_hash(file)
+    return hashes
 
 
 def check_keys(config: Mapping[str, Any]) -> None:

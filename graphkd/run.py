@@ -7,7 +7,7 @@ import importlib.metadata
 import platform
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 
 from graphkd import launch
-from graphkd.assemble import Plan, TeacherPlan, absolute_paths
+from graphkd.assemble import Plan, TeacherPlan, absolute_paths, plan, plan_teacher
 from graphkd.data import Dataset
 from graphkd.engine.checkpoint import load_weights, save_weights
 from graphkd.engine.evaluate import evaluate
@@ -24,11 +24,13 @@ from graphkd.engine.trainer import Trainer
 from graphkd.engine.watching import Epoch, Fit, Watcher
 from graphkd.errors import check
 from graphkd.finished import write_info
+from graphkd.identity import short
 from graphkd.model import Network
 from graphkd.objective import OBJECTIVES, WeightedSum
 from graphkd.report import record as records
 from graphkd.report.files import make_folder
 from graphkd.report.record import Code, Metrics, Record, Teacher, Term
+from graphkd.reuse import changed_plugins, why_not_reused
 from graphkd.run_folder import (
     CONFIG,
     METRICS,
@@ -51,6 +53,8 @@ class Outcome:
     record: Record
     folder: Path
     reused: bool
+    changed: tuple[str, ...] = ()
+    """Modules from outside graphkd whose source has changed since a run was made that is used again."""
 
 
 def run(planned: Plan, watcher: Watcher | None = None) -> Outcome:
@@ -70,7 +74,7 @@ def run(planned: Plan, watcher: Watcher | None = None) -> Outcome:
     _join(trainer)
     found = launch.agreed(lambda: _reusable(planned.folder, planned.identity, planned.seed, planned.config))
     if found is not None:
-        return Outcome(found, planned.folder, reused=True)
+        return Outcome(found, planned.folder, reused=True, changed=changed_plugins(found, planned.plugins))
     trainer.check_machine()
     if _needs_processes(trainer):
         _teach_first(planned, trainer, watcher)
@@ -84,6 +88,7 @@ def run(planned: Plan, watcher: Watcher | None = None) -> Outcome:
     trainer.check_batches(student, dataset, objective.views)
     for note in dataset.notes:
         watcher.note(note)
+    _note_earlier(planned.folder, planned, lambda config: plan(config).identity, watcher)
     if planned.start is not None:
         _fill(student, planned.start, watcher)
         watcher.note(f"student: {planned.student.name} starts from {planned.start}")
@@ -93,7 +98,9 @@ def run(planned: Plan, watcher: Watcher | None = None) -> Outcome:
     known = None
     if planned.teacher is not None and teacher is not None:
         known = _known_teacher(planned.teacher, teacher, planned.config, dataset, watcher)
-    record = new_record(planned.config, "student", planned.variant, planned.identity, planned.seed, trainer)
+    record = new_record(
+        planned.config, "student", planned.variant, planned.identity, planned.seed, trainer, planned.plugins
+    )
     work = _Work(trainer, student, objective, dataset, teacher, watcher)
     return _in_folder(planned.folder, dataclasses.replace(record, teacher=known), planned.config, work)
 
@@ -115,7 +122,7 @@ def run_teacher(config: Mapping[str, Any], teacher: TeacherPlan, watcher: Watche
     _join(trainer)
     found = launch.agreed(lambda: _reusable(folder, teacher.identity, teacher.seed, config))
     if found is not None:
-        return Outcome(found, folder, reused=True)
+        return Outcome(found, folder, reused=True, changed=changed_plugins(found, teacher.plugins))
     _check_count(trainer, "teacher_trainer")
     trainer.check_machine()
     if _needs_processes(trainer):
@@ -124,7 +131,10 @@ def run_teacher(config: Mapping[str, Any], teacher: TeacherPlan, watcher: Watche
     dataset = teacher.data.build()
     network = teacher.build(dataset)
     trainer.check_batches(network, dataset, where="teacher_trainer")
-    record = new_record(config, "teacher", teacher.model.name, teacher.identity, teacher.seed, trainer)
+    _note_earlier(folder, teacher, lambda config: plan_teacher(config).identity, watcher)
+    record = new_record(
+        config, "teacher", teacher.model.name, teacher.identity, teacher.seed, trainer, teacher.plugins
+    )
     objective = WeightedSum({"ce": (OBJECTIVES.build("ce"), 1.0)})
     return _in_folder(folder, record, config, _Work(trainer, network, objective, dataset, None, watcher))
 
@@ -136,6 +146,16 @@ def _teach_first(planned: Plan, trainer: Trainer, watcher: Watcher | None) -> No
         return
     if Trainer(**teacher.trainer.all).processes != trainer.processes:
         run_teacher({**planned.config, "force": False}, teacher, watcher)
+
+
+def _note_earlier(
+    folder: Path, planned: Plan | TeacherPlan, identify: Callable[[Mapping[str, Any]], str], watcher: Watcher
+) -> None:
+    """Tells why a run of the same config is not used again, if there is one where the new one is kept."""
+    if folder.parent.name == short(planned.identity):
+        note = why_not_reused(folder, planned.identity, planned.seed, identify)
+        if note is not None:
+            watcher.note(note)
 
 
 def _fill(network: Network, path: Path, watcher: Watcher) -> None:
@@ -161,6 +181,8 @@ def _known_teacher(
     accuracy_of = outcome.record.metrics.test_top1_last
     if outcome.reused:
         watcher.note(f"teacher: {planned.model.name} from {folder} ({accuracy_of:.2f} % on test)")
+        for module in outcome.changed:
+            watcher.note(f"teacher: plug-in {module} has changed since (graphkd teacher force=true trains it again)")
     return Teacher(planned.identity, accuracy_of)
 
 
@@ -302,13 +324,13 @@ def _test_top1(epoch: Epoch) -> float:
 
 def new_record(
     config: Mapping[str, Any], kind: Literal["student", "teacher"], variant: str, identity: str, seed: int,
-    trainer: Trainer,
+    trainer: Trainer, plugins: Mapping[str, str],
 ) -> Record:  # fmt: skip
     """The record that a run begins with."""
     return Record(
         kind=kind, status="running", study=str(config["study"]), variant=variant, pair=pair_name(config),
         varied=dict(config.get("varied") or {}), identity=identity, seed=seed, teacher=None,
-        versions=_versions(), code=_code(), device=_device(trainer), threads=trainer.threads,
+        versions=_versions(), code=_code(plugins), device=_device(trainer), threads=trainer.threads,
         data=_name(config["data"]),
     )  # fmt: skip
 
@@ -333,17 +355,17 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _code() -> Code:
-    version = importlib.metadata.version("graphkd")
+def _code(plugins: Mapping[str, str]) -> Code:
+    code = Code(importlib.metadata.version("graphkd"), plugins=dict(plugins))
     root = Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():
-        return Code(version)
+        return code
     try:
         commit = _git(root, "rev-parse", "HEAD")
         dirty = bool(_git(root, "status", "--porcelain", "--untracked-files=no"))
     except (OSError, subprocess.CalledProcessError):
-        return Code(version)
-    return Code(version, commit, dirty)
+        return code
+    return dataclasses.replace(code, git=commit, dirty=dirty)
 
 
 def _git(root: Path, *arguments: str) -> str:

@@ -258,7 +258,7 @@ def transfer(run_dir: str | Path, planned: TransferPlan, dataset: Dataset, watch
             return Outcome(found, folder, reused=True)
         check_own(folder)
         folder.mkdir(exist_ok=True)
-        new = new_record(config, "student", record.variant, full, seed, trainer)
+        new = new_record(config, "student", record.variant, full, seed, trainer, record.code.plugins)
         records.write(new, folder / RECORD)  # first, for it makes the folder a run's
         document = {"student": str(Path(run_dir).absolute()), **_document(planned, config["study"])}
         write_config(absolute_paths(document), folder / CONFIG)
