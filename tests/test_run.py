@@ -554,7 +554,7 @@ class Mine(CifarResNet):
     "A plug-in network."
 
     def __init__(self, num_classes, in_channels=3):
-        super().__init__(8, num_classes, in_channels, [2, 2, 4, 4])
+        super().__init__(num_classes, 8, (2, 2, 4, 4), in_channels)
 """
 
 
@@ -690,7 +690,11 @@ def test_a_teacher_may_take_images_of_its_own(tiny_config: Config) -> None:
     assert teacher.student(batch.images).features[0].shape[2] == 16
     assert outcome.record.teacher is not None
     assert outcome.record.teacher.accuracy == evaluate(teacher.student, teacher.dataset).top1
-    for wrong, message in (({"sise": 16}, "did you mean 'size'"), ({"size": 0}, "teacher.input.size is 0"),
-                           ({"mean": [0.5, 0.5]}, "teacher.input has 2 means"), ({"std": [0.0]}, "above 0")):  # fmt: skip
+    for wrong, message in (
+        ({"sise": 16}, "did you mean 'size'"),
+        ({"size": 0}, "teacher.input.size is 0"),
+        ({"mean": [0.5, 0.5]}, "teacher.input has 2 means"),
+        ({"std": [0.0]}, "above 0"),
+    ):
         with pytest.raises(UserError, match=message):
             run(plan(tiny_config({"teacher.input": wrong, "objective": {"kd": "kd"}})))

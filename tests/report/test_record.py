@@ -81,7 +81,9 @@ records = st.builds(
     seed=st.integers(),
     teacher=st.none() | st.builds(Teacher, texts, numbers),
     versions=st.dictionaries(texts, texts, max_size=3),
-    code=st.builds(Code, texts, st.none() | texts, st.none() | st.booleans(), st.dictionaries(texts, texts, max_size=2)),
+    code=st.builds(
+        Code, texts, st.none() | texts, st.none() | st.booleans(), st.dictionaries(texts, texts, max_size=2)
+    ),
     device=texts, threads=st.integers(),
     duration_s=numbers, seconds_per_step=numbers, peak_memory_mib=numbers,
     metrics=metrics, error=st.none() | texts,
@@ -154,7 +156,7 @@ def test_the_format_has_exactly_the_fields_of_schema_1() -> None:
     assert list(document["metrics"]) == METRICS
     assert document["schema"] == 1
     assert document["teacher"] == {"identity": "feed", "accuracy": 97.5}
-    assert document["code"] == {"version": "0.1.0", "git": "abc123", "dirty": False}
+    assert document["code"] == {"version": "0.1.0", "git": "abc123", "dirty": False, "plugins": {}}
     assert document["metrics"]["terms"] == {"kd": {"raw": 1.5, "weighted": 1.35}}
 
 
