@@ -312,8 +312,8 @@ def plan_student(config: Mapping[str, Any]) -> tuple[Part, Part]:
 
 
 def absolute_paths(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a resolved config, of a run or a transfer, that means the same from any working directory."""
-    resolved = {**config, **{key: _absolute(config[key]) for key in ("results", "run_dir") if key in config}}
+    """Return a resolved config, of a run or a transfer, whose data and weights are found from any folder."""
+    resolved = dict(config)
     for side in ("student", "teacher"):
         if isinstance(config.get(side), Mapping) and config[side].get("checkpoint"):
             resolved[side] = {**config[side], "checkpoint": _absolute(config[side]["checkpoint"])}

@@ -585,7 +585,7 @@ def test_the_paths_in_a_config_mean_the_same_from_anywhere(
         (place / name).write_bytes(b"weights")
     monkeypatch.chdir(place)
     folder = {"name": "folder", "root": "photos", "train": "train", "cache": True}
-    changes = {"teacher.checkpoint": "t.pth", "student.checkpoint": "./t.pth", "data": folder, "results": "out"}
+    changes = {"teacher.checkpoint": "t.pth", "student.checkpoint": "./t.pth", "data": folder}
     found = absolute_paths(tiny_config(changes))
     assert found["teacher"]["checkpoint"] == found["student"]["checkpoint"] == str(place / "t.pth")
     assert found["data"] == {**folder, "root": str(place / "photos")}
