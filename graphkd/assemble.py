@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import hashlib
+import glob
 import math
+import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,24 +20,26 @@ import torch
 from graphkd.batch import NetworkOutput
 from graphkd.binding import Bound, bind, convert, options_of
 from graphkd.builder import BUILDERS
-from graphkd.data import DATASETS, Dataset
+from graphkd.data import DATASETS, Dataset, DatasetInfo
+from graphkd.engine.checkpoint import content_hash
 from graphkd.engine.seeding import initialising
 from graphkd.engine.trainer import Trainer, checked_trainer
 from graphkd.errors import UserError, brief, check, choices, did_you_mean, one_line
 from graphkd.gnn import GNNS
 from graphkd.identity import identity, short
-from graphkd.model import MODELS, Network
+from graphkd.model import MODELS, Network, OwnInput, adapt_input
 from graphkd.model.base import shapes_of, trial_output
 from graphkd.objective import OBJECTIVES, Objective, WeightedSum
 from graphkd.objective.weighted_sum import Weight, check_terms
 from graphkd.registry import Registry, import_plugins
 from graphkd.report.files import real_folder
+from graphkd.run_folder import weights_file
 
 KEYS = {
     "seed", "teacher_gnn", "negatives", "results", "study", "variant", "varied", "run_dir", "force", "plugins", "bank",
     "builder", "gnn", "teacher", "student", "data", "trainer", "teacher_trainer", "objective",
 }  # fmt: skip
-TEACHER_KEYS: dict[str, Any] = {"seed": 0, "checkpoint": None, "train_fraction": 1.0}
+TEACHER_KEYS: dict[str, Any] = {"seed": 0, "checkpoint": None, "train_fraction": 1.0, "input": None}
 GRAPH_KEYS = ("builder", "gnn", "teacher_gnn")
 SHARED: Literal["shared"] = "shared"
 LONGEST_NAME = 200  # file systems take 255 bytes
@@ -68,6 +72,11 @@ class Part:
             **({"content": content} if content else {}),
             **({"revision": revision} if revision > 1 else {}),
         }
+
+    @property
+    def module(self) -> str:
+        """The module that it is from."""
+        return str(self.registry.factory(self.name).__module__)
 
     @property
     def document(self) -> dict[str, Any]:
@@ -112,28 +121,36 @@ class TeacherPlan:
     trainer: Bound
     seed: int
     checkpoint: Path | None
+    input: OwnInput | None = None
 
     @functools.cached_property
     def identity(self) -> str:
-        """Hash of how it is trained, or of the file's content."""
+        """Hash of the network and of how it is trained, or of the file's content in place of that."""
+        own = {} if self.input is None else {"input": vars(self.input)}
         if self.checkpoint is not None:
-            return hashlib.sha256(self.checkpoint.read_bytes()).hexdigest()
-        return identity(
-            {
-                "teacher": self.model.identity,
-                "data": self.data.identity,
-                "trainer": _counted(Trainer, self.trainer.given),
-            }
-        )
+            return identity({"teacher": self.model.identity, "checkpoint": content_hash(self.checkpoint), **own})
+        trainer = _counted(Trainer, self.trainer.given)
+        return identity({"teacher": self.model.identity, "data": self.data.identity, "trainer": trainer, **own})
 
     @property
     def folder(self) -> Path:
         """Where it is kept, below the results folder."""
         return Path("teachers") / self.model.name / short(self.identity) / f"seed-{self.seed}"
 
-    def build(self, dataset: Dataset) -> Network:
+    @property
+    def plugins(self) -> dict[str, str]:
+        """See `source_hashes`."""
+        return source_hashes([self.model, self.data])
+
+    def build(self, data: Dataset | DatasetInfo) -> Network:
         """The untrained network."""
-        return _network(self.model, dataset, self.seed)
+        network = build_network(self.model, data, self.seed)
+        if self.input is not None:
+            try:
+                adapt_input(network, self.input, data.mean, data.std)
+            except UserError as error:
+                raise UserError(f"teacher.{error}") from None
+        return network
 
 
 @dataclass(frozen=True)
@@ -146,6 +163,8 @@ class Plan:
     data: Part
     trainer: Bound
     terms: dict[str, Term]
+    start: Path | None = None
+    """The weights that the student starts from, in place of random ones."""
 
     @property
     def seed(self) -> int:
@@ -163,19 +182,31 @@ class Plan:
         read = frozenset[str]().union(*(term.reads for term in self.terms.values()))
         return [node for node in GRAPH_KEYS if node not in read]
 
-    @property
+    @functools.cached_property
     def identity(self) -> str:
         """See `graphkd.identity` and the README: seed, paths, devices and unused nodes do not count."""
-        teacher = None if self.teacher is None else {"is": self.teacher.identity, "seed": self.teacher.seed}
+        teacher = None
+        if self.teacher is not None:
+            seed = self.teacher.seed if self.teacher.checkpoint is None else 0  # which does nothing to a file's weights
+            teacher = {"is": self.teacher.identity, "seed": seed}
+        start = {} if self.start is None else {"checkpoint": content_hash(self.start)}
         return identity(
             {
-                "student": self.student.identity,
+                "student": {**self.student.identity, **start},
                 "teacher": teacher,
                 "data": self.data.identity,
                 "trainer": _counted(Trainer, self.trainer.given),
                 "objective": {name: term.identity for name, term in self.terms.items()},
             }
         )
+
+    @property
+    def plugins(self) -> dict[str, str]:
+        """See `source_hashes`."""
+        graphs = [part for term in self.terms.values() for part in (term.builder, term.gnn, term.teacher_gnn)]
+        parts = [self.student, self.data, *(term.part for term in self.terms.values()), *graphs]
+        teacher = {} if self.teacher is None else self.teacher.plugins
+        return {**source_hashes([part for part in parts if isinstance(part, Part)]), **teacher}
 
     @property
     def variant(self) -> str:
@@ -207,7 +238,7 @@ class Plan:
 
     def build_student(self, dataset: Dataset) -> Network:
         """The student, initialised from the seed."""
-        return _network(self.student, dataset, self.seed)
+        return build_network(self.student, dataset, self.seed)
 
     def build_objective(self, dataset: Dataset, student: Network, teacher: Network | None) -> WeightedSum:
         """The objective with its graph parts, each initialised from a stream of its own."""
@@ -247,14 +278,16 @@ def plan(config: Mapping[str, Any]) -> Plan:
     trainer = _trainer(config, "trainer")  # first, for the teacher's takes values over from it
     teacher = plan_teacher(config)
     terms = _terms(config)
+    student, start = _student(config)
     needs_teacher = any(OBJECTIVES.factory(term.part.name).needs_teacher for term in terms.values())
     return Plan(
         config={"run_dir": None, "variant": None, "varied": {}, **config},
-        student=_part(MODELS, config["student"], "student"),
+        student=student,
         teacher=teacher if needs_teacher else None,
         data=_part(DATASETS, config["data"], "data"),
         trainer=trainer,
         terms=terms,
+        start=start,
     )
 
 
@@ -262,15 +295,12 @@ def plan_teacher(config: Mapping[str, Any]) -> TeacherPlan:
     """Checks the teacher's nodes of a resolved config (`teacher`, `teacher_trainer`, `data`).
 
     Raises:
-        UserError: As in `plan`; also where `teacher.checkpoint` is no file.
+        UserError: As in `plan`; also where `teacher.checkpoint` is neither a file nor a finished run's folder.
     """
     check_keys(config)
     import_plugins(_strings(config, "plugins"))
     node = _named(config["teacher"], "teacher")
     own = {key: node.pop(key, default) for key, default in TEACHER_KEYS.items()}
-    checkpoint = convert(own["checkpoint"], str | None, "teacher.checkpoint")
-    if checkpoint is not None:
-        check(Path(checkpoint).is_file(), f"teacher.checkpoint: there is no file {checkpoint}")
     _named(config["student"], "student")
     seed: int = convert(own["seed"], int, "teacher.seed")
     fraction: float = convert(own["train_fraction"], float, "teacher.train_fraction")
@@ -281,20 +311,52 @@ def plan_teacher(config: Mapping[str, Any]) -> TeacherPlan:
         data=_teacher_data(config, fraction),
         trainer=_trainer(config, "teacher_trainer"),
         seed=seed,
-        checkpoint=None if checkpoint is None else Path(checkpoint),
+        checkpoint=_checkpoint(own["checkpoint"], "teacher.checkpoint"),
+        input=convert(own["input"], OwnInput | None, "teacher.input"),
     )
 
 
-def build_student(config: Mapping[str, Any]) -> tuple[Network, Dataset]:
-    """The untrained student of a resolved config and the data it runs on, whatever else is in the config.
+def plan_student(config: Mapping[str, Any]) -> tuple[Part, Part]:
+    """Check the student of a resolved config and the data it runs on, whatever else is in the config.
 
     Raises:
         UserError: One of them is not well described.
     """
     check_keys(config)
     import_plugins(_strings(config, "plugins"))
-    dataset: Dataset = _part(DATASETS, config["data"], "data").build()
-    return _network(_part(MODELS, config["student"], "student"), dataset, config["seed"]), dataset
+    return _student(config)[0], _part(DATASETS, config["data"], "data")
+
+
+def absolute_paths(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a resolved config, of a run or a transfer, whose data and weights are found from any folder."""
+    resolved = dict(config)
+    for side in ("student", "teacher"):
+        if isinstance(config.get(side), Mapping) and config[side].get("checkpoint"):
+            resolved[side] = {**config[side], "checkpoint": _absolute(config[side]["checkpoint"])}
+    data = _named(config["data"], "data")
+    paths = DATASETS.factory(data["name"]).PATHS
+    resolved["data"] = {key: _absolute(value) if key in paths else value for key, value in data.items()}
+    return resolved
+
+
+def _absolute(value: Any) -> Any:
+    """The same path, pattern or list of those, from the root; what is no text stays."""
+    if isinstance(value, (list, tuple)):
+        return [_absolute(item) for item in value]
+    if not isinstance(value, str):
+        return value
+    path = os.path.abspath(os.path.expanduser(value))
+    return path if os.path.exists(path) else os.path.join(glob.escape(os.getcwd()), os.path.expanduser(value))
+
+
+def source_hashes(parts: Iterable[Part]) -> dict[str, str]:
+    """Return the SHA-256 of the source file of each module from outside graphkd that parts are from, by its name."""
+    hashes: dict[str, str] = {}
+    for module in sorted({part.module for part in parts}):
+        file = Path(getattr(sys.modules.get(module), "__file__", None) or "")
+        if module.partition(".")[0] != "graphkd" and file.is_file():
+            hashes[module] = content_hash(file)
+    return hashes
 
 
 def check_keys(config: Mapping[str, Any]) -> None:
@@ -367,10 +429,30 @@ def _counted_group(group: Any) -> dict[str, Any]:
     return _counted(type(group), bind(vars(group), known, "").given)
 
 
-def _network(model: Part, dataset: Dataset, seed: int) -> Network:
+def build_network(model: Part, data: Dataset | DatasetInfo, seed: int) -> Network:
+    """Build a network for the classes and channels of some data, initialised from the seed."""
     with initialising(seed, "student_init"):
-        network: Network = model.build(num_classes=dataset.num_classes, in_channels=dataset.in_channels)
+        network: Network = model.build(num_classes=data.num_classes, in_channels=data.in_channels)
     return network
+
+
+def _student(config: Mapping[str, Any]) -> tuple[Part, Path | None]:
+    """The student, and the weights that it starts from."""
+    node = _named(config["student"], "student")
+    start = _checkpoint(node.pop("checkpoint", None), "student.checkpoint")
+    return _part(MODELS, node, "student"), start
+
+
+def _checkpoint(value: Any, where: str) -> Path | None:
+    path: str | None = convert(value, str | None, where)
+    if path is None:
+        return None
+    place = Path(path).expanduser()
+    check(place.exists(), f"{where}: there is no file {path}")
+    try:
+        return weights_file(place)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
 
 
 def _named(node: Any, where: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import math
 import platform
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 
 from graphkd import launch
-from graphkd.assemble import Plan, TeacherPlan, build_student, plan_teacher
+from graphkd.assemble import Plan, TeacherPlan, absolute_paths, plan, plan_teacher
 from graphkd.data import Dataset
 from graphkd.engine.checkpoint import load_weights, save_weights
 from graphkd.engine.evaluate import evaluate
@@ -24,13 +24,16 @@ from graphkd.engine.guard import not_finite
 from graphkd.engine.resume import Checkpoints
 from graphkd.engine.trainer import Trainer
 from graphkd.engine.watching import Epoch, Fit, Watcher
-from graphkd.errors import UserError, check
+from graphkd.errors import check
+from graphkd.finished import write_info
+from graphkd.identity import short
 from graphkd.model import Network
 from graphkd.objective import OBJECTIVES, WeightedSum
 from graphkd.objective.base import Setting
 from graphkd.report import record as records
 from graphkd.report.files import folder_if_used, real_folder
 from graphkd.report.record import Code, Metrics, Record, Teacher, Term
+from graphkd.reuse import changed_plugins, why_not_reused
 from graphkd.run_folder import (
     CONFIG,
     METRICS,
@@ -40,7 +43,6 @@ from graphkd.run_folder import (
     check_own,
     finished,
     locked,
-    read_config,
     workplace,
     write_config,
     write_failure,
@@ -54,23 +56,8 @@ class Outcome:
     record: Record
     folder: Path
     reused: bool
-
-
-@dataclass(frozen=True)
-class FinishedRun:
-    """A run brought back from its folder.
-
-    Attributes:
-        record: What it came to.
-        config: The resolved config that it ran.
-        student: The trained student in eval mode (the teacher, for a teacher's folder), on the CPU.
-        dataset: The data it ran on.
-    """
-
-    record: Record
-    config: dict[str, Any]
-    student: Network
-    dataset: Dataset
+    changed: tuple[str, ...] = ()
+    """Modules from outside graphkd whose source has changed since a run was made that is used again."""
 
 
 def run(planned: Plan, watcher: Watcher | None = None) -> Outcome:
@@ -91,7 +78,7 @@ def run(planned: Plan, watcher: Watcher | None = None) -> Outcome:
     folder = real_folder(planned.folder)
     found = launch.agreed(lambda: _reusable(folder, planned.identity, planned.seed, planned.config))
     if found is not None:
-        return Outcome(found, planned.folder, reused=True)
+        return Outcome(found, planned.folder, reused=True, changed=changed_plugins(found, planned.plugins))
     trainer.check_machine()
     if _needs_processes(trainer):
         _teach_first(planned, trainer, watcher)
@@ -103,11 +90,19 @@ def run(planned: Plan, watcher: Watcher | None = None) -> Outcome:
     setting = Setting(dataset.train_labels, dataset.num_classes, trainer.batch_size, trainer.processes)
     for note in (*dataset.notes, *objective.notes(setting)):
         watcher.note(note)
+    _note_earlier(folder, planned, lambda config: plan(config).identity, watcher)
+    if planned.start is not None:
+        _fill(student, planned.start, watcher)
+        watcher.note(f"student: {planned.student.name} starts from {planned.start}")
+    if planned.teacher is not None and teacher is not None and planned.teacher.checkpoint is not None:
+        _fill(teacher, planned.teacher.checkpoint, watcher)
     with folder_if_used(folder.parent):
         known = None
         if planned.teacher is not None and teacher is not None:
-            known = _load_teacher(planned.teacher, teacher, planned.config, dataset, watcher)
-        record = new_record(planned.config, "student", planned.variant, planned.identity, planned.seed, trainer)
+            known = _known_teacher(planned.teacher, teacher, planned.config, dataset, watcher)
+        record = new_record(
+            planned.config, "student", planned.variant, planned.identity, planned.seed, trainer, planned.plugins
+        )
         work = _Work(trainer, student, objective, dataset, teacher, watcher)
         return _in_folder(folder, dataclasses.replace(record, teacher=known), planned.config, work)
 
@@ -142,7 +137,7 @@ def run_teacher(config: Mapping[str, Any], teacher: TeacherPlan, watcher: Watche
     _join(trainer)
     found = launch.agreed(lambda: _reusable(folder, teacher.identity, teacher.seed, config))
     if found is not None:
-        return Outcome(found, folder, reused=True)
+        return Outcome(found, folder, reused=True, changed=changed_plugins(found, teacher.plugins))
     _check_count(trainer, "teacher_trainer")
     trainer.check_machine()
     if _needs_processes(trainer):
@@ -151,39 +146,12 @@ def run_teacher(config: Mapping[str, Any], teacher: TeacherPlan, watcher: Watche
     dataset = teacher.data.build()
     network = teacher.build(dataset)
     trainer.check_batches(network, dataset, where="teacher_trainer")
-    record = new_record(config, "teacher", teacher.model.name, teacher.identity, teacher.seed, trainer)
+    _note_earlier(folder, teacher, lambda config: plan_teacher(config).identity, watcher)
+    record = new_record(
+        config, "teacher", teacher.model.name, teacher.identity, teacher.seed, trainer, teacher.plugins
+    )
     objective = WeightedSum({"ce": (OBJECTIVES.build("ce"), 1.0)})
     return _in_folder(folder, record, config, _Work(trainer, network, objective, dataset, None, watcher))
-
-
-def load(run_dir: str | Path) -> FinishedRun:
-    """Brings a finished run back: its record, config, data and trained network.
-
-    Raises:
-        UserError: The folder holds no finished run, or one that this version cannot read.
-    """
-    folder = Path(run_dir)
-    check((folder / RECORD).is_file(), f"{folder} holds no run (it has no {RECORD})")
-    record = records.read(folder / RECORD)
-    check(record.status == "done", f"the run in {folder} is not finished: it is {record.status}")
-    config = read_config(folder / CONFIG)
-    untrained = {**config, **{side: _without_weights(config.get(side)) for side in ("student", "teacher")}}
-    try:
-        if record.kind == "teacher":
-            teacher = plan_teacher(untrained)
-            dataset = teacher.data.build()
-            network = teacher.build(dataset)
-        else:
-            network, dataset = build_student(untrained)
-    except UserError as error:
-        raise UserError(f"{folder / CONFIG}: {error}") from error
-    load_weights(network, folder / WEIGHTS[record.kind])
-    return FinishedRun(record, config, network.eval(), dataset)
-
-
-def _without_weights(node: Any) -> Any:
-    """A network's node without pretrained weights, which need no download where the run's own are loaded."""
-    return {**node, "weights": None} if isinstance(node, Mapping) and node.get("weights") else node
 
 
 def _teach_first(planned: Plan, trainer: Trainer, watcher: Watcher | None) -> None:
@@ -196,12 +164,27 @@ def _teach_first(planned: Plan, trainer: Trainer, watcher: Watcher | None) -> No
         run_teacher({**planned.config, "force": False}, teacher, watcher)
 
 
-def _load_teacher(
+def _note_earlier(
+    folder: Path, planned: Plan | TeacherPlan, identify: Callable[[Mapping[str, Any]], str], watcher: Watcher
+) -> None:
+    """Tells why a run of the same config is not used again, if there is one where the new one is kept."""
+    if folder.parent.name == short(planned.identity):
+        note = why_not_reused(folder, planned.identity, planned.seed, identify)
+        if note is not None:
+            watcher.note(note)
+
+
+def _fill(network: Network, path: Path, watcher: Watcher) -> None:
+    """Loads weights and passes on what there is to say of their file."""
+    for note in load_weights(network, path):
+        watcher.note(note)
+
+
+def _known_teacher(
     planned: TeacherPlan, network: Network, config: Mapping[str, Any], dataset: Dataset, watcher: Watcher
 ) -> Teacher:
-    """Fills the teacher's network, after training it where that is still to be done."""
+    """The teacher as the record names it; unless it is from a file, its network is filled, or trained if need be."""
     if planned.checkpoint is not None:
-        load_weights(network, planned.checkpoint)
         figures = evaluate(network, dataset, "test")
         check(
             math.isfinite(figures.nll),
@@ -224,6 +207,8 @@ def _load_teacher(
     accuracy_of = metrics.test_top1_last
     if outcome.reused:
         watcher.note(f"teacher: {planned.model.name} from {folder} ({accuracy_of:.2f} % on test)")
+        for module in outcome.changed:
+            watcher.note(f"teacher: plug-in {module} has changed since (graphkd teacher force=true trains it again)")
     return Teacher(planned.identity, accuracy_of)
 
 
@@ -311,7 +296,8 @@ def _train(folder: Path, record: Record, config: Mapping[str, Any], work: _Work)
     leads = launch.leads()
     if leads:
         records.write(record, folder / RECORD)  # first, for it makes the folder a run's
-        write_config(config, folder / CONFIG)
+        write_config(absolute_paths(config), folder / CONFIG)
+        write_info(work.dataset.info, folder)
     checkpoints = Checkpoints(folder, work.trainer.checkpoint_every)
     try:
         fit = work.trainer.fit(
@@ -364,13 +350,13 @@ def _test_top1(epoch: Epoch) -> float:
 
 def new_record(
     config: Mapping[str, Any], kind: Literal["student", "teacher"], variant: str, identity: str, seed: int,
-    trainer: Trainer,
+    trainer: Trainer, plugins: Mapping[str, str],
 ) -> Record:  # fmt: skip
     """The record that a run begins with."""
     return Record(
         kind=kind, status="running", study=str(config["study"]), variant=variant, pair=pair_name(config),
         varied=dict(config.get("varied") or {}), identity=identity, seed=seed, teacher=None,
-        versions=_versions(), code=_code(), device=_device(trainer), threads=trainer.threads,
+        versions=_versions(), code=_code(plugins), device=_device(trainer), threads=trainer.threads,
         data=_name(config["data"]),
     )  # fmt: skip
 
@@ -395,17 +381,17 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _code() -> Code:
-    version = importlib.metadata.version("graphkd")
+def _code(plugins: Mapping[str, str]) -> Code:
+    code = Code(importlib.metadata.version("graphkd"), plugins=dict(plugins))
     root = Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():
-        return Code(version)
+        return code
     try:
         commit = _git(root, "rev-parse", "HEAD")
         dirty = bool(_git(root, "status", "--porcelain", "--untracked-files=no"))
     except (OSError, subprocess.CalledProcessError):
-        return Code(version)
-    return Code(version, commit, dirty)
+        return code
+    return dataclasses.replace(code, git=commit, dirty=dirty)
 
 
 def _git(root: Path, *arguments: str) -> str:

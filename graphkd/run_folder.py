@@ -50,6 +50,32 @@ def read_config(path: Path) -> dict[str, Any]:
     return dict(config)
 
 
+def weights_file(path: Path) -> Path:
+    """Return the file of weights that a path names: itself, or that of the finished run whose folder it is.
+
+    Raises:
+        UserError: It is neither a file nor the folder of a finished run.
+    """
+    if path.is_file():
+        return path
+    record = done_record(path)
+    file = path / WEIGHTS[record.kind]
+    check(file.is_file(), f"{path} has no {file.name}")
+    return file
+
+
+def done_record(folder: Path) -> Record:
+    """Return the record of a finished run.
+
+    Raises:
+        UserError: The folder holds no run, or one that is not finished.
+    """
+    check((folder / RECORD).is_file(), f"{folder} holds no run (it has no {RECORD})")
+    record = records.read(folder / RECORD)
+    check(record.status == "done", f"the run in {folder} is not finished: it is {record.status}")
+    return record
+
+
 def finished(folder: Path, identity: str, seed: int) -> Record | None:
     """The record of this run if the folder holds it finished.
 

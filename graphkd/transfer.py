@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from graphkd.assemble import Part, check_keys
+from graphkd.assemble import Part, absolute_paths, check_keys
 from graphkd.batch import NetworkOutput
 from graphkd.binding import bind, options_of
 from graphkd.data import DATASETS, Batch, Dataset, Split, stratified_subset
@@ -26,14 +26,15 @@ from graphkd.engine.threads import torch_threads
 from graphkd.engine.trainer import Trainer, checked_trainer
 from graphkd.engine.watching import Watcher
 from graphkd.errors import UserError, check, choices
+from graphkd.finished import FinishedRun, check_images, load
 from graphkd.identity import identity, short
-from graphkd.model import Network, output_shapes
+from graphkd.model import Network
 from graphkd.model.base import eval_mode
 from graphkd.objective import OBJECTIVES, WeightedSum
 from graphkd.registry import import_plugins
 from graphkd.report import record as records
 from graphkd.report.record import Record
-from graphkd.run import FinishedRun, Outcome, load, metrics_of, new_record
+from graphkd.run import Outcome, metrics_of, new_record
 from graphkd.run_folder import CONFIG, RECORD, WEIGHTS, check_own, finished, locked, write_config, write_failure
 
 PROBE = "probe.safetensors"
@@ -244,7 +245,7 @@ def transfer(run_dir: str | Path, planned: TransferPlan, dataset: Dataset, watch
     record, full, seed = source.record, planned.identity(source.record), source.record.seed
     folder = Path(planned.results) / config["study"] / record.variant / short(full) / f"seed-{seed}"
     with initialising(seed, "probe_init"):
-        probe = LinearProbe(_embedding_dim(source, dataset, Path(run_dir)), dataset.num_classes)
+        probe = LinearProbe(check_images(source, dataset, str(run_dir)), dataset.num_classes)
     found = _reusable(folder, full, seed, probe, Watcher())
     if found is not None:
         return Outcome(found, folder, reused=True)
@@ -257,9 +258,10 @@ def transfer(run_dir: str | Path, planned: TransferPlan, dataset: Dataset, watch
             return Outcome(found, folder, reused=True)
         check_own(folder)
         folder.mkdir(exist_ok=True)
-        new = new_record(config, "student", record.variant, full, seed, trainer)
+        new = new_record(config, "student", record.variant, full, seed, trainer, record.code.plugins)
         records.write(new, folder / RECORD)  # first, for it makes the folder a run's
-        write_config({"student": str(run_dir), **_document(planned, config["study"])}, folder / CONFIG)
+        document = {"student": str(Path(run_dir).absolute()), **_document(planned, config["study"])}
+        write_config(absolute_paths(document), folder / CONFIG)
         done = _train(folder, new, source.student, probe, trainer, dataset, watcher)
     return Outcome(done, folder, reused=False)
 
@@ -315,13 +317,6 @@ def _load(run_dir: Path) -> FinishedRun:
     source = load(run_dir)
     check(source.record.kind == "student", f"{run_dir} holds a {source.record.kind}, but only students are transferred")
     return source
-
-
-def _embedding_dim(source: FinishedRun, dataset: Dataset, run_dir: Path) -> int:
-    """The student's; refuses data that its network cannot take, before anything is written."""
-    own, new = source.dataset.in_channels, dataset.in_channels
-    check(own == new, f"the student in {run_dir} takes images of {own} channels, but the new data has {new}")
-    return output_shapes(source.student, new, dataset.image_size).embedding
 
 
 def _reusable(folder: Path, identity: str, seed: int, probe: LinearProbe, watcher: Watcher) -> Record | None:

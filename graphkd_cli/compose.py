@@ -229,6 +229,44 @@ def varied(overrides: Sequence[str]) -> dict[str, str]:
     return {key: value for key, value in by_key(others).items() if key not in NOT_VARIED}
 
 
+def nodes(overrides: Sequence[str]) -> set[str]:
+    """Return the top-level nodes that overrides change."""
+    return {override.lstrip("+~").partition("=")[0].partition(".")[0] for override in overrides}
+
+
+def over(
+    config: Mapping[str, Any], overrides: Sequence[str], config_dir: str | None = None, config_name: str = "config"
+) -> dict[str, Any]:
+    """Apply overrides on top of a finished run's config.
+
+    Args:
+        config: The run's own, resolved.
+        overrides: Of a whole node (`data=NAME`), which then comes from the configs, or of options within it
+            (`data.root=FOLDER`), which then change the run's own node.
+        config_dir: The user's own configs.
+        config_name: The config that a whole node comes from.
+
+    Raises:
+        UserError: Hydra refuses an override.
+    """
+    changed = dict(config)
+    for node in nodes(overrides):
+        words = [word for word in overrides if nodes([word]) == {node}]
+        parsed = _parse(words)
+        if any(_key(override) == node for override in parsed):
+            changed[node] = compose(words, config_dir, config_name).config[node]
+            continue
+        own = changed.get(node)
+        tree = OmegaConf.create({node: {"name": own} if isinstance(own, str) else own})
+        try:
+            ConfigLoaderImpl._apply_overrides_to_config(parsed, tree)
+        except REFUSALS as error:
+            what = f"the run's own {node}: {_reason(error)}"
+            raise UserError(f"{' '.join(words)} cannot be applied to {what}") from error
+        changed[node] = OmegaConf.to_container(tree[node], resolve=False)
+    return changed
+
+
 def check_used(composed: Composed, unused: Sequence[str], overrides: Sequence[str] | None = None) -> None:
     """Refuses overrides of nodes that nothing in the objective looks at.
 

@@ -15,7 +15,9 @@ usage: graphkd evaluate RUN|CHECKPOINT [OVERRIDES] [--split test] [--config-dir 
 Accuracy, negative log-likelihood and, where a teacher is given, agreement with it.
 
   graphkd evaluate results/.../seed-0                        a run's folder, on its own data
-  graphkd evaluate results/.../seed-0 data.split_seed=1      on other data
+  graphkd evaluate results/.../seed-0 data.split_seed=1      with other options of its data
+  graphkd evaluate results/.../seed-0 data.root=FOLDER       on its data, which moved
+  graphkd evaluate results/.../seed-0 data=cifar10           on other data
   graphkd evaluate teacher.pth student=resnet32x4 data=...   a file of weights, for the network that `student` names
   teacher=NAME teacher.checkpoint=FILE                       compare with this teacher
 """
@@ -34,55 +36,69 @@ def main(arguments: Sequence[str]) -> int:
     at = next((at for at, word in enumerate(options.words) if "=" not in word), 0)
     path, overrides = Path(options.words.pop(at)), options.words
     check(path.exists(), f"there is no run or checkpoint {path}")
-    composed = compose.compose(overrides, options.config_dir)
     if path.is_dir():
-        _evaluate_run(path, composed, options.split)
+        _evaluate_run(path, overrides, options.config_dir, options.split)
     else:
-        _evaluate_checkpoint(path, composed, options.split)
+        _evaluate_checkpoint(path, compose.compose(overrides, options.config_dir), options.split)
     return 0
 
 
-def _evaluate_run(folder: Path, composed: compose.Composed, split: str) -> None:
-    from graphkd.assemble import plan
-    from graphkd.run import load
+def _evaluate_run(folder: Path, overrides: Sequence[str], config_dir: str | None, split: str) -> None:
+    from graphkd.finished import check_fits, load
+    from graphkd.registry import import_plugins
+    from graphkd.run_folder import CONFIG, done_record, read_config
 
-    finished = load(folder)
-    asked = _nodes(composed)
-    unknown = asked - {"data", "teacher"}
+    done_record(folder)
+    asked = compose.nodes(overrides)
+    unknown = asked - {"data", "teacher", "plugins"}
     check(not unknown, f"evaluate: a run brings its own {', '.join(sorted(unknown))}; override data or teacher only")
-    dataset = plan(composed.config).build_data() if "data" in asked else finished.dataset
-    config = {**composed.config, "data": finished.config["data"]}
+    config = compose.over(read_config(folder / CONFIG), overrides, config_dir)
+    import_plugins(config["plugins"])
+    finished = load(folder, data=config["data"] if "data" in asked else None)
+    dataset = finished.dataset
+    note = check_fits(finished, dataset, str(folder))
+    if note is not None:
+        _tell(note)
     teacher = _teacher(config, dataset) if "teacher" in asked else None
     _show(str(folder), finished.student, dataset, split, teacher)
 
 
 def _evaluate_checkpoint(path: Path, composed: compose.Composed, split: str) -> None:
     from graphkd.assemble import plan
-    from graphkd.engine.checkpoint import load_weights
 
-    check("student" in _nodes(composed), f"evaluate: which network is {path} of? Say so: student=resnet8x4")
+    asked = compose.nodes(composed.overrides)
+    check("student" in asked, f"evaluate: which network is {path} of? Say so: student=resnet8x4")
     planned = plan(composed.config)
     dataset = planned.build_data()
     student = planned.build_student(dataset)
-    load_weights(student, path)
-    teacher = _teacher(composed.config, dataset) if "teacher" in _nodes(composed) else None
+    _fill(student, path)
+    teacher = _teacher(composed.config, dataset) if "teacher" in asked else None
     _show(str(path), student, dataset, split, teacher)
 
 
 def _teacher(config: dict[str, Any], dataset: Any) -> Any:
     from graphkd.assemble import plan_teacher
-    from graphkd.engine.checkpoint import load_weights
 
     planned = plan_teacher(config)
     check(planned.checkpoint is not None, "evaluate: a teacher to compare with needs teacher.checkpoint=FILE")
     assert planned.checkpoint is not None
     teacher = planned.build(dataset)
-    load_weights(teacher, planned.checkpoint)
+    _fill(teacher, planned.checkpoint)
     return teacher.eval()
 
 
-def _nodes(composed: compose.Composed) -> set[str]:
-    return {override.lstrip("+~").partition("=")[0].partition(".")[0] for override in composed.overrides}
+def _fill(network: Any, path: Path) -> None:
+    """Load weights and show what there is to say of their file."""
+    from graphkd.engine.checkpoint import load_weights
+
+    for note in load_weights(network, path):
+        _tell(note)
+
+
+def _tell(note: str) -> None:
+    from graphkd_cli.show import console, print_line
+
+    print_line(console(), note)
 
 
 def _show(name: str, network: Any, dataset: Any, split: str, teacher: Any) -> None:

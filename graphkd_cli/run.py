@@ -47,13 +47,12 @@ def _single(options: argparse.Namespace) -> int:
 
     from graphkd.run import run
     from graphkd_cli.progress import ProgressWatcher
-    from graphkd_cli.show import console, print_outcome
+    from graphkd_cli.show import console, print_outcome, print_reused
 
     screen = console()
     with ProgressWatcher(screen) as watcher:
         outcome = run(planned, watcher)
-    if outcome.reused:
-        screen.print("This run is finished already (force=true runs it again).", highlight=False)
+    print_reused(screen, outcome, "This run is finished already (force=true runs it again).")
     print_outcome(screen, outcome)
     return 0
 

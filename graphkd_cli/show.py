@@ -45,6 +45,14 @@ def print_figures(screen: Console, title: str, figures: Mapping[str, str | None]
     screen.print(table)
 
 
+def print_reused(screen: Console, outcome: Outcome, message: str) -> None:
+    """Say that a finished run is used again, and what of its code has changed since."""
+    if outcome.reused:
+        screen.print(message, highlight=False)
+        for module in outcome.changed:
+            print_line(screen, f"The plug-in {module} has changed since this run was made: force=true runs it again.")
+
+
 def print_outcome(screen: Console, outcome: Outcome) -> None:
     """The short table that a run ends with."""
     record, metrics = outcome.record, outcome.record.metrics
@@ -67,5 +75,6 @@ def print_outcome(screen: Console, outcome: Outcome) -> None:
 def outcome_line(outcome: Outcome) -> str:
     """One line for a run of a suite or sweep."""
     record = outcome.record
-    again = " (was there)" if outcome.reused else f" in {record.duration_s:.0f} s"
+    changed = "".join(f"; plug-in {module} has changed since" for module in outcome.changed)
+    again = f" (was there{changed})" if outcome.reused else f" in {record.duration_s:.0f} s"
     return f"{record.variant} seed {record.seed}: test {percent(record.metrics.test_top1_last)} %{again}"

@@ -30,13 +30,12 @@ def main(arguments: Sequence[str]) -> int:
     from graphkd.assemble import plan_teacher
     from graphkd.run import run_teacher
     from graphkd_cli.progress import ProgressWatcher
-    from graphkd_cli.show import console, print_outcome
+    from graphkd_cli.show import console, print_outcome, print_reused
 
     planned = plan_teacher(composed.config)
     screen = console()
     with ProgressWatcher(screen) as watcher:
         outcome = run_teacher(composed.config, planned, watcher)
-    if outcome.reused:
-        screen.print("This teacher is trained already (force=true trains it again).", highlight=False)
+    print_reused(screen, outcome, "This teacher is trained already (force=true trains it again).")
     print_outcome(screen, outcome)
     return 0

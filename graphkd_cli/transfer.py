@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from graphkd.errors import check
 from graphkd_cli import compose
@@ -21,6 +21,7 @@ tables of these studies. Finished probes are kept.
 
   graphkd transfer results/table1 data=stl10       every student of a study
   data=NAME data.option=VALUE                      the new data (`graphkd list data`)
+  data.option=VALUE                                without a name: the student's own data, with other options
   probe.epochs=100 probe.lr=0.1                    the classifier's training, options as of a trainer
   results=DIR study=NAME                           where the records are kept
 """
@@ -38,18 +39,29 @@ def main(arguments: Sequence[str]) -> int:
     check(len(places) > 0, "transfer: which run or results folder? (see graphkd transfer --help)")
     check(len(places) == 1, f"transfer: one run or folder at a time, not {' and '.join(places)}")
     overrides = [word for word in options.words if not _is_place(word)]
-    config = compose.compose(overrides, options.config_dir, "transfer").config
+    data = [word for word in overrides if compose.nodes([word]) == {"data"}]
+    config = compose.compose([word for word in overrides if word not in data], options.config_dir, "transfer").config
 
-    from graphkd.binding import bind, options_of
-    from graphkd.transfer import find_students, plan_transfer
+    from graphkd.transfer import find_students
 
-    planned = plan_transfer(**bind(config, options_of(plan_transfer), "transfer").all)
     folders = find_students(places[0])
+    plans = [_plan(folder, config, data, options.config_dir) for folder in folders]
     if len(folders) == 1:
-        _transfer_one(folders[0], planned)
+        _transfer_one(folders[0], plans[0])
     else:
-        _transfer_all(folders, planned, options.config_dir)
+        _transfer_all(folders, plans, options.config_dir)
     return 0
+
+
+def _plan(folder: Path, config: Mapping[str, Any], data: Sequence[str], config_dir: str | None) -> TransferPlan:
+    """Plan the transfer of one student, to other data or to its own with other options."""
+    from graphkd.binding import bind, options_of
+    from graphkd.run_folder import CONFIG, read_config
+    from graphkd.transfer import plan_transfer
+
+    own = {"data": read_config(folder / CONFIG).get("data")}
+    chosen = {**config, "data": compose.over(own, data, config_dir, "transfer")["data"]}
+    return plan_transfer(**bind(chosen, options_of(plan_transfer), "transfer").all)
 
 
 def _is_place(word: str) -> bool:
@@ -69,7 +81,7 @@ def _transfer_one(folder: Path, planned: TransferPlan) -> None:
     print_outcome(screen, outcome)
 
 
-def _transfer_all(folders: Sequence[Path], planned: TransferPlan, config_dir: str | None) -> None:
+def _transfer_all(folders: Sequence[Path], plans: Sequence[TransferPlan], config_dir: str | None) -> None:
     """Transfers one after the other, a line each, then shows the tables of their studies."""
     from graphkd.report.record import read
     from graphkd.transfer import transfer
@@ -77,12 +89,14 @@ def _transfer_all(folders: Sequence[Path], planned: TransferPlan, config_dir: st
     from graphkd_cli.report import write_study
     from graphkd_cli.show import console, outcome_line, print_line
 
-    screen, dataset = console(), planned.data.build()
+    screen, part, dataset = console(), plans[0].data, plans[0].data.build()
     sources: dict[str, str] = {}
-    for folder in folders:
+    for folder, planned in zip(folders, plans, strict=True):
+        if planned.data != part:
+            part, dataset = planned.data, planned.data.build()
         outcome = transfer(folder, planned, dataset)
         print_line(screen, outcome_line(outcome))
         sources[outcome.record.study] = read(folder / "record.json").study
     for study, source in sources.items():
         suite = read_suite(source, config_dir) if source in suite_names(config_dir) else None
-        write_study(Path(planned.results), study, suite, config_dir)
+        write_study(Path(plans[0].results), study, suite, config_dir)

@@ -1,16 +1,22 @@
 from __future__ import annotations
 
+import dataclasses
+import glob
 import math
+import types
+import typing
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 
-from graphkd import BUILDERS, UserError
-from graphkd.assemble import Plan, build_student, plan, plan_teacher
+from graphkd import BUILDERS, DATASETS, GNNS, MODELS, OBJECTIVES, UserError
+from graphkd.assemble import Part, Plan, absolute_paths, build_network, plan, plan_student, plan_teacher
+from graphkd.identity import identity
 from graphkd.objective.hkd import HKD
+from graphkd.registry import Registry
 
 Config = Callable[..., dict[str, Any]]
 MINIMAL = {
@@ -67,6 +73,8 @@ OTHER = {
     "run_dir": "here",
     "plugins": ["json"],
     "teacher.checkpoint": ...,
+    "student.checkpoint": ...,
+    "teacher.input": {"size": 16},
     "data.classes": [0, 1, 2],
     "trainer.optimizer": "adamw",
     "trainer.schedule": "cosine",
@@ -193,6 +201,78 @@ def test_a_teachers_file_counts_by_its_content_alone(tiny_config: Config, tmp_pa
     identities = [plan(tiny_config({"teacher.checkpoint": str(path)})).identity for path in (first, copied, changed)]
     assert identities[0] == identities[1]
     assert len({*identities, plan(tiny_config()).identity}) == 3
+
+
+def test_with_a_teachers_file_its_network_counts_too(tiny_config: Config, tmp_path: Path) -> None:
+    file = tmp_path / "t.pth"
+    file.write_bytes(b"weights")
+    base = {"teacher.checkpoint": str(file), "objective": {"at": {"name": "at"}}}
+    teachers: list[dict[str, Any]] = [
+        {"name": "torchvision/resnet18", "features": ["layer1", "layer2", "layer3", "layer4"]},
+        {"name": "torchvision/resnet18", "features": ["layer1", "layer3"]},
+        {"name": "torchvision/resnet18"},
+        {"name": "torchvision/resnet34"},
+        {"name": "torchvision/resnet34", "input": {"size": 64}},
+        {"name": "torchvision/resnet34", "input": {"size": 32}},
+        {"name": "resnet8"},
+        {"name": "resnet8", "widths": [2, 2, 4, 4]},
+    ]
+    plans = [plan(tiny_config({**base, "teacher": {**node, "checkpoint": str(file)}})) for node in teachers]
+    assert len({planned.identity for planned in plans}) == len(teachers)
+    unused = plan(tiny_config({**base, "teacher.seed": 5, "teacher_trainer.epochs": 9, "teacher.train_fraction": 0.5}))
+    assert unused.identity == plan(tiny_config(base)).identity, "a file's weights need no seed and no training"
+
+
+def test_where_a_student_starts_counts_by_the_files_content(tiny_config: Config, tmp_path: Path) -> None:
+    for name, content in {"a.pth": b"weights", "b.pth": b"weights", "c.pth": b"others"}.items():
+        (tmp_path / name).write_bytes(content)
+    first, copied, other, none = (
+        plan(tiny_config({"student.checkpoint": path and str(tmp_path / path)})).identity
+        for path in ("a.pth", "b.pth", "c.pth", None)
+    )
+    assert first == copied
+    assert len({first, other, none}) == 3
+    assert none == plan(tiny_config()).identity
+
+
+def changed(value: Any, annotation: Any) -> Any:
+    """Another value of an option's type."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (typing.Union, types.UnionType):
+        return changed(value, next(kind for kind in arguments if kind is not type(None)))
+    if origin is Literal:
+        return next(choice for choice in arguments if choice != value)
+    if origin is not None:
+        items = value or [None] * len([kind for kind in arguments if kind is not ...])
+        return [changed(item, arguments[0]) for item in items]
+    if dataclasses.is_dataclass(annotation):
+        return {"kind": "queue"}
+    if annotation is bool:
+        return not value
+    return f"{value or ''}x" if annotation is str else (value or 0) + 1
+
+
+@pytest.mark.parametrize("registry", [BUILDERS, DATASETS, GNNS, MODELS, OBJECTIVES], ids=lambda each: each.kind)
+def test_every_option_of_every_part_counts_unless_it_says_otherwise(registry: Registry[Any]) -> None:
+    names = [*registry.names(), *(f"{family}/any" for family in registry.families())]
+    for name in names:
+        known, ignored = registry.options(name), getattr(registry.factory(name), "NOT_IDENTITY", frozenset())
+        needed = {key: changed(None, option.annotation) for key, option in known.items() if option.required}
+        original = identity_of(registry, name, needed)
+        for key, option in known.items():
+            default = needed.get(key) if option.required else option.default
+            other = identity_of(registry, name, {**needed, key: changed(default, option.annotation)})
+            assert (other == original) == (key in ignored), f"{registry.kind} '{name}': {key}"
+
+
+def identity_of(registry: Registry[Any], name: str, options: dict[str, Any]) -> str:
+    """Of a part whose files, if it has any, stay the same."""
+    part = Part(registry, name, registry.bind(name, options))
+    factory = registry.factory(name)
+    with pytest.MonkeyPatch.context() as patch:
+        if registry is DATASETS:
+            patch.setattr(factory, "fingerprint", lambda _: {})
+        return identity(part.identity)
 
 
 def test_the_teachers_seed_counts_in_a_runs_identity_but_not_in_the_teachers(tiny_config: Config) -> None:
@@ -482,13 +562,15 @@ def test_a_part_may_come_from_elsewhere(tiny_config: Config, plugin: Callable[[s
 
 def test_a_student_can_be_built_whatever_else_the_config_holds(tiny_config: Config, tmp_path: Path) -> None:
     broken = tiny_config({"objective.hkd.name": "forgotten", "teacher.checkpoint": "gone.pth", "run_dir": "."})
-    student, dataset = build_student(broken)
+    part, data = plan_student(broken)
+    dataset = data.build()
+    student = build_network(part, dataset.info, broken["seed"])
     planned = plan(tiny_config())
     expected = planned.build_student(planned.build_data()).state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in student.state_dict().items())
     assert len(dataset.train_labels) == 109
     with pytest.raises(UserError, match="no model"):
-        build_student(tiny_config({"student": "resnet9"}))
+        plan_student(tiny_config({"student": "resnet9"}))
 
 
 @pytest.mark.parametrize(("name", "revision"), [("reviewkd", 2), ("ab", 2), ("fsp", 2), ("at", None), ("kd", None)])
@@ -497,3 +579,35 @@ def test_a_revision_counts_in_the_identity_from_the_second_on(
 ) -> None:
     identity = plan(tiny_config({"objective": {name: name}})).terms[name].part.identity
     assert identity.get("revision") == revision
+
+
+# Paths
+
+
+def test_the_paths_in_a_config_mean_the_same_from_anywhere(
+    tiny_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "a [1] folder"
+    (place / "photos" / "train").mkdir(parents=True)
+    for name in ("t.pth", "train-0.parquet", "train-1.parquet"):
+        (place / name).write_bytes(b"weights")
+    monkeypatch.chdir(place)
+    folder = {"name": "folder", "root": "photos", "train": "train", "cache": True}
+    changes = {"teacher.checkpoint": "t.pth", "student.checkpoint": "./t.pth", "data": folder}
+    found = absolute_paths(tiny_config(changes))
+    assert found["teacher"]["checkpoint"] == found["student"]["checkpoint"] == str(place / "t.pth")
+    assert found["data"] == {**folder, "root": str(place / "photos")}
+    assert absolute_paths(found) == found
+    parquet = {"name": "parquet", "train": ["train-*.parquet", "train-0.parquet"], "test": None, "cache": "kept"}
+    patterns = absolute_paths(tiny_config({"data": parquet}))["data"]
+    assert patterns["train"][1] == str(place / "train-0.parquet")
+    monkeypatch.chdir(tmp_path)
+    assert sorted(glob.glob(patterns["train"][0])) == [str(place / f"train-{n}.parquet") for n in (0, 1)]
+    assert patterns["test"] is None
+
+
+def test_every_option_that_is_a_path_is_known_and_does_not_count() -> None:
+    for name in DATASETS.names():
+        factory = DATASETS.factory(name)
+        assert DATASETS.options(name).keys() >= factory.PATHS
+        assert getattr(factory, "NOT_IDENTITY", frozenset()) >= factory.PATHS

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -30,7 +31,7 @@ from graphkd.run import Outcome, run, run_teacher
 
 Config = Callable[..., dict[str, Any]]
 ALONE = {"objective": {"ce": "ce"}}
-FILES = {"config.yaml", "metrics.jsonl", "record.json", "student.safetensors"}
+FILES = {"config.yaml", "data.json", "metrics.jsonl", "record.json", "student.safetensors"}
 RAISING = """
 from pathlib import Path
 
@@ -683,3 +684,160 @@ def test_a_run_that_spoils_its_weights_has_failed(tiny_config: Config) -> None:
     assert record.status == "failed"
     assert "not finite" in str(record.error)
     assert not (plan(config).folder / "student.safetensors").exists()
+
+
+# Plug-ins, and runs that are not used again
+
+NETWORK = """
+from graphkd import MODELS
+from graphkd.model.resnet import CifarResNet
+
+@MODELS.register("mine")
+class Mine(CifarResNet):
+    "A plug-in network."
+
+    def __init__(self, num_classes, in_channels=3):
+        super().__init__(num_classes, 8, (2, 2, 4, 4), in_channels)
+"""
+
+
+def test_a_plug_in_that_changed_is_told_where_its_run_is_used_again(
+    tiny_config: Config, plugin: Callable[[str, str], Path]
+) -> None:
+    file = plugin("mine", NETWORK)
+    config = tiny_config({**ALONE, "plugins": ["mine"], "student": "mine"})
+    first = run(plan(config))
+    assert first.record.code.plugins == {"mine": hashlib.sha256(file.read_bytes()).hexdigest()}
+    assert run(plan(config)).changed == ()
+    assert run(plan(tiny_config(ALONE))).record.code.plugins == {}
+    file.write_text(file.read_text() + "# changed\n")
+    again = run(plan(config))
+    assert (again.reused, again.changed) == (True, ("mine",))
+    forced = run(plan({**config, "force": True}))
+    assert forced.record.code.plugins != first.record.code.plugins
+    assert run(plan(config)).changed == ()
+
+
+def test_a_teachers_plug_in_that_changed_is_told(tiny_config: Config, plugin: Callable[[str, str], Path]) -> None:
+    file = plugin("mine", NETWORK)
+    changes = {"plugins": ["mine"], "teacher": "mine", "objective": {"kd": "kd"}}
+    first = run(plan(tiny_config(changes)))
+    assert first.record.code.plugins.keys() == {"mine"}
+    file.write_text(file.read_text() + "# changed\n")
+    assert run(plan(tiny_config(changes))).changed == ("mine",)
+    notes = Notes()
+    run(plan(tiny_config({**changes, "seed": 1})), notes)
+    assert "teacher: plug-in mine has changed since (graphkd teacher force=true trains it again)" in notes.notes
+    assert run_teacher(tiny_config(changes), plan_teacher(tiny_config(changes))).changed == ("mine",)
+
+
+def test_it_is_told_why_a_run_of_the_same_config_is_not_used_again(tiny_config: Config, tmp_path: Path) -> None:
+    weights = tmp_path / "start.pth"
+    network = MODELS.build("resnet8", num_classes=10, in_channels=1, widths=(2, 2, 4, 4))
+    torch.save(network.state_dict(), weights)
+    config = tiny_config({**ALONE, "student.checkpoint": str(weights)})
+    first, listener = run(plan(config)), Notes()
+    run(plan({**config, "seed": 1}), listener)
+    other = {**config, "trainer": {**config["trainer"], "lr": 0.01}, "variant": first.record.variant}
+    run(plan(other), listener)
+    assert not any("not used again" in note for note in listener.notes), "another seed or config needs no reason"
+    torch.save({"model": network.state_dict()}, weights)
+    second = run(plan(config), listener)
+    assert not second.reused
+    assert [note for note in listener.notes if "not used again" in note] == [
+        f"{first.folder} has the same config, but is not used again: the contents of its files were others, or graphkd "
+        f"{first.record.code.version}, which made it, told runs apart in another way (see CHANGELOG)"
+    ]
+
+
+def test_a_run_that_an_older_graphkd_told_apart_otherwise_is_named(tiny_config: Config) -> None:
+    config = tiny_config()
+    first = run(plan(config))
+    teacher = next(first.folder.parents[3].glob("teachers/*/*/seed-0"))
+    for folder in (first.folder, teacher):
+        record = dataclasses.replace(records.read(folder / "record.json"), identity="0" * 64)
+        records.write(record, folder / "record.json")
+        folder.parent.rename(folder.parent.with_name("0" * 12))
+    notes = Notes()
+    assert not run(plan(config), notes).reused
+    told = [note for note in notes.notes if "not used again" in note]
+    assert [note.partition(" has")[0] for note in told] == [
+        str(first.folder.parent.with_name("0" * 12) / "seed-0"), str(teacher.parent.with_name("0" * 12) / "seed-0")
+    ]  # fmt: skip
+
+
+# Where networks start from
+
+
+def test_a_student_may_start_from_a_file_or_another_run(tiny_config: Config, tmp_path: Path) -> None:
+    donor = run(plan(tiny_config({**ALONE, "trainer.epochs": 3})))
+    state = graphkd.load(donor.folder).student.state_dict()
+    torch.save({"state_dict": {f"model.{name}": value for name, value in state.items()}}, tmp_path / "lightning.ckpt")
+    frozen = {**ALONE, "trainer.lr": 1e-30, "trainer.momentum": 0.0, "trainer.weight_decay": 0.0}
+    for place in (donor.folder, tmp_path / "lightning.ckpt"):
+        notes = Notes()
+        outcome = run(plan(tiny_config({**frozen, "student.checkpoint": str(place)})), notes)
+        loaded = graphkd.load(outcome.folder)
+        parameters = dict(loaded.student.named_parameters())
+        assert all(torch.equal(parameters[name], state[name]) for name in parameters), "it starts where the file ends"
+        assert notes.notes[-1].startswith("student: resnet8 starts from ")
+        assert any("the prefix 'model.'" in note for note in notes.notes) == (place.suffix == ".ckpt")
+        assert loaded.config["student"]["checkpoint"] == str(place)
+    (tmp_path / "lightning.ckpt").unlink()
+    graphkd.load(outcome.folder)  # needs the file no more
+
+
+def test_a_start_of_other_classes_is_refused_before_anything_is_written(tiny_config: Config, tmp_path: Path) -> None:
+    network = MODELS.build("resnet8", num_classes=7, in_channels=1, widths=(2, 2, 4, 4))
+    torch.save(network.state_dict(), tmp_path / "w.pth")
+    for side, objective in (("student", "ce"), ("teacher", "kd")):
+        planned = plan(tiny_config({f"{side}.checkpoint": str(tmp_path / "w.pth"), "objective": {"a": objective}}))
+        with pytest.raises(UserError, match="are for 7 classes, not 10"):
+            run(planned)
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_checkpoint_is_a_file_or_a_finished_run(tiny_config: Config, tmp_path: Path) -> None:
+    sparse = tmp_path / "sparse.pth"
+    with sparse.open("wb") as file:
+        file.truncate(1 << 42)
+    for side in ("student", "teacher"):
+        for place, message in (
+            (tmp_path / "gone.pth", "there is no file"),
+            (tmp_path, "holds no run"),
+        ):
+            with pytest.raises(UserError, match=f"^{side}.checkpoint: .*{message}"):
+                plan(tiny_config({f"{side}.checkpoint": str(place)}))
+        with pytest.raises(UserError, match=r"sparse\.pth is refused: its 4194304 MiB"):
+            run(plan(tiny_config({f"{side}.checkpoint": str(sparse)})))
+    outcome = run(plan(tiny_config(ALONE)))
+    records.write(dataclasses.replace(outcome.record, status="running"), outcome.folder / "record.json")
+    with pytest.raises(UserError, match=r"student.checkpoint: the run in .* is not finished"):
+        plan(tiny_config({"student.checkpoint": str(outcome.folder)}))
+
+
+def test_a_trained_teachers_folder_is_a_checkpoint(tiny_config: Config) -> None:
+    trained = run_teacher(tiny_config(), plan_teacher(tiny_config()))
+    original, found = run(plan(tiny_config())), run(plan(tiny_config({"teacher.checkpoint": str(trained.folder)})))
+    assert found.record.metrics == original.record.metrics
+    assert found.record.identity != original.record.identity
+
+
+def test_a_teacher_may_take_images_of_its_own(tiny_config: Config) -> None:
+    own = {"size": 16, "mean": [0.5], "std": [0.25]}
+    config = tiny_config({"teacher": {**tiny_config()["teacher"], "input": own}, "objective": {"at": "at"}})
+    outcome = run(plan(config))
+    (folder,) = Path(config["results"]).glob("teachers/*/*/seed-0")
+    teacher = graphkd.load(folder)
+    (batch,) = teacher.dataset.eval_batches("test", 999, "cpu")
+    assert teacher.student(batch.images).features[0].shape[2] == 16
+    assert outcome.record.teacher is not None
+    assert outcome.record.teacher.accuracy == evaluate(teacher.student, teacher.dataset).top1
+    for wrong, message in (
+        ({"sise": 16}, "did you mean 'size'"),
+        ({"size": 0}, "teacher.input.size is 0"),
+        ({"mean": [0.5, 0.5]}, "teacher.input has 2 means"),
+        ({"std": [0.0]}, "above 0"),
+    ):
+        with pytest.raises(UserError, match=message):
+            run(plan(tiny_config({"teacher.input": wrong, "objective": {"kd": "kd"}})))

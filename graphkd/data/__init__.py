@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from graphkd.data.augment import Augmentation
-from graphkd.data.base import DATASETS, Batch, Dataset
+from graphkd.data.base import DATASETS, Batch, Dataset, DatasetInfo
 from graphkd.data.download import download_progress
 from graphkd.data.tensor import Split, TensorDataset, stratified_split, stratified_subset
 
@@ -12,6 +12,7 @@ __all__ = [
     "Augmentation",
     "Batch",
     "Dataset",
+    "DatasetInfo",
     "Split",
     "TensorDataset",
     "download_progress",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,6 +28,30 @@ class Batch(NamedTuple):
     indices: Tensor
 
 
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What of a data set its networks depend on: all that is needed to predict.
+
+    Attributes:
+        class_names: The name of each class.
+        in_channels: Channels of an image.
+        image_size: Height and width of an image, in pixels.
+        mean: What was subtracted from each channel of pixel values in 0 .. 1; None where the data set does not say.
+        std: By what each channel was divided then, likewise.
+    """
+
+    class_names: tuple[str, ...]
+    in_channels: int
+    image_size: int
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+
 class Dataset(ABC):
     """Images in up to three splits.
 
@@ -37,14 +62,21 @@ class Dataset(ABC):
         class_names: The name of each class.
         train_labels: Class of each training sample, int64 [N], on the CPU.
         splits: Which of "train", "val" and "test" there are; "val" may be missing.
+        mean: What is subtracted from each channel of pixel values in 0 .. 1, where the data set knows it.
+        std: By what each channel is divided then, likewise.
         skipped: How many broken images were left out.
         notes: What the user should know about the data, a line each.
     """
+
+    PATHS: ClassVar[frozenset[str]] = frozenset()
+    """Options that name files or folders (a run's folder keeps them as absolute paths)."""
 
     num_classes: int
     in_channels: int
     image_size: int
     class_names: tuple[str, ...]
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
     train_labels: Tensor
     splits: tuple[str, ...]
     skipped: int = 0
@@ -63,6 +95,11 @@ class Dataset(ABC):
             UserError: A file is missing.
         """
         return {}
+
+    @property
+    def info(self) -> DatasetInfo:
+        """What its networks depend on."""
+        return DatasetInfo(self.class_names, self.in_channels, self.image_size, self.mean, self.std)
 
     @abstractmethod
     def train_batches(

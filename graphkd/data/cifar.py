@@ -42,6 +42,7 @@ class Cifar(DecodedDataset):
     """
 
     NOT_IDENTITY: ClassVar[frozenset[str]] = frozenset({"root"})
+    PATHS: ClassVar[frozenset[str]] = NOT_IDENTITY
     ARCHIVE: ClassVar[Archive]
     FOLDER: ClassVar[str]
     TRAIN: ClassVar[tuple[str, ...]]

@@ -95,6 +95,7 @@ class Folder(Dataset):
     """
 
     NOT_IDENTITY: ClassVar[frozenset[str]] = frozenset({"root", *SPLITS, "cache", "workers"})
+    PATHS: ClassVar[frozenset[str]] = frozenset({"root", "cache"})
 
     def __init__(
         self,
@@ -175,6 +176,7 @@ class Folder(Dataset):
         self._samples = samples
         self.num_classes, self.class_names = samples.num_classes, samples.class_names
         self.in_channels, self.image_size = samples.in_channels, samples.image_size
+        self.mean, self.std = samples.mean, samples.std
         self.train_labels, self.splits = samples.train_labels, samples.splits
         self.skipped, self.notes = samples.skipped, samples.notes
 

@@ -85,6 +85,7 @@ class ImageFileDataset(Dataset):
         self.in_channels, self.image_size = in_channels, image_size
         self.splits = tuple(name for name in SPLITS if name in self._samples)
         self._normalisation = Normalisation.of(mean, std, in_channels)
+        self.mean, self.std = tuple(mean), tuple(std)
         self._flip, self._rand_augment, self._rand_magnitude = flip, rand_augment, rand_magnitude
         self._workers, self._split_seed, self._background = workers, split_seed, background
         self._keep_train_fraction(train_fraction)

@@ -77,6 +77,7 @@ class Parquet(DecodedDataset):
     """
 
     NOT_IDENTITY: ClassVar[frozenset[str]] = frozenset({*SPLITS, "root", "cache"})
+    PATHS: ClassVar[frozenset[str]] = NOT_IDENTITY
 
     def __init__(
         self,

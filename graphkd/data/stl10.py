@@ -49,6 +49,7 @@ class STL10(DecodedDataset):
     """
 
     NOT_IDENTITY: ClassVar[frozenset[str]] = frozenset({"root"})
+    PATHS: ClassVar[frozenset[str]] = NOT_IDENTITY
     ARCHIVE: ClassVar[Archive] = Archive(
         "http://ai.stanford.edu/~acoates/stl10/stl10_binary.tar.gz",
         "91f7769df0f17e558f3565bffb0c7dfb",

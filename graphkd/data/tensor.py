@@ -98,6 +98,7 @@ class TensorDataset(Dataset):
         check(padding <= self.image_size, f"padding is {padding}, but the images have {self.image_size} pixels a side")
         self._split_seed = split_seed
         self._normalisation = Normalisation.of(mean, std, self.in_channels)
+        self.mean, self.std = tuple(mean), tuple(std)
         self._keep_train_fraction(train_fraction)
 
     def train_batches(

@@ -47,6 +47,7 @@ class TinyImageNet(DecodedDataset):
     """
 
     NOT_IDENTITY: ClassVar[frozenset[str]] = frozenset({"root"})
+    PATHS: ClassVar[frozenset[str]] = NOT_IDENTITY
     ARCHIVE: ClassVar[Archive] = Archive(
         "http://cs231n.stanford.edu/tiny-imagenet-200.zip",
         "90528d7ca1a48142e341f4ef8d21d0de",

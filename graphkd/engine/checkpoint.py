@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import re
 import warnings
 import zipfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +24,24 @@ from graphkd.report.files import write_atomically
 
 CHECKSUM = "sha256"
 """Under what the header of our own files has the checksum of names and tensors."""
+WRAPPERS = (
+    "model", "state_dict", "model_state_dict", "net", "network", "ema", "model_ema", "state_dict_ema", "ema_state_dict",
+)  # fmt: skip
+"""Under what training scripts keep a network's state dict, in the order in which it is looked for."""
+HARMLESS = (
+    "argparse.Namespace", "types.SimpleNamespace", "datetime.datetime", "datetime.timedelta",
+    "pathlib.Path", "pathlib.PosixPath", "pathlib.WindowsPath", "pathlib.PurePosixPath",
+    "pathlib._local.Path", "pathlib._local.PosixPath", "pathlib._local.WindowsPath",
+    "_codecs.encode", "numpy.dtype", "numpy.ndarray",
+    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
+)  # fmt: skip
+"""What training scripts put beside the tensors and nobody needs here: options, scores, times and places."""
+_COUNTER = "num_batches_tracked"
+_NEVER = ("builtins", "eval", "exec", "nt", "os", "posix", "subprocess", "sys")  # what code hides behind
+_DEEPEST = 3  # wrappers within wrappers
 _SMALL = 1 << 30
 _LARGEST_RATIO = 16
+_LARGEST = 1 << 35  # bytes of a file whose network is not built yet
 
 
 def save_weights(network: Network, path: Path) -> None:
@@ -34,23 +53,31 @@ def save_weights(network: Network, path: Path) -> None:
     write_atomically(path, safetensors.torch.save(state, {CHECKSUM: _checksum(state)}))
 
 
-def load_weights(network: Network, path: Path) -> None:
-    """Loads weights into a network: this project's safetensors or a `.pth` file of the benchmark.
+def load_weights(network: Network, path: Path) -> tuple[str, ...]:
+    """Load weights into a network: this project's safetensors, or a file from elsewhere.
+
+    A prefix that all names of the network's tensors share in the file (of `torch.compile`, data-parallel training,
+    Lightning or a distillation's own wrapper) is left out, and batch norm's counters may be missing.
 
     Args:
         network: The network to fill, in place.
-        path: Safetensors, or what `torch.load(weights_only=True)` reads: a state dict, alone or under "model" or
-            "state_dict".
+        path: Safetensors, or what `torch.load(weights_only=True)` reads: a state dict, alone or under one of
+            `WRAPPERS`.
+
+    Returns:
+        What the user should know of how the file was read, a line each.
 
     Raises:
         UserError: There is no such file, it cannot be read safely, was altered, is far too large for the network, or
             does not fit; the message says what differs.
     """
     expected = network.state_dict()
-    state = _read(path, sum(tensor.nbytes for tensor in expected.values()))
+    state, notes = _read(path, sum(tensor.nbytes for tensor in expected.values()))
     if not state.keys() & expected.keys():
-        # Data-parallel training in the benchmark left a prefix on every name.
-        state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+        state, note = _without_prefix(state, expected, path)
+        notes += note
+    # Files older than the counters, which only a batch norm without momentum reads; torch fills them in too.
+    state |= {name: expected[name] for name in expected.keys() - state.keys() if name.endswith(_COUNTER)}
     missing = [name for name in expected if name not in state]
     unexpected = [name for name in state if name not in expected]
     reshaped = [name for name, tensor in expected.items() if name in state and state[name].shape != tensor.shape]
@@ -65,6 +92,50 @@ def load_weights(network: Network, path: Path) -> None:
     ]
     check(not differences, f"the weights in {path} are not this network's: tensors {', '.join(differences)}")
     network.load_state_dict(state)
+    return notes
+
+
+def content_hash(path: Path) -> str:
+    """Return the SHA-256 of a file's content, in hexadecimal.
+
+    Raises:
+        UserError: It is larger than any file of weights.
+    """
+    size = path.stat().st_size
+    check(size <= _LARGEST, f"{path} is refused: its {size >> 20} MiB are more than a file of weights has")
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def _without_prefix(
+    state: dict[str, Tensor], expected: Mapping[str, Tensor], path: Path
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Leave out the prefix behind which the expected names are; all of them, or else as many as there are."""
+    found: Counter[str] = Counter()
+    for name in state:
+        parts = name.split(".")
+        starts = [".".join([*parts[:depth], ""]) for depth in range(1, len(parts))]
+        found.update(start for start in starts if name.removeprefix(start) in expected)
+    needed = sum(not name.endswith(_COUNTER) for name in expected)
+    whole = [prefix for prefix, count in found.items() if count >= needed]
+    if len(whole) > 1:
+        one = whole[0]
+        raise UserError(
+            f"{path} holds several networks of these names, behind {', '.join(whole)}; keep one, for example: torch"
+            f".save({{n.removeprefix({one!r}): t for n, t in state.items() if n.startswith({one!r})}}, 'weights.pth')"
+        )
+    if not found:
+        return state, ()
+    prefix = found.most_common(1)[0][0]
+    others = [name for name in state if not name.startswith(prefix)]
+    note = f"{path}: the prefix '{prefix}' of the tensors' names is left out"
+    if whole and others:
+        state = {name: tensor for name, tensor in state.items() if name.startswith(prefix)}
+        note += f", and {len(others)} tensors without it ({_some(others)})"
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items()}, (note,)
 
 
 def _cause(shapes: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> str | None:
@@ -82,22 +153,68 @@ def _cause(shapes: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> str | N
     return None
 
 
-def _read(path: Path, expected_bytes: int) -> dict[str, Tensor]:
+def _read(path: Path, expected_bytes: int) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     check(path.is_file(), f"there is no weights file {path}")
     try:
         _check_size(path, expected_bytes)
         if path.suffix == ".safetensors":
-            return _read_safetensors(path)
-        with warnings.catch_warnings():
+            return _read_safetensors(path), ()
+        with warnings.catch_warnings(), _harmless_types():
             warnings.simplefilter("ignore")  # about how a file was pickled, which is not the user's business
             content = torch.load(path, map_location="cpu", weights_only=True)
     except UserError:
         raise
     except pickle.UnpicklingError as error:
-        raise UserError(f"{path} is refused: it is no weights file, or holds more than tensors") from error
+        raise UserError(f"{path} is refused: {_why_refused(str(error), path)}") from error
     except Exception as error:  # on bytes that are no checkpoint, torch raises whatever its reader stumbles over
+        if "TorchScript" in str(error):
+            fix = f"torch.save(torch.jit.load({str(path)!r}).state_dict(), 'weights.pth')"
+            raise UserError(f"{path} is a TorchScript program, no weights file; where you trust it: {fix}") from error
         raise UserError(f"{path} cannot be read as a weights file: {one_line(error)}") from error
     return _state_dict(content, path)
+
+
+class _Inert:
+    """Stands for an object in a file of which nothing is wanted: made of anything, it keeps nothing."""
+
+    def __new__(cls, *_: Any, **__: Any) -> _Inert:
+        """Return an object whatever it is made of."""
+        return super().__new__(cls)
+
+    def __setstate__(self, state: Any) -> None:
+        """Take no state."""
+
+
+def _harmless_types() -> AbstractContextManager[Any]:
+    """Within it, torch reads what training scripts put beside the tensors: as objects that do and hold nothing."""
+    safe_globals = getattr(torch.serialization, "safe_globals", None)  # since torch 2.5
+    if safe_globals is None:
+        return nullcontext()
+    names = (name.rpartition(".") for name in HARMLESS)
+    stand_ins = [type(name, (_Inert,), {"__module__": module, "__qualname__": name}) for module, _, name in names]
+    manager: AbstractContextManager[Any] = safe_globals(stand_ins)
+    return manager
+
+
+def _why_refused(message: str, path: Path) -> str:
+    """Say what torch's reader did not take, and how to make a file of tensors alone."""
+    found = re.search(r"GLOBAL ([\w.]+)", message)
+    if found is None:
+        return "it is no weights file, or holds more than tensors"
+    what = f"it holds {found[1]}, more than tensors"
+    if found[1].partition(".")[0] in _NEVER:
+        return what
+    take = ".state_dict()" if b"torch.nn.modules" in _pickled(path) else "['model']"
+    fix = f"torch.save(torch.load({str(path)!r}, weights_only=False){take}, 'weights.pth')"
+    return f"{what}; where you trust it, keep its state dict alone: {fix}"
+
+
+def _pickled(path: Path) -> bytes:
+    """Return the bytes that name a file's types, unread."""
+    if not zipfile.is_zipfile(path):
+        return path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        return b"".join(archive.read(name) for name in archive.namelist() if name.endswith("data.pkl"))
 
 
 def _check_size(path: Path, expected_bytes: int) -> None:
@@ -126,17 +243,37 @@ def _checksum(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
-    for key in ("model", "state_dict"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    is_state = isinstance(content, Mapping) and all(_is_plain(value) for value in content.values())
-    check(is_state, f"{path} holds no state dict (tensors by name, alone or under 'model' or 'state_dict')")
-    return {str(name): tensor for name, tensor in content.items()}
+def _state_dict(content: Any, path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    notes: tuple[str, ...] = ()
+    for _ in range(_DEEPEST):
+        wrappers = [key for key in WRAPPERS if isinstance(content, Mapping) and isinstance(content.get(key), Mapping)]
+        if not wrappers:
+            break
+        filled = [key for key in wrappers if _has_tensors(content[key])]
+        if len(filled) > 1:
+            notes += (f"{path}: the weights under '{filled[0]}' are taken, not those under {', '.join(filled[1:])}",)
+        content = content[(filled or wrappers)[0]]
+    is_mapping = isinstance(content, Mapping)
+    nested = [key for key, value in content.items() if _has_tensors(value)] if is_mapping else []
+    if nested or not _has_tensors(content):
+        found = f"the keys {_some([repr(key) for key in content])}" if is_mapping else f"a {type(content).__name__}"
+        fix = (
+            f"torch.save(torch.load({str(path)!r}, weights_only=False)[{nested[0]!r}], 'weights.pth')" if nested else ""
+        )
+        hint = f"; where you trust it, take one out: {fix}" if nested else ""
+        raise UserError(f"{path} holds no state dict (tensors by name), but {found}{hint}")
+    tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    odd = [f"{name} ({value.layout}, {value.device})" for name, value in tensors.items() if not _is_plain(value)]
+    check(not odd, f"{path} holds no state dict of plain tensors: {_some(odd)}")
+    return tensors, notes
 
 
-def _is_plain(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.layout == torch.strided and value.device.type == "cpu"
+def _has_tensors(value: Any) -> bool:
+    return isinstance(value, Mapping) and any(isinstance(item, Tensor) for item in value.values())
+
+
+def _is_plain(value: Tensor) -> bool:
+    return value.layout == torch.strided and value.device.type == "cpu"
 
 
 def _some(names: Sequence[str]) -> str:

@@ -13,9 +13,11 @@ import math
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -164,6 +166,58 @@ def wrap(
             for an embedding, or no last layer to replace.
     """
     return Wrapped(module, features, embedding, num_classes, example)
+
+
+@dataclass(frozen=True)
+class OwnInput:
+    """The images that a network was trained on, where they differ from the data's.
+
+    Attributes:
+        size: Height and width, in pixels; None for the data's.
+        mean: What is subtracted from each channel of pixel values in 0 .. 1; None for what the data's is.
+        std: By what each channel is divided then, likewise.
+    """
+
+    size: int | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+
+def adapt_input(
+    network: Network, own: OwnInput, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
+) -> None:
+    """Have a network resize (bilinear, antialiased) and normalise anew what it is given, before its forward pass.
+
+    Args:
+        network: Changed in place; its state dict stays as it is.
+        own: The images that it takes.
+        mean: By what the images that it is given are normalised; None where that is not known.
+        std: Likewise.
+
+    Raises:
+        UserError: A value is out of its range, or the data's normalisation is needed and not known.
+    """
+    check(own.size is None or own.size >= 1, f"input.size is {own.size}, but must be at least 1")
+    scale, shift = torch.ones(1), torch.zeros(1)
+    if own.mean is not None or own.std is not None:
+        if mean is None or std is None:
+            raise UserError("input.mean and input.std need data that says by what its images are normalised")
+        means, stds = own.mean or mean, own.std or std
+        fits = len(means) == len(stds) == len(mean)
+        check(fits, f"input has {len(means)} means and {len(stds)} stds, but the images have {len(mean)} channels")
+        check(all(value > 0 for value in stds), f"input.std is {list(stds)}, but its values must be above 0")
+        old_mean, old_std, new_mean, new_std = (torch.tensor(row).double() for row in (mean, std, means, stds))
+        scale, shift = (old_std / new_std).float(), ((old_mean - new_mean) / new_std).float()
+    network.register_buffer("_input_scale", scale[:, None, None], persistent=False)
+    network.register_buffer("_input_shift", shift[:, None, None], persistent=False)
+    network.register_forward_pre_hook(functools.partial(_take_as, own.size))
+
+
+def _take_as(size: int | None, network: Any, inputs: tuple[Tensor]) -> Tensor:
+    images: Tensor = inputs[0] * network._input_scale + network._input_shift
+    if size is None or tuple(images.shape[2:]) == (size, size):
+        return images
+    return F.interpolate(images, (size, size), mode="bilinear", antialias=True)
 
 
 class _Call(NamedTuple):

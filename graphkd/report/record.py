@@ -19,7 +19,7 @@ from graphkd.report.files import write_atomically
 
 SCHEMA: Final = 1
 LARGEST_BYTES = 4 << 20
-ADDED = frozenset({"data", "phases"})
+ADDED = frozenset({"data", "phases", "code.plugins"})
 """Fields that schema 1 did not have at first; a record may lack them."""
 LONGEST_NAME = 300
 LONGEST_SHOWN = 60
@@ -36,11 +36,15 @@ class Teacher:
 
 @dataclass(frozen=True)
 class Code:
-    """The graphkd that ran: its version, and the git hash and state where it ran from a checkout."""
+    """The graphkd that ran: its version, and the git hash and state where it ran from a checkout.
+
+    `plugins` has the SHA-256 of the source file of each module from outside whose parts the run used.
+    """
 
     version: str
     git: str | None = None
     dirty: bool | None = None
+    plugins: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

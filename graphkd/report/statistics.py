@@ -217,7 +217,10 @@ def _mixed_code(rows: Sequence[Row]) -> list[str]:
     codes = [run.code for row in rows for run in row.runs]
     counts = Counter(_printable(f"{code.version} ({code.git or 'no git hash'})") for code in codes)
     names = [f"{code}: {_count(n, 'run')}" for code, n in sorted(counts.items())]
-    return [f"code versions are mixed: {listed(names)}"] if len(counts) > 1 else []
+    mixed = [f"code versions are mixed: {listed(names)}"] if len(counts) > 1 else []
+    sources = {(_printable(module), source) for code in codes for module, source in code.plugins.items()}
+    plugins = [module for module, n in sorted(Counter(module for module, _ in sources).items()) if n > 1]
+    return mixed + ([f"plug-ins changed between runs: {listed(plugins)}"] if plugins else [])
 
 
 def _mixed_machines(rows: Sequence[Row]) -> list[str]:

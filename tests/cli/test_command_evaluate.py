@@ -8,6 +8,9 @@ import safetensors.torch
 import torch
 from commands import Answer, Command, students
 
+import graphkd
+from graphkd.engine.evaluate import evaluate
+
 STUDENT = "student={name: resnet8, widths: [2, 2, 4, 4]}"
 TEACHER = "teacher={name: resnet8, widths: [2, 2, 4, 4]}"
 
@@ -85,3 +88,46 @@ def test_changes_nothing(command: Command, folder: Path, run_folder: Path) -> No
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     figures(command("evaluate", str(run_folder)))
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+# On top of the run's own config
+
+
+def test_an_option_of_data_changes_the_runs_own_data(command: Command, folder: Path, tiny_words: list[str]) -> None:
+    words = ["objective=ce", "data.classes=[3,4]", "trainer.epochs=3", "data.val_fraction=0"]
+    assert command("run", *tiny_words, *words).code == 0
+    (place,) = students(folder)
+    own, other = (figures(command("evaluate", str(place), *data)) for data in ([], ["data.split_seed=1"]))
+    assert own["top-1 (%)"] == pytest.approx(students(folder)[place].metrics.test_top1_last, abs=6e-3)
+    assert other != own
+    loaded = graphkd.load(place, data={"split_seed": 1})
+    assert other["top-1 (%)"] == pytest.approx(evaluate(loaded.student, loaded.dataset).top1, abs=6e-3)
+    noted = command("evaluate", str(place), "data.classes=[4,9]")
+    assert noted.out.startswith("the classes have other names: class 0 is '3' to the network")
+    for words, message in (
+        (["data=digits"], "tells 2 classes apart, but the data has 10"),
+        (["data.classes=[4,3]"], "the classes are in another order: class 0 is '3' to the network"),
+        (["data.split_sed=1"], "did you mean 'split_seed'"),
+        (["trainer.lr=1"], "a run brings its own trainer"),
+    ):
+        answer = command("evaluate", str(place), *words)
+        assert (answer.code, answer.out, answer.err.count("\n")) == (2, "", 1)
+        assert message in answer.err
+
+
+def test_the_teacher_is_the_runs_own_unless_another_is_named(
+    command: Command, folder: Path, run_folder: Path, teacher_file: Path
+) -> None:
+    named = figures(command("evaluate", str(run_folder), TEACHER, f"teacher.checkpoint={teacher_file}"))
+    for place in (teacher_file, teacher_file.parent):  # a run's folder is a checkpoint too
+        assert figures(command("evaluate", str(run_folder), f"teacher.checkpoint={place}")) == named
+    itself = figures(command("evaluate", str(run_folder), f"teacher.checkpoint={run_folder}"))
+    assert itself["agreement with the teacher (%)"] == 100
+
+
+def test_what_is_left_out_of_a_files_names_is_shown(command: Command, folder: Path, run_folder: Path) -> None:
+    state = safetensors.torch.load_file(run_folder / "student.safetensors")
+    torch.save({"state_dict": {f"model.{name}": value for name, value in state.items()}}, folder / "lightning.ckpt")
+    answer = command("evaluate", "lightning.ckpt", STUDENT)
+    assert answer.out.startswith("lightning.ckpt: the prefix 'model.' of the tensors' names is left out\n")
+    assert figures(answer) == figures(command("evaluate", str(run_folder)))

@@ -30,10 +30,12 @@ MAY_IMPORT: dict[str, set[str]] = {
 """What each module or package of graphkd may import of graphkd, beside itself."""
 MAY_IMPORT["objective"] = {"errors", "batch", "registry", "graph", "contrast", "builder", "gnn"}
 MAY_IMPORT["engine"] = {*MAY_IMPORT["objective"], "binding", "objective", "model", "data", "report"}
-MAY_IMPORT["assemble"] = {*MAY_IMPORT["engine"], "engine", "identity"}
+MAY_IMPORT["assemble"] = {*MAY_IMPORT["engine"], "engine", "identity", "run_folder"}
 MAY_IMPORT["launch"] = {"errors", "engine"}
 MAY_IMPORT["run_folder"] = {"errors", "identity", "launch", "engine", "report"}
-MAY_IMPORT["run"] = {*MAY_IMPORT["assemble"], "assemble", "launch", "run_folder"}
+MAY_IMPORT["finished"] = {*MAY_IMPORT["assemble"], "assemble"}
+MAY_IMPORT["reuse"] = {"errors", "report", "run_folder"}
+MAY_IMPORT["run"] = {*MAY_IMPORT["finished"], "finished", "launch", "reuse"}
 MAY_IMPORT["transfer"] = {*MAY_IMPORT["run"], "run", "run_folder"}
 MAY_IMPORT["bench"] = {*MAY_IMPORT["run"], "run"}
 WITHOUT_TORCH = ["report", "identity", "ablation", "errors", "binding", "registry"]

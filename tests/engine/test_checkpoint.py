@@ -1,21 +1,28 @@
 from __future__ import annotations
 
+import argparse
+import builtins
+import hashlib
 import os
 import pickle
 import re
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable
+from datetime import timedelta
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from graphkd import MODELS, NetworkOutput, UserError, wrap
-from graphkd.engine.checkpoint import load_weights, save_weights
+from graphkd.engine.checkpoint import WRAPPERS, content_hash, load_weights, save_weights
 from graphkd.model import Network
 
 MakeNetwork = Callable[..., Network]
@@ -210,3 +217,143 @@ def test_a_file_that_is_not_there_is_named(network: MakeNetwork, tmp_path: Path)
     for path in (tmp_path / "nothing.pth", tmp_path):
         with pytest.raises(UserError, match="no weights file"):
             load_weights(network(), path)
+
+
+# Files from elsewhere
+
+
+def prefixed(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {prefix + name: tensor for name, tensor in state.items()}
+
+
+def write(state: dict[str, Any], path: Path) -> Path:
+    if path.suffix == ".safetensors":
+        safetensors.torch.save_file(state, path)
+    else:
+        torch.save(state, path)
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+@pytest.mark.parametrize(
+    "prefix", ["_orig_mod.", "_orig_mod.module.", "module.", "model.", "student.", "backbone.", "net.", "a.b.c."]
+)
+def test_a_common_prefix_is_left_out_and_told(network: MakeNetwork, tmp_path: Path, prefix: str, suffix: str) -> None:
+    saved, loaded = network(0), network(1)
+    path = write(prefixed(prefix, saved.state_dict()), tmp_path / f"w.{suffix}")
+    assert load_weights(loaded, path) == (f"{path}: the prefix '{prefix}' of the tensors' names is left out",)
+    assert same_weights(saved, loaded)
+
+
+def test_what_lies_beside_the_prefix_is_counted(network: MakeNetwork, tmp_path: Path) -> None:
+    saved, loaded = network(0), network(1)
+    state = {
+        **prefixed("student.", saved.state_dict()),
+        "teacher.conv1.weight": torch.zeros(3),
+        "loss.s": torch.ones(1),
+    }
+    (note,) = load_weights(loaded, write({"state_dict": state}, tmp_path / "lightning.ckpt"))
+    assert note.endswith(
+        "'student.' of the tensors' names is left out, and 2 tensors without it (teacher.conv1.weight, loss.s)"
+    )
+    assert same_weights(saved, loaded)
+
+
+def test_of_two_networks_in_a_file_none_is_chosen(network: MakeNetwork, tmp_path: Path) -> None:
+    state = {**prefixed("student.", network(0).state_dict()), **prefixed("teacher.", network(2).state_dict())}
+    path = write(state, tmp_path / "both.pth")
+    with pytest.raises(UserError, match=r"several networks of these names, behind student\., teacher\.") as refused:
+        load_weights(network(1), path)
+    fix = str(refused.value).partition("for example: ")[2].replace("'weights.pth'", repr(str(tmp_path / "one.pth")))
+    exec(fix, {"torch": torch, "state": state})
+    loaded = network(1)
+    load_weights(loaded, tmp_path / "one.pth")
+    assert same_weights(loaded, network(0))
+
+
+@pytest.mark.parametrize("key", WRAPPERS)
+def test_scripts_wrap_their_weights_under_many_names(network: MakeNetwork, tmp_path: Path, key: str) -> None:
+    saved, loaded = network(0), network(1)
+    assert load_weights(loaded, write({"epoch": 3, key: saved.state_dict()}, tmp_path / "w.pth")) == ()
+    assert same_weights(saved, loaded)
+
+
+@pytest.mark.parametrize("old_format", [False, True])
+def test_what_training_scripts_put_beside_the_tensors_does_no_harm(
+    network: MakeNetwork, tmp_path: Path, old_format: bool
+) -> None:
+    options = argparse.Namespace(lr=0.1, output=Path("out"), since=timedelta(1))
+    files = {
+        "timm": {"epoch": 9, "arch": "resnet8", "args": options, "metric": np.float64(71.5)},
+        "torchvision": {"args": options, "lr_scheduler": {"last_epoch": 9}, "scaler": {}},
+        "numpy": {"best": np.float32(71.5), "history": np.arange(3), "epoch": np.int64(4)},
+    }
+    for name, beside in files.items():
+        saved, loaded = network(0), network(1)
+        content = {**beside, "state_dict": saved.state_dict(), "state_dict_ema": network(2).state_dict()}
+        torch.save(content, tmp_path / name, _use_new_zipfile_serialization=not old_format)
+        (note,) = load_weights(loaded, tmp_path / name)
+        assert note.endswith("the weights under 'state_dict' are taken, not those under state_dict_ema")
+        assert same_weights(saved, loaded), name
+        torch.save({**saved.state_dict(), **beside}, tmp_path / name, _use_new_zipfile_serialization=not old_format)
+        load_weights(loaded := network(1), tmp_path / name)
+        assert same_weights(saved, loaded), name
+
+
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_the_counters_of_batch_norm_may_be_missing(network: MakeNetwork, tmp_path: Path, suffix: str) -> None:
+    saved, loaded = network(0), network(1)
+    state = {name: value for name, value in saved.state_dict().items() if "num_batches_tracked" not in name}
+    assert len(state) < len(saved.state_dict())
+    load_weights(loaded, write(prefixed("module.", state), tmp_path / f"w.{suffix}"))
+    assert same_weights(saved, loaded)
+
+
+def test_the_message_says_which_line_makes_a_file_of_tensors(network: MakeNetwork, tmp_path: Path) -> None:
+    saved = network(0)
+    for content, what in (
+        (saved, "CifarResNet, more than tensors"),
+        ({"model": saved.state_dict(), "share": Fraction(1, 2)}, "it holds fractions.Fraction, more than tensors"),
+        (
+            {"weights": saved.state_dict(), "acc": torch.ones(1)},
+            "holds no state dict .*, but the keys 'weights', 'acc'",
+        ),
+    ):
+        for old_format in (False, True):
+            torch.save(content, tmp_path / "w.pth", _use_new_zipfile_serialization=not old_format)
+            with pytest.raises(UserError, match=what) as refused:
+                load_weights(network(1), tmp_path / "w.pth")
+            message = str(refused.value)
+            assert "\n" not in message
+            fix = message[message.index("torch.save") :].replace("'weights.pth'", repr(str(tmp_path / "one.pth")))
+            exec(fix, {"torch": torch})
+            load_weights(loaded := network(1), tmp_path / "one.pth")
+            assert same_weights(saved, loaded)
+
+
+def test_tensors_that_are_not_plain_are_named(network: MakeNetwork, tmp_path: Path) -> None:
+    state = network().state_dict()
+    path = write({**state, "fc.weight": state["fc.weight"].to_sparse()}, tmp_path / "w.pth")
+    with pytest.raises(UserError, match=r"no state dict of plain tensors: fc.weight \(torch.sparse_coo, cpu\)"):
+        load_weights(network(), path)
+
+
+@pytest.mark.parametrize("name", ["eval", "getattr", "__import__"])
+def test_a_builtin_in_a_file_is_never_called(network: MakeNetwork, tmp_path: Path, name: str) -> None:
+    class Call:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return getattr(builtins, name), ("os",)
+
+    torch.save({"model": network().state_dict(), "x": Call()}, tmp_path / "evil.pth")
+    with pytest.raises(UserError, match=rf"evil\.pth is refused: it holds {name}, more than tensors"):
+        load_weights(network(), tmp_path / "evil.pth")
+
+
+def test_a_file_of_terabytes_is_not_even_hashed(tmp_path: Path) -> None:
+    for name in ("w.pth", "w.safetensors"):
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(1 << 42)
+        with pytest.raises(UserError, match=f"{name} is refused: its 4194304 MiB are more"):
+            content_hash(tmp_path / name)
+    (tmp_path / "small").write_bytes(b"abc")
+    assert content_hash(tmp_path / "small") == hashlib.sha256(b"abc").hexdigest()

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import graphkd
 from graphkd import MODELS, NetworkOutput, UserError, wrap
 from graphkd.engine.checkpoint import load_weights, save_weights
-from graphkd.model import Shapes, Wrapped, output_shapes
+from graphkd.model import OwnInput, Shapes, Wrapped, adapt_input, output_shapes
 
 
 class Inverted(nn.Module):
@@ -472,3 +472,41 @@ def test_a_part_that_is_left_out_in_training_is_told(images: Tensor) -> None:
 
     with pytest.raises(UserError, match="the module has not run its parts norm, whose features it is to show"):
         wrap(Skips())(images)
+
+
+# Images of its own
+
+
+def test_a_network_sees_images_of_its_own_size_and_normalisation() -> None:
+    images = torch.rand(2, 3, 8, 8)
+    data, own = ((0.5, 0.4, 0.3), (0.2, 0.25, 0.3)), ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+
+    def normalised(pixels: Tensor, by: tuple[tuple[float, ...], tuple[float, ...]]) -> Tensor:
+        mean, std = (torch.tensor(row)[:, None, None] for row in by)
+        return (pixels - mean) / std
+
+    plain = wrap(Small().eval(), example=images)
+    adapted = copy.deepcopy(plain)
+    adapt_input(adapted, OwnInput(16, *own), *data)
+    resized = F.interpolate(normalised(images, own), (16, 16), mode="bilinear", antialias=True)
+    torch.testing.assert_close(adapted(normalised(images, data)).logits, plain(resized).logits)
+    torch.testing.assert_close(copy.deepcopy(adapted)(normalised(images, data)).logits, plain(resized).logits)
+    assert adapted.state_dict().keys() == plain.state_dict().keys()
+    assert output_shapes(adapted, 3, 8) == output_shapes(plain, 3, 16)
+    only_size = copy.deepcopy(plain)
+    adapt_input(only_size, OwnInput(16))
+    torch.testing.assert_close(
+        only_size(images).logits, plain(F.interpolate(images, (16, 16), mode="bilinear", antialias=True)).logits
+    )
+
+
+def test_what_is_no_input_is_refused() -> None:
+    network = wrap(Small().eval())
+    for own, data, message in (
+        (OwnInput(0), (None, None), "input.size is 0"),
+        (OwnInput(mean=(0.5,)), (None, None), "need data that says"),
+        (OwnInput(mean=(0.5,)), ((0.1, 0.2), (0.3, 0.4)), "1 means and 2 stds, but the images have 2"),
+        (OwnInput(std=(0.5, 0.0)), ((0.1, 0.2), (0.3, 0.4)), "above 0"),
+    ):
+        with pytest.raises(UserError, match=message):
+            adapt_input(network, own, *data)

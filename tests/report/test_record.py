@@ -81,7 +81,9 @@ records = st.builds(
     seed=st.integers(),
     teacher=st.none() | st.builds(Teacher, texts, numbers),
     versions=st.dictionaries(texts, texts, max_size=3),
-    code=st.builds(Code, texts, st.none() | texts, st.none() | st.booleans()),
+    code=st.builds(
+        Code, texts, st.none() | texts, st.none() | st.booleans(), st.dictionaries(texts, texts, max_size=2)
+    ),
     device=texts, threads=st.integers(),
     duration_s=numbers, seconds_per_step=numbers, peak_memory_mib=numbers,
     metrics=metrics, error=st.none() | texts,
@@ -154,7 +156,7 @@ def test_the_format_has_exactly_the_fields_of_schema_1() -> None:
     assert list(document["metrics"]) == METRICS
     assert document["schema"] == 1
     assert document["teacher"] == {"identity": "feed", "accuracy": 97.5}
-    assert document["code"] == {"version": "0.1.0", "git": "abc123", "dirty": False}
+    assert document["code"] == {"version": "0.1.0", "git": "abc123", "dirty": False, "plugins": {}}
     assert document["metrics"]["terms"] == {"kd": {"raw": 1.5, "weighted": 1.35}}
 
 
@@ -355,3 +357,9 @@ def test_a_link_is_replaced_and_the_mode_is_the_usual_one(tmp_path: Path) -> Non
 def test_a_record_is_changed_by_replacing(tmp_path: Path) -> None:
     done = dataclasses.replace(make_record(status="running"), status="done", duration_s=3.0)
     assert (done.status, done.duration_s) == ("done", 3.0)
+
+
+def test_a_record_from_before_plug_ins_were_hashed_is_read() -> None:
+    document = json.loads(make_record().to_json())
+    del document["code"]["plugins"]
+    assert Record.from_json(json.dumps(document)).code.plugins == {}

@@ -206,6 +206,12 @@ def test_mixed_code_is_named() -> None:
     assert "0.2.0 (no git hash): 3 runs" in warnings_about(aggregate(records))[0]
 
 
+def test_plug_ins_that_changed_between_runs_are_named() -> None:
+    codes = [Code("0.1.0", "abc123", False, {"mine": "1", "other": source}) for source in ("1", "2")]
+    records = runs("hkd", 3, code=codes[0]) + runs("kd", 3, code=codes[1])
+    assert warnings_about(aggregate(records)) == ["plug-ins changed between runs: other"]
+
+
 def test_mixed_machines_are_named() -> None:
     (warning,) = warnings_about(aggregate(runs("hkd", 3) + runs("kd", 3, threads=1)))
     assert (

@@ -118,7 +118,7 @@ def test_a_limit_on_the_size_of_files_is_a_full_disk(
     assert (code, err.count("\n")) == (1, 1)
     assert "checkpoint-0.pt cannot be written: File too large" in err
     (folder,) = tmp_path.glob("results/adhoc/*/*/seed-0")
-    assert {path.name for path in folder.iterdir()} == {"config.yaml", "record.json"}
+    assert {path.name for path in folder.iterdir()} == {"config.yaml", "data.json", "record.json"}
     assert records.read(folder / "record.json").status == "failed"
 
 
@@ -148,7 +148,7 @@ def test_what_killed_writers_left_is_removed(tiny_config: Config) -> None:
     (outcome.folder / ".checkpoint-1.pt.18-0123abcd.tmp").write_text("half")
     assert files.remove_unfinished(outcome.folder) is None
     assert {p.name for p in outcome.folder.iterdir()} == {
-        "config.yaml", "metrics.jsonl", "record.json", "student.safetensors",
+        "config.yaml", "data.json", "metrics.jsonl", "record.json", "student.safetensors",
     }  # fmt: skip
 
 

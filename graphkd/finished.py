@@ -1,0 +1,174 @@
+"""A finished run brought back from its folder."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from graphkd.assemble import Part, build_network, plan_student, plan_teacher
+from graphkd.binding import bind, options_of
+from graphkd.data import Dataset, DatasetInfo
+from graphkd.engine.checkpoint import load_weights
+from graphkd.errors import UserError, check, one_line
+from graphkd.model import Network, output_shapes
+from graphkd.report.files import write_atomically
+from graphkd.report.record import Record
+from graphkd.run_folder import CONFIG, WEIGHTS, done_record, read_config
+
+INFO = "data.json"
+"""What of its data a run's folder keeps, so that it can predict without them."""
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run brought back from its folder.
+
+    Attributes:
+        record: What it came to.
+        config: The resolved config that it ran.
+        student: The trained student in eval mode (the teacher, for a teacher's folder), on the CPU.
+        info: Class names, channels, size and normalisation of the images that the student takes.
+    """
+
+    record: Record
+    config: dict[str, Any]
+    student: Network
+    info: DatasetInfo
+    _build: Callable[[], Dataset]
+
+    @property
+    def dataset(self) -> Dataset:
+        """The data it ran on, or what was given in their place; read when they are first asked for.
+
+        Raises:
+            UserError: They are not where they were, or cannot be read.
+        """
+        return self._build()
+
+
+def load(run_dir: str | Path, data: Mapping[str, Any] | None = None) -> FinishedRun:
+    """Bring a finished run back: its record, config and trained network, and its data where they are asked for.
+
+    Args:
+        run_dir: The run's folder.
+        data: Options that differ from those of the run's data, for example {"root": "elsewhere"}; with a name, another
+            data set. A `mean` or `std` that neither names is the run's.
+
+    Raises:
+        UserError: The folder holds no finished run, or one that this version cannot read; or an option is wrong.
+    """
+    folder = Path(run_dir)
+    record, config = done_record(folder), read_config(folder / CONFIG)
+    changed = {**config, "data": _changed(config.get("data"), data or {})}
+    untrained = {**changed, **{side: _without_weights(config.get(side)) for side in ("student", "teacher")}}
+    try:
+        if record.kind == "teacher":
+            teacher = plan_teacher(untrained)
+            part, make = teacher.data, teacher.build
+        else:
+            student, part = plan_student(untrained)
+            make = functools.partial(build_network, student, seed=config["seed"])
+    except UserError as error:
+        raise UserError(f"{folder / CONFIG}: {error}") from error
+    kept = _read_info(folder)
+    build = functools.cache(functools.partial(_build, part, kept, folder))
+    info = kept or build().info
+    network = make(info)
+    load_weights(network, folder / WEIGHTS[record.kind])
+    return FinishedRun(record, config, network.eval(), info, build)
+
+
+def check_fits(finished: FinishedRun, dataset: Dataset, what: str) -> str | None:
+    """Check that a run's network can be evaluated on some data.
+
+    Args:
+        finished: The run.
+        dataset: The data.
+        what: How messages call the run.
+
+    Returns:
+        What the user should know about the classes, in one line, if anything.
+
+    Raises:
+        UserError: Channels or size of the images, or number or order of the classes differ.
+    """
+    own, new = finished.info, dataset.info
+    check_images(finished, dataset, what)
+    check(
+        own.num_classes == new.num_classes,
+        f"the network in {what} tells {own.num_classes} classes apart, but the data has {new.num_classes}",
+    )
+    if own.class_names == new.class_names:
+        return None
+    at = next(at for at in range(own.num_classes) if own.class_names[at] != new.class_names[at])
+    differ = f"class {at} is {own.class_names[at]!r} to the network in {what}, but {new.class_names[at]!r} in the data"
+    check(set(own.class_names) != set(new.class_names), f"the classes are in another order: {differ}")
+    return f"the classes have other names: {differ}; they are taken in their order"
+
+
+def check_images(finished: FinishedRun, dataset: Dataset, what: str) -> int:
+    """Check that a run's network takes the images of some data.
+
+    Returns:
+        The width of its embeddings of them.
+
+    Raises:
+        UserError: It does not.
+    """
+    own, new = finished.info.in_channels, dataset.in_channels
+    check(own == new, f"the network in {what} takes images of {own} channels, but the data has {new}")
+    return output_shapes(finished.student, new, dataset.image_size).embedding
+
+
+def write_info(info: DatasetInfo, folder: Path) -> None:
+    """Keep what a run's networks depend on in its folder."""
+    write_atomically(folder / INFO, json.dumps(asdict(info), ensure_ascii=False, indent=2) + "\n")
+
+
+def _read_info(folder: Path) -> DatasetInfo | None:
+    """What a run kept of its data; nothing where it was made by a graphkd that kept nothing.
+
+    Raises:
+        UserError: The file was altered.
+    """
+    path = folder / INFO
+    if not path.exists():
+        return None
+    try:
+        document = json.loads(path.read_bytes())
+        check(isinstance(document, dict), "it holds no object")
+        known = options_of(DatasetInfo)
+        return DatasetInfo(**bind({key: document[key] for key in document if key in known}, known, "it").all)
+    except (OSError, ValueError, RecursionError) as error:
+        reason = error if isinstance(error, UserError) else one_line(error)
+        raise UserError(f"{path} cannot be read: {reason}") from error
+
+
+def _changed(own: Any, data: Mapping[str, Any]) -> Any:
+    if not data:
+        return own
+    return dict(data) if "name" in data else {**({"name": own} if isinstance(own, str) else own), **data}
+
+
+def _build(part: Part, info: DatasetInfo | None, folder: Path) -> Dataset:
+    """The data, normalised as the run's own were where nothing else is asked for."""
+    options = dict(part.bound.all)
+    if info is not None and options.get("in_channels", info.in_channels) == info.in_channels:
+        own = {"mean": info.mean, "std": info.std}
+        options |= {name: own[name] for name in own.keys() & options.keys() if options[name] is None}
+    try:
+        dataset: Dataset = replace(part, bound=replace(part.bound, all=options)).build()
+    except UserError as error:
+        raise UserError(f"the data of {folder}: {error}") from error
+    return dataset
+
+
+def _without_weights(node: Any) -> Any:
+    """A network's node without pretrained weights or a file, which nobody needs where the run's own are loaded."""
+    if not isinstance(node, Mapping):
+        return node
+    return {key: value for key, value in node.items() if key not in ("weights", "checkpoint")}
