@@ -32,9 +32,14 @@ KEYS = {
     "builder", "gnn", "teacher", "student", "data", "trainer", "teacher_trainer", "objective",
 }  # fmt: skip
 TEACHER_KEYS: dict[str, Any] = {"seed": 0, "checkpoint": None, "train_fraction": 1.0}
+TEXTS = {"results": str, "study": str, "variant": str | None, "run_dir": str | None, "teacher.checkpoint": str | None}
+"""The options outside all constructors that are texts."""
 GRAPH_KEYS = ("builder", "gnn", "teacher_gnn")
 SHARED: Literal["shared"] = "shared"
 LONGEST_NAME = 200  # file systems take 255 bytes
+REGISTRIES: dict[str, Registry[Any]] = {
+    "data": DATASETS, "student": MODELS, "teacher": MODELS, "builder": BUILDERS, "gnn": GNNS, "teacher_gnn": GNNS,
+}  # fmt: skip
 STAND_INS = {"labels": torch.arange(100), "num_classes": 100, "student_dim": 256, "teacher_dim": 256}
 """Run-time arguments to try an objective's options out with, before there are networks and data."""
 
@@ -268,6 +273,25 @@ def plan_teacher(config: Mapping[str, Any]) -> TeacherPlan:
         seed=seed,
         checkpoint=None if checkpoint is None else Path(checkpoint),
     )
+
+
+def registry_at(node: str) -> Registry[Any] | None:
+    """Return where the part is looked up that a config's node names, such as `data` or `objective.hkd.gnn`."""
+    path = node.split(".")
+    if path[0] == "objective":
+        return OBJECTIVES if len(path) == 2 else REGISTRIES.get(path[-1])
+    return REGISTRIES.get(node)
+
+
+def annotations_at(path: str) -> list[Any]:
+    """Return what the option at a path of the config may be: an annotation for each part that could stand there."""
+    if path in TEXTS:
+        return [TEXTS[path]]
+    node, _, name = path.rpartition(".")
+    registry = registry_at(node)
+    known = options_of(Trainer) if node in ("trainer", "teacher_trainer") else {}
+    held = registry.holders(name) if registry else {name: known[name]} if name in known else {}
+    return [option.annotation for option in held.values()]
 
 
 def build_student(config: Mapping[str, Any]) -> tuple[Network, Dataset]:
