@@ -32,8 +32,12 @@ KEYS = {
     "builder", "gnn", "teacher", "student", "data", "trainer", "teacher_trainer", "objective",
 }  # fmt: skip
 TEACHER_KEYS: dict[str, Any] = {"seed": 0, "checkpoint": None, "train_fraction": 1.0}
-TEXTS = {"results": str, "study": str, "variant": str | None, "run_dir": str | None, "teacher.checkpoint": str | None}
-"""The options outside all constructors that are texts."""
+OWN_OPTIONS: dict[str, Any] = {
+    "seed": int, "negatives": int, "results": str, "study": str, "variant": str | None, "run_dir": str | None,
+    "force": bool, "plugins": list[str],
+    "teacher.seed": int, "teacher.checkpoint": str | None, "teacher.train_fraction": float,
+}  # fmt: skip
+"""The options outside all constructors, by path."""
 GRAPH_KEYS = ("builder", "gnn", "teacher_gnn")
 SHARED: Literal["shared"] = "shared"
 LONGEST_NAME = 200  # file systems take 255 bytes
@@ -285,8 +289,8 @@ def registry_at(node: str) -> Registry[Any] | None:
 
 def annotations_at(path: str) -> list[Any]:
     """Return what the option at a path of the config may be: an annotation for each part that could stand there."""
-    if path in TEXTS:
-        return [TEXTS[path]]
+    if path in OWN_OPTIONS:
+        return [OWN_OPTIONS[path]]
     node, _, name = path.rpartition(".")
     registry = registry_at(node)
     known = options_of(Trainer) if node in ("trainer", "teacher_trainer") else {}

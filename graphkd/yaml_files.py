@@ -27,7 +27,7 @@ def read_yaml(path: Path) -> Any:
     text = yaml_text(path)
     try:
         return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:  # a date that cannot be, for example
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date that cannot be, for example
         raise UserError(f"{path} cannot be read as YAML: {one_line(error)}") from error
 
 

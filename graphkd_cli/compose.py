@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -51,6 +52,8 @@ NOT_OPTIONS = ("config_path", "config_name", "experimental_rerun")
 """What Hydra's command line has beyond ours."""
 OPTIONAL_GROUP = "setting"
 """The group of which data need not have a config."""
+KEPT = {"output_subdir": None, "verbose": False, "job_logging.root": None, "hydra_logging.root": None}
+"""Settings of Hydra's that would change what is printed or written."""
 CONTRAST_NODES = ("negatives", "bank")
 REFUSALS = (HydraException, OmegaConfBaseException, YAMLError, ValueError, RecursionError)
 """What Hydra raises over a config or override that it does not like."""
@@ -89,8 +92,9 @@ class CommandParser(argparse.ArgumentParser):
             self.add_argument("--config-dir", "-cd")
 
     def error(self, message: str) -> NoReturn:
-        """Raises a `UserError`."""
-        raise UserError(f"{self.prog}: {message} (see graphkd {self.prog} --help)")
+        """Raise a `UserError`."""
+        hint = "; overrides have no dashes" if re.search(r"arguments: --?[\w.]+=", message) else ""
+        raise UserError(f"{self.prog}: {message}{hint} (see graphkd {self.prog} --help)")
 
 
 def arguments_parser(command: str) -> argparse.ArgumentParser:
@@ -130,7 +134,10 @@ class _Source(FileConfigSource):
         path = Path(self.path, self._normalize_file_name(config_path))
         if path.is_file():
             yaml_text(path)
-        return super().load_config(config_path)
+        try:
+            return super().load_config(config_path)
+        except RecursionError as error:  # so deep that the check itself gave up
+            raise UserError(f"{path}: nested too deep") from error
 
 
 class _Loader(ConfigLoaderImpl):
@@ -158,6 +165,9 @@ class _Loader(ConfigLoaderImpl):
             else:
                 self._apply_overrides_to_config([override], config)
         config.hydra.overrides.task = split_hydra(overrides)[1]
+        for key, value in KEPT.items():
+            kept = config_name is None or OmegaConf.select(config.hydra, key) == value
+            check(kept, f"the configs set hydra.{key}, but graphkd keeps Hydra's output as it is")
         return config
 
     def _is_value(self, override: Override) -> bool:
@@ -417,9 +427,9 @@ def _explain(hydra: Hydra, config_name: str, overrides: list[str], error: Except
     if isinstance(error, UserError):
         return str(error)
     culprit = _culprit(hydra, config_name, overrides)
-    if culprit is None:
+    if culprit is None:  # no override's fault, but a file's
         return f"the config '{config_name}' cannot be composed: {_reason(error)}"
-    word, others = culprit
+    word, others, error = culprit
     parent, _, name = split(word)[0].rpartition(".")
     try:
         config = hydra.compose_config(config_name, others, RunMode.RUN, with_log_configuration=False)
@@ -445,16 +455,19 @@ def _holders(node: str, option: str) -> Collection[str]:
     return [] if registry is None else registry.holders(option)
 
 
-def _culprit(hydra: Hydra, config_name: str, overrides: list[str]) -> tuple[str, list[str]] | None:
-    """Return the override without which the config composes, and the others; of several, the one applied last."""
-    for word in sorted(overrides, key=lambda word: (split(word)[0].count("."), word), reverse=True):
-        others = [other for other in overrides if other != word]
+def _culprit(hydra: Hydra, config_name: str, overrides: list[str]) -> tuple[str, list[str], Exception] | None:
+    """Return the first override that Hydra refuses, those that are applied before it, and what it says."""
+    words = sorted(overrides, key=lambda word: (not _is_group(hydra, word), split(word)[0].count("."), word))
+    for count, word in enumerate(words):
         try:
-            hydra.compose_config(config_name, others, RunMode.RUN, with_log_configuration=False)
-        except REFUSALS:
-            continue
-        return word, others
+            hydra.compose_config(config_name, words[: count + 1], RunMode.RUN, with_log_configuration=False)
+        except REFUSALS as error:
+            return word, words[:count], error
     return None
+
+
+def _is_group(hydra: Hydra, word: str) -> bool:
+    return bool(hydra.config_loader.get_group_options(split(word)[0].partition("@")[0]))
 
 
 def _returned(job: JobReturn) -> Any:

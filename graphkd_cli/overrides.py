@@ -22,6 +22,8 @@ NAMED = re.compile(r"(teacher|student|data|builder|gnn|teacher_gnn|objective\.[^
 """Where a name may stand for a part: NAME is short for {name: NAME}."""
 HYDRAS = re.compile(r"hydra[./](launcher|sweeper)\b")
 """What of Hydra's own settings graphkd takes: it keeps the output, the logs and the folders as they are."""
+_COMMA = r",(?=(?:[^']*'[^']*')*[^']*$)"
+"""A comma that is not between quotes."""
 REFUSALS = (HydraException, ValueError, RecursionError)
 """What the grammar raises; ValueError and RecursionError for numbers and lists beyond all measure."""
 
@@ -107,16 +109,22 @@ def make_way(config: DictConfig, override: Override, before: Sequence[Override])
     nodes = str(override.key_or_group).split(".")[:-1]
     for place in (".".join(nodes[: count + 1]) for count in range(len(nodes))):
         node = OmegaConf.select(config, place)
+        if node == "shared" and place.endswith("teacher_gnn"):
+            raise UserError(_optionless(config, word, place, node))
         if isinstance(node, str) and NAMED.match(place):
             _open(config, place, {"name": node})
         elif node is None and NAMED.match(place) and _is_there(config, place):
-            like = place.rpartition(".")[2].removeprefix("teacher_")
-            name = OmegaConf.select(config, f"{like}.name") or "NAME"
-            raise UserError(f"'{word}': {place} is null and so has no options; name it too, for example {place}={name}")
+            raise UserError(_optionless(config, word, place, "null"))
         elif not isinstance(node, Container):
             for other in before:
                 gone = f"{place}.".startswith(f"{other.key_or_group}.")
                 check(not gone, f"'{word}': there is no {place} after '{other.input_line}'")
+
+
+def _optionless(config: DictConfig, word: str | None, place: str, value: str) -> str:
+    like = place.rpartition(".")[2].removeprefix("teacher_")
+    name = OmegaConf.select(config, f"{like}.name") or "NAME"
+    return f"'{word}': {place} is {value} and so has no options; name it too, for example {place}={name}"
 
 
 def _open(config: DictConfig, key: str, value: Any) -> None:
@@ -140,23 +148,35 @@ def _parse(word: str) -> Override:
 
 def _unreadable(word: str, error: BaseException) -> str:
     """Return how a word that the grammar refuses is to be typed."""
-    key, value = split(word)
+    key = split(word)[0]
     try:
         OverridesParser.create().parse_override(f"{key}=1")
     except REFUSALS:
         return f"the override {brief(word)} cannot be read: {brief(key)} is no path of an option, such as builder.k"
     cause = error.__cause__
     sign = f" at {word[cause.startIndex]!r}" if isinstance(cause, LexerNoViableAltException) else ""
-    typed = shlex.quote(f"{word.partition('=')[0]}={quoted(value)}")
-    hint = f"; if its value is a text, type {typed}" if len(typed) < 200 else ""
-    return f"the override {brief(word)} cannot be read{sign}{hint}"
+    return f"the override {brief(word)} cannot be read{sign}{_wanted(key, word)}"
+
+
+def _wanted(key: str, word: str) -> str:
+    """Return what an option is, or how it is typed where that is known to none of the parts that are loaded."""
+    from graphkd.assemble import annotations_at
+    from graphkd.binding import describe
+
+    kinds = dict.fromkeys(kind for each in annotations_at(key) for kind in describe(each).split(" or "))
+    if kinds or NAMED.match(key):
+        return f"; {key} is {' or '.join(kinds) or 'a name or {name: NAME, OPTION: VALUE}'}"
+    start, _, value = word.partition("=")
+    typed = shlex.quote(f"{start}={quoted(value)}") if re.search(r'["$`!]', word) else f'"{start}={quoted(value)}"'
+    return f"; a text is typed {typed}" if len(typed) < 200 else ""
 
 
 def _in_grammar(word: str, sweeps: bool) -> str:
     start, equals, text = word.partition("=")
     if not equals or not _is_text(split(word)[0], text, sweeps, _tried(word)):
         return word
-    values = text.split(",") if sweeps else [text]
+    apart = _COMMA if text.count("'") % 2 == 0 else ","
+    values = re.split(apart, text) if sweeps else [text]
     return f"{start}={','.join(_quoted(value.strip()) for value in values)}"
 
 
