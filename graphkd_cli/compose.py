@@ -52,6 +52,8 @@ NOT_OPTIONS = ("config_path", "config_name", "experimental_rerun")
 """What Hydra's command line has beyond ours."""
 OPTIONAL_GROUP = "setting"
 """The group of which data need not have a config."""
+RUN = ("config", "launch", "transfer")
+"""The configs that commands run from; what suites and tables say of Hydra counts for nothing."""
 KEPT = {"output_subdir": None, "verbose": False, "job_logging.root": None, "hydra_logging.root": None}
 """Settings of Hydra's that would change what is printed or written."""
 CONTRAST_NODES = ("negatives", "bank")
@@ -166,7 +168,7 @@ class _Loader(ConfigLoaderImpl):
                 self._apply_overrides_to_config([override], config)
         config.hydra.overrides.task = split_hydra(overrides)[1]
         for key, value in KEPT.items():
-            kept = config_name is None or OmegaConf.select(config.hydra, key) == value
+            kept = config_name not in RUN or OmegaConf.select(config.hydra, key) == value
             check(kept, f"the configs set hydra.{key}, but graphkd keeps Hydra's output as it is")
         return config
 

@@ -74,10 +74,10 @@ def split(word: str) -> tuple[str, str]:
     return key, value
 
 
-def depth(override: Override) -> tuple[int, str]:
+def depth(override: Override) -> tuple[int, str, str]:
     """Return by what overrides are sorted before they are applied: what is below a node comes after the node."""
     key = str(override.key_or_group)
-    return key.count("."), key
+    return key.count("."), key, override.package or ""
 
 
 def is_replacement(override: Override) -> bool:

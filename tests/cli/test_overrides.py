@@ -46,7 +46,8 @@ REFUSED = [
 POOL = [
     "teacher=resnet20", "teacher.checkpoint=x.pth", "teacher.seed=1", "student.widths=[1,1,1,1]",
     "student={name: resnet8}", "objective=hkd_kd", "objective.kd.temperature=9", "objective.kd=ce", "~objective.kd",
-    "objective.hkd.builder.k=3", "objective.hkd.builder=knn", "+objective.z=kd", "+objective.a=kd", "gnn=gat",
+    "objective.hkd.builder.k=3", "objective.hkd.builder=knn", "+objective.z=kd", "+objective.a=kd",
+    "+term@objective.y=ce", "+term@objective.b=ce", "gnn=gat",
     "teacher_gnn=gat", "teacher_gnn.heads=2", "data=folder", "data.root=a b (1)", "seed=3", "trainer.lrr=1",
     "trainer={epochs: 1}", "trainer.lr=0.5",
 ]  # fmt: skip
