@@ -100,9 +100,9 @@ def bind(
 
 
 def no_option(name: str, known: Collection[str], holders: Collection[str] = ()) -> str:
-    """Return what a message says of an unknown option: which other parts have it, else the one that was meant."""
-    hint = f"; {some(holders)} {'have' if len(holders) > 1 else 'has'} it" if holders else did_you_mean(name, known)
-    return f"no option {brief(name)}{hint} (its options: {choices(known)})"
+    """Return what a message says of an unknown option: the one that was meant, and which other parts have it."""
+    also = f"; {some(holders)} {'have' if len(holders) > 1 else 'has'} it" if holders else ""
+    return f"no option {brief(name)}{did_you_mean(name, known)}{also} (its options: {choices(known)})"
 
 
 def convert(value: Any, annotation: Any, what: str) -> Any:
