@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -132,8 +133,9 @@ class Suite:
 
 
 def quoted(text: str) -> str:
-    """A text as the value of an override, whatever signs are in it; "1" and "null" stay texts."""
-    return "'" + text.replace("'", "\\'") + "'"
+    """Return a text as the value of an override, whatever signs are in it; "1", "null" and "${x}" stay texts."""
+    literal = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
+    return "'" + re.sub(r"(\\*)('|\Z)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), literal) + "'"
 
 
 def varied(overrides: Sequence[str]) -> dict[str, str]:

@@ -40,9 +40,20 @@ KEYS = {
     "builder", "gnn", "teacher", "student", "data", "trainer", "teacher_trainer", "objective",
 }  # fmt: skip
 TEACHER_KEYS: dict[str, Any] = {"seed": 0, "checkpoint": None, "train_fraction": 1.0, "input": None}
+OWN_OPTIONS: dict[str, Any] = {
+    "seed": int, "negatives": int, "results": str, "study": str, "variant": str | None, "run_dir": str | None,
+    "force": bool, "plugins": list[str],
+    "teacher.seed": int, "teacher.checkpoint": str | None, "teacher.train_fraction": float,
+    "student.checkpoint": str | None, "teacher.input.size": int | None,
+    "teacher.input.mean": tuple[float, ...] | None, "teacher.input.std": tuple[float, ...] | None,
+}  # fmt: skip
+"""The options outside all constructors, by path."""
 GRAPH_KEYS = ("builder", "gnn", "teacher_gnn")
 SHARED: Literal["shared"] = "shared"
 LONGEST_NAME = 200  # file systems take 255 bytes
+REGISTRIES: dict[str, Registry[Any]] = {
+    "data": DATASETS, "student": MODELS, "teacher": MODELS, "builder": BUILDERS, "gnn": GNNS, "teacher_gnn": GNNS,
+}  # fmt: skip
 STAND_INS = {"labels": torch.arange(100), "num_classes": 100, "student_dim": 256, "teacher_dim": 256}
 """Run-time arguments to try an objective's options out with, before there are networks and data."""
 
@@ -314,6 +325,25 @@ def plan_teacher(config: Mapping[str, Any]) -> TeacherPlan:
         checkpoint=_checkpoint(own["checkpoint"], "teacher.checkpoint"),
         input=convert(own["input"], OwnInput | None, "teacher.input"),
     )
+
+
+def registry_at(node: str) -> Registry[Any] | None:
+    """Return where the part is looked up that a config's node names, such as `data` or `objective.hkd.gnn`."""
+    path = node.split(".")
+    if path[0] == "objective":
+        return OBJECTIVES if len(path) == 2 else REGISTRIES.get(path[-1])
+    return REGISTRIES.get(node)
+
+
+def annotations_at(path: str) -> list[Any]:
+    """Return what the option at a path of the config may be: an annotation for each part that could stand there."""
+    if path in OWN_OPTIONS:
+        return [OWN_OPTIONS[path]]
+    node, _, name = path.rpartition(".")
+    registry = registry_at(node)
+    known = options_of(Trainer) if node in ("trainer", "teacher_trainer") else {}
+    held = registry.holders(name) if registry else {name: known[name]} if name in known else {}
+    return [option.annotation for option in held.values()]
 
 
 def plan_student(config: Mapping[str, Any]) -> tuple[Part, Part]:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Union
 
-from graphkd.errors import UserError, brief, choices, did_you_mean
+from graphkd.errors import UserError, brief, choices, did_you_mean, some
 
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 """A class without a constructor of its own shows its base's, and `torch.nn.Module` takes `*args, **kwargs`."""
@@ -64,13 +64,19 @@ def options_of(
     }
 
 
-def bind(options: Mapping[str, Any], known: Mapping[str, Option], part: str) -> Bound:
+def bind(
+    options: Mapping[str, Any],
+    known: Mapping[str, Option],
+    part: str,
+    holders: Callable[[str], Collection[str]] = lambda name: (),
+) -> Bound:
     """Checks names, types and presence of `options` against the `known` ones.
 
     Args:
         options: What the user gave, by name.
         known: The constructor's options (`options_of`).
         part: How messages call the part, for example "builder 'knn'".
+        holders: Which parts of the same kind have an option of a name.
 
     Returns:
         Every option with its value, and separately those whose value differs from the default.
@@ -80,8 +86,7 @@ def bind(options: Mapping[str, Any], known: Mapping[str, Option], part: str) -> 
     """
     for name in options:
         if name not in known:
-            hint = did_you_mean(str(name), known)
-            raise UserError(f"{part} has no option {brief(str(name))}{hint} (its options: {choices(known)})")
+            raise UserError(f"{part} has {no_option(str(name), known, holders(str(name)))}")
     values: dict[str, Any] = {}
     for name, option in known.items():
         if name in options:
@@ -92,6 +97,12 @@ def bind(options: Mapping[str, Any], known: Mapping[str, Option], part: str) -> 
             values[name] = option.default
     given = {name: value for name, value in values.items() if not _same(value, known[name].default)}
     return Bound(values, given)
+
+
+def no_option(name: str, known: Collection[str], holders: Collection[str] = ()) -> str:
+    """Return what a message says of an unknown option: the one that was meant, and which other parts have it."""
+    also = f"; {some(holders)} {'have' if len(holders) > 1 else 'has'} it" if holders else ""
+    return f"no option {brief(name)}{did_you_mean(name, known)}{also} (its options: {choices(known)})"
 
 
 def convert(value: Any, annotation: Any, what: str) -> Any:
@@ -107,6 +118,11 @@ def convert(value: Any, annotation: Any, what: str) -> Any:
         if fits:
             return converted
     raise UserError(f"{what} is {brief(value)}, but must be {describe(annotation)}")
+
+
+def fits(value: Any, annotation: Any) -> bool:
+    """Return whether `convert` takes a value that is no mapping."""
+    return any(_fit(value, candidate)[0] for candidate in _alternatives(annotation))
 
 
 def describe(annotation: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 _LONGEST = 120
@@ -40,12 +40,24 @@ def brief(value: Any) -> str:
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """A hint `; did you mean 'x'?` for the closest valid name, or an empty string."""
+    """Return a hint `; did you mean 'x'?` for the closest valid name, or an empty string where none is near.
+
+    Near is what differs by a slip of the fingers, and what has the name for its beginning or for one of its words.
+    """
     if len(name) > _LONGEST:
         return ""
-    by_lower = {known.lower(): known for known in names}
-    close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
+    asked, by_lower = name.lower(), {known.lower(): known for known in names}
+    close = difflib.get_close_matches(asked, by_lower, n=1, cutoff=0.6)
+    if not close and len(asked) >= 3:
+        close = [known for known in sorted(by_lower) if known.startswith(asked) or asked in known.split("_")]
     return f"; did you mean '{by_lower[close[0]]}'?" if close else ""
+
+
+def some(names: Collection[str], most: int = 6) -> str:
+    """Return the names as part of a message, the first ones of many."""
+    shown = sorted(names)[:most]
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(shown) + more
 
 
 def check(condition: bool, message: str) -> None:

@@ -117,6 +117,12 @@ class Registry(Generic[T]):
         entry = self._entry(name)
         return options_of(entry.factory, entry.preset, self.runtime)
 
+    def holders(self, option: str) -> dict[str, Option]:
+        """Return the option of that name of every member and family that has it, by theirs."""
+        members = [*self.names(), *(f"{family}/NAME" for family in self.families())]
+        found = {name: self.options(name).get(option) for name in members}
+        return {name: its for name, its in found.items() if its is not None}
+
     def summary(self, name: str) -> str:
         """The first line of the member's docstring."""
         return (inspect.getdoc(self._entry(name).factory) or "").partition("\n")[0]
@@ -127,7 +133,7 @@ class Registry(Generic[T]):
         Raises:
             UserError: The name or an option is unknown, or a value is of a wrong type.
         """
-        return bind(options, self.options(name), f"{self.kind} '{name}'")
+        return bind(options, self.options(name), f"{self.kind} '{name}'", self.holders)
 
     def build(self, name: str, **options: Any) -> T:
         """Builds the member `name`; run-time arguments and options are both given by name.
@@ -149,7 +155,8 @@ class Registry(Generic[T]):
             return Entry(entry.factory, {**entry.preset, "model": member})
         hint = did_you_mean(name, [*names, *(f"{known}/{member or 'NAME'}" for known in families)])
         known = choices([*names, *(f"{family}/NAME" for family in families)])
-        raise UserError(f"there is no {self.kind} {brief(name)}{hint} (choices: {known})")
+        plugin = "a plug-in's: plugins=[MODULE]"
+        raise UserError(f"there is no {self.kind} {brief(name)}{hint} (choices: {known}; {plugin})")
 
     def _discover(self) -> None:
         if self._discovery != "due":

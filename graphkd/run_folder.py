@@ -16,11 +16,12 @@ from filelock import FileLock, Timeout
 
 from graphkd import launch
 from graphkd.engine.watching import Epoch, Fit, Watcher
-from graphkd.errors import UserError, check, one_line
+from graphkd.errors import check, one_line
 from graphkd.identity import short
 from graphkd.report import record as records
 from graphkd.report.files import folder_if_used, make_folder, real_folder, remove_unfinished, write_atomically
 from graphkd.report.record import Record
+from graphkd.yaml_files import read_yaml
 
 CONFIG = "config.yaml"
 _LAUNCH = ".launch-"
@@ -37,15 +38,12 @@ def write_config(config: Mapping[str, Any], path: Path) -> None:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Reads a resolved config.
+    """Return a resolved config from its file.
 
     Raises:
-        UserError: There is no such file, or it is no YAML mapping.
+        UserError: It is no mapping, or as in `read_yaml`.
     """
-    try:
-        config = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read as a run's config: {one_line(error)}") from error
+    config = read_yaml(path)
     check(isinstance(config, dict), f"{path} is no run's config: it holds no mapping")
     return dict(config)
 

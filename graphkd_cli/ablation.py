@@ -28,7 +28,8 @@ MOST_DEATHS = 3
 """How often a parallel launcher's processes may die in a row without a run finished in between."""
 SUITE_KEYS = {"seed", "study", "variant", "run_dir"}
 HELP = """\
-usage: graphkd ablation [SUITE | all] [OVERRIDES] [--dry-run] [--seeds 0,1,2] [--pairs A,B] [--config-dir DIR]
+usage: graphkd ablation [SUITE | all] [OVERRIDES] [--dry-run] [--seeds 0,1,2] [--variants A,B] [--pairs A,B]
+                        [--config-dir DIR]
 
 Runs every variant of configs/ablation/SUITE.yaml with every seed (and pair, where the suite names pairs), then writes
 the suite's tables. Finished runs are kept; a failed one is recorded and the rest go on. `all` runs every suite but the
@@ -36,6 +37,7 @@ long comparisons (`comparison: true`), one after another.
 
   --dry-run                 print the list of runs and do nothing
   --seeds 0,1,2             other seeds than the suite's
+  --variants A,B            only these of its variants
   --pairs A,B               other pairs than those that the suite names
   trainer.epochs=10         an override for every run
   hydra/launcher=joblib     in parallel on this machine (hydra.launcher.n_jobs=2); submitit and ray likewise
@@ -78,6 +80,8 @@ def main(arguments: Sequence[str]) -> int:
     compose.check_multirun("launch", launcher, options.config_dir)
     # Everything is checked before anything is run.
     suites = [_plan_suite(each, extra, options) for each in _chosen(name, options.config_dir)]
+    for suite in suites:
+        _note_baseline(suite)
     if options.dry_run:
         for suite in suites:
             _print_runs(suite)
@@ -138,6 +142,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("words", nargs="*")
     parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("--seeds")
+    parser.add_argument("--variants")
     parser.add_argument("--pairs")
     return parser
 
@@ -155,6 +160,15 @@ def _seeds(text: str) -> tuple[int, ...]:
         raise UserError(f"--seeds is '{text}', but must be whole numbers with commas between") from None
     check(len(set(seeds)) == len(seeds), f"--seeds names a seed twice: {text}")
     return seeds
+
+
+def _variants(text: str | None, suite: Suite) -> list[str]:
+    """Return the variants that --variants names; all by default."""
+    names = list(suite.variants) if text is None else text.split(",")
+    for name in names:
+        hint = did_you_mean(name, suite.variants)
+        check(name in suite.variants, f"--variants: there is no '{name}'{hint} (choices: {choices(suite.variants)})")
+    return names
 
 
 def _pairs(text: str, suite: str, own: Sequence[str]) -> tuple[str, ...]:
@@ -180,7 +194,8 @@ def _plan_suite(name: str, extra: Sequence[str], options: argparse.Namespace) ->
         suite.pairs = _pairs(options.pairs, name, suite.pairs)
     _check_table(suite.table, options.config_dir)
     try:
-        runs = [_plan(run, extra, options.config_dir) for run in suite.runs(name)]
+        chosen = _variants(options.variants, suite)
+        runs = [_plan(run, extra, options.config_dir) for run in suite.runs(name) if run.variant in chosen]
         _check_pairs(runs)
     except UserError as error:
         raise UserError(f"suite '{name}': {error}") from error
@@ -234,7 +249,8 @@ def _in_folder_of_pair(planned: Plan, pair: str) -> Plan:
 
 def _print_runs(planned: PlannedSuite) -> None:
     suite = planned.suite
-    counts = [(len(suite.variants), "variants"), (len(suite.pairs), "pairs"), (len(suite.seeds), "seeds")]
+    variants = {item.run.variant for item in planned.runs}
+    counts = [(len(variants), "variants"), (len(suite.pairs), "pairs"), (len(suite.seeds), "seeds")]
     factors = " x ".join(f"{count} {what}" for count, what in counts if count)
     print(f"{planned.name}: {suite.description}")
     print(f"{factors} = {len(planned.runs)} runs")
@@ -242,6 +258,12 @@ def _print_runs(planned: PlannedSuite) -> None:
     for item in planned.runs:
         changes = " ".join(suite.variants[item.run.variant]) or "(no changes)"
         print(f"  {item.run.label}: {changes} -> {item.plan.folder}")
+
+
+def _note_baseline(planned: PlannedSuite) -> None:
+    baseline = planned.suite.baseline
+    if baseline is not None and all(item.run.variant != baseline for item in planned.runs):
+        print(f"note: --variants leaves out the baseline '{baseline}'; tables compare with it only where it ran before")
 
 
 def _run(planned: PlannedSuite, launcher: Sequence[str], config_dir: str | None) -> int:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,29 +14,50 @@ from hydra import version
 from hydra._internal.callbacks import Callbacks
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra._internal.hydra import Hydra
+from hydra._internal.sources_registry import SourcesRegistry
 from hydra._internal.utils import create_config_search_path, get_args_parser
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, OverrideType
+from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from hydra.plugins.config_source import ConfigResult
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
 from graphkd.ablation import quoted
-from graphkd.errors import UserError, brief, check, choices, did_you_mean
+from graphkd.binding import no_option
+from graphkd.errors import UserError, check, choices, did_you_mean
+from graphkd.yaml_files import yaml_text
+from graphkd_cli.overrides import (
+    NAMED,
+    check_form,
+    depth,
+    in_grammar,
+    is_replacement,
+    make_way,
+    parse,
+    replace,
+    split,
+)
 
 NOT_VARIED = {"seed", "results", "run_dir", "force", "study", "variant", "plugins"}
 NOT_OPTIONS = ("config_path", "config_name", "experimental_rerun")
 """What Hydra's command line has beyond ours."""
 OPTIONAL_GROUP = "setting"
 """The group of which data need not have a config."""
+RUN = ("config", "launch", "transfer")
+"""The configs that commands run from; what suites and tables say of Hydra counts for nothing."""
+KEPT = {"output_subdir": None, "verbose": False, "job_logging.root": None, "hydra_logging.root": None}
+"""Settings of Hydra's that would change what is printed or written."""
 CONTRAST_NODES = ("negatives", "bank")
-REFUSALS = (HydraException, OmegaConfBaseException, YAMLError, ValueError)
+REFUSALS = (HydraException, OmegaConfBaseException, YAMLError, ValueError, RecursionError)
 """What Hydra raises over a config or override that it does not like."""
 
 
@@ -72,8 +94,9 @@ class CommandParser(argparse.ArgumentParser):
             self.add_argument("--config-dir", "-cd")
 
     def error(self, message: str) -> NoReturn:
-        """Raises a `UserError`."""
-        raise UserError(f"{self.prog}: {message} (see graphkd {self.prog} --help)")
+        """Raise a `UserError`."""
+        hint = "; overrides have no dashes" if re.search(r"arguments: --?[\w.]+=", message) else ""
+        raise UserError(f"{self.prog}: {message}{hint} (see graphkd {self.prog} --help)")
 
 
 def arguments_parser(command: str) -> argparse.ArgumentParser:
@@ -92,62 +115,73 @@ def parse_arguments(command: str, arguments: Sequence[str]) -> argparse.Namespac
         given = getattr(parsed, name) is not None
         check(not given, f"{command}: there is no option --{name.replace('_', '-')} (see graphkd {command} --help)")
     check(parsed.package is None or parsed.cfg is not None, f"{command}: --package needs --cfg")
-    check_overrides(parsed.overrides)
+    check_form(parsed.overrides)
     return parsed
 
 
-def check_overrides(overrides: Sequence[str]) -> None:
-    """Checks the form of overrides.
+class _Source(FileConfigSource):
+    """Hydra's reader of config files, for files that are looked over first."""
 
-    Raises:
-        UserError: A word is no override; the message names it.
-    """
-    for word in overrides:
-        form = "=" in word[1:] or word.startswith("~")
-        check(form, f"'{word}' is no override; overrides look like key=value, for example builder=knn")
+    @staticmethod
+    def scheme() -> str:
+        """Return what the paths of these files begin with."""
+        return "graphkd"
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        """Return a config.
+
+        Raises:
+            UserError: As in `graphkd.yaml_files`.
+        """
+        path = Path(self.path, self._normalize_file_name(config_path))
+        if path.is_file():
+            yaml_text(path)
+        try:
+            return super().load_config(config_path)
+        except RecursionError as error:  # so deep that the check itself gave up
+            raise UserError(f"{path}: nested too deep") from error
 
 
 class _Loader(ConfigLoaderImpl):
-    """Hydra's loader, but a mapping as value replaces a node, where Hydra would merge it into what is there."""
+    """Hydra's loader, but overrides count in any order: those of a node first, then those below it.
+
+    A mapping as value replaces a node, where Hydra would merge it into what is there, and a name may be added to.
+    """
 
     def load_configuration(
         self, config_name: str | None, overrides: list[str], run_mode: RunMode, from_shell: bool = True,
         validate_sweep_overrides: bool = True,
     ) -> DictConfig:  # fmt: skip
-        """Composes a config, in a sweep's jobs too."""
-        replacing: list[Override] = []
-        others: list[str] = []
-        for override in OverridesParser.create().parse_overrides(overrides):
-            plain = override.package is None and not override.is_sweep_override()
-            below = any(f"{_key(override)}.".startswith(f"{_key(replaced)}.") for replaced in replacing)
-            if _is_replacement(override) or (plain and below):
-                replacing.append(override)
-            else:
-                others.append(str(override.input_line))
+        """Compose a config, in a sweep's jobs too."""
+        parsed = sorted(OverridesParser.create().parse_overrides(overrides), key=depth)
+        values = [override for override in parsed if self._is_value(override)]
+        values = [override for override in values if not self._is_outdone(override, overrides)]
+        others = [str(override.input_line) for override in parsed if not self._is_value(override)]
         config: DictConfig = super().load_configuration(
             config_name, others, run_mode, from_shell, validate_sweep_overrides
         )
-        for override in replacing:
-            if _is_replacement(override):
-                _replace(config, override)
+        for count, override in enumerate(values):
+            make_way(config, override, values[:count])
+            if is_replacement(override):
+                replace(config, override)
             else:
                 self._apply_overrides_to_config([override], config)
         config.hydra.overrides.task = split_hydra(overrides)[1]
+        for key, value in KEPT.items():
+            kept = config_name not in RUN or OmegaConf.select(config.hydra, key) == value
+            check(kept, f"the configs set hydra.{key}, but graphkd keeps Hydra's output as it is")
         return config
 
+    def _is_value(self, override: Override) -> bool:
+        """Return whether an override gives a value: it chooses no config of a group and is none of Hydra's own."""
+        if override.is_sweep_override() or override.package is not None or _key(override).startswith("hydra"):
+            return False
+        return isinstance(override.value(), dict) or not self.repository.group_exists(_key(override))
 
-def _is_replacement(override: Override) -> bool:
-    is_own = not _key(override).startswith("hydra")
-    return is_own and override.type == OverrideType.CHANGE and isinstance(override.value(), dict)
-
-
-def _replace(config: DictConfig, override: Override) -> None:
-    """Puts a mapping in a node's place, open to further overrides: names are checked when it is bound."""
-    try:
-        OmegaConf.update(config, _key(override), override.value(), merge=False)
-        OmegaConf.set_struct(OmegaConf.select(config, _key(override)), False)
-    except OmegaConfBaseException as error:
-        raise ConfigCompositionException(f"Error in the override {override.input_line}") from error
+    def _is_outdone(self, override: Override, words: Sequence[str]) -> bool:
+        """Return whether a later choice of the same group takes the place of a mapping."""
+        later = words[len(words) - words[::-1].index(override.input_line) :]
+        return any(split(word)[0] == _key(override) and not word.startswith("~") for word in later)
 
 
 @contextmanager
@@ -157,12 +191,12 @@ def hydra_session(config_dir: str | None = None) -> Iterator[Hydra]:
     Raises:
         UserError: The folder does not exist, or anything that Hydra refuses within.
     """
-    search_path = create_config_search_path(str(config_folder()))
+    SourcesRegistry.instance().register(_Source)
+    search_path = create_config_search_path(f"{_Source.scheme()}://{config_folder()}")
     if config_dir is not None:
         check(Path(config_dir).is_dir(), f"--config-dir: there is no folder {config_dir}")
-        search_path.prepend(
-            "command-line", f"file://{Path(config_dir).resolve()}", SearchPathQuery(provider="main", path=None)
-        )
+        own = f"{_Source.scheme()}://{Path(config_dir).resolve()}"
+        search_path.prepend("command-line", own, SearchPathQuery(provider="main", path=None))
     GlobalHydra.instance().clear()
     try:
         version.setbase("1.3")
@@ -174,13 +208,17 @@ def hydra_session(config_dir: str | None = None) -> Iterator[Hydra]:
 
 
 def compose(overrides: Sequence[str], config_dir: str | None = None, config_name: str = "config") -> Composed:
-    """Composes a config and resolves it.
+    """Compose a config and resolve it.
 
     Raises:
         UserError: Hydra refuses an override or a file; one line names the culprit and the nearest valid name.
     """
+    words = in_grammar(overrides)
+    own = split_hydra(words)[0]
+    check(not own, f"'{own and own[0]}' is for several runs: a sweep (run -m) or a suite (ablation)")
     with hydra_session(config_dir) as hydra:
-        return _resolved(_compose(hydra, config_name, list(overrides)))
+        config = _compose(hydra, config_name, words)
+        return _resolved(config, config.hydra.overrides.task)
 
 
 def check_multirun(config_name: str, overrides: Sequence[str], config_dir: str | None) -> None:
@@ -190,11 +228,11 @@ def check_multirun(config_name: str, overrides: Sequence[str], config_dir: str |
         UserError: Hydra refuses an override.
     """
     with hydra_session(config_dir) as hydra:
-        _compose(hydra, config_name, list(overrides), RunMode.MULTIRUN)
+        _compose(hydra, config_name, in_grammar(overrides, sweeps=True), RunMode.MULTIRUN)
 
 
 def resolve_job(config: DictConfig, overrides: Sequence[str]) -> Composed:
-    """The config that a Hydra launcher hands to a job."""
+    """Return the config that a Hydra launcher hands to a job."""
     return _resolved(config, overrides)
 
 
@@ -204,7 +242,7 @@ def expand_sweep(overrides: Sequence[str]) -> list[list[str]] | None:
     Raises:
         UserError: An override cannot be parsed.
     """
-    parsed = _parse(overrides)
+    parsed = parse(in_grammar(overrides, sweeps=True))
     if any(_key(override) == "hydra/sweeper" for override in parsed):
         return None
     swept = [override for override in parsed if not _key(override).startswith("hydra")]
@@ -281,7 +319,7 @@ def check_used(composed: Composed, unused: Sequence[str], overrides: Sequence[st
     terms = ", ".join(composed.config["objective"])
     nodes = [*unused, *composed.unused]
     for override in composed.overrides if overrides is None else overrides:
-        node = override.lstrip("+~").partition("=")[0].partition(".")[0]
+        node = split(override)[0].partition(".")[0]
         check(node not in nodes, f"'{override}' is given, but nothing in the objective ({terms}) uses {node}")
 
 
@@ -327,7 +365,7 @@ def sweep(overrides: Sequence[str], config_dir: str | None, folder: Path, functi
     Raises:
         UserError: Hydra refuses an override or has no such sweeper or launcher.
     """
-    words = [*overrides, f"hydra.sweep.dir={quoted(str(folder))}"]
+    words = [*in_grammar(overrides, sweeps=True), f"hydra.sweep.dir={quoted(str(folder))}"]
     with hydra_session(config_dir) as hydra:
         config = _compose(hydra, "config", words, RunMode.MULTIRUN)
         if "direction" in config.hydra.sweeper and not any("hydra.sweeper.direction" in word for word in words):
@@ -336,7 +374,7 @@ def sweep(overrides: Sequence[str], config_dir: str | None, folder: Path, functi
         sweeper = Plugins.instance().instantiate_sweeper(
             hydra_context=context, task_function=function, config=config
         )
-        call(lambda: sweeper.sweep(arguments=list(config.hydra.overrides.task)))
+        call(lambda: sweeper.sweep(arguments=_as_written(config.hydra.overrides.task)))
 
 
 def call(function: Callable[[], Any]) -> Any:
@@ -354,7 +392,7 @@ def call(function: Callable[[], Any]) -> Any:
 def _compose(
     hydra: Hydra, config_name: str, overrides: list[str], mode: RunMode = RunMode.RUN
 ) -> DictConfig:
-    for override in _parse(overrides):
+    for override in parse(sorted(overrides)):
         single = mode != RunMode.RUN or not override.is_sweep_override()
         check(single, f"'{override.input_line}' has several values, which needs -m (or quotes, where it is one text)")
         _check_optional(hydra, override)
@@ -376,28 +414,23 @@ def _check_optional(hydra: Hydra, override: Override) -> None:
         check(value in known, f"{OPTIONAL_GROUP} has no config '{value}'{hint} (choices: {choices(known)})")
 
 
-def _parse(overrides: Sequence[str]) -> list[Override]:
-    check_overrides(overrides)
-    parsed: list[Override] = []
-    for override in overrides:
-        try:
-            parsed += OverridesParser.create().parse_overrides([override])
-        except (HydraException, ValueError, RecursionError) as error:  # numbers and lists beyond all measure
-            raise UserError(f"the override {brief(override)} cannot be read: {_reason(error)}") from error
-    return parsed
-
-
-def _resolved(config: DictConfig, overrides: Sequence[str] | None = None) -> Composed:
-    asked = list(config.hydra.overrides.task) if overrides is None else list(overrides)
+def _resolved(config: DictConfig, overrides: Sequence[str]) -> Composed:
     own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     try:
         objective = OmegaConf.to_yaml(own.get("objective", {}), resolve=False)
         unused = [node for node in CONTRAST_NODES if "${" + node + "}" not in objective]
         plain = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
-    except OmegaConfBaseException as error:
+    except (OmegaConfBaseException, RecursionError) as error:
         raise UserError(f"the config cannot be resolved: {_reason(error)}") from error
     assert isinstance(plain, dict)
-    return Composed({str(key): value for key, value in plain.items()}, asked, unused)
+    return Composed({str(key): value for key, value in plain.items()}, _as_written(overrides), unused)
+
+
+def _as_written(overrides: Sequence[str]) -> list[str]:
+    """Return the words of a config's list of overrides, in which OmegaConf would replace each ${...}."""
+    words = OmegaConf.to_container(overrides, resolve=False)
+    assert isinstance(words, list)
+    return words
 
 
 def _reason(error: BaseException) -> str:
@@ -406,6 +439,8 @@ def _reason(error: BaseException) -> str:
         error = error.__cause__
     if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
         return f"{error.problem_mark.name}, line {error.problem_mark.line + 1}: {error.problem}"
+    if isinstance(error, RecursionError):
+        return "something in it stands for itself, or is nested too deep"
     lines = str(error).strip().splitlines() or [type(error).__name__]
     key = getattr(error, "full_key", None)
     return f"{key}: {lines[0]}" if key else lines[0]
@@ -423,38 +458,66 @@ def _missing(error: MissingConfigException) -> str:
     if not error.options:
         return f"there is no config '{error.missing_cfg_file}'"
     hint = did_you_mean(name, error.options)
-    return f"{group} has no config '{name}'{hint} (choices: {choices(error.options)})"
+    plugin = f"; a plug-in's: plugins=[MODULE] '{group}={{name: {name}}}'" if NAMED.match(group) else ""
+    return f"{group} has no config '{name}'{hint} (choices: {choices(error.options)}{plugin})"
 
 
 def _explain(hydra: Hydra, config_name: str, overrides: list[str], error: Exception) -> str:
-    """Names the override that Hydra refused, with the closest key of the config without it."""
+    """Name the override that Hydra refused, with the closest key of the config without it."""
+    if isinstance(error, UserError):
+        return str(error)
     culprit = _culprit(hydra, config_name, overrides)
-    if culprit is None:
+    if culprit is None:  # no override's fault, but a file's
         return f"the config '{config_name}' cannot be composed: {_reason(error)}"
-    word, others = culprit
-    key = word.lstrip("+~").partition("=")[0]
+    word, others, error = culprit
+    parent, _, name = split(word)[0].rpartition(".")
     try:
         config = hydra.compose_config(config_name, others, RunMode.RUN, with_log_configuration=False)
-        parent, _, name = key.rpartition(".")
         node: Any = OmegaConf.select(config, parent) if parent else config
         known = [str(item) for item in node] if isinstance(node, Mapping | DictConfig) else []
         known = [item for item in known if item != "hydra"]
     except REFUSALS:
-        parent, name, known = "", key, []
+        known = []
     if name in known or not known or word.startswith("+"):
         return f"the override '{word}' cannot be applied: {_reason(error)}"
+    if NAMED.match(parent) and "name" in known:
+        return f"'{word}': {parent} '{node.name}' has {no_option(name, known, _holders(parent, name))}"
     hint = did_you_mean(name, known)
     where = f"{parent} has" if parent else "the config has"
     return f"'{word}': {where} no '{name}'{hint} (choices: {choices(known)})"
 
 
-def _culprit(hydra: Hydra, config_name: str, overrides: list[str]) -> tuple[str, list[str]] | None:
-    """The last override without which the config composes, and the others."""
-    for index in reversed(range(len(overrides))):
-        others = overrides[:index] + overrides[index + 1 :]
+def _holders(node: str, option: str) -> Collection[str]:
+    """Return the names of the parts that a config's node could be and that have an option."""
+    from graphkd.assemble import registry_at
+
+    registry = registry_at(node)
+    return [] if registry is None else registry.holders(option)
+
+
+def _culprit(hydra: Hydra, config_name: str, overrides: list[str]) -> tuple[str, list[str], Exception] | None:
+    """Return the first override that Hydra refuses, those that are applied before it, and what it says."""
+    words = sorted(overrides, key=lambda word: (not _is_group(hydra, word), split(word)[0].count("."), word))
+    for count, word in enumerate(words):
         try:
-            hydra.compose_config(config_name, others, RunMode.RUN, with_log_configuration=False)
-        except REFUSALS:
-            continue
-        return overrides[index], others
+            hydra.compose_config(config_name, words[: count + 1], RunMode.RUN, with_log_configuration=False)
+        except REFUSALS as error:
+            return word, words[:count], error
     return None
+
+
+def _is_group(hydra: Hydra, word: str) -> bool:
+    return bool(hydra.config_loader.get_group_options(split(word)[0].partition("@")[0]))
+
+
+def _returned(job: JobReturn) -> Any:
+    """Return what a job returned or raise what it raised, where Hydra's own writes the job's overrides as a list first.
+
+    The job's failure is told by the command.
+    """
+    if job.status == JobStatus.FAILED:
+        raise job._return_value
+    return job._return_value
+
+
+JobReturn.return_value = JobReturn.__dict__["return_value"].getter(_returned)  # type: ignore[method-assign]

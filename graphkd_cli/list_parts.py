@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from graphkd.binding import describe
+from graphkd.binding import convert, describe
 from graphkd.errors import check, choices, did_you_mean
 from graphkd_cli import compose
 
@@ -19,7 +19,7 @@ _CAPTION = (
     "NAME is any name of that library; options go along as in student={name: torchvision/resnet18, weights: DEFAULT}"
 )
 HELP = f"""\
-usage: graphkd list [{"|".join(KINDS)}] [--config-dir DIR]
+usage: graphkd list [{"|".join(KINDS)}] [plugins=[MODULE,...]] [--config-dir DIR]
 
 Every part with its options and their defaults; every suite. For models also what they cost and show.
 """
@@ -28,17 +28,25 @@ Every part with its options and their defaults; every suite. For models also wha
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
     parser = compose.CommandParser("list")
-    parser.add_argument("kinds", nargs="*")
-    options = parser.parse_args(list(arguments))
+    parser.add_argument("words", nargs="*")
+    options = parser.parse_intermixed_args(list(arguments))
     if options.help:
         print(HELP, end="")
         return 0
-    for kind in options.kinds:
+    overrides = [word for word in options.words if "=" in word]
+    kinds = [word for word in options.words if word not in overrides]
+    for kind in kinds:
         check(kind in KINDS, f"there is no list '{kind}'{did_you_mean(kind, KINDS)} (choices: {choices(KINDS)})")
+    for override in overrides:
+        check(override.startswith("plugins="), f"'{override}': list takes no overrides but plugins=[MODULE]")
 
+    from graphkd.registry import import_plugins
     from graphkd_cli.show import console, print_line
 
-    for kind in options.kinds or KINDS:
+    if overrides:
+        plugins = compose.compose(overrides, options.config_dir).config["plugins"]
+        import_plugins(convert(plugins, list[str], "plugins"))
+    for kind in kinds or KINDS:
         table = _suites(options.config_dir) if kind == "suites" else _parts(kind)
         print_line(console(), kind)
         console().print(table)

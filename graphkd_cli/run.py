@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graphkd.errors import check
+from graphkd.errors import check, one_line
 from graphkd_cli import compose
+from graphkd_cli.overrides import in_grammar
 
 if TYPE_CHECKING:
     from graphkd.assemble import Plan
@@ -73,15 +74,21 @@ def _sweep(options: argparse.Namespace) -> int:
 
     compose.check_multirun("config", options.overrides, options.config_dir)
     combinations = compose.expand_sweep(options.overrides) or []
-    _check_folders([_plan(compose.compose(overrides, options.config_dir)) for overrides in combinations])
-    results = [override for override in options.overrides if override.startswith("results=")]
-    with launch_folder(Path(compose.compose(results, options.config_dir).config["results"])) as folder:
+    plans = [_plan(compose.compose(overrides, options.config_dir)) for overrides in combinations]
+    _check_folders(plans)
+    with launch_folder(plans[0].results if plans else _results(options)) as folder:
         compose.sweep(options.overrides, options.config_dir, folder, job)
         found = folder / "optimization_results.yaml"  # of sweepers that search, by Hydra's convention
         if found.exists():
             for name, value in yaml.safe_load(found.read_text()).items():
                 print(f"{name}: {value}")
     return 0
+
+
+def _results(options: argparse.Namespace) -> Path:
+    """Return the results folder of a sweep whose runs only the sweeper knows."""
+    given = [override for override in options.overrides if override.startswith("results=")]
+    return Path(compose.compose(given, options.config_dir).config["results"])
 
 
 def _check_folders(plans: Sequence[Plan]) -> None:
@@ -99,13 +106,18 @@ def job(config: Any) -> float | None:
     from graphkd.run import run
     from graphkd_cli.show import console, outcome_line, print_line
 
-    planned = _plan(compose.resolve_job(config, HydraConfig.get().overrides.task))
-    outcome = run(planned)
+    composed = compose.resolve_job(config, HydraConfig.get().overrides.task)
+    try:
+        outcome = run(_plan(composed))
+    except Exception as error:
+        print_line(console(), f"{' '.join(composed.overrides)}: failed: {one_line(error)}")
+        raise
     print_line(console(), outcome_line(outcome))
     return outcome.record.metrics.val_top1_best
 
 
 def _show(options: argparse.Namespace) -> int:
+    options.overrides = in_grammar(options.overrides)
     with compose.hydra_session(options.config_dir) as hydra:
         if options.hydra_help:
             parser = compose.arguments_parser("run")

@@ -8,7 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graphkd.errors import brief
+from graphkd.errors import brief, did_you_mean, some
+
+NEAR = [
+    ("knnn", "knn"), ("rum", "run"), ("width", "widths"), ("taw", "tau"), ("kk", "k"), ("sede", "seed"),
+    ("defualt", "default"), ("temprature", "temperature"), ("batchsize", "batch_size"), ("batch-size", "batch_size"),
+    ("num_epochs", "epochs"), ("root_dir", "root"), ("ResNet8", "resnet8"), ("optimiser", "optimizer"),
+    ("temp", "temperature"), ("decay", "weight_decay"), ("val", "val_fraction"), ("cifar", "cifar10"),
+]  # fmt: skip
+FAR = [
+    ("rand_augment", "name"), ("logger", "lr"), ("mutual_knn", "bank_knn"), ("transformer", "tag"), ("mixup", "epochs"),
+    ("nope", "hops"), ("dropout", "tau"), ("data", "tau"), ("wandb", "bank"), ("frobnicate", "force"), ("kl", "kd"),
+    ("scheduler", "smoothing"), ("warmup", "momentum"), ("seed", "lr"), ("at", "tag"), ("on", "momentum"),
+]  # fmt: skip
 
 
 @given(
@@ -34,3 +46,18 @@ def test_what_is_deep_is_shown_shortly() -> None:
     assert len(brief(value)) <= 120
     while value:  # else Python takes it apart by recursion
         value = value.pop()
+
+
+@pytest.mark.parametrize(("name", "meant"), NEAR)
+def test_a_near_word_is_offered(name: str, meant: str) -> None:
+    assert did_you_mean(name, [meant, "something_else"]) == f"; did you mean '{meant}'?"
+
+
+@pytest.mark.parametrize(("name", "known"), FAR)
+def test_a_far_word_is_not_offered(name: str, known: str) -> None:
+    assert did_you_mean(name, [known]) == ""
+
+
+def test_of_many_names_some_are_shown() -> None:
+    assert some(["b", "a"]) == "a, b"
+    assert some([str(n) for n in range(9)]) == "0, 1, 2, 3, 4, 5 and 3 more"

@@ -15,6 +15,7 @@ import pytest
 from graphkd.errors import UserError
 from graphkd.registry import Registry, import_plugins
 
+PLUGIN = "a plug-in's: plugins=[MODULE]"
 MODULE = """
 from {package} import SHAPES
 
@@ -88,8 +89,8 @@ def test_a_miss_lists_the_choices_and_the_closest(package: Package, look_up: str
     shapes = package(circle=source("circle"), square=source("square"))
     with pytest.raises(UserError) as caught:
         getattr(shapes, look_up)("Cirle")
-    assert str(caught.value) == "there is no shape 'Cirle'; did you mean 'circle'? (choices: circle, square)"
-    with pytest.raises(UserError, match=r"there is no shape 'xyz' \(choices: circle, square\)"):
+    assert str(caught.value) == f"there is no shape 'Cirle'; did you mean 'circle'? (choices: circle, square; {PLUGIN})"
+    with pytest.raises(UserError, match=r"there is no shape 'xyz' \(choices: circle, square;"):
         getattr(shapes, look_up)("xyz")
 
 
@@ -186,7 +187,7 @@ def test_a_miss_lists_the_families(package: Package, name: str, hint: str) -> No
     shapes = package(circle=source("circle"), poly=FAMILY)
     with pytest.raises(UserError) as caught:
         shapes.get(name)
-    assert str(caught.value) == f"there is no shape '{name}'{hint} (choices: circle, poly/NAME)"
+    assert str(caught.value) == f"there is no shape '{name}'{hint} (choices: circle, poly/NAME; {PLUGIN})"
 
 
 def test_one_member_may_have_a_class_of_its_own(package: Package) -> None:

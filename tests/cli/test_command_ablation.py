@@ -77,6 +77,25 @@ def test_a_dry_run_prints_every_run_and_does_nothing(command: Command, folder: P
     assert top(folder) == set()
 
 
+def test_some_of_the_variants_are_run_in_the_suites_order(command: Command, folder: Path, suite: list[str]) -> None:
+    edit(suite, "seeds:", "baseline: taught\nseeds:")
+    edit(suite, "  alone:", "  slow: [objective=kd, trainer.lr=0.01]\n  alone:")
+    code, out, err = command("ablation", *suite, "--variants", "alone,taught", "--seeds", "0", "--dry-run")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[1] == "2 variants x 1 seeds = 2 runs"
+    assert [line.split(":")[0] for line in out.splitlines()[3:]] == ["  taught seed 0", "  alone seed 0"]
+    code, out, err = command("ablation", *suite, "--variants", "alone", "--seeds", "0")
+    assert (code, err) == (0, "")
+    assert out.startswith("note: --variants leaves out the baseline 'taught'")
+    assert runs(folder) == [("alone", 0, "done")]
+    code, out, err = command("ablation", *suite, "--variants", "taught", "--seeds", "0")
+    assert (code, err) == (0, "")
+    assert "note" not in out
+    (table,) = (folder / "results" / "tables").glob("*.csv")
+    with table.open() as file:
+        assert [row["variant"] for row in csv.DictReader(file)] == ["taught", "alone"], "what ran before stands there"
+
+
 def test_runs_everything_then_writes_its_tables(command: Command, folder: Path, suite: list[str]) -> None:
     code, out, err = command("ablation", *suite)
     assert (code, err) == (0, "")

@@ -78,6 +78,25 @@ def test_a_model_that_does_not_run_on_such_images_is_listed_all_the_same(command
     assert cells == ["stubborn", "Runs on nothing.", "", "", "", "", "size (9): an integer"]
 
 
+def test_a_plug_in_is_listed_too(command: Command, plugin: Plugin) -> None:
+    plugin("my_graphs", PLUGIN)
+    for words in (["builders", "plugins=[my_graphs]"], ["plugins=[my_graphs]", "builders"]):
+        code, out, err = command("list", *words)
+        assert (code, err) == (0, "")
+        assert "│ mutual " in out
+        assert "│ knn " in out
+
+
+PLUGIN = """
+from graphkd import BUILDERS
+from graphkd.builder.knn import KNN
+
+@BUILDERS.register("mutual")
+class Mutual(KNN):
+    "Keeps an edge where both ends choose each other."
+"""
+
+
 def test_without_a_kind_there_is_everything(command: Command) -> None:
     out = command("list").out
     assert [line for line in out.splitlines() if line in {*KINDS, "suites"}] == [*KINDS, "suites"]

@@ -204,9 +204,12 @@ def test_a_failing_job_of_a_sweep_does_not_keep_the_others_from_running(
     plugin("failing_plugin", FAILING)
     networks = ",".join(f"{{name: resnet8, widths: [{width}, 2, 2, 2]}}" for width in (2, 4, 8))
     words = ["plugins=[failing_plugin]", "objective={failing: {name: failing}}", f"student={networks}", *tiny_words[:3]]
-    code, _, err = command("run", "-m", *words)
+    code, out, err = command("run", "-m", *words)
     assert code == 1
-    assert "four is too many" in err.splitlines()[-1]
+    assert err == "graphkd: RuntimeError: four is too many (--debug shows where)\n"
+    (failed,) = (line for line in out.splitlines() if "failed" in line)
+    assert failed.endswith(": failed: RuntimeError: four is too many")
+    assert "student={name:resnet8,widths:[4,2,2,2]}" in failed
     assert sorted(record.status for record in students(folder).values()) == ["done", "done", "failed"]
     assert top(folder) == {"results"}
     assert top(folder / "results") == {"adhoc"}

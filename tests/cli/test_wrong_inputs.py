@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import pickle
 import struct
@@ -23,7 +24,16 @@ from PIL import Image
 from graphkd.report import record as records
 from graphkd.report.record import Code, Metrics, Record
 
+LAUGHS = "name: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join(9 * [f'*{before}'])}]\n" for before, name in itertools.pairwise("abcdefghi")
+)
 CONFIGS = {
+    "builder/laughs.yaml": LAUGHS,
+    "builder/itself.yaml": "name: knn\nk: &a [*a]\n",
+    "builder/parent.yaml": "&p\nname: knn\nk: {x: {y: *p}}\n",
+    "builder/deep.yaml": f"name: knn\nk: {2000 * '['}{2000 * ']'}\n",
+    "builder/circle.yaml": "name: knn\nk: ${builder.metric}\nmetric: ${builder.k}\n",
+    "ablation/laughs.yaml": f"description: x\n{LAUGHS}",
     "builder/syntax.yaml": "name: knn\nk: [3\n",
     "builder/tab.yaml": "name: knn\n\tk: 3\n",
     "builder/twice.yaml": "name: knn\nk: 3\nk: 4\n",
@@ -182,6 +192,17 @@ OPTIONS: list[tuple[list[str], list[str]]] = [
     (["run", "-m", "gnn=tag,tagg"], ["'tagg'", "'tag'"]),
     (["run", "-m", "trainer.lr=interval(0,1)"], ["INTERVAL"]),
     (["run", "-m", "run_dir=x", "seed=0,1"], ["run_dir", "x"]),
+    (["run", "data.rand_augment=2"], ["'digits'", "'rand_augment'", "cifar10, cifar100", "have it"]),
+    (["run", "data={name: digits, rand_augment: 2}"], ["'rand_augment'", "cifar10, cifar100", "have it"]),
+    (["run", "trainer.logger=x"], ["trainer has no 'logger' (choices"]),
+    (["run", "builder.tau=0.5"], ["'knn'", "'tau'", "threshold has it"]),
+    (["run", "--teacher=resnet20"], ["--teacher=resnet20", "no dashes"]),
+    (["run", "-m", "seed=0,1", "hydra/job_logging=default"], ["'hydra/job_logging=default'"]),
+    (["run", "-m", "seed=0,1", "results=${x}"], ["results", "'x' not found"]),
+    (["ablation", "hydra.verbose=true"], ["'hydra.verbose=true'"]),
+    (["teacher", "hydra/launcher=basic"], ["'hydra/launcher=basic'"]),
+    (["ablation", "digits", "--variants", "hkdd"], ["--variants", "'hkdd'", "'hkd'", "gnn_gat"]),
+    (["ablation", "digits", "--variants", ""], ["--variants", "''", "gnn_gat"]),
     # values
     (["run", "builder.k=three"], ["'k'", "'three'"]),
     (["run", "builder.k=1.5"], ["'k'", "1.5"]),
@@ -261,7 +282,7 @@ OPTIONS: list[tuple[list[str], list[str]]] = [
     (["run", "bank.kind=queue", "bank.length=0"], ["length is 0"]),
     (["run", "bank.dtype=float64"], ["'dtype'", "'float64'"]),
     (["run", "trainer.checkpoint_every=often"], ["checkpoint_every is 'often'", "steps"]),
-    (["run", "trainer.checkpoint_every=5"], ["'checkpoint_every'", "a text"]),
+    (["run", "trainer.checkpoint_every=5"], ["checkpoint_every is '5'", "500 steps"]),
     (["run", "trainer.precision=64"], ["'precision'", "64"]),
     (["run", "trainer.devices=100"], ["batch_size is 64", "100 devices"]),
     (["run", "trainer.devices=0"], ["devices is 0"]),
@@ -335,6 +356,12 @@ OPTIONS: list[tuple[list[str], list[str]]] = [
     (["run", "-m", "objective=ce", "gnn=gat,tag"], ["'gnn=gat'"]),
     # plugins
     (["run", "plugins=mine"], ["plugins is 'mine'"]),
+    (["run", "builder=mutual_knn"], ["'mutual_knn'", "plugins=[MODULE] 'builder={name: mutual_knn}'"]),
+    (["run", "builder={name: mutual_knn}"], ["'mutual_knn'", "plugins=[MODULE]"]),
+    (["run", "student=my_net"], ["'my_net'", "plugins=[MODULE]"]),
+    (["list", "builders", "plugins=mine"], ["plugins is 'mine'"]),
+    (["list", "builders", "plugins=[no_such_plugin_here]"], ["'no_such_plugin_here'"]),
+    (["list", "builders", "builder=knn"], ["'builder=knn'", "plugins"]),
     (["run", "plugins=[no_such_plugin_here]"], ["'no_such_plugin_here'"]),
     (["run", "plugins=[plugin_that_raises]"], ["'plugin_that_raises'", "boom"]),
     (["run", "plugins=[plugin_with_bad_syntax]"], ["'plugin_with_bad_syntax'", "SyntaxError"]),
@@ -342,6 +369,12 @@ OPTIONS: list[tuple[list[str], list[str]]] = [
     (["run", "plugins=[plugin_that_repeats]"], ["'knn'", "graphkd.builder.knn.KNN"]),
     (["run", "plugins=['']"], ["plugin ''"]),
     # one's own files
+    (["run", "-cd", "OWN", "builder=laughs"], ["laughs.yaml, line", "more than 100000 values"]),
+    (["run", "-cd", "OWN", "builder=itself"], ["itself.yaml, line 2", "*a stands for itself"]),
+    (["run", "-cd", "OWN", "builder=parent"], ["parent.yaml, line 3", "*p stands for itself"]),
+    (["run", "-cd", "OWN", "builder=deep"], ["deep.yaml", "nested"]),
+    (["run", "-cd", "OWN", "builder=circle"], ["builder.k", "Recursive"]),
+    (["ablation", "laughs", "-cd", "OWN"], ["laughs.yaml, line", "more than 100000 values"]),
     (["run", "-cd", "OWN", "builder=syntax"], ["syntax.yaml, line 3"]),
     (["run", "-cd", "OWN", "builder=tab"], ["tab.yaml, line 2"]),
     (["run", "-cd", "OWN", "builder=twice"], ["twice.yaml, line 3", "duplicate key k"]),

@@ -1,0 +1,217 @@
+"""Overrides as users type them: read in Hydra's grammar, texts as they stand, and applied in no order of their own."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+from os.path import expanduser
+from typing import Any
+
+from antlr4.error.Errors import LexerNoViableAltException  # type: ignore[import-untyped]
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, Override, OverrideType, QuotedString
+from hydra.errors import ConfigCompositionException, HydraException
+from omegaconf import Container, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from graphkd.ablation import quoted
+from graphkd.errors import UserError, brief, check
+
+NAMED = re.compile(r"(teacher|student|data|builder|gnn|teacher_gnn|objective\.[^.]+(\.(builder|gnn|teacher_gnn))?)$")
+"""Where a name may stand for a part: NAME is short for {name: NAME}."""
+HYDRAS = re.compile(r"hydra[./](launcher|sweeper)\b")
+"""What of Hydra's own settings graphkd takes: it keeps the output, the logs and the folders as they are."""
+_COMMA = r",(?=(?:[^']*'[^']*')*[^']*$)"
+"""A comma that is not between quotes."""
+REFUSALS = (HydraException, ValueError, RecursionError)
+"""What the grammar raises; ValueError and RecursionError for numbers and lists beyond all measure."""
+
+
+def check_form(words: Sequence[str]) -> None:
+    """Check that words are overrides at all.
+
+    Raises:
+        UserError: One is none; the message names it.
+    """
+    for word in words:
+        form = "=" in word[1:] or word.startswith("~")
+        example = "overrides look like key=value without spaces around '=', for example builder=knn"
+        check(form, f"{brief(word)} is no override; {example}")
+
+
+def parse(words: Sequence[str]) -> list[Override]:
+    """Return overrides as Hydra's grammar reads them.
+
+    Raises:
+        UserError: It refuses one; the message says how the word is to be typed.
+    """
+    check_form(words)
+    return [_parse(word) for word in words]
+
+
+def in_grammar(words: Sequence[str], sweeps: bool = False) -> list[str]:
+    """Return overrides as Hydra's grammar wants them: values of options that are texts need no quotes.
+
+    Args:
+        words: As typed.
+        sweeps: Whether a comma parts the values of a sweep.
+
+    Raises:
+        UserError: A word is no override or chooses something of Hydra's that graphkd keeps to itself.
+    """
+    check_form(words)
+    for word in words:
+        key = split(word)[0]
+        allowed = not re.match(r"hydra\b", key) or HYDRAS.match(key) is not None
+        check(allowed, f"{brief(word)}: of Hydra's own settings graphkd takes launcher and sweeper only")
+    return [_in_grammar(word, sweeps) for word in words]
+
+
+def split(word: str) -> tuple[str, str]:
+    """Return an override's key, without + or ~, and its value as written."""
+    key, _, value = word.lstrip("+~").partition("=")
+    return key, value
+
+
+def depth(override: Override) -> tuple[int, str, str]:
+    """Return by what overrides are sorted before they are applied: what is below a node comes after the node."""
+    key = str(override.key_or_group)
+    return key.count("."), key, override.package or ""
+
+
+def is_replacement(override: Override) -> bool:
+    """Return whether a mapping takes a node's place, where Hydra would merge it into what is there."""
+    return override.type == OverrideType.CHANGE and isinstance(override.value(), dict)
+
+
+def replace(config: DictConfig, override: Override) -> None:
+    """Put a mapping in a node's place, open to further overrides: names are checked when it is bound."""
+    key = str(override.key_or_group)
+    try:
+        _open(config, key, override.value())
+    except OmegaConfBaseException as error:
+        raise ConfigCompositionException(f"Error in the override {override.input_line}") from error
+
+
+def make_way(config: DictConfig, override: Override, before: Sequence[Override]) -> None:
+    """Prepare a config for an override below a node: a name on the way to it becomes a mapping with that name.
+
+    Args:
+        config: The config.
+        override: The override.
+        before: Those of shorter paths, applied.
+
+    Raises:
+        UserError: On the way is null, or something that another override took away.
+    """
+    word = override.input_line
+    nodes = str(override.key_or_group).split(".")[:-1]
+    for place in (".".join(nodes[: count + 1]) for count in range(len(nodes))):
+        node = OmegaConf.select(config, place)
+        if node == "shared" and place.endswith("teacher_gnn"):
+            raise UserError(_optionless(config, word, place, node))
+        if isinstance(node, str) and NAMED.match(place):
+            _open(config, place, {"name": node})
+        elif node is None and NAMED.match(place) and _is_there(config, place):
+            raise UserError(_optionless(config, word, place, "null"))
+        elif not isinstance(node, Container):
+            for other in before:
+                gone = f"{place}.".startswith(f"{other.key_or_group}.")
+                check(not gone, f"'{word}': there is no {place} after '{other.input_line}'")
+
+
+def _optionless(config: DictConfig, word: str | None, place: str, value: str) -> str:
+    like = place.rpartition(".")[2].removeprefix("teacher_")
+    name = OmegaConf.select(config, f"{like}.name") or "NAME"
+    return f"'{word}': {place} is {value} and so has no options; name it too, for example {place}={name}"
+
+
+def _open(config: DictConfig, key: str, value: Any) -> None:
+    OmegaConf.update(config, key, value, merge=False)
+    OmegaConf.set_struct(OmegaConf.select(config, key), False)
+
+
+def _is_there(config: DictConfig, place: str) -> bool:
+    parent, _, name = place.rpartition(".")
+    node = OmegaConf.select(config, parent) if parent else config
+    return isinstance(node, DictConfig) and name in node
+
+
+def _parse(word: str) -> Override:
+    try:
+        override: Override = OverridesParser.create().parse_override(word)
+    except REFUSALS as error:
+        raise UserError(_unreadable(word, error)) from error
+    return override
+
+
+def _unreadable(word: str, error: BaseException) -> str:
+    """Return how a word that the grammar refuses is to be typed."""
+    key = split(word)[0]
+    try:
+        OverridesParser.create().parse_override(f"{key}=1")
+    except REFUSALS:
+        return f"the override {brief(word)} cannot be read: {brief(key)} is no path of an option, such as builder.k"
+    cause = error.__cause__
+    sign = f" at {word[cause.startIndex]!r}" if isinstance(cause, LexerNoViableAltException) else ""
+    return f"the override {brief(word)} cannot be read{sign}{_wanted(key, word)}"
+
+
+def _wanted(key: str, word: str) -> str:
+    """Return what an option is, or how it is typed where that is known to none of the parts that are loaded."""
+    from graphkd.assemble import annotations_at
+    from graphkd.binding import describe
+
+    kinds = dict.fromkeys(kind for each in annotations_at(key) for kind in describe(each).split(" or "))
+    if kinds or NAMED.match(key):
+        return f"; {key} is {' or '.join(kinds) or 'a name or {name: NAME, OPTION: VALUE}'}"
+    start, _, value = word.partition("=")
+    typed = shlex.quote(f"{start}={quoted(value)}") if re.search(r'["$`!]', word) else f'"{start}={quoted(value)}"'
+    return f"; a text is typed {typed}" if len(typed) < 200 else ""
+
+
+def _in_grammar(word: str, sweeps: bool) -> str:
+    start, equals, text = word.partition("=")
+    if not equals or not _is_text(split(word)[0], text, sweeps, _tried(word)):
+        return word
+    apart = _COMMA if text.count("'") % 2 == 0 else ","
+    values = re.split(apart, text) if sweeps else [text]
+    return f"{start}={','.join(_quoted(value.strip()) for value in values)}"
+
+
+def _tried(word: str) -> Override | None:
+    """Return an override, or None where the grammar refuses it."""
+    try:
+        override: Override = OverridesParser.create().parse_override(word)
+    except REFUSALS:
+        return None
+    return override
+
+
+def _is_text(key: str, text: str, sweeps: bool, override: Override | None) -> bool:
+    """Return whether a value is a text although the grammar refuses it or makes something else of it."""
+    read: list[Any] = []
+    if override is not None and not override.is_sweep_override():
+        read = [override.value()]
+    elif override is not None and sweeps:
+        if not isinstance(override._value, ChoiceSweep):
+            return False
+        read = override._value.list
+    others = [value for value in read if not isinstance(value, str | QuotedString | None)]
+    if read and not others:
+        return False
+
+    from graphkd.assemble import annotations_at
+    from graphkd.binding import fits
+
+    kinds = annotations_at(key)
+    in_brackets = text.startswith("[") and any(fits([], kind) for kind in kinds)
+    takes_texts = any(fits(text, kind) for kind in kinds)
+    return takes_texts and not in_brackets and not any(fits(value, kind) for value in others for kind in kinds)
+
+
+def _quoted(text: str) -> str:
+    override = _tried(f"text={text}")
+    is_text = override is not None and not override.is_sweep_override() and isinstance(override.value(), str)
+    return text if is_text else quoted(expanduser(text))
