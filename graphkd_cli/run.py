@@ -71,13 +71,15 @@ def _sweep(options: argparse.Namespace) -> int:
     import yaml
 
     from graphkd.run_folder import launch_folder
+    from graphkd_cli.progress import several
 
     compose.check_multirun("config", options.overrides, options.config_dir)
     combinations = compose.expand_sweep(options.overrides) or []
     _check_folders([_plan(compose.compose(overrides, options.config_dir)) for overrides in combinations])
     results = [override for override in options.overrides if override.startswith("results=")]
     with launch_folder(Path(compose.compose(results, options.config_dir).config["results"])) as folder:
-        compose.sweep(options.overrides, options.config_dir, folder, job)
+        with several(len(combinations) or None):
+            compose.sweep(options.overrides, options.config_dir, folder, job)
         found = folder / "optimization_results.yaml"  # of sweepers that search, by Hydra's convention
         if found.exists():
             for name, value in yaml.safe_load(found.read_text()).items():
@@ -98,11 +100,14 @@ def job(config: Any) -> float | None:
     from hydra.core.hydra_config import HydraConfig
 
     from graphkd.run import run
-    from graphkd_cli.show import console, outcome_line, print_line
+    from graphkd_cli.progress import present_runs
+    from graphkd_cli.show import outcome_line
 
     planned = _plan(compose.resolve_job(config, HydraConfig.get().overrides.task))
-    outcome = run(planned)
-    print_line(console(), outcome_line(outcome))
+    runs = present_runs()
+    with runs.watch() as watcher:
+        outcome = run(planned, watcher)
+    runs.finished(outcome_line(outcome), trained=not outcome.reused)
     return outcome.record.metrics.val_top1_best
 
 
