@@ -19,10 +19,11 @@ from graphkd.engine.watching import Epoch, Fit, Watcher
 from graphkd.errors import UserError, check, one_line
 from graphkd.identity import short
 from graphkd.report import record as records
-from graphkd.report.files import make_folder, remove_unfinished, write_atomically
+from graphkd.report.files import make_folder, read_small, remove_unfinished, write_atomically
 from graphkd.report.record import Record
 
 CONFIG = "config.yaml"
+LARGEST_CONFIG = 4 << 20
 _LAUNCH = ".launch-"
 _LOCK_S = 30.0
 METRICS = "metrics.jsonl"
@@ -39,12 +40,13 @@ def read_config(path: Path) -> dict[str, Any]:
     """Reads a resolved config.
 
     Raises:
-        UserError: There is no such file, or it is no YAML mapping.
+        UserError: There is no such file, it is larger than any config, or it is no YAML mapping.
     """
     try:
-        config = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read as a run's config: {one_line(error)}") from error
+        config = yaml.safe_load(read_small(path, LARGEST_CONFIG))
+    except (UserError, yaml.YAMLError, RecursionError) as error:
+        reason = str(error) if isinstance(error, UserError) else one_line(error)
+        raise UserError(f"{path} cannot be read as a run's config: {reason}") from error
     check(isinstance(config, dict), f"{path} is no run's config: it holds no mapping")
     return dict(config)
 

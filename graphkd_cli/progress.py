@@ -21,6 +21,8 @@ from graphkd.report.markup import visible
 from graphkd_cli.show import console, print_line
 
 SECONDS_BETWEEN_LINES = 10.0
+OF_SEVERAL = 30.0
+"""The same for a run that is one of several."""
 LEAST_BAR = 3
 
 
@@ -82,7 +84,8 @@ class ProgressWatcher(Watcher):
             self._progress.update(self._task, epoch=place, figures=figures(epoch))
             if is_last:  # what comes now may be shown by other processes
                 self._progress.stop()
-        due = time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES or (is_last and self._runs is None)
+        pause = SECONDS_BETWEEN_LINES if self._runs is None else OF_SEVERAL
+        due = time.monotonic() - self._last_line >= pause or (is_last and self._runs is None)
         if not self._live and due:
             print_line(self._console, f"{self._name}: epoch {epoch.epoch}/{self._epochs} {' '.join(figures(epoch))}")
             self._last_line = time.monotonic()

@@ -68,7 +68,8 @@ def print_block(
     for index, extent in zip(shown, _grown([columns[index] for index in shown], width), strict=True):
         table.add_column(Text(visible(block.header[index])), width=extent)
     for row in block.cells:
-        table.add_row(*(Text("\n".join(_lines(row[index], index in texts)), STYLES[row[index].mark]) for index in shown))
+        cells = [("\n".join(_lines(row[index], index in texts)), row[index].mark) for index in shown]
+        table.add_row(*(Text(text, STYLES[mark]) for text, mark in cells))
     screen.print(table)
     missing = [heading for index, heading in enumerate(block.header) if index not in shown]
     if missing:

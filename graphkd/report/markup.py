@@ -32,8 +32,8 @@ MARKDOWN_SIGNS = re.compile(r"[\\`*|<\[\]~$]|(?<![^\W_])_|_(?![^\W_])|&(?=[#\w])
 """Signs that Markdown takes for more than themselves wherever they stand; `_` inside a word is none."""
 MARKDOWN_START = re.compile(r"^(?:\d{1,9}(?=[.)](?:\s|$))|(?=>|[-+=](?:[-+=\s]|$)))")
 """How a line begins that would be a list, a quotation or a rule, up to the sign that makes it one."""
-FORMULA = re.compile(r"\s*[=+\-@＝＋－＠]|[\t\r\n]")
-"""How a text begins that a spreadsheet would run."""
+FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n]")
+"""How a text begins that a spreadsheet would run: signs of a formula, wide ones too, or what tears the cell."""
 
 Direction = Literal["max", "min"]
 Mark = Literal["best", "second"]
@@ -92,8 +92,8 @@ class Table:
 
     def csv(self) -> str:
         """Return all values, unrounded, as CSV; a text that a spreadsheet would run begins with a quote there."""
-        frame = self.frame.map(_inert).rename(columns=_inert)
-        return frame.to_csv(index=False, lineterminator="\n")
+        text: str = self.frame.map(_inert).rename(columns=_inert).to_csv(index=False, lineterminator="\n")
+        return text
 
     def markdown(self) -> str:
         """Heading, caption, printed cells, legend and notes as GitHub Markdown."""
@@ -167,7 +167,12 @@ def markdown_block(block: Block) -> str:
 
 def visible(text: str) -> str:
     """Return a text with escapes in place of what a terminal or editor would act on instead of showing it."""
-    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+    return text if text.isprintable() else "".join(sign if sign.isprintable() else escaped(sign) for sign in text)
+
+
+def escaped(sign: str) -> str:
+    """Return a sign as Python escapes it."""
+    return sign.encode("unicode_escape").decode()
 
 
 def _inert(value: Any) -> Any:
