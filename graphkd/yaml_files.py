@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from graphkd.errors import UserError, check, one_line
+from graphkd.report.files import read_small
 
 MOST_BYTES = 4 << 20
 MOST_VALUES = 100_000
@@ -39,11 +40,10 @@ def yaml_text(path: Path) -> str:
             or has an alias within what it stands for.
     """
     try:
-        with path.open("rb") as file:
-            content = file.read(MOST_BYTES + 1)
-        check(len(content) <= MOST_BYTES, f"{path}: larger than {MOST_BYTES >> 20} MiB, so no config")
-        text = content.decode()
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_small(path, MOST_BYTES).decode()
+    except UserError as error:
+        raise UserError(f"{path} {error}") from error
+    except UnicodeDecodeError as error:
         raise UserError(f"{path} cannot be read as YAML: {one_line(error)}") from error
     with suppress(yaml.YAMLError):
         _check_events(yaml.parse(text, Loader=_Parser), path)

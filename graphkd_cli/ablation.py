@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +20,8 @@ from graphkd_cli import compose
 if TYPE_CHECKING:
     from graphkd.assemble import Plan
     from graphkd.data import Dataset
+    from graphkd.engine.watching import Watcher
+    from graphkd.run import Outcome
 
 DEFAULT_SUITE = "digits"
 EVERY_SUITE = "all"
@@ -92,15 +94,19 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def job(config: Any) -> dict[str, Any]:
-    """One run of a suite, called by Hydra's launcher; a run that fails is told of, not raised."""
+    """Do one run of a suite, called by Hydra's launcher; a run that fails is told of, not raised."""
     from graphkd.assemble import plan, plan_teacher
     from graphkd.run import run, run_teacher
     from graphkd.run_folder import busy, read_config
-    from graphkd_cli.show import console, outcome_line, print_line
+    from graphkd_cli.progress import present_runs
+    from graphkd_cli.show import outcome_line
 
-    resolved = read_config(Path(config.folder) / f"{config.index}.yaml")
-    screen = console()
+    place = Path(config.folder)
+    resolved = read_config(place / f"{config.index}.yaml")
+    runs = present_runs(config.total, _what(config.teacher))
+    error, line, trained = None, "", False
     try:
+        work: Callable[[Watcher], Outcome]
         if config.teacher:
             teacher = plan_teacher(resolved)
             folder, work = Path(resolved["results"]) / teacher.folder, partial(run_teacher, resolved, teacher)
@@ -109,13 +115,24 @@ def job(config: Any) -> dict[str, Any]:
             folder, work = planned.folder, partial(run, planned)
         if not config.wait and busy(folder):
             return {"index": config.index, "error": BUSY}
-        outcome = work()
-    except Exception as error:
-        name = f"{resolved['variant']} seed {resolved['seed']}"
-        print_line(screen, f"{name}: failed: {one_line(error)}")
-        return {"index": config.index, "error": one_line(error)}
-    print_line(screen, outcome_line(outcome))
-    return {"index": config.index, "error": None}
+        with runs.watch() as watcher:
+            outcome = work(watcher)
+        line, trained = outcome_line(outcome), not outcome.reused
+    except Exception as failure:
+        error = one_line(failure)
+        line = f"{resolved['variant']} seed {resolved['seed']}: failed: {error}"
+    runs.finished(line, trained, _count_done(place, config.index, config.teacher))
+    return {"index": config.index, "error": error}
+
+
+def _what(teacher: bool) -> str:
+    return "teacher" if teacher else "run"
+
+
+def _count_done(place: Path, index: int, teacher: bool) -> int:
+    """Mark a job as done in the launch's folder; return how many are, in whatever processes."""
+    (place / f"{index}.{_what(teacher)}").touch()
+    return len(list(place.glob(f"*.{_what(teacher)}")))
 
 
 def suite_names(config_dir: str | None = None) -> list[str]:
@@ -329,7 +346,7 @@ def _launch(planned: Sequence[Planned], launcher: Sequence[str], config_dir: str
         students = [_Job.of_student(index, item.plan) for index, item in enumerate(planned)]
         teachers = [_Job.of_teacher(index, item.plan) for index, item in enumerate(planned) if _trains_one(item.plan)]
         once = {(each.identity, each.seed): each for each in teachers}
-        _launch_jobs(list(once.values()), [*common, "teacher=true"], config_dir)
+        _launch_jobs(list(once.values()), common, config_dir, teacher=True)
         return _launch_jobs(students, common, config_dir)
 
 
@@ -367,11 +384,17 @@ class _Job:
             return False  # the job itself tells
 
 
-def _launch_jobs(jobs: Sequence[_Job], overrides: Sequence[str], config_dir: str | None) -> dict[int, str]:
-    """Runs jobs; what another suite works on comes last. Returns the errors by the job's index."""
-    answers = _launch_round(jobs, [*overrides, "wait=false"], config_dir)
-    others = [each for each in jobs if answers[each.index] == BUSY]
-    answers |= _launch_round(others, [*overrides, "wait=true"], config_dir)
+def _launch_jobs(
+    jobs: Sequence[_Job], overrides: Sequence[str], config_dir: str | None, teacher: bool = False
+) -> dict[int, str]:
+    """Run jobs; what another suite works on comes last. Return the errors by the job's index."""
+    from graphkd_cli.progress import several
+
+    words = [*overrides, f"teacher={str(teacher).lower()}", f"total={len(jobs)}"]
+    with several(len(jobs), _what(teacher)):
+        answers = _launch_round(jobs, [*words, "wait=false"], config_dir)
+        others = [each for each in jobs if answers[each.index] == BUSY]
+        answers |= _launch_round(others, [*words, "wait=true"], config_dir)
     return {index: error for index, error in answers.items() if error is not None}
 
 

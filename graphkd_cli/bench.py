@@ -43,11 +43,10 @@ def main(arguments: Sequence[str]) -> int:
         print(HELP, end="")
         return 0
 
-    from rich.table import Table
-
     from graphkd.bench import FULL, QUICK, Results, Row, hardware, measure, select_cases
     from graphkd.bench.results import HEADER, LEGEND
-    from graphkd_cli.show import console
+    from graphkd.report.markup import Block, Cell
+    from graphkd_cli.show import console, print_block, print_line, print_text
 
     settings = _settings(options)
     folder = None if options.out is None else Path(options.out)
@@ -60,14 +59,12 @@ def main(arguments: Sequence[str]) -> int:
         with screen.status(f"measuring {number} of {len(cases)}: {case.part}"):
             rows += measure(case, settings, QUICK if options.quick else FULL)
     results = Results(rows, settings, shlex.join(["graphkd", "bench", *arguments]), found)
-    table = Table(*HEADER, title="bench", title_justify="left")
-    for cells in results.cells():
-        table.add_row(*cells)
-    screen.print(table)
+    block = Block(HEADER, tuple(tuple(map(Cell, cells)) for cells in results.cells()))
+    print_block(screen, block, texts=[1], elsewhere="--out DIR")
     for line in (results.caption, LEGEND, *results.notes):
-        screen.print(line, markup=False, highlight=False, soft_wrap=True)
+        print_text(screen, line)
     for path in () if folder is None else results.write(folder):
-        screen.print(f"written: {path}", markup=False, highlight=False, soft_wrap=True)
+        print_line(screen, f"written: {path}")
     return 0
 
 

@@ -290,7 +290,7 @@ def over(
     changed = dict(config)
     for node in nodes(overrides):
         words = [word for word in overrides if nodes([word]) == {node}]
-        parsed = _parse(words)
+        parsed = sorted(parse(in_grammar(words)), key=depth)
         if any(_key(override) == node for override in parsed):
             changed[node] = compose(words, config_dir, config_name).config[node]
             continue

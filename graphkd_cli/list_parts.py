@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rich.table import Table
-
 from graphkd.binding import convert, describe
 from graphkd.errors import check, choices, did_you_mean
+from graphkd.report.markup import Block, Cell
 from graphkd_cli import compose
 
 KINDS = ("builders", "gnns", "objectives", "models", "data", "suites")
 _CLASSES, _CHANNELS, _SIZE = 100, 3, 32
 _FIGURES = ("parameters (M)", "multiply-adds (M)", "feature maps", "embedding")
 _CAPTION = (
-    f"Figures for {_CLASSES} classes and {_CHANNELS}x{_SIZE}x{_SIZE} images; maps as channels x height x width.\n"
-    "NAME is any name of that library; options go along as in student={name: torchvision/resnet18, weights: DEFAULT}"
+    f"Figures for {_CLASSES} classes and {_CHANNELS}x{_SIZE}x{_SIZE} images; maps as channels x height x width.",
+    "NAME is any name of that library; options go along as in student={name: torchvision/resnet18, weights: DEFAULT}",
 )
 HELP = f"""\
 usage: graphkd list [{"|".join(KINDS)}] [plugins=[MODULE,...]] [--config-dir DIR]
@@ -41,30 +40,40 @@ def main(arguments: Sequence[str]) -> int:
         check(override.startswith("plugins="), f"'{override}': list takes no overrides but plugins=[MODULE]")
 
     from graphkd.registry import import_plugins
-    from graphkd_cli.show import console, print_line
+    from graphkd_cli.show import console, print_block, print_text
 
     if overrides:
         plugins = compose.compose(overrides, options.config_dir).config["plugins"]
         import_plugins(convert(plugins, list[str], "plugins"))
+    screen = console()
     for kind in kinds or KINDS:
-        table = _suites(options.config_dir) if kind == "suites" else _parts(kind)
-        print_line(console(), kind)
-        console().print(table)
+        print_text(screen, kind)
+        if kind == "suites":
+            print_block(screen, _suites(options.config_dir), texts=[1])
+        else:
+            block = _parts(kind)
+            print_block(screen, block, texts=[1, len(block.header) - 1], rules=True)
+        for line in _CAPTION if kind == "models" else ():
+            print_text(screen, line)
     return 0
 
 
-def _parts(kind: str) -> Table:
+def _parts(kind: str) -> Block:
     registry = _registry(kind)
-    figures, caption = (_FIGURES, _CAPTION) if kind == "models" else ((), None)
-    table = Table("name", "what it is", *figures, "options (default)", show_lines=True, caption=caption)
+    figures = _FIGURES if kind == "models" else ()
+    rows = []
     for name in [*registry.names(), *(f"{family}/NAME" for family in registry.families())]:
         options = [
             f"{option.name} ({'required' if option.required else _yaml(option.default)}): {describe(option.annotation)}"
             for option in registry.options(name).values()
         ]
         cells = _figures(name) if figures else []
-        table.add_row(name, registry.summary(name), *cells, "\n".join(options) or "none")
-    return table
+        rows.append((name, registry.summary(name), *cells, "\n".join(options) or "none"))
+    return _block(("name", "what it is", *figures, "options (default)"), rows)
+
+
+def _block(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Block:
+    return Block(tuple(header), tuple(tuple(map(Cell, row)) for row in rows), tail=1)
 
 
 def _figures(name: str) -> list[str]:
@@ -85,14 +94,14 @@ def _figures(name: str) -> list[str]:
     return [f"{cost.parameters / 1e6:.2f}", f"{cost.multiply_adds / 1e6:.1f}", maps, str(shapes.embedding)]
 
 
-def _suites(config_dir: str | None) -> Table:
+def _suites(config_dir: str | None) -> Block:
     from graphkd_cli.ablation import read_suite, suite_names
 
-    table = Table("name", "what it shows", "variants", "seeds")
-    for name in suite_names(config_dir):
-        suite = read_suite(name, config_dir)
-        table.add_row(name, suite.description, str(len(suite.variants)), str(len(suite.seeds)))
-    return table
+    suites = {name: read_suite(name, config_dir) for name in suite_names(config_dir)}
+    rows = [
+        (name, suite.description, str(len(suite.variants)), str(len(suite.seeds))) for name, suite in suites.items()
+    ]
+    return _block(("name", "what it shows", "variants", "seeds"), rows)
 
 
 def _registry(kind: str) -> Any:

@@ -173,11 +173,13 @@ def _command(module: str) -> Callable[[Sequence[str]], int]:
 
 
 def _fail(error: BaseException, code: int, message: str, debug: bool) -> int:
+    from graphkd.report.markup import visible
+
     if debug:
         import traceback
 
         traceback.print_exception(error)
-    print(f"graphkd: {' '.join(message.split())}", file=sys.stderr)
+    print(f"graphkd: {visible(' '.join(message.split()))}", file=sys.stderr)
     return code
 
 

@@ -44,11 +44,17 @@ def main(arguments: Sequence[str]) -> int:
 
     from graphkd.bench.plan import Plan
     from graphkd.report.markup import Block, Cell, markdown_block
+    from graphkd_cli.show import console, print_block
 
     known = options_of(Plan)
     plans = [Plan(**bind(sizes, known, "plan").all) for sizes in _combinations(options.sizes)]
     rows = [_row(plan, options.gflops) for plan in plans]
-    print(markdown_block(Block(tuple(rows[0]), tuple(tuple(map(Cell, row.values())) for row in rows))))
+    block = Block(tuple(rows[0]), tuple(tuple(map(Cell, row.values())) for row in rows))
+    screen = console()
+    if screen.is_terminal:
+        print_block(screen, block)
+    else:
+        print(markdown_block(block))
     return 0
 
 

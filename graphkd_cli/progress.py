@@ -1,35 +1,45 @@
-"""Shows how a training goes: a live bar on a terminal, plain lines elsewhere."""
+"""Shows how trainings go: live on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
+import contextlib
+import datetime
 import time
+from collections.abc import Iterable, Iterator
+from contextvars import ContextVar
 from types import TracebackType
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.cells import cell_len
+from rich.console import Console, RenderableType
+from rich.progress import Progress, Task, TaskID
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
 
 from graphkd.engine.watching import Epoch, Watcher
+from graphkd.report.markup import visible
+from graphkd_cli.show import console, print_line
 
 SECONDS_BETWEEN_LINES = 10.0
+OF_SEVERAL = 30.0
+"""The same for a run that is one of several."""
+LEAST_BAR = 3
 
 
 class ProgressWatcher(Watcher):
-    """A bar with the time left, losses by term and accuracy; without a terminal, a line now and then."""
+    """A bar with the time left, accuracy and losses by term; without a terminal, a line now and then."""
 
-    def __init__(self, console: Console, quiet: bool = False) -> None:
+    def __init__(self, console: Console, runs: Runs | None = None) -> None:
         """A watcher that writes to a console.
 
         Args:
             console: Where to.
-            quiet: Show notes only (suites and sweeps print a line a run themselves).
+            runs: The runs that this one is of, if it is one of several.
         """
         self._console = console
-        self._quiet = quiet
-        self._live = console.is_terminal and not quiet
-        self._progress = Progress(
-            TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TextColumn("left"),
-            TimeRemainingColumn(), TextColumn("{task.fields[figures]}", markup=False), console=console, transient=True,
-        )  # fmt: skip
+        self._runs = runs
+        self._live = console.is_terminal and (runs is None or runs.live)
+        self._progress = _Display(console, runs)
         self._task: TaskID | None = None
         self._name = ""
         self._epochs = 0
@@ -45,42 +55,175 @@ class ProgressWatcher(Watcher):
             self._progress.stop()
 
     def note(self, message: str) -> None:
-        """A line of its own, above the bar."""
-        if not self._quiet:
-            self._console.print(message, markup=False, highlight=False, soft_wrap=True)
+        """Print a line of its own, above the bar; what several runs have to say alike, once."""
+        if self._runs is None or self._runs.is_new(message):
+            print_line(self._console, message)
 
     def start(self, name: str, epochs: int, steps: int, done: int = 0) -> None:
-        """A new bar; only now does the display begin, for a process that trains nothing itself must show none."""
+        """Show a new bar; the display begins only now, for a process that trains nothing itself must show none."""
         self._name, self._epochs, self._last_line = name, epochs, time.monotonic()
         if self._task is not None:
             self._progress.remove_task(self._task)
-        self._task = self._progress.add_task(name, total=epochs * steps, completed=done, figures="")
+        first = f"epoch {done // steps + 1}/{epochs}"
+        self._task = self._progress.add_task(name, total=epochs * steps, completed=done, epoch=first, figures=())
         if self._live:
             self._progress.start()
         if done:
             self.note(f"{name}: going on in epoch {done // steps + 1}")
 
     def step(self) -> None:
-        """One step further."""
+        """Show one step more."""
         if self._live and self._task is not None:
             self._progress.advance(self._task)
 
     def epoch(self, epoch: Epoch) -> None:
-        """New figures."""
+        """Show new figures."""
+        is_last = epoch.epoch == self._epochs
         if self._live and self._task is not None:
-            self._progress.update(self._task, figures=figures(epoch))
-        due = time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES or epoch.epoch == self._epochs
-        if not self._live and not self._quiet and due:
-            self.note(f"{self._name}: epoch {epoch.epoch}/{self._epochs} {figures(epoch)}")
+            place = f"epoch {min(epoch.epoch + 1, self._epochs)}/{self._epochs}"
+            self._progress.update(self._task, epoch=place, figures=figures(epoch))
+            if is_last:  # what comes now may be shown by other processes
+                self._progress.stop()
+        pause = SECONDS_BETWEEN_LINES if self._runs is None else OF_SEVERAL
+        due = time.monotonic() - self._last_line >= pause or (is_last and self._runs is None)
+        if not self._live and due:
+            print_line(self._console, f"{self._name}: epoch {epoch.epoch}/{self._epochs} {' '.join(figures(epoch))}")
             self._last_line = time.monotonic()
 
 
-def figures(epoch: Epoch) -> str:
-    """Losses by term and accuracies of an epoch in a few words."""
-    terms = " ".join(f"{name} {loss['raw']:.3f}" for name, loss in epoch.terms.items())
+class Runs:
+    """Shows how several runs go: told when each begins, what it says meanwhile, and what came of it."""
+
+    def __init__(self, total: int | None, what: str = "run", live: bool = True) -> None:
+        """Runs of which none is done.
+
+        Args:
+            total: How many; None where that is not known.
+            what: What one of them is called.
+            live: Whether they run in this process one after another, so that it may draw on the screen.
+        """
+        self.live = live
+        self._console = console()
+        self._total = total
+        self._what = what
+        self._done = 0
+        self._said: set[str] = set()
+        self._began = 0.0
+        self._trained: list[float] = []
+
+    def watch(self) -> ProgressWatcher:
+        """Return the watcher of a run that begins."""
+        self._began = time.monotonic()
+        return ProgressWatcher(self._console, self)
+
+    def finished(self, line: str, trained: bool = False, done: int | None = None) -> None:
+        """Print what came of a run.
+
+        Args:
+            line: What to say.
+            trained: Whether it was trained to its end just now.
+            done: How many are done with it, where other processes do some.
+        """
+        if trained:
+            self._trained.append(time.monotonic() - self._began)
+        self._done = self._done + 1 if done is None else done
+        known = self._total is not None and (self.live or done is not None)
+        print_line(self._console, f"{line} [{self._what} {self._done} of {self._total}]" if known else line)
+
+    def is_of(self, total: int | None, what: str) -> bool:
+        """Whether these are so many runs of that kind, or the launching process's own."""
+        return self.live or (self._total, self._what) == (total, what)
+
+    def is_new(self, message: str) -> bool:
+        """Whether no run has said this before."""
+        is_new = message not in self._said
+        self._said.add(message)
+        return is_new
+
+    def line(self, share: float) -> str:
+        """Return how far all of them are.
+
+        Args:
+            share: The share of the present training that is done, from 0 to 1.
+        """
+        if self._total is None:
+            return f"{self._what} {self._done + 1}"
+        return f"{self._what} {self._done + 1} of {self._total}, {_clock(self._left(share))} left for all"
+
+    def _left(self, share: float) -> float | None:
+        """The seconds that the rest may take, at the pace of the runs so far; None where there was none."""
+        spent = time.monotonic() - self._began
+        if not self._trained and share == 0:
+            return None
+        each = sum(self._trained) / len(self._trained) if self._trained else spent / share
+        return max(0.0, each - spent) + each * ((self._total or 0) - self._done - 1)
+
+
+class _Display(Progress):
+    """What is drawn: how far all runs are, the training's name, and in one line its epoch, bar, time and figures."""
+
+    def __init__(self, console: Console, runs: Runs | None) -> None:
+        self._runs = runs
+        super().__init__(console=console, transient=True)
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        for task in self.tasks:
+            if self._runs is not None:
+                yield Text(self._runs.line(task.completed / (task.total or 1)))
+            yield Text(visible(task.description))
+            yield self._line(task)
+
+    def _line(self, task: Task) -> RenderableType:
+        """Lay out a line that fits the screen: the bar becomes shorter, and the last figures are left out whole."""
+        epoch, left = task.fields["epoch"], f"{_clock(task.time_remaining)} left"
+        room = self.console.width - cell_len(epoch) - cell_len(left) - 2
+        extent = min(room, self.console.width // 5)
+        cells: list[RenderableType] = [Text(epoch), Text(left)]
+        if extent >= LEAST_BAR:
+            cells.insert(1, ProgressBar(total=task.total or 1, completed=task.completed, width=extent))
+            room -= extent
+        shown = ""
+        for figure in task.fields["figures"]:
+            if cell_len(shown) + 1 + cell_len(figure) > room:
+                break
+            shown += f" {figure}"
+        line = Table.grid(padding=(0, 1))
+        line.add_row(*cells, Text(shown.strip(" |")))
+        return line
+
+
+def _clock(seconds: float | None) -> str:
+    return "-:--:--" if seconds is None else str(datetime.timedelta(seconds=round(seconds)))
+
+
+_RUNS: ContextVar[Runs | None] = ContextVar("runs", default=None)
+
+
+@contextlib.contextmanager
+def several(total: int | None, what: str = "run") -> Iterator[None]:
+    """Show the jobs of a launcher, where it runs them in this process, as so many runs."""
+    token = _RUNS.set(Runs(total, what))
+    try:
+        yield
+    finally:
+        _RUNS.reset(token)
+
+
+def present_runs(total: int | None = None, what: str = "run") -> Runs:
+    """Return the runs that a launcher's job is of: those of `several`, or in another process ones of its own."""
+    runs = _RUNS.get()
+    if runs is None or not runs.is_of(total, what):
+        runs = Runs(total, what, live=False)
+        _RUNS.set(runs)
+    return runs
+
+
+def figures(epoch: Epoch) -> list[str]:
+    """Accuracies and losses by term of an epoch, each in a few words."""
     shown = {} if epoch.train_top1 is None else {"train": epoch.train_top1}
     for split, evaluation in (("val", epoch.val), ("test", epoch.test)):
         if evaluation is not None:
             shown[split] = evaluation.top1
-    accuracies = " ".join(f"{name} {top1:.1f}" for name, top1 in shown.items())
-    return f"{terms} | {accuracies}" if accuracies else terms
+    accuracies = [f"{name} {top1:.1f}" for name, top1 in shown.items()]
+    terms = [f"{visible(name)} {loss['raw']:.3f}" for name, loss in epoch.terms.items()]
+    return [*accuracies, *(["|"] if accuracies else []), *terms]

@@ -8,25 +8,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table as ScreenTable
-from rich.text import Text
-
 from graphkd.ablation import Suite
 from graphkd.errors import UserError, check, choices, did_you_mean
 from graphkd.report.figures import write_figures
 from graphkd.report.files import make_folder
 from graphkd.report.grid import GridSpec, build_grids
 from graphkd.report.load import load_records
-from graphkd.report.markup import Table, write_tables
+from graphkd.report.markup import Table, visible, write_tables
 from graphkd.report.profile import build_profiles
 from graphkd.report.record import Record, shown
 from graphkd.report.statistics import aggregate, left_out
 from graphkd.report.tables import TableSpec, build_tables
 from graphkd_cli import ablation, compose
-from graphkd_cli.show import console, print_line
+from graphkd_cli.show import console, print_block, print_line, print_text
 
 LAYOUTS: dict[str, type[TableSpec] | type[GridSpec]] = {"columns": TableSpec, "grid": GridSpec}
-STYLES = {None: "", "best": "bold", "second": "underline"}
 HELP = """\
 usage: graphkd report [RESULTS] [--table NAME] [--study NAME] [--baseline VARIANT] [--profile] [--out DIR]
 
@@ -73,7 +69,7 @@ def main(arguments: Sequence[str]) -> int:
         check(len(tables) > 0, f"there is no finished run of a student below '{shown(options.results)}'")
     make_folder(folder)
     for problem in loaded.problems:
-        print(f"left out: {problem}", file=sys.stderr)
+        print(visible(f"left out: {problem}"), file=sys.stderr)
     for line in left_out(records):
         print(line, file=sys.stderr)
     _show(tables, folder)
@@ -187,15 +183,12 @@ def _draw(records: Sequence[Record], suites: Mapping[str, Suite], folder: Path) 
 def _show(tables: Sequence[Table], folder: Path) -> None:
     screen = console()
     for table in tables:
-        print_line(screen, table.title)
+        print_text(screen, table.title)
         for block in table.blocks:
-            shown = ScreenTable(*block.header)
-            for row in block.cells:
-                shown.add_row(*(Text(cell.text, style=STYLES[cell.mark]) for cell in row))
             if block.title:
-                print_line(screen, block.title)
-            screen.print(shown)
-        for line in (table.caption, table.legend, *table.notes):
-            print_line(screen, line)
+                print_text(screen, block.title)
+            print_block(screen, block, elsewhere="the files below")
+        for line in filter(None, (table.caption, table.legend, *table.notes)):
+            print_text(screen, line)
     for path in write_tables(tables, folder):
         print_line(screen, f"written: {path}")

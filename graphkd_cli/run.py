@@ -71,13 +71,15 @@ def _sweep(options: argparse.Namespace) -> int:
     import yaml
 
     from graphkd.run_folder import launch_folder
+    from graphkd_cli.progress import several
 
     compose.check_multirun("config", options.overrides, options.config_dir)
     combinations = compose.expand_sweep(options.overrides) or []
     plans = [_plan(compose.compose(overrides, options.config_dir)) for overrides in combinations]
     _check_folders(plans)
     with launch_folder(plans[0].results if plans else _results(options)) as folder:
-        compose.sweep(options.overrides, options.config_dir, folder, job)
+        with several(len(combinations) or None):
+            compose.sweep(options.overrides, options.config_dir, folder, job)
         found = folder / "optimization_results.yaml"  # of sweepers that search, by Hydra's convention
         if found.exists():
             for name, value in yaml.safe_load(found.read_text()).items():
@@ -104,15 +106,18 @@ def job(config: Any) -> float | None:
     from hydra.core.hydra_config import HydraConfig
 
     from graphkd.run import run
+    from graphkd_cli.progress import present_runs
     from graphkd_cli.show import console, outcome_line, print_line
 
     composed = compose.resolve_job(config, HydraConfig.get().overrides.task)
+    runs = present_runs()
     try:
-        outcome = run(_plan(composed))
+        with runs.watch() as watcher:
+            outcome = run(_plan(composed), watcher)
     except Exception as error:
         print_line(console(), f"{' '.join(composed.overrides)}: failed: {one_line(error)}")
         raise
-    print_line(console(), outcome_line(outcome))
+    runs.finished(outcome_line(outcome), trained=not outcome.reused)
     return outcome.record.metrics.val_top1_best
 
 

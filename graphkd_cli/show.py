@@ -1,28 +1,162 @@
-"""Tables and lines as the commands print them."""
+"""Tables and lines as the commands print them: at any width, no number and no name is cut."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from graphkd.identity import short
+from graphkd.report.markup import Block, Cell, visible
 
 if TYPE_CHECKING:
     from graphkd.run import Outcome  # loads torch, which tables do not need
 
+PLAIN_WIDTH = 200
+"""How wide a table may become by its headings and texts where there is no terminal."""
+UNBOUNDED = 100_000
+FRAME, BETWEEN = 1, 3
+"""What the lines of a table take: once, and for each column."""
+STYLES = {None: "", "best": "bold", "second": "underline"}
+
 
 def console() -> Console:
-    """Where commands print to, brackets as they are; wide enough for tables where there is no terminal."""
+    """Return where commands print to, brackets as they are; without a terminal no line is too long."""
     plain = Console(markup=False)
-    return plain if plain.is_terminal and plain.width > 0 else Console(markup=False, width=200)
+    return plain if plain.is_terminal and plain.width > 0 else Console(markup=False, width=UNBOUNDED)
 
 
 def print_line(screen: Console, text: str) -> None:
-    """A line as it is, not wrapped."""
-    screen.print(text, highlight=False, soft_wrap=True)
+    """Print a line without breaks, so that what is copied from it, such as a path, stays whole."""
+    screen.print(Text(visible(text)), soft_wrap=True)
+
+
+def print_text(screen: Console, text: str) -> None:
+    """Print a sentence, with breaks between its words where the screen is narrow."""
+    _print_words(screen, _words(visible(text)))
+
+
+def print_block(
+    screen: Console, block: Block, texts: Collection[int] = (), rules: bool = False, elsewhere: str = ""
+) -> None:
+    """Print rows below their headings, as wide as the screen at most.
+
+    Headings, texts and long names break between words, figures nowhere. Columns that do not fit even so are left out
+    and named in a line below. Where there is no room for the names and two columns, each row becomes a list of all its
+    cells. Without a terminal nothing is left out.
+
+    Args:
+        screen: Where to.
+        block: The rows, their names first.
+        texts: Columns of texts.
+        rules: Whether to draw lines between rows.
+        elsewhere: Where what is left out can be seen, besides a wider terminal.
+    """
+    width = screen.width if screen.is_terminal else PLAIN_WIDTH
+    columns = [_column(block, index, index in texts, width // 2) for index in range(len(block.header))]
+    shown = _fitting(columns, block.tail, width) if screen.is_terminal else list(range(len(columns)))
+    if len(shown) < min(3, len(columns)):
+        _print_lists(screen, block, texts)
+        return
+    table = Table(show_header=any(block.header), show_lines=rules)
+    for index, extent in zip(shown, _grown([columns[index] for index in shown], width), strict=True):
+        table.add_column(Text(visible(block.header[index])), width=extent)
+    for row in block.cells:
+        cells = [("\n".join(_lines(row[index], index in texts)), row[index].mark) for index in shown]
+        table.add_row(*(Text(text, STYLES[mark]) for text, mark in cells))
+    screen.print(table)
+    missing = [heading for index, heading in enumerate(block.header) if index not in shown]
+    if missing:
+        where = f"{elsewhere} or a wider terminal" if elsewhere else "a wider terminal"
+        print_text(screen, f"columns left out for want of width: {'; '.join(missing)} ({where} shows them)")
+
+
+@dataclass(frozen=True)
+class _Column:
+    """The least width that breaks nothing, and the width beyond which nothing is gained."""
+
+    least: int
+    most: int
+
+
+def _column(block: Block, index: int, is_text: bool, half: int) -> _Column:
+    """Measure a column; names are texts where they would take more than half of the screen."""
+    heading = visible(block.header[index])
+    lines = [line for row in block.cells for line in _lines(row[index], is_text)]
+    whole = _widest(lines)
+    breaks = is_text or (index == 0 and whole > half)
+    inside = _widest(word for line in lines for word in line.split()) if breaks else whole
+    return _Column(max(inside, _widest(heading.split()), 1), max(whole, cell_len(heading), 1))
+
+
+def _lines(cell: Cell, is_text: bool) -> list[str]:
+    return [visible(line) for line in (cell.text.split("\n") if is_text else [cell.text])]
+
+
+def _widest(texts: Iterable[str]) -> int:
+    return max(map(cell_len, texts), default=0)
+
+
+def _fitting(columns: Sequence[_Column], tail: int, width: int) -> list[int]:
+    """Choose the columns that fit side by side: the first three come first, then the tail, then those between."""
+    count = len(columns)
+    places = list(range(count))
+    order = dict.fromkeys([*places[:3], *places[count - tail :], *places])
+    room, chosen = width - FRAME, []
+    for index in order:
+        taken = columns[index].least + BETWEEN
+        if taken <= room:
+            room -= taken
+            chosen.append(index)
+        elif index == 0:
+            return []
+    return sorted(chosen)
+
+
+def _grown(columns: Sequence[_Column], width: int) -> list[int]:
+    """Share out the width: the narrowest column that gains by it gets more."""
+    extents = [column.least for column in columns]
+    for _ in range(width - FRAME - sum(extents) - BETWEEN * len(columns)):
+        growing = [index for index, column in enumerate(columns) if extents[index] < column.most]
+        if not growing:
+            break
+        extents[min(growing, key=extents.__getitem__)] += 1
+    return extents
+
+
+def _print_lists(screen: Console, block: Block, texts: Collection[int]) -> None:
+    """Print each row as its name with a line for each further cell that is not empty."""
+    for name, *cells in block.cells:
+        print_line(screen, name.text)
+        for index, cell in enumerate(cells, start=1):
+            words = _words(visible(f"{block.header[index]}:")) if block.header[index] else []
+            for line in filter(None, _lines(cell, index in texts)):
+                words += _words(f" {line}") if index in texts else [f" {line}"]
+                _print_words(screen, words, "  ")
+                words = ["  "]
+
+
+def _words(text: str) -> list[str]:
+    """Split a text into words, each with the space before it."""
+    return re.findall(r"\s*\S+", text)
+
+
+def _print_words(screen: Console, words: Iterable[str], indent: str = "") -> None:
+    """Print words in as many lines as it takes."""
+    lines = [indent]
+    for word in words:
+        if screen.is_terminal and lines[-1].strip() and cell_len(lines[-1] + word) > screen.width:
+            lines.append(f"{indent}  " if indent else "")
+            word = word.lstrip()
+        lines[-1] += word
+    for line in lines:
+        print_line(screen, line)
 
 
 def rounded(value: float | None, decimals: int) -> str | None:
@@ -36,13 +170,10 @@ def percent(value: float | None) -> str | None:
 
 
 def print_figures(screen: Console, title: str, figures: Mapping[str, str | None]) -> None:
-    """A title and a table of figures by name; those without a value are left out."""
-    table = Table(show_header=False)
-    for name, value in figures.items():
-        if value is not None:
-            table.add_row(name, value)
-    print_line(screen, title)
-    screen.print(table)
+    """Print a title and a table of figures by name; those without a value are left out."""
+    rows = tuple((Cell(name), Cell(value)) for name, value in figures.items() if value is not None)
+    print_text(screen, title)
+    print_block(screen, Block(("", ""), rows), texts=[0])
 
 
 def print_reused(screen: Console, outcome: Outcome, message: str) -> None:
@@ -54,7 +185,7 @@ def print_reused(screen: Console, outcome: Outcome, message: str) -> None:
 
 
 def print_outcome(screen: Console, outcome: Outcome) -> None:
-    """The short table that a run ends with."""
+    """Print the short table that a run ends with, and its folder."""
     record, metrics = outcome.record, outcome.record.metrics
     figures = {
         "test top-1, last epoch (%)": percent(metrics.test_top1_last),
@@ -67,9 +198,9 @@ def print_outcome(screen: Console, outcome: Outcome) -> None:
         "teacher's test top-1 (%)": percent(record.teacher.accuracy if record.teacher else None),
         "seconds": rounded(record.duration_s, 1),
         "identity": short(record.identity),
-        "folder": str(outcome.folder),
     }
     print_figures(screen, f"{record.variant}, seed {record.seed} ({record.pair})", figures)
+    print_line(screen, f"folder: {outcome.folder}")
 
 
 def outcome_line(outcome: Outcome) -> str:

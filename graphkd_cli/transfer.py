@@ -86,16 +86,18 @@ def _transfer_all(folders: Sequence[Path], plans: Sequence[TransferPlan], config
     from graphkd.report.record import read
     from graphkd.transfer import transfer
     from graphkd_cli.ablation import read_suite, suite_names
+    from graphkd_cli.progress import Runs
     from graphkd_cli.report import write_study
-    from graphkd_cli.show import console, outcome_line, print_line
+    from graphkd_cli.show import outcome_line
 
-    screen, part, dataset = console(), plans[0].data, plans[0].data.build()
+    runs, part, dataset = Runs(len(folders), "probe"), plans[0].data, plans[0].data.build()
     sources: dict[str, str] = {}
     for folder, planned in zip(folders, plans, strict=True):
         if planned.data != part:
             part, dataset = planned.data, planned.data.build()
-        outcome = transfer(folder, planned, dataset)
-        print_line(screen, outcome_line(outcome))
+        with runs.watch() as watcher:
+            outcome = transfer(folder, planned, dataset, watcher)
+        runs.finished(outcome_line(outcome), trained=not outcome.reused)
         sources[outcome.record.study] = read(folder / "record.json").study
     for study, source in sources.items():
         suite = read_suite(source, config_dir) if source in suite_names(config_dir) else None

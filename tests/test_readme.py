@@ -117,7 +117,7 @@ def test_a_folder_of_images_becomes_a_student(tmp_path: Path) -> None:
         Image.new("RGB", (40 + number, 36), (20 * number, 9, 9)).save(path)
     done = graphkd(tmp_path, *shlex.split(run)[1:], "trainer.epochs=1", "teacher_trainer.epochs=1")
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / re.search(r"folder +│ (\S+)", done.stdout)[1] / "student.safetensors").is_file()  # type: ignore[index]
+    assert (tmp_path / re.search(r"folder: (\S+)", done.stdout)[1] / "student.safetensors").is_file()  # type: ignore[index]
     done = graphkd(tmp_path, *shlex.split(report)[1:])
     assert done.returncode == 0, done.stderr
     assert "resnet32x4->resnet8x4 on folder" in done.stdout

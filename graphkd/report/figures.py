@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from graphkd.errors import check, choices, did_you_mean
 from graphkd.report.files import make_folder, write_atomically
+from graphkd.report.markup import escaped
 from graphkd.report.record import Record
 from graphkd.report.statistics import Row, Summary, aggregate, summarise
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.font_manager import FontProperties
     from matplotlib.transforms import Transform
 
 LABELS = {
@@ -540,7 +542,7 @@ class _Page:
 def _wrapped(text: str, width: float, size: str) -> list[str]:
     """The text in lines that are no wider than this, broken behind spaces and signs, or anywhere if need be."""
     lines = [""]
-    for word in re.findall(r"[^ _,/+>-]*[ _,/+>-]+|[^ _,/+>-]+", text):
+    for word in re.findall(r"[^ _,/+>-]*[ _,/+>-]+|[^ _,/+>-]+", _drawable(text, size)):
         for part in [word] if _width(word.rstrip(), size) <= width else word:
             if lines[-1] and _width((lines[-1] + part).rstrip(), size) > width:
                 lines.append("")
@@ -548,14 +550,26 @@ def _wrapped(text: str, width: float, size: str) -> list[str]:
     return [line.rstrip() for line in lines]
 
 
+def _drawable(text: str, size: str) -> str:
+    """Return the text with escapes in place of signs that the font lacks, which would all be the same empty box."""
+    from matplotlib.font_manager import findfont, get_font
+
+    font = get_font(findfont(_font(size)))
+    return "".join(sign if font.get_char_index(ord(sign)) else escaped(sign) for sign in text)
+
+
 def _width(text: str, size: str) -> float:
     """The width of a line of text in points."""
-    from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import text_to_path
 
-    font = FontProperties(size=SIZES[size], weight="bold" if size == "title" else "normal")
-    width, _, _ = text_to_path.get_text_width_height_descent(text, font, ismath=False)
+    width, _, _ = text_to_path.get_text_width_height_descent(text, _font(size), ismath=False)
     return float(width)
+
+
+def _font(size: str) -> FontProperties:
+    from matplotlib.font_manager import FontProperties
+
+    return FontProperties(size=SIZES[size], weight="bold" if size == "title" else "normal")
 
 
 def _widest(texts: Iterable[Sequence[str]], size: str) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,28 @@ def make_folder(folder: str | os.PathLike[str]) -> None:
     except OSError as error:
         raise UserError(f"the folder {folder} cannot be made: {error.strerror} ({error.filename})") from error
     check(os.access(folder, os.W_OK | os.X_OK), f"the folder {folder} cannot be written in")
+
+
+def read_small(path: str | os.PathLike[str], most: int) -> bytes:
+    """Return the content of a file that ought to be small; what is larger is never read.
+
+    Args:
+        path: The file.
+        most: How many bytes it may have, whole MiB.
+
+    Raises:
+        UserError: It cannot be read, is no regular file, or is larger.
+    """
+    try:
+        found = os.stat(path)
+        check(stat.S_ISREG(found.st_mode), "is not a regular file")
+        check(found.st_size <= most, f"is larger than {most >> 20} MiB")
+        with open(path, "rb") as file:
+            content = file.read(most + 1)
+    except OSError as error:
+        raise UserError(f"cannot be read ({error.strerror})") from error
+    check(len(content) <= most, f"is larger than {most >> 20} MiB")  # it grew, or is of a kind that has no size
+    return content
 
 
 def real_folder(folder: Path) -> Path:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from graphkd.report.files import make_folder, write_atomically
 from graphkd.report.statistics import Summary
@@ -24,10 +24,16 @@ LATEX_SIGNS = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
     "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "|": r"\textbar{}", "[": "{[}", "]": "{]}", "*": "{*}", "±": r"$\pm$", NONE: "---", "-": "$-$",
-    "->": r"$\rightarrow$",
+    "->": r"$\rightarrow$", "`": r"\textasciigrave{}",
 }  # fmt: skip
 """What stands for a sign in LaTeX; brackets and stars too, for they mean something at the start of a row."""
-LATEX_PATTERN = re.compile(r"->|(?<!\w)-(?=\d)|[\\{}$&#%_^~<>|\[\]*±" + NONE + "]")
+LATEX_PATTERN = re.compile(r"->|--+(?!>)|(?<!\w)-(?=\d)|[\\{}$&#%_^~<>|\[\]*`±" + NONE + "]")
+MARKDOWN_SIGNS = re.compile(r"[\\`*|<\[\]~$]|(?<![^\W_])_|_(?![^\W_])|&(?=[#\w])|:(?=//)|(?<=www)\.|(?<!\S)#")
+"""Signs that Markdown takes for more than themselves wherever they stand; `_` inside a word is none."""
+MARKDOWN_START = re.compile(r"^(?:\d{1,9}(?=[.)](?:\s|$))|(?=>|[-+=](?:[-+=\s]|$)))")
+"""How a line begins that would be a list, a quotation or a rule, up to the sign that makes it one."""
+FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n]")
+"""How a text begins that a spreadsheet would run: signs of a formula, wide ones too, or what tears the cell."""
 
 Direction = Literal["max", "min"]
 Mark = Literal["best", "second"]
@@ -49,11 +55,13 @@ class Block:
         header: Headings of the columns.
         cells: The printed cells by row, rounded.
         title: What tells it from the table's other blocks, may be empty.
+        tail: Number of columns at the end that a narrow screen shows before those in the middle.
     """
 
     header: tuple[str, ...]
     cells: tuple[tuple[Cell, ...], ...]
     title: str = ""
+    tail: int = 0
 
     def rows(self) -> list[list[str]]:
         """The printed cells as plain text, without the header."""
@@ -83,8 +91,9 @@ class Table:
     notes: tuple[str, ...]
 
     def csv(self) -> str:
-        """All values, unrounded, as CSV."""
-        return self.frame.to_csv(index=False, lineterminator="\n")
+        """Return all values, unrounded, as CSV; a text that a spreadsheet would run begins with a quote there."""
+        text: str = self.frame.map(_inert).rename(columns=_inert).to_csv(index=False, lineterminator="\n")
+        return text
 
     def markdown(self) -> str:
         """Heading, caption, printed cells, legend and notes as GitHub Markdown."""
@@ -156,8 +165,22 @@ def markdown_block(block: Block) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
+def visible(text: str) -> str:
+    """Return a text with escapes in place of what a terminal or editor would act on instead of showing it."""
+    return text if text.isprintable() else "".join(sign if sign.isprintable() else escaped(sign) for sign in text)
+
+
+def escaped(sign: str) -> str:
+    """Return a sign as Python escapes it."""
+    return sign.encode("unicode_escape").decode()
+
+
+def _inert(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and FORMULA.match(value) else value
+
+
 def _markdown(text: str) -> str:
-    return re.sub(r"([\\`*|<])", r"\\\1", text)
+    return MARKDOWN_START.sub(r"\g<0>\\", MARKDOWN_SIGNS.sub(r"\\\g<0>", visible(text).strip()))
 
 
 def _latex_block(block: Block) -> list[str]:
@@ -178,7 +201,7 @@ def _latex_row(cells: Iterable[str]) -> str:
 
 
 def _latex(text: str) -> str:
-    return LATEX_PATTERN.sub(lambda sign: LATEX_SIGNS[sign[0]], text)
+    return LATEX_PATTERN.sub(lambda sign: LATEX_SIGNS.get(sign[0], "{}".join(sign[0])), visible(text))
 
 
 def _stems(names: Sequence[str]) -> list[str]:

@@ -6,7 +6,6 @@ import functools
 import json
 import math
 import os
-import stat
 import sys
 import types
 import typing
@@ -15,7 +14,7 @@ from typing import Any, Final, Literal, NoReturn
 
 from graphkd.binding import describe
 from graphkd.errors import UserError, brief, check, one_line
-from graphkd.report.files import write_atomically
+from graphkd.report.files import read_small, write_atomically
 
 SCHEMA: Final = 1
 LARGEST_BYTES = 4 << 20
@@ -173,13 +172,9 @@ def read(path: str | os.PathLike[str]) -> Record:
         UserError: The file cannot be read or holds no valid record.
     """
     try:
-        check(stat.S_ISREG(os.stat(path).st_mode), f"{shown(path)}: not a regular file")
-        with open(path, "rb") as file:
-            content = file.read(LARGEST_BYTES + 1)
-    except OSError as error:
-        raise UserError(f"{shown(path)}: cannot be read ({error.strerror})") from error
-    too_large = f"{shown(path)}: larger than {LARGEST_BYTES >> 20} MiB, so no record"
-    check(len(content) <= LARGEST_BYTES, too_large)
+        content = read_small(path, LARGEST_BYTES)
+    except UserError as error:
+        raise UserError(f"{shown(path)}: {error}") from error
     return Record.from_json(content, path)
 
 
@@ -205,7 +200,7 @@ def finite(value: Any) -> Any:
 def _document(content: str | bytes) -> dict[str, Any]:
     try:
         text = content.decode() if isinstance(content, bytes) else content
-        document = json.loads(text, parse_constant=_refuse_constant)
+        document = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise UserError(f"not JSON ({one_line(error)})") from None
     if not isinstance(document, dict):
@@ -219,6 +214,16 @@ def _document(content: str | bytes) -> dict[str, Any]:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON number")
+
+
+def _unique(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object's items; JSON readers differ in which of two of one name they take."""
+    found = dict(items)
+    if len(found) < len(items):
+        names = [name for name, _ in items]
+        twice = next(name for place, name in enumerate(names) if name in names[:place])
+        raise ValueError(f"the key {brief(twice)} stands twice")
+    return found
 
 
 def _deeper_than(levels: int, value: Any) -> bool:

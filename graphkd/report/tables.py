@@ -143,7 +143,7 @@ def _build_table(name: str, records: Sequence[Record], spec: TableSpec, order: S
         name=name + ("" if spec.name == "default" else f"_{spec.name}"),
         title=f"{rows[0].study}, {rows[0].pair}{on_data(rows[0].data)}",
         caption=_caption(rows),
-        blocks=(Block(header, tuple(zip(*leading, *columns, *tests.cells, strict=True))),),
+        blocks=(Block(header, tuple(zip(*leading, *columns, *tests.cells, strict=True)), tail=len(tests.header)),),
         legend=LEGEND,
         frame=_frame(rows, summaries, tests.values),
         notes=(*tests.notes, *warnings_about(rows), *left_out(records)),

@@ -148,7 +148,7 @@ def test_a_failed_run_is_recorded_and_the_rest_go_on(
     assert (code, err) == (1, "")
     assert runs(folder) == [("alone", 0, "done"), ("broken", 0, "failed"), ("taught", 0, "done")]
     assert {r.error for r in students(folder).values()} == {None, "RuntimeError: out of luck"}
-    assert "broken seed 0: failed: RuntimeError: out of luck" in out.splitlines()
+    assert "broken seed 0: failed: RuntimeError: out of luck [run 2 of 3]" in out.splitlines()
     assert out.splitlines()[-2:] == [
         "2 of 3 runs are finished.",
         "failed: broken seed 0: RuntimeError: out of luck",

@@ -41,8 +41,8 @@ def test_trains_the_teacher_then_the_student_and_ends_with_a_table(
     (place,) = students(folder)
     lines = out.splitlines()
     assert "training it first" in lines[0]
-    assert lines[1].startswith("teacher resnet8 seed 0: epoch 1/1 ce ")
-    assert lines[2].startswith("student ce+kd+hkd-knn-gat seed 0: epoch 1/1 ce ")
+    assert lines[1].startswith("teacher resnet8 seed 0: epoch 1/1 train ")
+    assert lines[2].startswith("student ce+kd+hkd-knn-gat seed 0: epoch 1/1 train ")
     assert lines[3] == "ce+kd+hkd-knn-gat, seed 0 (resnet8->resnet8)"
     assert "test top-1, last epoch (%)" in out
     assert str(place.relative_to(folder)) in out

@@ -312,6 +312,15 @@ def test_the_longest_names_are_not_cut_off(axis: str | None) -> None:
     assert any("$x_{$" in text for text in shown)
 
 
+@pytest.mark.filterwarnings("error")
+def test_signs_that_the_font_lacks_are_drawn_as_escapes(tmp_path: Path) -> None:
+    records = runs("日本 50 % a_b $x^2$", [90.0, 91.0], pair="語->b")
+    shown = [text.get_text() for text in draw(records).findobj(Text)]
+    assert any(r"\u65e5\u672c 50 % a_b $x^2$ (n=2)" in text.replace("\n", " ") for text in shown)
+    assert any(r"\u8a9e->b" in text for text in shown)
+    assert len(write_figures(records, tmp_path)) == 2
+
+
 def test_a_long_option_is_not_cut_off() -> None:
     option = "objective.hkd." + "very_long_option_" * 9
     records = [*runs("a", [90.0], varied={option: "1"}), *runs("b", [91.0], varied={option: "1000"})]

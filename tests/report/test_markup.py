@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import re
@@ -9,11 +10,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
 
 from graphkd.errors import UserError
-from graphkd.report.markup import Block, Cell, Table, fixed, marks, spread, write_tables
+from graphkd.report.markup import Block, Cell, Table, fixed, marks, spread, visible, write_tables
 from graphkd.report.statistics import Summary, summarise
 
 
@@ -59,7 +62,8 @@ TWO = a_table(
 
 def test_markdown_shows_every_block() -> None:
     assert TWO.markdown() == (
-        "### study_1\n\n| method | a->b (%) |\n| :-- | --: |\n| kd | **73.55 ± 0.20** |\n| [x] | <u>-1.00</u> |\n\n"
+        "### study_1\n\n| method | a->b (%) |\n| :-- | --: |\n| kd | **73.55 ± 0.20** |\n"
+        "| \\[x\\] | <u>-1.00</u> |\n\n"
         "#### Seconds\n\n| method |\n| :-- |\n| a & b |\n\na legend\n\n- 50 % of {x}\n"
     )
 
@@ -79,7 +83,8 @@ def test_latex_shows_every_block() -> None:
 printable = st.text(st.characters(categories=["L", "N", "P", "S", "Zs"]), max_size=200)
 
 
-@given(printable)
+@given(printable | st.deferred(lambda: anything))
+@example("a--b---c-->d `e` \n \x1b")
 def test_no_name_breaks_latex(name: str) -> None:
     text = a_table(name).latex()
     (row,) = [line for line in text.splitlines() if line.endswith(r"& 1 \\")]
@@ -87,8 +92,70 @@ def test_no_name_breaks_latex(name: str) -> None:
     assert bare.count("{") == bare.count("}")
     assert bare.count("$") % 2 == 0
     assert bare.count("&") == 1
-    assert not re.search(r"[#%_^~<>|]", bare)
+    assert not re.search(r"[#%_^~<>|`]|--(?!-)", bare.replace("---", ""))
     assert not row.startswith(("[", "*"))
+
+
+NAMES = [
+    "=cmd|' /C calc'!A0", "+1+1", "-2+3", "@SUM(1)", "\t=1", " =1", "\uff1d1", "\r=1", "\n=1",
+    "-", "- x", "1. x", "#1 x#", "a #", "> x",
+    "[x](javascript:alert(1))", "![x](http://x.y/z.png)", "[x]: http://x.y", "<http://x.y>", "http://x.y", "www.x.y",
+    "__b__", "_i_", "a_b", "**b**", "*i*", "`c`", "~~s~~", "<b>x</b>", "<!-- x", "&lt;b&gt;", "&#60;",
+    "a | b", "\\|", "\\", "$x^2$",
+    "=====", "---", "-->", "--", "a--b", "```", "    code", "\x1b[31mred", "a\nb", "\u202eabc", "{}[]", "100%", "!",
+]  # fmt: skip
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=50) | st.text(
+    "=+-@_*[]()<>!#|`~&\\$:/.wx1 \n", max_size=20
+)
+anything = (st.sampled_from(NAMES) | texts).filter(lambda text: bool(text.strip()))
+
+
+def tokens(text: str) -> list[Token]:
+    """What a reader of GitHub's Markdown finds, those inside a line too."""
+    reader = MarkdownIt("commonmark").enable(["table", "strikethrough"])
+    return [inner for token in reader.parse(text) for inner in (token, *(token.children or []))]
+
+
+def plain(text: str) -> str:
+    """A name as a page shows it, where spaces in a row are one."""
+    return " ".join(visible(text).split())
+
+
+@given(anything, anything)
+def test_a_name_in_markdown_is_nothing_but_its_text(name: str, note: str) -> None:
+    table = Table("t", f"of {name}", name, (Block((name, "x"), ((Cell(name, "best"), Cell("-1.00")),), name),), name,
+                  pd.DataFrame(), (note,))  # fmt: skip
+    found = tokens(table.markdown())
+    kinds = {token.type for token in found if token.type not in ("text", "inline")}
+    markup = {"heading", "paragraph", "table", "thead", "tbody", "tr", "th", "td", "strong", "bullet_list", "list_item"}
+    assert kinds <= {f"{kind}_{end}" for kind in markup for end in ("open", "close")}
+    blocks = [
+        "".join(inner.content for inner in token.children or [] if inner.type == "text")
+        for token in found if token.type == "inline"
+    ]  # fmt: skip
+    shown = [f"of {name}", name, name, name, "x", name, "-1.00", name, note]
+    assert [" ".join(block.split()) for block in blocks if block.strip()] == [t for t in map(plain, shown) if t]
+    assert len([token for token in found if token.type == "strong_open"]) <= 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_wicked_name_is_nothing_but_its_text(name: str) -> None:
+    test_a_name_in_markdown_is_nothing_but_its_text.hypothesis.inner_test(name, name)  # type: ignore[attr-defined]
+
+
+@given(st.lists(anything, min_size=1, max_size=3))
+@example(NAMES)
+def test_a_text_in_csv_is_no_formula_and_comes_back(names: list[str]) -> None:
+    header = f"{names[0]} mean"
+    frame = pd.DataFrame({"variant": names, header: [-1.5] * len(names), "n": [-2] * len(names)})
+    text = Table("t", "t", "", (), "", frame, ()).csv()
+    back = pd.read_csv(io.StringIO(text), keep_default_na=False, dtype={"variant": str}, lineterminator="\n")
+    for name, cell in zip([*names, header], [*back["variant"], back.columns[1]], strict=True):
+        assert not re.match(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n]", cell)
+        assert cell in (name, f"'{name}")
+        assert cell == name or re.match(r"\s*[^\w\s]|[\t\r\n]", name)
+    assert (back.iloc[:, 1] == -1.5).all()
+    assert (back["n"] == -2).all()
 
 
 def test_files_hold_the_tables(tmp_path: Path) -> None:

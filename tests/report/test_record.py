@@ -234,8 +234,9 @@ def test_a_wrong_value_is_named_with_its_field(path: str, value: Any, reason: st
         ("null", "holds None"),
         ("[" * 100_000, "not JSON"),
         ('{"a": ' * 50 + "1" + "}" * 50, "nested more than 32 levels deep"),
+        (make_record().to_json().replace("{", '{"seed": 7,', 1), "not JSON (ValueError: the key 'seed' stands twice)"),
     ],
-    ids=range(11),
+    ids=range(12),
 )
 def test_what_is_no_record_is_refused_in_one_line(content: str | bytes, reason: str) -> None:
     with pytest.raises(UserError) as caught:
