@@ -1,0 +1,93 @@
+"""What must never change by accident: the identity of every shipped run, and the bytes of short trainings.
+
+`python tests/test_unchanged.py` writes both anew. The bytes depend on torch and on the processor's instructions, so
+they are kept for each and compared only where they are known.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from graphkd.assemble import Plan, plan
+from graphkd.run import run
+from graphkd_cli.ablation import read_suite, suite_names
+from graphkd_cli.compose import compose
+
+GOLDEN = Path(__file__).parent / "golden" / "unchanged.json"
+SHORT = [
+    "trainer.epochs=2", "trainer.threads=1", "teacher_trainer.epochs=1", "data.train_fraction=0.2", "negatives=32",
+    "student={name: resnet8, widths: [2, 2, 4, 4]}", "teacher={name: resnet8, widths: [2, 2, 4, 8]}",
+]  # fmt: skip
+TRAININGS = {
+    "hkd_shared": ["objective=hkd_kd", "gnn=gat"],
+    "hkd_explicit": ["objective=hkd", "objective.hkd.sampler=explicit", "builder=label_aware"],
+    "hkd_all_weighted": ["objective=hkd", "objective.hkd.sampler=all_weighted", "gnn=sage"],
+    "hkd_queue": ["objective=hkd", "bank.kind=queue", "bank.length=128", "builder=threshold"],
+    "crd": ["objective=crd_kd"],
+    "ft": ["objective=ft", "objective.ft.stage_epochs=1"],
+    "sskd": ["objective=sskd", "objective.sskd.stage_epochs=1"],
+    "ema_accumulated": ["objective=kd", "trainer.ema=0.9", "trainer.accumulate=2", "trainer.clip_norm=1.0"],
+}
+
+
+def planned(words: Sequence[str]) -> Plan:
+    """The run of some overrides."""
+    return plan(compose(words).config)
+
+
+def identities(suite: str) -> dict[str, str]:
+    """The first 16 digits of the identity of each variant (and pair) of a suite; seeds do not count."""
+    found: dict[str, set[str]] = {}
+    for each in read_suite(suite).runs(suite):
+        name = f"{each.pair} {each.variant}" if each.pair else each.variant
+        found.setdefault(name, set()).add(planned(each.overrides).identity[:16])
+    assert all(len(of) == 1 for of in found.values()), "an identity depends on the seed"
+    return {name: of.pop() for name, of in found.items()}
+
+
+def machine() -> str:
+    """What the bytes of a training depend on beside its config."""
+    return f"torch {torch.__version__.partition('+')[0]}, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def weights_hash(name: str, results: Path) -> str:
+    """SHA-256 of the student's weights after a short training."""
+    folder = run(planned([*SHORT, *TRAININGS[name], f"results={results}"])).folder
+    return hashlib.sha256((folder / "student.safetensors").read_bytes()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def golden() -> dict[str, Any]:
+    return dict(json.loads(GOLDEN.read_text()))
+
+
+@pytest.mark.parametrize("suite", suite_names())
+def test_every_shipped_run_keeps_its_identity(golden: dict[str, Any], suite: str) -> None:
+    assert identities(suite) == golden["identities"][suite]
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_a_short_training_ends_with_the_same_bytes(
+    golden: dict[str, Any], name: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    known = golden["students"].get(machine())
+    if known is None:
+        pytest.skip(f"no bytes are known for {machine()}")
+    assert weights_hash(name, tmp_path_factory.getbasetemp() / "unchanged") == known[name]
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    document = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {"students": {}}
+    with tempfile.TemporaryDirectory() as folder:
+        document["students"][machine()] = {name: weights_hash(name, Path(folder)) for name in TRAININGS}
+    document["identities"] = {suite: identities(suite) for suite in suite_names()}
+    GOLDEN.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n")
