@@ -44,6 +44,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _evaluate_run(folder: Path, overrides: Sequence[str], config_dir: str | None, split: str) -> None:
+    from graphkd.binding import convert
     from graphkd.finished import check_fits, load
     from graphkd.registry import import_plugins
     from graphkd.run_folder import CONFIG, done_record, read_config
@@ -53,7 +54,7 @@ def _evaluate_run(folder: Path, overrides: Sequence[str], config_dir: str | None
     unknown = asked - {"data", "teacher", "plugins"}
     check(not unknown, f"evaluate: a run brings its own {', '.join(sorted(unknown))}; override data or teacher only")
     config = compose.over(read_config(folder / CONFIG), overrides, config_dir)
-    import_plugins(config["plugins"])
+    import_plugins(convert(config.get("plugins", []), list[str], "plugins"))
     finished = load(folder, data=config["data"] if "data" in asked else None)
     dataset = finished.dataset
     note = check_fits(finished, dataset, str(folder))

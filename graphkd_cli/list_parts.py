@@ -47,12 +47,10 @@ def main(arguments: Sequence[str]) -> int:
         import_plugins(convert(plugins, list[str], "plugins"))
     screen = console()
     for kind in kinds or KINDS:
+        of_suites = kind == "suites"
+        block = _suites(options.config_dir) if of_suites else _parts(kind)
         print_text(screen, kind)
-        if kind == "suites":
-            print_block(screen, _suites(options.config_dir), texts=[1])
-        else:
-            block = _parts(kind)
-            print_block(screen, block, texts=[1, len(block.header) - 1], rules=True)
+        print_block(screen, block, texts=[1] if of_suites else [1, len(block.header) - 1], rules=not of_suites)
         for line in _CAPTION if kind == "models" else ():
             print_text(screen, line)
     return 0

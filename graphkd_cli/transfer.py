@@ -40,10 +40,13 @@ def main(arguments: Sequence[str]) -> int:
     check(len(places) == 1, f"transfer: one run or folder at a time, not {' and '.join(places)}")
     overrides = [word for word in options.words if not _is_place(word)]
     data = [word for word in overrides if compose.nodes([word]) == {"data"}]
-    config = compose.compose([word for word in overrides if word not in data], options.config_dir, "transfer").config
+    others = [word for word in overrides if not word.lstrip("+~").startswith("data.")]
+    config = compose.compose(others, options.config_dir, "transfer").config
 
-    from graphkd.transfer import find_students
+    from graphkd.binding import bind, options_of
+    from graphkd.transfer import find_students, plan_transfer
 
+    bind({**config, "data": {}}, options_of(plan_transfer), "transfer")  # mistakes are told before students are sought
     folders = find_students(places[0])
     plans = [_plan(folder, config, data, options.config_dir) for folder in folders]
     if len(folders) == 1:

@@ -324,11 +324,11 @@ def on_terminal(words: list[str], folder: Path) -> tuple[int, str, str]:
 def test_a_run_on_two_devices_is_one_run(graphkd: Command, small: list[str], tmp_path: Path) -> None:
     code, shown, errors = on_terminal(["run", *small], tmp_path)
     assert (code, errors) == (0, "")
-    assert shown.count(DISPLAY) == 1, "only the leading process has one"
+    assert shown.count(DISPLAY) == 2, "of the teacher and of the student, by the leading process"
     assert shown.count("training it first") == 1
     folder = student_folder(tmp_path / "results")
     written = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
-    assert written.keys() == {"config.yaml", "metrics.jsonl", "record.json", "student.safetensors"}
+    assert written.keys() == {"config.yaml", "data.json", "metrics.jsonl", "record.json", "student.safetensors"}
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 1
     again = graphkd("run", *small)
     assert again.returncode == 0

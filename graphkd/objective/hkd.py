@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from graphkd.batch import DistillationBatch, NetworkOutput
 from graphkd.builder import GraphBuilder
-from graphkd.builder.base import NO_EDGES
 from graphkd.contrast import Bank, Selection, info_nce
 from graphkd.contrast.options import BankOptions
 from graphkd.errors import check
@@ -135,7 +134,7 @@ class HKD(ContrastiveObjective):
                 "the banks are never written"
             )
         elif size == 1:
-            found.append(f"{where} has one sample, so {NO_EDGES}")
+            found.append(f"{where} has one sample, so its graphs have no edges but self loops")
         else:
             found += self.builder.notes(size, setting.labels)
         return found

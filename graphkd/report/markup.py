@@ -28,8 +28,10 @@ LATEX_SIGNS = {
 }  # fmt: skip
 """What stands for a sign in LaTeX; brackets and stars too, for they mean something at the start of a row."""
 LATEX_PATTERN = re.compile(r"->|--+(?!>)|(?<!\w)-(?=\d)|[\\{}$&#%_^~<>|\[\]*`±" + NONE + "]")
-MARKDOWN_SIGNS = re.compile(r"[\\`*|<\[\]~$]|(?<![^\W_])_|_(?![^\W_])|&(?=[#\w])|:(?=//)|(?<=www)\.|(?<!\S)#")
-"""Signs that Markdown takes for more than themselves wherever they stand; `_` inside a word is none."""
+MARKDOWN_SIGNS = re.compile(
+    r"(\[[-+\d., ]+\](?![\[(:]))|[\\`*|<\[\]~$]|(?<![^\W_])_|_(?![^\W_])|&(?=[#\w])|:(?=//)|(?<=www)\.|(?<!\S)#"
+)
+"""Signs that Markdown takes for more than themselves wherever they stand, `_` inside a word is none; and intervals."""
 MARKDOWN_START = re.compile(r"^(?:\d{1,9}(?=[.)](?:\s|$))|(?=>|[-+=](?:[-+=\s]|$)))")
 """How a line begins that would be a list, a quotation or a rule, up to the sign that makes it one."""
 FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n]")
@@ -180,7 +182,11 @@ def _inert(value: Any) -> Any:
 
 
 def _markdown(text: str) -> str:
-    return MARKDOWN_START.sub(r"\g<0>\\", MARKDOWN_SIGNS.sub(r"\\\g<0>", visible(text).strip()))
+    return MARKDOWN_START.sub(r"\g<0>\\", MARKDOWN_SIGNS.sub(_markdown_sign, visible(text).strip()))
+
+
+def _markdown_sign(match: re.Match[str]) -> str:
+    return match[0] if match[1] else f"\\{match[0]}"
 
 
 def _latex_block(block: Block) -> list[str]:

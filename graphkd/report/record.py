@@ -174,7 +174,7 @@ def read(path: str | os.PathLike[str]) -> Record:
     try:
         content = read_small(path, LARGEST_BYTES)
     except UserError as error:
-        raise UserError(f"{shown(path)}: {error}") from error
+        raise UserError(f"{shown(path)} {error}") from error
     return Record.from_json(content, path)
 
 

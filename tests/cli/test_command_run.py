@@ -157,7 +157,7 @@ def test_a_sweep_runs_every_combination(command: Command, folder: Path, tiny_wor
     assert (code, err) == (0, "")
     found = {(record.variant, record.seed) for record in students(folder).values()}
     assert found == {(f"ce+kd+hkd-knn-{gnn}", seed) for gnn in ("tag", "none") for seed in (0, 1)}
-    assert [line.split(":")[0] for line in out.splitlines()] == [
+    assert [line.split(":")[0] for line in out.splitlines() if line.startswith("ce")] == [
         f"ce+kd+hkd-knn-{gnn} seed {seed}" for gnn in ("tag", "none") for seed in (0, 1)
     ]
     assert top(folder) == {"results"}
@@ -223,7 +223,7 @@ def test_an_interrupted_sweep_leaves_nothing_of_hydra(
 
     monkeypatch.setattr("graphkd.run.run", interrupt)
     assert command("run", "-m", "objective=ce", "seed=0,1", *tiny_words).code == 130
-    assert top(folder / "results") == set()
+    assert top(folder) == set()
 
 
 @pytest.mark.slow

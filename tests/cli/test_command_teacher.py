@@ -8,7 +8,7 @@ from commands import Command, students, top
 def test_trains_the_teacher_that_a_run_would_train(command: Command, folder: Path, tiny_words: list[str]) -> None:
     code, out, err = command("teacher", *tiny_words)
     assert (code, err) == (0, "")
-    assert out.splitlines()[0].startswith("teacher resnet8 seed 0: epoch 1/1 ce ")
+    assert out.splitlines()[0].startswith("teacher resnet8 seed 0: epoch 1/1 train ")
     assert out.splitlines()[1] == "resnet8, seed 0 (resnet8->resnet8)"
     (place,) = (folder / "results" / "teachers").glob("*/*/seed-0")
     assert str(place.relative_to(folder)) in out

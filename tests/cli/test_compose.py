@@ -36,7 +36,7 @@ def test_a_mapping_can_be_added_to_afterwards(folder: Path) -> None:
     ]
     config = compose.compose(words).config
     assert config["teacher"] == {"name": "resnet8", "seed": 3}
-    assert config["student"] == {"name": "resnet8", "widths": [1, 1, 1, 1], "depth": 14}
+    assert config["student"] == {"name": "resnet8", "widths": [1, 1, 1, 1], "depth": 14, "checkpoint": None}
 
 
 def test_the_last_of_several_counts(folder: Path) -> None:
@@ -110,7 +110,7 @@ def test_a_launch_folder_is_gone_afterwards(tmp_path: Path) -> None:
 
     with pytest.raises(RuntimeError):
         fail()
-    assert list((tmp_path / "results").iterdir()) == []
+    assert not (tmp_path / "results").exists()
     assert seen[0].is_absolute()
 
 

@@ -23,7 +23,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "graph": {"errors", "batch", "registry"},
     "contrast": {"errors", "batch", "registry"},
     "model": {"errors", "binding", "batch", "registry"},
-    "data": {"errors", "binding", "batch", "registry"},
+    "data": {"errors", "binding", "batch", "registry", "report"},
     "builder": {"errors", "batch", "registry", "graph", "contrast"},
     "gnn": {"errors", "batch", "registry", "graph", "contrast"},
 }

@@ -435,7 +435,7 @@ def test_numbers_without_names_count_as_in_the_file_with_names(
 
 def test_labels_matched_by_name_are_another_run(tmp_path: Path, pictures: list[bytes]) -> None:
     factory = DATASETS.factory("parquet")
-    options = {"val": None, "image_column": "image", "label_column": "label", "root": None}
+    options = {"val": None, "cache": False, "image_column": "image", "label_column": "label", "root": None}
     train = write(tmp_path / "a.parquet", pictures[:3], [0, 1, 2], metadata=named(NAMES))
     same = write(tmp_path / "b.parquet", pictures[:3], [0, 1, 2], metadata=named(NAMES))
     other = write(tmp_path / "c.parquet", pictures[:3], [0, 1, 2], metadata=named(NAMES[::-1]))
@@ -582,7 +582,7 @@ def test_images_that_are_named_count_as_content(
 ) -> None:
     files = paths(structs=True)
     factory = DATASETS.factory("parquet")
-    options = {"val": None, "image_column": "image", "label_column": "label", "root": None, **files}
+    options = {"val": None, "cache": False, "image_column": "image", "label_column": "label", "root": None, **files}
     before = factory.fingerprint(options)
     parquet(files)
     (tmp_path / "pics" / "test-2.png").write_bytes(picture(99))
