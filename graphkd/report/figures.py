@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.font_manager import FontProperties
-    from matplotlib.transforms import Transform
+    from matplotlib.lines import Line2D
 
 LABELS = {
     "test_top1_last": "test top-1, last epoch (%)",
@@ -43,7 +43,6 @@ LABELS = {
 WIDTH = 540.0
 """Width of a figure in points (1/72 inch), the unit of all lengths here: 900 pixels at `DPI`."""
 DPI = 120
-MARGIN = 10.0
 SIZES = {"title": 12.0, "text": 10.0, "small": 9.0}
 LEADING = 1.3
 """Distance of two lines of text as a multiple of its size."""
@@ -53,26 +52,20 @@ LEAST_HEIGHT = 250.0
 LOG_FROM = 8
 """Positive values that span more than this factor stand on a logarithmic axis."""
 LONGEST_STEM = 120
-LEVEL_GAP = 4.0
-LEADER = 24.0
-"""From the axes to the label of a horizontal line."""
-LEGEND_LINE = 34.0
 DODGE = 19.0
-"""What a point needs for itself and its seeds."""
-LEAST_TICK = 45.0
-"""Room for one number on the horizontal axis."""
-LONGEST_LABEL = 260.0
-"""Where the label of the horizontal axis is wrapped: it fits below the narrowest axes."""
+"""Distance of the points of two series that share a value."""
 PAIR = 2
 """So few seeds have a bar of their sample standard deviation."""
 GREY = "0.35"
-Style = tuple[str, str, str]
+Style = tuple[str, str, Any]
 STYLES: tuple[Style, ...] = (
     ("#0072B2", "o", "-"), ("#D55E00", "s", "--"), ("#009E73", "^", "-."), ("#CC79A7", "D", ":"),
     ("#56B4E9", "v", "-"), ("#E69F00", "P", "--"), ("#000000", "X", "-."),
 )  # fmt: skip
 """Colour, marker and line of each series: a palette for the colour-blind (Okabe and Ito), told apart without it too."""
 BASELINE_STYLE: Style = ("#D55E00", "D", "")
+LEVEL_DASHES: tuple[Any, ...] = ("--", ":", "-.", (0, (10, 3)), (0, (3, 6)), (0, (8, 2, 1, 2, 1, 2)))
+"""Lines of the variants that are no points on the axis."""
 
 
 def write_figures(
@@ -84,9 +77,9 @@ def write_figures(
     baseline: str | None = None,
     metric: str = "test_top1_last",
 ) -> list[Path]:
-    """Writes `<study>_<pair>.png` and `.svg` for each figure of `build_figures`, and makes the folder for them.
+    """Write `<study>_<pair>.png` and `.svg` for each figure of `build_figures`; create the folder for them.
 
-    The same records give the same bytes, with the same version of matplotlib.
+    The same records give the same bytes under the same version of matplotlib.
 
     Args:
         records: As in `build_figures`, like the options.
@@ -123,7 +116,7 @@ def build_figures(
     baseline: str | None = None,
     metric: str = "test_top1_last",
 ) -> dict[str, Figure]:
-    """One figure for each study, pair and data set of which a finished run has the metric, by file name.
+    """Build a figure for each study, pair and data set of which a finished run has the metric.
 
     Without `axis` a dot plot with a line for each variant. With it the variants that give that option a number are
     points along it, joined where they vary nothing else, and the other variants are horizontal lines; where none
@@ -135,6 +128,9 @@ def build_figures(
         axis: A key of `Record.varied`, such as "builder.k".
         baseline: The variant, or label of a row, whose mean is a line through the figure.
         metric: A key of `LABELS`.
+
+    Returns:
+        The figures by file name, without an ending.
 
     Raises:
         UserError: There is no such metric.
@@ -154,7 +150,10 @@ def build_figures(
             if any(shown.n for shown in group):
                 name = f"{study}_{pair}" + f"_{data or 'unknown'}" * (several[study, pair] > 1)
                 plot = _Plot(LABELS[metric], axis or "", data, _baseline(group, baseline))
-                figures[_stem(name, figures)] = _draw(group, plot)
+                along = any(shown.at is not None and shown.n for shown in group)
+                figure = (_draw_along if along else _draw_dots)(group, plot)
+                _settle(figure)
+                figures[_stem(name, figures)] = figure
     return figures
 
 
@@ -211,15 +210,13 @@ class _Plot:
 
 
 def _look() -> AbstractContextManager[None]:
-    """Matplotlib's own defaults whatever the user's are, and names inside SVG that are the same every time.
-
-    Hinting makes letters of the PNG wider than `_width` says.
-    """
+    """Matplotlib's own defaults whatever the user's are, and names inside SVG that are the same every time."""
     from matplotlib import style
 
     look = {
-        "text.hinting": "none", "svg.hashsalt": "graphkd", "font.size": SIZES["text"],
-        "xtick.labelsize": SIZES["small"], "ytick.labelsize": SIZES["small"], "axes.grid": True, "grid.color": "0.88",
+        "text.hinting": "none", "text.parse_math": False, "svg.hashsalt": "graphkd", "font.size": SIZES["text"],
+        "xtick.labelsize": SIZES["small"], "ytick.labelsize": SIZES["small"], "legend.fontsize": SIZES["small"],
+        "legend.title_fontsize": SIZES["small"], "legend.frameon": False, "axes.grid": True, "grid.color": "0.88",
         "axes.axisbelow": True, "axes.edgecolor": "0.5", "axes.spines.top": False, "axes.spines.right": False,
     }  # fmt: skip
     return style.context(["default", look])
@@ -255,25 +252,18 @@ def _stem(name: str, taken: Iterable[str]) -> str:
     return stem
 
 
-def _draw(group: Sequence[_Shown], plot: _Plot) -> Figure:
-    along = any(shown.at is not None and shown.n for shown in group)
-    return _draw_along(group, plot) if along else _draw_dots(group, plot)
-
-
 def _draw_dots(group: Sequence[_Shown], plot: _Plot) -> Figure:
     """A line for each row: label, every seed, the mean and its bar."""
-    labels = [_wrapped(f"{shown.row.label} (n={shown.n})", 0.42 * WIDTH, "text") for shown in group]
-    heights = [max(LEAST_ROW, _height(lines, "text") + 8) for lines in labels]
+    labels = [_wrapped(f"{shown.row.label} (n={shown.n})", 0.42 * WIDTH) for shown in group]
+    heights = [max(LEAST_ROW, _height(label, "text") + 8) for label in labels]
     ends = [sum(heights[:place]) for place in range(len(heights) + 1)]
-    page = _Page(group[0].row, _note(group, plot), ends[-1], plot.label)
-    page.set_sides(_widest(labels, "text") + 8, 12)
-    axes = page.axes
+    figure = _new_figure(group, plot, ends[-1], plot.label, [])
+    (axes,) = figure.axes
     axes.set_xlim(*_limits(group, plot))
     axes.ticklabel_format(axis="x", useOffset=False)
-    axes.locator_params(axis="x", nbins=int(page.inner_width / LEAST_TICK))
     axes.set_ylim(ends[-1], 0)
     middles = [(above + below) / 2 for above, below in pairwise(ends)]
-    axes.set_yticks(middles, ["\n".join(lines) for lines in labels], fontsize=SIZES["text"], parse_math=False)
+    axes.set_yticks(middles, labels, fontsize=SIZES["text"])
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False, axis="y")
     axes.spines["left"].set_visible(False)
@@ -285,34 +275,39 @@ def _draw_dots(group: Sequence[_Shown], plot: _Plot) -> Figure:
         placed = zip(group, middles, strict=True)
         rows = [(shown, at) for shown, at in placed if (shown is plot.baseline) == is_baseline]
         _draw_rows(axes, rows, BASELINE_STYLE if is_baseline else STYLES[0], "x", 4)
-    return page.figure
+    return figure
 
 
 def _draw_along(group: Sequence[_Shown], plot: _Plot) -> Figure:
     """Points at the rows' numbers on the axis, joined within a series; the other rows are horizontal lines."""
+    from matplotlib.lines import Line2D
+
     series = _series([shown for shown in group if shown.at is not None and shown.n], plot.axis)
     levels = [shown for shown in group if shown.n and (shown.at is None or shown is plot.baseline)]
-    texts = [_wrapped(_level_text(shown, plot), 0.28 * WIDTH, "small") for shown in levels]
-    legend = [_wrapped(name, WIDTH - 2 * MARGIN - LEGEND_LINE, "small") for name in series] if len(series) > 1 else []
-    height = max(LEAST_HEIGHT, sum(_height(lines, "small") + LEVEL_GAP for lines in texts))
-    values = sorted({shown.at for rows in series.values() for shown in rows if shown.at is not None})
+    styles = [style for _, style in zip(series, cycle(STYLES), strict=False)]
+    dashes = [dash for _, dash in zip(levels, cycle(LEVEL_DASHES), strict=False)]
+    keys = [
+        Line2D([], [], color=colour, marker=marker, linestyle=line, linewidth=1.2, markeredgecolor="white", label=name)
+        for name, (colour, marker, line) in zip(series, styles, strict=True)
+        if len(series) > 1
+    ] + [
+        Line2D([], [], color=GREY, linestyle=dash, linewidth=1.1, label=_level_text(shown, plot))
+        for shown, dash in zip(levels, dashes, strict=True)
+    ]
+    values = sorted({float(shown.at or 0) for rows in series.values() for shown in rows})
     is_log = values[0] > 0 and values[-1] > LOG_FROM * values[0]
-    below = f"{plot.axis} (log scale)" if is_log else plot.axis
-    page = _Page(group[0].row, _note(group, plot), height, below, plot.label, legend)
-    axes = page.axes
+    figure = _new_figure(group, plot, LEAST_HEIGHT, f"{plot.axis} (log scale)" if is_log else plot.axis, keys)
+    (axes,) = figure.axes
+    axes.set_title(plot.label, loc="left", fontsize=SIZES["text"])
     axes.set_ylim(*_limits(group, plot))
     axes.ticklabel_format(axis="y", useOffset=False)
-    page.set_sides(
-        _widest([[tick.get_text() for tick in axes.get_yticklabels()]], "small") + 8,
-        _widest(texts, "small") + LEADER if texts else 8,
-    )
-    dodge = min(DODGE, 0.4 * page.inner_width / len(series))
-    _set_scale(page, values, is_log, DODGE + dodge * (len(series) - 1) / 2)
-    for place, (rows, style) in enumerate(zip(series.values(), cycle(STYLES), strict=False)):
+    dodge = min(DODGE, 0.3 * WIDTH / len(series))
+    _set_scale(axes, values, is_log, DODGE + dodge * (len(series) - 1) / 2)
+    for place, (rows, style) in enumerate(zip(series.values(), styles, strict=True)):
         _draw_series(axes, rows, style, dodge * (place - (len(series) - 1) / 2))
-    page.add_legend(legend)
-    _draw_levels(page, levels, texts, plot)
-    return page.figure
+    for shown, dash in zip(levels, dashes, strict=True):
+        axes.axhline(shown.summary.mean, color=GREY, linestyle=dash, linewidth=1.1, label="_level")
+    return figure
 
 
 def _series(points: Sequence[_Shown], axis: str) -> dict[str, list[_Shown]]:
@@ -328,34 +323,41 @@ def _series(points: Sequence[_Shown], axis: str) -> dict[str, list[_Shown]]:
     return {name: sorted(rows, key=lambda shown: (shown.at, shown.row.label)) for name, rows in series.items()}
 
 
-def _set_scale(page: _Page, values: Sequence[float], is_log: bool, pad: float) -> None:
-    """Makes the horizontal axis, with `pad` points on both sides, a tick at each value and labels where they fit."""
-    onto = math.log if is_log else float
+def _set_scale(axes: Axes, values: Sequence[float], is_log: bool, pad: float) -> None:
+    """Set the horizontal axis: about `pad` points free on both sides, and a tick at each value."""
+    onto, back = (math.log, math.exp) if is_log else (float, float)
     low, high = onto(values[0]), onto(values[-1])
-    points_each = (page.inner_width - 2 * pad) / ((high - low) or abs(low) or 1.0)
-    start, end = low - pad / points_each, high + pad / points_each
-    axes = page.axes
+    free = pad / (0.8 * WIDTH - 2 * pad) * ((high - low) or abs(low) or 1.0)
     axes.set_xscale("log" if is_log else "linear")
-    axes.set_xlim(*((math.exp(start), math.exp(end)) if is_log else (start, end)))
-    labels, free = [], -math.inf
-    for value in values:
-        text = f"{value:g}"
-        middle, half = (onto(value) - start) * points_each, _width(text, "small") / 2 + 2
-        fits = middle - half >= free
-        labels.append(text if fits else "")
-        free = middle + half if fits else free
-    axes.set_xticks(values, labels)
+    axes.set_xlim(back(low - free), back(high + free))
+    axes.set_xticks(values, [f"{value:g}" for value in values])
     axes.set_xticks([], minor=True)
+
+
+def _settle(figure: Figure) -> None:
+    """Lay the figure out once, and remove the labels of ticks that would lie over the one before them."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    (axes,) = figure.axes
+    free, texts = -math.inf, []
+    for label in axes.get_xticklabels():
+        box = label.get_window_extent()
+        fits = box.x0 >= free
+        free = box.x1 + 4 if fits else free
+        texts.append(label.get_text() if fits else "")
+    if "" in texts:
+        axes.set_xticks(axes.get_xticks(), texts)
 
 
 def _draw_series(axes: Axes, rows: Sequence[_Shown], style: Style, shift: float) -> None:
     """Points with bars and seeds, joined; `shift` to the right in points keeps series of equal values apart."""
+    from matplotlib.transforms import offset_copy
+
     colour, _, dashes = style
     _draw_rows(axes, [(shown, float(shown.at or 0)) for shown in rows], style, "y", shift)
-    axes.plot(
-        [float(shown.at or 0) for shown in rows], [shown.summary.mean for shown in rows], color=colour,
-        linestyle=dashes, linewidth=1.2, transform=_shifted(axes, shift, 0), label="_series",
-    )  # fmt: skip
+    places = [float(shown.at or 0) for shown in rows], [shown.summary.mean for shown in rows]
+    moved = offset_copy(axes.transData, axes.get_figure(root=True), shift, 0, "points")
+    axes.plot(*places, color=colour, linestyle=dashes, linewidth=1.2, transform=moved, label="_series")
 
 
 def _draw_rows(
@@ -366,6 +368,8 @@ def _draw_rows(
     `shift` moves all of it across the values: up where they run along x, to the right along y; in points. Marks that
     are alike in all rows are one artist: each takes a millisecond.
     """
+    from matplotlib.transforms import offset_copy
+
     colour, marker, _ = style
     cap = "|" if along == "x" else "_"
 
@@ -373,7 +377,8 @@ def _draw_rows(
         values, level = [value for value, _ in points], [at for _, at in points]
         places = (values, level) if along == "x" else (level, values)
         moved = (0.0, shift - aside) if along == "x" else (shift + aside, 0.0)
-        axes.plot(*places, color=colour, transform=_shifted(axes, *moved), label=label, **look)
+        transform = offset_copy(axes.transData, axes.get_figure(root=True), *moved, "points")
+        axes.plot(*places, color=colour, transform=transform, label=label, **look)
 
     means: list[tuple[float, float]] = []
     seeds: dict[float, list[tuple[float, float]]] = defaultdict(list)
@@ -395,39 +400,6 @@ def _draw_rows(
         put(those, aside, "_seed", linestyle="", marker="o", markersize=4, **hollow)
 
 
-def _draw_levels(page: _Page, levels: Sequence[_Shown], texts: Sequence[Sequence[str]], plot: _Plot) -> None:
-    """Horizontal lines at the means, each with its label to the right of the axes."""
-    order = sorted(range(len(levels)), key=lambda index: levels[index].summary.mean)
-    low, high = page.axes.get_ylim()
-    means = [(levels[index].summary.mean - low) / (high - low) * page.inner_height for index in order]
-    middles = _apart(means, [_height(texts[index], "small") + LEVEL_GAP for index in order], page.inner_height)
-    for index, mean, middle, dashes in zip(order, means, middles, cycle(("-.", ":", (0, (8, 3)))), strict=False):
-        shown = levels[index]
-        linestyle = "--" if shown is plot.baseline else dashes
-        page.axes.axhline(shown.summary.mean, color=GREY, linestyle=linestyle, linewidth=1.1, label="_level")
-        page.add_level(mean, middle, texts[index])
-
-
-def _apart(wanted: Sequence[float], heights: Sequence[float], room: float) -> list[float]:
-    """Middles of labels as near as may be to the wanted ones, ascending, none over another, all inside the room."""
-    middles: list[float] = []
-    top = 0.0
-    for want, height in zip(wanted, heights, strict=True):
-        middles.append(max(want, top + height / 2))
-        top = middles[-1] + height / 2
-    for place in reversed(range(len(middles))):
-        middles[place] = min(middles[place], room - heights[place] / 2)
-        room = middles[place] - heights[place] / 2
-    return middles
-
-
-def _shifted(axes: Axes, right: float, up: float) -> Transform:
-    """The axes' own coordinates, moved by points."""
-    from matplotlib.transforms import ScaledTranslation
-
-    return axes.transData + ScaledTranslation(right / 72, up / 72, axes.figure.dpi_scale_trans)
-
-
 def _limits(group: Sequence[_Shown], plot: _Plot) -> tuple[float, float]:
     """The range of the metric that holds all that is drawn, in percent no wider than 0 to 100 needs."""
     ends = [end for shown in group for end in shown.ends()]
@@ -440,7 +412,7 @@ def _limits(group: Sequence[_Shown], plot: _Plot) -> tuple[float, float]:
 
 
 def _level_text(shown: _Shown, plot: _Plot) -> str:
-    """What stands beside a horizontal line; the mean of a point is seen at the point."""
+    """What the legend says of a horizontal line; the mean of a point is seen at the point."""
     name = f"{shown.row.label} (baseline)" if shown is plot.baseline else shown.row.label
     if shown.at is not None:
         return name
@@ -475,71 +447,38 @@ def _counts(points: Sequence[_Shown]) -> str:
     return f"n={usual} at each point{', but ' * bool(others)}{', '.join(others)}."
 
 
-class _Page:
-    """A figure of fixed width that is as high as what it holds: title, axes, legend and note; lengths in points."""
+def _new_figure(
+    group: Sequence[_Shown], plot: _Plot, inner_height: float, horizontal: str, keys: Sequence[Line2D]
+) -> Figure:
+    """A figure of fixed width, as high as title, axes, legend and note need; matplotlib's constrained layout does it.
 
-    def __init__(
-        self,
-        row: Row,
-        note: str,
-        inner_height: float,
-        horizontal: str,
-        vertical: str = "",
-        legend: Sequence[Sequence[str]] = (),
-    ) -> None:
-        from matplotlib.figure import Figure
+    Args:
+        group: The rows.
+        plot: What else is shown.
+        inner_height: Height of the axes, in points.
+        horizontal: Label of the horizontal axis.
+        keys: Entries of the legend; the note is its title.
+    """
+    from matplotlib.figure import Figure
 
-        title = _wrapped(f"{row.study}, {row.pair}", WIDTH - 2 * MARGIN, "title")
-        notes = _wrapped(note, WIDTH - 2 * MARGIN, "small")
-        self.inner_height = inner_height
-        self._legend_top = MARGIN + _height(notes, "small") + 6 + sum(_height(lines, "small") for lines in legend)
-        label = _wrapped(horizontal, LONGEST_LABEL, "text")
-        self._bottom = self._legend_top + _height(label, "text") + 26
-        head = MARGIN + _height(title, "title") + (_height([vertical], "text") + 8 if vertical else 4)
-        self._full_height = self._bottom + inner_height + head
-        self.figure = Figure((WIDTH / 72, self._full_height / 72), dpi=DPI)
-        self.axes = self.figure.add_axes((0, self._bottom / self._full_height, 1, inner_height / self._full_height))
-        self.axes.set_xlabel("\n".join(label), parse_math=False)
-        self._write(MARGIN, self._full_height - MARGIN, title, "title", va="top", weight="bold")
-        self._write(MARGIN, MARGIN, notes, "small", va="bottom", color=GREY)
-        if vertical:
-            self._write(MARGIN, self._bottom + inner_height + 9, [vertical], "text", va="bottom")
-
-    def set_sides(self, left: float, right: float) -> None:
-        """Sets what is free for labels to both sides of the axes."""
-        self._right = WIDTH - MARGIN - right
-        self.inner_width = self._right - MARGIN - left
-        _, bottom, _, height = self.axes.get_position().bounds
-        self.axes.set_position(((MARGIN + left) / WIDTH, bottom, self.inner_width / WIDTH, height))
-
-    def add_legend(self, texts: Sequence[Sequence[str]]) -> None:
-        """Writes what each series is, one below the other, between axes and note."""
-        top = self._legend_top
-        for lines, (colour, marker, dashes) in zip(texts, cycle(STYLES), strict=False):
-            middle = top - LEADING * SIZES["small"] / 2
-            self._draw([MARGIN, MARGIN + 26], [middle] * 2, color=colour, linestyle=dashes, linewidth=1.2)
-            self._draw([MARGIN + 13], [middle], color=colour, marker=marker, markersize=7, markeredgecolor="white")
-            self._write(MARGIN + LEGEND_LINE, top, lines, "small", va="top")
-            top -= _height(lines, "small")
-
-    def add_level(self, mean: float, middle: float, lines: Sequence[str]) -> None:
-        """Labels a horizontal line at the height `mean` of the axes with a text around the height `middle`."""
-        heights = [self._bottom + mean, self._bottom + middle]
-        self._draw([self._right + 2, self._right + LEADER - 6], heights, color="0.6", linewidth=0.8)
-        self._write(self._right + LEADER - 3, heights[1], lines, "small", va="center")
-
-    def _write(self, left: float, height: float, lines: Sequence[str], size: str, **look: Any) -> None:
-        place = (left / WIDTH, height / self._full_height)
-        self.figure.text(*place, "\n".join(lines), fontsize=SIZES[size], parse_math=False, **look)
-
-    def _draw(self, across: Sequence[float], up: Sequence[float], **look: Any) -> None:
-        from matplotlib.lines import Line2D
-
-        places = [x / WIDTH for x in across], [y / self._full_height for y in up]
-        self.figure.add_artist(Line2D(*places, transform=self.figure.transFigure, **look))
+    row = group[0].row
+    title = _wrapped(f"{row.study}, {row.pair}", 0.94 * WIDTH, "title")
+    label = _wrapped(horizontal, 0.5 * WIDTH)
+    note = _wrapped(_note(group, plot), 0.94 * WIDTH, "small")
+    for key in keys:
+        key.set_label(_wrapped(str(key.get_label()), 0.84 * WIDTH, "small"))
+    legend_height = sum(_height(str(key.get_label()), "small") + 4 for key in keys)
+    around = _height(title, "title") + _height(label, "text") + _height(note, "small") + legend_height + 70
+    figure = Figure((WIDTH / 72, (inner_height + around) / 72), dpi=DPI, layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)  # type: ignore[union-attr,call-arg]
+    figure.suptitle(title, x=8 / WIDTH, ha="left", fontsize=SIZES["title"], weight="bold")
+    figure.subplots().set_xlabel(label)
+    legend = figure.legend(handles=keys, loc="outside lower left", title=note, alignment="left", borderaxespad=0)
+    legend.get_title().set_color(GREY)
+    return figure
 
 
-def _wrapped(text: str, width: float, size: str) -> list[str]:
+def _wrapped(text: str, width: float, size: str = "text") -> str:
     """The text in lines that are no wider than this, broken behind spaces and signs, or anywhere if need be."""
     lines = [""]
     for word in re.findall(r"[^ _,/+>-]*[ _,/+>-]+|[^ _,/+>-]+", _drawable(text, size)):
@@ -547,7 +486,7 @@ def _wrapped(text: str, width: float, size: str) -> list[str]:
             if lines[-1] and _width((lines[-1] + part).rstrip(), size) > width:
                 lines.append("")
             lines[-1] += part
-    return [line.rstrip() for line in lines]
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def _drawable(text: str, size: str) -> str:
@@ -572,9 +511,5 @@ def _font(size: str) -> FontProperties:
     return FontProperties(size=SIZES[size], weight="bold" if size == "title" else "normal")
 
 
-def _widest(texts: Iterable[Sequence[str]], size: str) -> float:
-    return max(_width(line, size) for lines in texts for line in lines)
-
-
-def _height(lines: Sequence[str], size: str) -> float:
-    return len(lines) * LEADING * SIZES[size]
+def _height(text: str, size: str) -> float:
+    return (text.count("\n") + 1) * LEADING * SIZES[size]
