@@ -8,7 +8,7 @@ PYTHONS := $(or $(PYTHON),python3 python3.11 python3.12 python3.10)
 FITS := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
 
 .DEFAULT_GOAL := help
-.PHONY: ablation bench clean help install lint report run soak test
+.PHONY: ablation bench clean format help install lint report run soak test
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,8 +33,13 @@ test: $(STAMP) ## run the tests (ARGS="-k knn")
 soak: $(STAMP) ## kill real runs and suites again and again, for minutes (ARGS="-k crd")
 	@$(BIN)/python -m pytest -m soak tests/soak $(ARGS)
 
-lint: $(STAMP) ## check style and types
+format: $(STAMP) ## format the code
+	@$(BIN)/ruff check --fix --quiet .
+	@$(BIN)/ruff format --quiet .
+
+lint: $(STAMP) ## check style, format and types
 	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/mypy
 
 clean: ## remove .venv, caches and build outputs; results/ stays

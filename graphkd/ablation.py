@@ -141,9 +141,7 @@ def quoted(text: str) -> str:
 def varied(overrides: Sequence[str]) -> dict[str, str]:
     """Overrides as value by key; a removed key has the value "removed"."""
     pairs = (override.lstrip("+").partition("=") for override in overrides)
-    return {
-        key.removeprefix("~"): "removed" if key.startswith("~") else value for key, _, value in pairs
-    }
+    return {key.removeprefix("~"): "removed" if key.startswith("~") else value for key, _, value in pairs}
 
 
 def _is_number(text: str | None) -> bool:

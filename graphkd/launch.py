@@ -15,11 +15,22 @@ from typing import TypeVar
 
 import torch.distributed as dist
 
-from graphkd.engine.group import in_group, leads, processes, rank
+from graphkd.engine.group import in_group, is_main_process, processes, rank
 from graphkd.engine.interrupts import Interrupts
 from graphkd.errors import UserError
 
-__all__ = ["agreed", "follow_parent", "in_group", "joined", "leads", "leave", "processes", "rank", "start", "wait"]
+__all__ = [
+    "broadcast_object",
+    "follow_parent",
+    "in_group",
+    "is_main_process",
+    "joined",
+    "leave",
+    "processes",
+    "rank",
+    "start",
+    "wait",
+]
 
 T = TypeVar("T")
 WORKER = "graphkd_cli.worker"
@@ -60,7 +71,7 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
-def agreed(look: Callable[[], T]) -> T:
+def broadcast_object(look: Callable[[], T]) -> T:
     """What the leading process sees; the others learn it from there, and so they do of a mistake that it finds.
 
     Raises:
@@ -69,7 +80,7 @@ def agreed(look: Callable[[], T]) -> T:
     if not joined():
         return look()
     seen: list[T | UserError | None] = [None]
-    if leads():
+    if is_main_process():
         try:
             seen = [look()]
         except UserError as error:

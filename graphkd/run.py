@@ -18,12 +18,12 @@ import torch
 from graphkd import launch
 from graphkd.assemble import Plan, TeacherPlan, absolute_paths, plan, plan_teacher
 from graphkd.data import Dataset
+from graphkd.engine.callback import Callback, EpochResult, History
 from graphkd.engine.checkpoint import load_weights, save_weights
 from graphkd.engine.evaluate import evaluate
 from graphkd.engine.guard import not_finite
 from graphkd.engine.resume import Checkpoints
 from graphkd.engine.trainer import Trainer
-from graphkd.engine.watching import Epoch, Fit, Watcher
 from graphkd.errors import check
 from graphkd.finished import write_info
 from graphkd.identity import short
@@ -39,28 +39,28 @@ from graphkd.run_folder import (
     METRICS,
     RECORD,
     WEIGHTS,
-    Journal,
+    MetricsLogger,
     check_own,
     finished,
     locked,
-    workplace,
+    staging_folder,
     write_config,
     write_failure,
 )
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What came of asking for a run: its record, its folder, and whether it had been there before."""
+class RunResult:
+    """Result of a run: its record, its folder, and whether a finished run was reused."""
 
     record: Record
     folder: Path
     reused: bool
     changed: tuple[str, ...] = ()
-    """Modules from outside graphkd whose source has changed since a run was made that is used again."""
+    """Plug-in modules whose source has changed since a reused run was made."""
 
 
-def run(planned: Plan, watcher: Watcher | None = None) -> Outcome:
+def run(planned: Plan, callback: Callback | None = None) -> RunResult:
     """Runs a plan in its folder, training the teacher first where none of that description is there.
 
     A finished run of the same identity and seed is not run again unless `force` is set; then the new one is written
@@ -68,7 +68,7 @@ def run(planned: Plan, watcher: Watcher | None = None) -> Outcome:
 
     Args:
         planned: What to run (`graphkd.assemble.plan`).
-        watcher: Is told how it goes.
+        callback: Is told how it goes.
 
     Raises:
         UserError: The folder holds something else, or parts of the plan do not fit together.
@@ -76,34 +76,34 @@ def run(planned: Plan, watcher: Watcher | None = None) -> Outcome:
     trainer = planned.build_trainer()
     _join(trainer)
     folder = real_folder(planned.folder)
-    found = launch.agreed(lambda: _reusable(folder, planned.identity, planned.seed, planned.config))
+    found = launch.broadcast_object(lambda: _reusable(folder, planned.identity, planned.seed, planned.config))
     if found is not None:
-        return Outcome(found, planned.folder, reused=True, changed=changed_plugins(found, planned.plugins))
+        return RunResult(found, planned.folder, reused=True, changed=changed_plugins(found, planned.plugins))
     trainer.check_machine()
     if _needs_processes(trainer):
-        _teach_first(planned, trainer, watcher)
-        return _in_processes(planned.config, folder, planned.identity, planned.seed, trainer.devices, watcher)
-    watcher = watcher or Watcher()
+        _teach_first(planned, trainer, callback)
+        return _in_processes(planned.config, folder, planned.identity, planned.seed, trainer.devices, callback)
+    callback = callback or Callback()
     # Everything is built before anything is written, so that what does not fit together leaves no trace.
     dataset = planned.build_data()
     student, teacher, objective = build_parts(planned, dataset)
     setting = Setting(dataset.train_labels, dataset.num_classes, trainer.batch_size, trainer.processes)
     for note in (*dataset.notes, *objective.notes(setting)):
-        watcher.note(note)
-    _note_earlier(folder, planned, lambda config: plan(config).identity, watcher)
+        callback.note(note)
+    _note_earlier(folder, planned, lambda config: plan(config).identity, callback)
     if planned.start is not None:
-        _fill(student, planned.start, watcher)
-        watcher.note(f"student: {planned.student.name} starts from {planned.start}")
+        _fill(student, planned.start, callback)
+        callback.note(f"student: {planned.student.name} starts from {planned.start}")
     if planned.teacher is not None and teacher is not None and planned.teacher.checkpoint is not None:
-        _fill(teacher, planned.teacher.checkpoint, watcher)
+        _fill(teacher, planned.teacher.checkpoint, callback)
     with folder_if_used(folder.parent):
         known = None
         if planned.teacher is not None and teacher is not None:
-            known = _known_teacher(planned.teacher, teacher, planned.config, dataset, watcher)
+            known = _known_teacher(planned.teacher, teacher, planned.config, dataset, callback)
         record = new_record(
             planned.config, "student", planned.variant, planned.identity, planned.seed, trainer, planned.plugins
         )
-        work = _Work(trainer, student, objective, dataset, teacher, watcher)
+        work = _BuiltRun(trainer, student, objective, dataset, teacher, callback)
         return _in_folder(folder, dataclasses.replace(record, teacher=known), planned.config, work)
 
 
@@ -120,13 +120,13 @@ def build_parts(planned: Plan, dataset: Dataset) -> tuple[Network, Network | Non
     return student, teacher, objective
 
 
-def run_teacher(config: Mapping[str, Any], teacher: TeacherPlan, watcher: Watcher | None = None) -> Outcome:
+def run_teacher(config: Mapping[str, Any], teacher: TeacherPlan, callback: Callback | None = None) -> RunResult:
     """Trains a teacher in its folder below the results, unless it is there already.
 
     Args:
         config: The resolved config it comes from.
         teacher: What to train (`graphkd.assemble.plan_teacher`).
-        watcher: Is told how it goes.
+        callback: Is told how it goes.
 
     Raises:
         UserError: It is to be read from a checkpoint, or parts of the plan do not fit together.
@@ -135,53 +135,51 @@ def run_teacher(config: Mapping[str, Any], teacher: TeacherPlan, watcher: Watche
     folder = real_folder(Path(config["results"]) / teacher.folder)
     trainer = Trainer(**teacher.trainer.all)
     _join(trainer)
-    found = launch.agreed(lambda: _reusable(folder, teacher.identity, teacher.seed, config))
+    found = launch.broadcast_object(lambda: _reusable(folder, teacher.identity, teacher.seed, config))
     if found is not None:
-        return Outcome(found, folder, reused=True, changed=changed_plugins(found, teacher.plugins))
+        return RunResult(found, folder, reused=True, changed=changed_plugins(found, teacher.plugins))
     _check_count(trainer, "teacher_trainer")
     trainer.check_machine()
     if _needs_processes(trainer):
-        return _in_processes(config, folder, teacher.identity, teacher.seed, trainer.devices, watcher, "--teacher")
-    watcher = watcher or Watcher()
+        return _in_processes(config, folder, teacher.identity, teacher.seed, trainer.devices, callback, "--teacher")
+    callback = callback or Callback()
     dataset = teacher.data.build()
     network = teacher.build(dataset)
     trainer.check_batches(network, dataset, where="teacher_trainer")
-    _note_earlier(folder, teacher, lambda config: plan_teacher(config).identity, watcher)
-    record = new_record(
-        config, "teacher", teacher.model.name, teacher.identity, teacher.seed, trainer, teacher.plugins
-    )
+    _note_earlier(folder, teacher, lambda config: plan_teacher(config).identity, callback)
+    record = new_record(config, "teacher", teacher.model.name, teacher.identity, teacher.seed, trainer, teacher.plugins)
     objective = WeightedSum({"ce": (OBJECTIVES.build("ce"), 1.0)})
-    return _in_folder(folder, record, config, _Work(trainer, network, objective, dataset, None, watcher))
+    return _in_folder(folder, record, config, _BuiltRun(trainer, network, objective, dataset, None, callback))
 
 
-def _teach_first(planned: Plan, trainer: Trainer, watcher: Watcher | None) -> None:
+def _teach_first(planned: Plan, trainer: Trainer, callback: Callback | None) -> None:
     """Trains a missing teacher that wants another number of processes than its student, which are not begun yet."""
     teacher = planned.teacher
     if teacher is None or teacher.checkpoint is not None:
         return
     if Trainer(**teacher.trainer.all).processes != trainer.processes:
         build_parts(planned, planned.build_data())  # what does not fit together is refused before
-        run_teacher({**planned.config, "force": False}, teacher, watcher)
+        run_teacher({**planned.config, "force": False}, teacher, callback)
 
 
 def _note_earlier(
-    folder: Path, planned: Plan | TeacherPlan, identify: Callable[[Mapping[str, Any]], str], watcher: Watcher
+    folder: Path, planned: Plan | TeacherPlan, identify: Callable[[Mapping[str, Any]], str], callback: Callback
 ) -> None:
     """Tells why a run of the same config is not used again, if there is one where the new one is kept."""
     if folder.parent.name == short(planned.identity):
         note = why_not_reused(folder, planned.identity, planned.seed, identify)
         if note is not None:
-            watcher.note(note)
+            callback.note(note)
 
 
-def _fill(network: Network, path: Path, watcher: Watcher) -> None:
+def _fill(network: Network, path: Path, callback: Callback) -> None:
     """Loads weights and passes on what there is to say of their file."""
     for note in load_weights(network, path):
-        watcher.note(note)
+        callback.note(note)
 
 
 def _known_teacher(
-    planned: TeacherPlan, network: Network, config: Mapping[str, Any], dataset: Dataset, watcher: Watcher
+    planned: TeacherPlan, network: Network, config: Mapping[str, Any], dataset: Dataset, callback: Callback
 ) -> Teacher:
     """The teacher as the record names it; unless it is from a file, its network is filled, or trained if need be."""
     if planned.checkpoint is not None:
@@ -190,49 +188,49 @@ def _known_teacher(
             math.isfinite(figures.nll),
             f"teacher.checkpoint: with the weights in {planned.checkpoint} the network's outputs are not finite",
         )
-        watcher.note(f"teacher: {planned.model.name} from {planned.checkpoint} ({figures.top1:.2f} % on test)")
+        callback.note(f"teacher: {planned.model.name} from {planned.checkpoint} ({figures.top1:.2f} % on test)")
         return Teacher(planned.identity, figures.top1)
     folder = Path(config["results"]) / planned.folder
     if not (folder / RECORD).exists():
         epochs = planned.trainer.all["epochs"]
-        watcher.note(f"teacher: {planned.model.name} is not in {folder} yet, training it first ({epochs} epochs)")
-    outcome = run_teacher({**config, "force": False}, planned, watcher)
+        callback.note(f"teacher: {planned.model.name} is not in {folder} yet, training it first ({epochs} epochs)")
+    result = run_teacher({**config, "force": False}, planned, callback)
     load_weights(network, folder / WEIGHTS["teacher"])
-    metrics = outcome.record.metrics
+    metrics = result.record.metrics
     check(
         metrics.test_nll_last is not None and not not_finite(network.state_dict()),
         f"the teacher in {folder} has weights or outputs that are not finite; train it again: graphkd teacher with "
         "the same overrides and force=true",
     )
     accuracy_of = metrics.test_top1_last
-    if outcome.reused:
-        watcher.note(f"teacher: {planned.model.name} from {folder} ({accuracy_of:.2f} % on test)")
-        for module in outcome.changed:
-            watcher.note(f"teacher: plug-in {module} has changed since (graphkd teacher force=true trains it again)")
+    if result.reused:
+        callback.note(f"teacher: {planned.model.name} from {folder} ({accuracy_of:.2f} % on test)")
+        for module in result.changed:
+            callback.note(f"teacher: plug-in {module} has changed since (graphkd teacher force=true trains it again)")
     return Teacher(planned.identity, accuracy_of)
 
 
 @dataclass(frozen=True)
-class _Work:
-    """A training, built and ready."""
+class _BuiltRun:
+    """Everything that a run trains with, built."""
 
     trainer: Trainer
     network: Network
     objective: WeightedSum
     dataset: Dataset
     teacher: Network | None
-    watcher: Watcher
+    callback: Callback
 
 
-def _in_folder(folder: Path, record: Record, config: Mapping[str, Any], work: _Work) -> Outcome:
+def _in_folder(folder: Path, record: Record, config: Mapping[str, Any], work: _BuiltRun) -> RunResult:
     """Does the work in its folder, unless somebody else has done it in the meantime."""
-    with locked(folder, work.watcher):
-        found = launch.agreed(lambda: _reusable(folder, record.identity, record.seed, config))
+    with locked(folder, work.callback):
+        found = launch.broadcast_object(lambda: _reusable(folder, record.identity, record.seed, config))
         if found is not None:
-            return Outcome(found, folder, reused=True)
-        there = launch.agreed(lambda: finished(folder, record.identity, record.seed)) is not None
-        with workplace(folder, keep=there) as place:
-            return Outcome(_train(place, record, config, work), folder, reused=False)
+            return RunResult(found, folder, reused=True)
+        there = launch.broadcast_object(lambda: finished(folder, record.identity, record.seed)) is not None
+        with staging_folder(folder, keep=there) as place:
+            return RunResult(_train(place, record, config, work), folder, reused=False)
 
 
 def _reusable(folder: Path, identity: str, seed: int, config: Mapping[str, Any]) -> Record | None:
@@ -278,31 +276,31 @@ def _needs_processes(trainer: Trainer) -> bool:
 
 
 def _in_processes(
-    config: Mapping[str, Any], folder: Path, identity: str, seed: int, processes: int, watcher: Watcher | None,
+    config: Mapping[str, Any], folder: Path, identity: str, seed: int, processes: int, callback: Callback | None,
     *options: str,
-) -> Outcome:  # fmt: skip
-    """Has a process for each device do it; the leading one shows how it goes, where there is a watcher at all."""
+) -> RunResult:  # fmt: skip
+    """Has a process for each device do it; the leading one shows how it goes, where there is a callback at all."""
     with tempfile.TemporaryDirectory(prefix="graphkd-") as place:
         resolved = Path(place) / CONFIG
         write_config(config, resolved)
-        launch.start(resolved, processes, [*options, *([] if watcher else ["--quiet"])])
+        launch.start(resolved, processes, [*options, *([] if callback else ["--quiet"])])
     record = finished(folder, identity, seed)
     assert record is not None, "the processes ended well"
-    return Outcome(record, folder, reused=False)
+    return RunResult(record, folder, reused=False)
 
 
-def _train(folder: Path, record: Record, config: Mapping[str, Any], work: _Work) -> Record:
+def _train(folder: Path, record: Record, config: Mapping[str, Any], work: _BuiltRun) -> Record:
     """Trains a network; the leading process leaves config, metrics, weights and record in the folder."""
-    leads = launch.leads()
+    leads = launch.is_main_process()
     if leads:
         records.write(record, folder / RECORD)  # first, for it makes the folder a run's
         write_config(absolute_paths(config), folder / CONFIG)
         write_info(work.dataset.info, folder)
     checkpoints = Checkpoints(folder, work.trainer.checkpoint_every)
     try:
-        fit = work.trainer.fit(
+        history = work.trainer.fit(
             work.network, work.objective, work.dataset, teacher=work.teacher, seed=record.seed,
-            watcher=Journal(folder / METRICS, work.watcher) if leads else Watcher(),
+            callback=MetricsLogger(folder / METRICS, work.callback) if leads else Callback(),
             name=f"{record.kind} {record.variant} seed {record.seed}", checkpoints=checkpoints,
         )  # fmt: skip
     except Exception as error:
@@ -310,9 +308,9 @@ def _train(folder: Path, record: Record, config: Mapping[str, Any], work: _Work)
             write_failure(record, error, folder)
         raise
     done = dataclasses.replace(
-        record, status="done", duration_s=fit.elapsed, seconds_per_step=fit.seconds_per_step,
-        peak_memory_mib=fit.peak_memory_mib, metrics=metrics_of(fit),
-        phases={name: seconds / fit.steps for name, seconds in fit.phases.items()},
+        record, status="done", duration_s=history.elapsed, seconds_per_step=history.seconds_per_step,
+        peak_memory_mib=history.peak_memory_mib, metrics=metrics_of(history),
+        phases={name: seconds / history.steps for name, seconds in history.phases.items()},
     )  # fmt: skip
     if leads:
         save_weights(work.network, folder / WEIGHTS[record.kind])
@@ -322,11 +320,11 @@ def _train(folder: Path, record: Record, config: Mapping[str, Any], work: _Work)
     return done
 
 
-def metrics_of(fit: Fit) -> Metrics:
+def metrics_of(history: History) -> Metrics:
     """What a training reached, as a record holds it."""
-    last = fit.epochs[-1]
+    last = history.epochs[-1]
     assert last.test is not None, "the last epoch is always evaluated"
-    evaluated = [epoch for epoch in fit.epochs if epoch.test is not None]
+    evaluated = [epoch for epoch in history.epochs if epoch.test is not None]
     best = max((epoch for epoch in evaluated if epoch.val is not None), key=_val_top1, default=None)
     return Metrics(
         test_top1_last=last.test.top1,
@@ -340,11 +338,11 @@ def metrics_of(fit: Fit) -> Metrics:
     )
 
 
-def _val_top1(epoch: Epoch) -> float:
+def _val_top1(epoch: EpochResult) -> float:
     return -1.0 if epoch.val is None else epoch.val.top1
 
 
-def _test_top1(epoch: Epoch) -> float:
+def _test_top1(epoch: EpochResult) -> float:
     return -1.0 if epoch.test is None else epoch.test.top1
 
 

@@ -15,7 +15,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from graphkd import launch
-from graphkd.engine.watching import Epoch, Fit, Watcher
+from graphkd.engine.callback import Callback, EpochResult, History
 from graphkd.errors import check, one_line
 from graphkd.identity import short
 from graphkd.report import record as records
@@ -107,19 +107,19 @@ def check_own(folder: Path) -> None:
 
 
 @contextmanager
-def locked(folder: Path, watcher: Watcher) -> Iterator[None]:
+def locked(folder: Path, callback: Callback) -> Iterator[None]:
     """Let only one run at a time work on a folder; the lock of one that died is free.
 
     Args:
         folder: Which.
-        watcher: Is told once if another process is waited for.
+        callback: Is told once if another process is waited for.
     """
     lock = FileLock(_lock(folder))
     try:
         # In rounds, since the processes of a group do not wait for their leading one as long as a run may take.
-        if not launch.agreed(lambda: _taken(lock, folder, _SHORT_S)):
-            watcher.note(f"another process is at work in {folder}; going on when it ends")
-            while not launch.agreed(lambda: _taken(lock, folder, _LOCK_S)):
+        if not launch.broadcast_object(lambda: _taken(lock, folder, _SHORT_S)):
+            callback.note(f"another process is at work in {folder}; going on when it ends")
+            while not launch.broadcast_object(lambda: _taken(lock, folder, _LOCK_S)):
                 pass
         yield
     finally:
@@ -151,17 +151,17 @@ def busy(folder: Path) -> bool:
 
 
 @contextmanager
-def workplace(folder: Path, keep: bool) -> Iterator[Path]:
-    """The folder to write a run in: itself, or one beside it that takes its place once all is done.
+def staging_folder(folder: Path, keep: bool) -> Iterator[Path]:
+    """Yield the folder to write a run in: its own, or one beside it that replaces it when the run is done.
 
     What an unfinished run left there stays, so that it can go on.
     """
     work = folder.with_name(f".{folder.name}.rerun") if keep else folder
-    if launch.leads():
+    if launch.is_main_process():
         work.mkdir(parents=True, exist_ok=True)
         remove_unfinished(work)
     yield work
-    if keep and launch.leads():
+    if keep and launch.is_main_process():
         _replace(folder, work)
 
 
@@ -205,43 +205,48 @@ def write_failure(record: Record, error: Exception, folder: Path) -> None:
         records.write(dataclasses.replace(record, status="failed", error=one_line(error)), folder / RECORD)
 
 
-class Journal(Watcher):
-    """Writes a line an epoch and passes everything on."""
+class MetricsLogger(Callback):
+    """Log the results of every epoch to a JSON-lines file, and pass all events on to another callback."""
 
-    def __init__(self, path: Path, watcher: Watcher) -> None:
-        """A journal in a file."""
+    def __init__(self, path: Path, callback: Callback) -> None:
+        """Create a logger.
+
+        Args:
+            path: The file; each line is an epoch.
+            callback: Receives every event too.
+        """
         self._path = path
-        self._watcher = watcher
+        self._callback = callback
         self._lines: list[str] = []
         self._epochs = 0
 
     def note(self, message: str) -> None:
-        """See `Watcher`."""
-        self._watcher.note(message)
+        """See `Callback`."""
+        self._callback.note(message)
 
     def start(self, name: str, epochs: int, steps: int, done: int = 0) -> None:
-        """See `Watcher`."""
+        """See `Callback`."""
         self._epochs = epochs
-        self._watcher.start(name, epochs, steps, done)
+        self._callback.start(name, epochs, steps, done)
 
-    def resume(self, fit: Fit) -> None:
-        """See `Watcher`; the lines of what the checkpoint knows stay."""
-        self._lines = [_line(epoch) for epoch in (*fit.stages, *fit.epochs)]
-        self._watcher.resume(fit)
+    def resume(self, history: History) -> None:
+        """See `Callback`; the lines of what the checkpoint knows stay."""
+        self._lines = [_line(epoch) for epoch in (*history.stages, *history.epochs)]
+        self._callback.resume(history)
 
     def step(self) -> None:
-        """See `Watcher`."""
-        self._watcher.step()
+        """See `Callback`."""
+        self._callback.step()
 
-    def epoch(self, epoch: Epoch) -> None:
-        """See `Watcher`."""
+    def epoch(self, epoch: EpochResult) -> None:
+        """See `Callback`."""
         self._lines.append(_line(epoch))
         # Waiting for the disk in every epoch would take longer than a short epoch; the last one waits.
         write_atomically(self._path, "".join(self._lines), durable=epoch.epoch == self._epochs)
-        self._watcher.epoch(epoch)
+        self._callback.epoch(epoch)
 
 
-def _line(epoch: Epoch) -> str:
+def _line(epoch: EpochResult) -> str:
     return json.dumps(records.finite(dataclasses.asdict(epoch)), allow_nan=False) + "\n"
 
 

@@ -19,12 +19,12 @@ from graphkd.batch import NetworkOutput
 from graphkd.binding import bind, options_of
 from graphkd.data import DATASETS, Batch, Dataset, Split, stratified_subset
 from graphkd.data.tensor import cut
+from graphkd.engine.callback import Callback
 from graphkd.engine.checkpoint import load_weights, save_weights
 from graphkd.engine.resume import Checkpoints
 from graphkd.engine.seeding import initialising
 from graphkd.engine.threads import torch_threads
 from graphkd.engine.trainer import Trainer, checked_trainer
-from graphkd.engine.watching import Watcher
 from graphkd.errors import UserError, check, choices
 from graphkd.finished import FinishedRun, check_images, load
 from graphkd.identity import identity, short
@@ -34,7 +34,7 @@ from graphkd.objective import OBJECTIVES, WeightedSum
 from graphkd.registry import import_plugins
 from graphkd.report import record as records
 from graphkd.report.record import Record
-from graphkd.run import Outcome, metrics_of, new_record
+from graphkd.run import RunResult, metrics_of, new_record
 from graphkd.run_folder import CONFIG, RECORD, WEIGHTS, check_own, finished, locked, write_config, write_failure
 
 PROBE = "probe.safetensors"
@@ -223,7 +223,9 @@ def find_students(folder: str | Path) -> list[Path]:
     return students
 
 
-def transfer(run_dir: str | Path, planned: TransferPlan, dataset: Dataset, watcher: Watcher | None = None) -> Outcome:
+def transfer(
+    run_dir: str | Path, planned: TransferPlan, dataset: Dataset, callback: Callback | None = None
+) -> RunResult:
     """Trains a linear classifier on a finished student's features of other data, in a folder of its own.
 
     The classifier's initial weights and the order of the samples come from the student's seed, so that probes of one
@@ -234,7 +236,7 @@ def transfer(run_dir: str | Path, planned: TransferPlan, dataset: Dataset, watch
         run_dir: The student's run.
         planned: Where to transfer it to (`plan_transfer`).
         dataset: The new data, built from `planned.data`.
-        watcher: Is told how it goes.
+        callback: Is told how it goes.
 
     Raises:
         UserError: There is no finished student, or its network does not take the new images.
@@ -246,24 +248,24 @@ def transfer(run_dir: str | Path, planned: TransferPlan, dataset: Dataset, watch
     folder = Path(planned.results) / config["study"] / record.variant / short(full) / f"seed-{seed}"
     with initialising(seed, "probe_init"):
         probe = LinearProbe(check_images(source, dataset, str(run_dir)), dataset.num_classes)
-    found = _reusable(folder, full, seed, probe, Watcher())
+    found = _reusable(folder, full, seed, probe, Callback())
     if found is not None:
-        return Outcome(found, folder, reused=True)
-    watcher = watcher or Watcher()
+        return RunResult(found, folder, reused=True)
+    callback = callback or Callback()
     trainer = planned.probe.trainer()
     trainer.check_machine()  # before anything is written
-    with locked(folder, watcher):
-        found = _reusable(folder, full, seed, probe, watcher)
+    with locked(folder, callback):
+        found = _reusable(folder, full, seed, probe, callback)
         if found is not None:
-            return Outcome(found, folder, reused=True)
+            return RunResult(found, folder, reused=True)
         check_own(folder)
         folder.mkdir(exist_ok=True)
         new = new_record(config, "student", record.variant, full, seed, trainer, record.code.plugins)
         records.write(new, folder / RECORD)  # first, for it makes the folder a run's
         document = {"student": str(Path(run_dir).absolute()), **_document(planned, config["study"])}
         write_config(absolute_paths(document), folder / CONFIG)
-        done = _train(folder, new, source.student, probe, trainer, dataset, watcher)
-    return Outcome(done, folder, reused=False)
+        done = _train(folder, new, source.student, probe, trainer, dataset, callback)
+    return RunResult(done, folder, reused=False)
 
 
 def _document(planned: TransferPlan, study: str) -> dict[str, Any]:
@@ -276,7 +278,7 @@ def _document(planned: TransferPlan, study: str) -> dict[str, Any]:
 
 def _train(
     folder: Path, record: Record, student: Network, probe: LinearProbe, trainer: Trainer, dataset: Dataset,
-    watcher: Watcher,
+    callback: Callback,
 ) -> Record:  # fmt: skip
     """Trains a probe and leaves its weights and record in the folder."""
     checkpoints = Checkpoints(folder, trainer.checkpoint_every)
@@ -284,8 +286,8 @@ def _train(
         device = trainer.fabric().device
         with torch_threads(trainer.threads):
             embeddings = Embeddings(student.to(device), dataset, trainer.eval_batch_size, device)
-        fit = trainer.fit(
-            probe, WeightedSum({"ce": (OBJECTIVES.build("ce"), 1.0)}), embeddings, seed=record.seed, watcher=watcher,
+        history = trainer.fit(
+            probe, WeightedSum({"ce": (OBJECTIVES.build("ce"), 1.0)}), embeddings, seed=record.seed, callback=callback,
             name=f"probe {record.variant} seed {record.seed}", checkpoints=checkpoints,
         )  # fmt: skip
         save_weights(probe, folder / PROBE)
@@ -293,8 +295,8 @@ def _train(
         write_failure(record, error, folder)
         raise
     done = dataclasses.replace(
-        record, status="done", duration_s=fit.elapsed, seconds_per_step=fit.seconds_per_step,
-        peak_memory_mib=fit.peak_memory_mib, metrics=metrics_of(fit),
+        record, status="done", duration_s=history.elapsed, seconds_per_step=history.seconds_per_step,
+        peak_memory_mib=history.peak_memory_mib, metrics=metrics_of(history),
     )  # fmt: skip
     records.write(done, folder / RECORD)
     checkpoints.remove()
@@ -319,14 +321,14 @@ def _load(run_dir: Path) -> FinishedRun:
     return source
 
 
-def _reusable(folder: Path, identity: str, seed: int, probe: LinearProbe, watcher: Watcher) -> Record | None:
+def _reusable(folder: Path, identity: str, seed: int, probe: LinearProbe, callback: Callback) -> Record | None:
     """The record of a finished probe, unless its weights are torn or were altered; else `probe` stays as it is."""
     record = finished(folder, identity, seed)
     try:
         if record is not None:
             load_weights(probe, folder / PROBE)
     except UserError as error:
-        watcher.note(f"{error}; the probe is trained again")
+        callback.note(f"{error}; the probe is trained again")
         return None
     return record
 

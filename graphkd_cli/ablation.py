@@ -20,8 +20,8 @@ from graphkd_cli import compose
 if TYPE_CHECKING:
     from graphkd.assemble import Plan
     from graphkd.data import Dataset
-    from graphkd.engine.watching import Watcher
-    from graphkd.run import Outcome
+    from graphkd.engine.callback import Callback
+    from graphkd.run import RunResult
 
 DEFAULT_SUITE = "digits"
 EVERY_SUITE = "all"
@@ -99,14 +99,14 @@ def job(config: Any) -> dict[str, Any]:
     from graphkd.run import run, run_teacher
     from graphkd.run_folder import busy, read_config
     from graphkd_cli.progress import present_runs
-    from graphkd_cli.show import outcome_line
+    from graphkd_cli.show import result_line
 
     place = Path(config.folder)
     resolved = read_config(place / f"{config.index}.yaml")
     runs = present_runs(config.total, _what(config.teacher))
     error, line, trained = None, "", False
     try:
-        work: Callable[[Watcher], Outcome]
+        work: Callable[[Callback], RunResult]
         if config.teacher:
             teacher = plan_teacher(resolved)
             folder, work = Path(resolved["results"]) / teacher.folder, partial(run_teacher, resolved, teacher)
@@ -115,9 +115,9 @@ def job(config: Any) -> dict[str, Any]:
             folder, work = planned.folder, partial(run, planned)
         if not config.wait and busy(folder):
             return {"index": config.index, "error": BUSY}
-        with runs.watch() as watcher:
-            outcome = work(watcher)
-        line, trained = outcome_line(outcome), not outcome.reused
+        with runs.watch() as callback:
+            result = work(callback)
+        line, trained = result_line(result), not result.reused
     except Exception as failure:
         error = one_line(failure)
         line = f"{resolved['variant']} seed {resolved['seed']}: failed: {error}"

@@ -371,9 +371,7 @@ def sweep(overrides: Sequence[str], config_dir: str | None, folder: Path, functi
         if "direction" in config.hydra.sweeper and not any("hydra.sweeper.direction" in word for word in words):
             config = _compose(hydra, "config", [*words, "hydra.sweeper.direction=maximize"], RunMode.MULTIRUN)
         context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks(config))
-        sweeper = Plugins.instance().instantiate_sweeper(
-            hydra_context=context, task_function=function, config=config
-        )
+        sweeper = Plugins.instance().instantiate_sweeper(hydra_context=context, task_function=function, config=config)
         call(lambda: sweeper.sweep(arguments=_as_written(config.hydra.overrides.task)))
 
 
@@ -389,9 +387,7 @@ def call(function: Callable[[], Any]) -> Any:
         raise UserError(_reason(error)) from error
 
 
-def _compose(
-    hydra: Hydra, config_name: str, overrides: list[str], mode: RunMode = RunMode.RUN
-) -> DictConfig:
+def _compose(hydra: Hydra, config_name: str, overrides: list[str], mode: RunMode = RunMode.RUN) -> DictConfig:
     for override in parse(sorted(overrides)):
         single = mode != RunMode.RUN or not override.is_sweep_override()
         check(single, f"'{override.input_line}' has several values, which needs -m (or quotes, where it is one text)")

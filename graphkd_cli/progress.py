@@ -16,7 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from graphkd.engine.watching import Epoch, Watcher
+from graphkd.engine.callback import Callback, EpochResult
 from graphkd.report.markup import visible
 from graphkd_cli.show import console, print_line
 
@@ -26,11 +26,11 @@ OF_SEVERAL = 30.0
 LEAST_BAR = 3
 
 
-class ProgressWatcher(Watcher):
+class ProgressCallback(Callback):
     """A bar with the time left, accuracy and losses by term; without a terminal, a line now and then."""
 
     def __init__(self, console: Console, runs: Runs | None = None) -> None:
-        """A watcher that writes to a console.
+        """A callback that writes to a console.
 
         Args:
             console: Where to.
@@ -45,7 +45,7 @@ class ProgressWatcher(Watcher):
         self._epochs = 0
         self._last_line = 0.0
 
-    def __enter__(self) -> ProgressWatcher:
+    def __enter__(self) -> ProgressCallback:
         return self
 
     def __exit__(
@@ -76,7 +76,7 @@ class ProgressWatcher(Watcher):
         if self._live and self._task is not None:
             self._progress.advance(self._task)
 
-    def epoch(self, epoch: Epoch) -> None:
+    def epoch(self, epoch: EpochResult) -> None:
         """Show new figures."""
         is_last = epoch.epoch == self._epochs
         if self._live and self._task is not None:
@@ -111,10 +111,10 @@ class Runs:
         self._began = 0.0
         self._trained: list[float] = []
 
-    def watch(self) -> ProgressWatcher:
-        """Return the watcher of a run that begins."""
+    def watch(self) -> ProgressCallback:
+        """Return the callback of a run that begins."""
         self._began = time.monotonic()
-        return ProgressWatcher(self._console, self)
+        return ProgressCallback(self._console, self)
 
     def finished(self, line: str, trained: bool = False, done: int | None = None) -> None:
         """Print what came of a run.
@@ -218,7 +218,7 @@ def present_runs(total: int | None = None, what: str = "run") -> Runs:
     return runs
 
 
-def figures(epoch: Epoch) -> list[str]:
+def figures(epoch: EpochResult) -> list[str]:
     """Accuracies and losses by term of an epoch, each in a few words."""
     shown = {} if epoch.train_top1 is None else {"train": epoch.train_top1}
     for split, evaluation in (("val", epoch.val), ("test", epoch.test)):

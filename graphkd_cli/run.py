@@ -47,14 +47,14 @@ def _single(options: argparse.Namespace) -> int:
     planned = _plan(compose.compose(options.overrides, options.config_dir))
 
     from graphkd.run import run
-    from graphkd_cli.progress import ProgressWatcher
-    from graphkd_cli.show import console, print_outcome, print_reused
+    from graphkd_cli.progress import ProgressCallback
+    from graphkd_cli.show import console, print_result, print_reused
 
     screen = console()
-    with ProgressWatcher(screen) as watcher:
-        outcome = run(planned, watcher)
-    print_reused(screen, outcome, "This run is finished already (force=true runs it again).")
-    print_outcome(screen, outcome)
+    with ProgressCallback(screen) as callback:
+        result = run(planned, callback)
+    print_reused(screen, result, "This run is finished already (force=true runs it again).")
+    print_result(screen, result)
     return 0
 
 
@@ -107,18 +107,18 @@ def job(config: Any) -> float | None:
 
     from graphkd.run import run
     from graphkd_cli.progress import present_runs
-    from graphkd_cli.show import console, outcome_line, print_line
+    from graphkd_cli.show import console, print_line, result_line
 
     composed = compose.resolve_job(config, HydraConfig.get().overrides.task)
     runs = present_runs()
     try:
-        with runs.watch() as watcher:
-            outcome = run(_plan(composed), watcher)
+        with runs.watch() as callback:
+            result = run(_plan(composed), callback)
     except Exception as error:
         print_line(console(), f"{' '.join(composed.overrides)}: failed: {one_line(error)}")
         raise
-    runs.finished(outcome_line(outcome), trained=not outcome.reused)
-    return outcome.record.metrics.val_top1_best
+    runs.finished(result_line(result), trained=not result.reused)
+    return result.record.metrics.val_top1_best
 
 
 def _show(options: argparse.Namespace) -> int:

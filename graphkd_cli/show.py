@@ -16,7 +16,7 @@ from graphkd.identity import short
 from graphkd.report.markup import Block, Cell, visible
 
 if TYPE_CHECKING:
-    from graphkd.run import Outcome  # loads torch, which tables do not need
+    from graphkd.run import RunResult  # loads torch, which tables do not need
 
 PLAIN_WIDTH = 200
 """How wide a table may become by its headings and texts where there is no terminal."""
@@ -176,17 +176,17 @@ def print_figures(screen: Console, title: str, figures: Mapping[str, str | None]
     print_block(screen, Block(("", ""), rows), texts=[0])
 
 
-def print_reused(screen: Console, outcome: Outcome, message: str) -> None:
+def print_reused(screen: Console, result: RunResult, message: str) -> None:
     """Say that a finished run is used again, and what of its code has changed since."""
-    if outcome.reused:
+    if result.reused:
         screen.print(message, highlight=False)
-        for module in outcome.changed:
+        for module in result.changed:
             print_line(screen, f"The plug-in {module} has changed since this run was made: force=true runs it again.")
 
 
-def print_outcome(screen: Console, outcome: Outcome) -> None:
+def print_result(screen: Console, result: RunResult) -> None:
     """Print the short table that a run ends with, and its folder."""
-    record, metrics = outcome.record, outcome.record.metrics
+    record, metrics = result.record, result.record.metrics
     figures = {
         "test top-1, last epoch (%)": percent(metrics.test_top1_last),
         "test top-1 at best validation (%)": percent(metrics.test_top1_at_best_val),
@@ -200,12 +200,12 @@ def print_outcome(screen: Console, outcome: Outcome) -> None:
         "identity": short(record.identity),
     }
     print_figures(screen, f"{record.variant}, seed {record.seed} ({record.pair})", figures)
-    print_line(screen, f"folder: {outcome.folder}")
+    print_line(screen, f"folder: {result.folder}")
 
 
-def outcome_line(outcome: Outcome) -> str:
+def result_line(result: RunResult) -> str:
     """One line for a run of a suite or sweep."""
-    record = outcome.record
-    changed = "".join(f"; plug-in {module} has changed since" for module in outcome.changed)
-    again = f" (was there{changed})" if outcome.reused else f" in {record.duration_s:.0f} s"
+    record = result.record
+    changed = "".join(f"; plug-in {module} has changed since" for module in result.changed)
+    again = f" (was there{changed})" if result.reused else f" in {record.duration_s:.0f} s"
     return f"{record.variant} seed {record.seed}: test {percent(record.metrics.test_top1_last)} %{again}"

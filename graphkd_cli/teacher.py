@@ -29,13 +29,13 @@ def main(arguments: Sequence[str]) -> int:
 
     from graphkd.assemble import plan_teacher
     from graphkd.run import run_teacher
-    from graphkd_cli.progress import ProgressWatcher
-    from graphkd_cli.show import console, print_outcome, print_reused
+    from graphkd_cli.progress import ProgressCallback
+    from graphkd_cli.show import console, print_result, print_reused
 
     planned = plan_teacher(composed.config)
     screen = console()
-    with ProgressWatcher(screen) as watcher:
-        outcome = run_teacher(composed.config, planned, watcher)
-    print_reused(screen, outcome, "This teacher is trained already (force=true trains it again).")
-    print_outcome(screen, outcome)
+    with ProgressCallback(screen) as callback:
+        result = run_teacher(composed.config, planned, callback)
+    print_reused(screen, result, "This teacher is trained already (force=true trains it again).")
+    print_result(screen, result)
     return 0

@@ -73,15 +73,15 @@ def _is_place(word: str) -> bool:
 
 def _transfer_one(folder: Path, planned: TransferPlan) -> None:
     from graphkd.transfer import transfer
-    from graphkd_cli.progress import ProgressWatcher
-    from graphkd_cli.show import console, print_outcome
+    from graphkd_cli.progress import ProgressCallback
+    from graphkd_cli.show import console, print_result
 
     screen = console()
-    with ProgressWatcher(screen) as watcher:
-        outcome = transfer(folder, planned, planned.data.build(), watcher)
-    if outcome.reused:
+    with ProgressCallback(screen) as callback:
+        result = transfer(folder, planned, planned.data.build(), callback)
+    if result.reused:
         screen.print("This probe is finished already.", highlight=False)
-    print_outcome(screen, outcome)
+    print_result(screen, result)
 
 
 def _transfer_all(folders: Sequence[Path], plans: Sequence[TransferPlan], config_dir: str | None) -> None:
@@ -91,17 +91,17 @@ def _transfer_all(folders: Sequence[Path], plans: Sequence[TransferPlan], config
     from graphkd_cli.ablation import read_suite, suite_names
     from graphkd_cli.progress import Runs
     from graphkd_cli.report import write_study
-    from graphkd_cli.show import outcome_line
+    from graphkd_cli.show import result_line
 
     runs, part, dataset = Runs(len(folders), "probe"), plans[0].data, plans[0].data.build()
     sources: dict[str, str] = {}
     for folder, planned in zip(folders, plans, strict=True):
         if planned.data != part:
             part, dataset = planned.data, planned.data.build()
-        with runs.watch() as watcher:
-            outcome = transfer(folder, planned, dataset, watcher)
-        runs.finished(outcome_line(outcome), trained=not outcome.reused)
-        sources[outcome.record.study] = read(folder / "record.json").study
+        with runs.watch() as callback:
+            result = transfer(folder, planned, dataset, callback)
+        runs.finished(result_line(result), trained=not result.reused)
+        sources[result.record.study] = read(folder / "record.json").study
     for study, source in sources.items():
         suite = read_suite(source, config_dir) if source in suite_names(config_dir) else None
         write_study(Path(plans[0].results), study, suite, config_dir)

@@ -20,11 +20,11 @@ def main(words: Sequence[str]) -> int:
     """Does this process's part of the run; returns the exit code."""
     from graphkd import launch
     from graphkd.assemble import plan, plan_teacher
-    from graphkd.engine.watching import Watcher
+    from graphkd.engine.callback import Callback
     from graphkd.errors import check
     from graphkd.run import run, run_teacher
     from graphkd.run_folder import read_config
-    from graphkd_cli.progress import ProgressWatcher
+    from graphkd_cli.progress import ProgressCallback
     from graphkd_cli.show import console
 
     if launch.LAUNCHED in words:
@@ -32,13 +32,13 @@ def main(words: Sequence[str]) -> int:
     paths = [word for word in words if word not in OPTIONS]
     check(len(paths) == 1, "the worker takes one resolved config: python -m graphkd_cli.worker CONFIG")
     config = read_config(Path(paths[0]))
-    shows = launch.leads() and "--quiet" not in words
-    shown = ProgressWatcher(console()) if shows else contextlib.nullcontext(Watcher())
-    with shown as watcher:
+    shows = launch.is_main_process() and "--quiet" not in words
+    shown = ProgressCallback(console()) if shows else contextlib.nullcontext(Callback())
+    with shown as callback:
         if "--teacher" in words:
-            run_teacher(config, plan_teacher(config), watcher)
+            run_teacher(config, plan_teacher(config), callback)
         else:
-            run(plan(config), watcher)
+            run(plan(config), callback)
     launch.leave()
     return 0
 

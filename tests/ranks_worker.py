@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from graphkd import BUILDERS, DATASETS, GNNS, MODELS, OBJECTIVES, DistillationBatch, Trainer, WeightedSum
 from graphkd.contrast import FullBank
 from graphkd.data import Dataset
+from graphkd.engine.callback import Callback, History
 from graphkd.engine.ranks import Ranks
 from graphkd.engine.resume import Checkpoints
 from graphkd.engine.seeding import initialising
-from graphkd.engine.watching import Fit, Watcher
 from graphkd.launch import processes, rank, wait
 from graphkd.model import Network
 from graphkd.model.base import output_shapes
@@ -59,7 +59,7 @@ def cases(folder: Path) -> dict[str, Callable[[], Found]]:
     return made
 
 
-class StopAfter(Watcher):
+class StopAfter(Callback):
     """Interrupts the last process alone after some steps."""
 
     def __init__(self, steps: int) -> None:
@@ -87,7 +87,7 @@ def objective_on_given(name: str, size: int) -> Found:
     fabric.launch()
     ranks = Ranks(fabric)
     whole = batch(size, 3, dtype=torch.float64)
-    mine = ranks.mine(torch.arange(size))
+    mine = ranks.local_slice(torch.arange(size))
     leaves: list[Tensor] = []
 
     def part(tensor: Tensor) -> Tensor:
@@ -96,7 +96,7 @@ def objective_on_given(name: str, size: int) -> Found:
         return own
 
     def together(output: Any) -> Any:
-        return ranks.whole(output.map(part), size, 1, objective.needs_maps)
+        return ranks.all_gather(output.map(part), size, 1, objective.needs_maps)
 
     assert whole.teacher is not None
     seen = DistillationBatch(together(whole.student), together(whole.teacher), whole.labels, whole.indices)
@@ -187,7 +187,7 @@ def network(seed: int, with_batchnorm: bool) -> Network:
     return made
 
 
-def figures(fit: Fit) -> list[Any]:
+def figures(fit: History) -> list[Any]:
     return [(e.stage, e.epoch, e.lr, e.total, e.terms, e.train_top1, e.val, e.test) for e in (*fit.stages, *fit.epochs)]
 
 
@@ -205,11 +205,11 @@ def interrupted(folder: Path) -> Found:
                 trained = trainer(ema=0.5, optimizer="adamw", lr=0.01)
                 trained.fabric().launch()
                 objective = terms(name, digits, student, teacher)
-                watcher = None if stop is None else StopAfter(stop)
+                callback = None if stop is None else StopAfter(stop)
                 left = False
                 try:
                     fit = trained.fit(
-                        student, objective, digits, teacher=teacher, watcher=watcher,
+                        student, objective, digits, teacher=teacher, callback=callback,
                         checkpoints=Checkpoints(kept, "9999 steps"),
                     )  # fmt: skip
                 except KeyboardInterrupt:

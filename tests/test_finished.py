@@ -17,7 +17,7 @@ from graphkd.assemble import plan, plan_teacher
 from graphkd.data import DatasetInfo, Split, TensorDataset
 from graphkd.engine.evaluate import evaluate
 from graphkd.finished import check_fits
-from graphkd.run import Outcome, run, run_teacher
+from graphkd.run import RunResult, run, run_teacher
 
 Config = Callable[..., dict[str, Any]]
 NAMES = ("cat", "dog", "owl")
@@ -40,14 +40,14 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def finished(tiny_config: Config, photos: Path) -> Outcome:
+def finished(tiny_config: Config, photos: Path) -> RunResult:
     """A run on the photos, named by a relative path."""
     data = {"name": "folder", "root": "photos", "cache": False}
     return run(plan(tiny_config({"objective": {"ce": {"name": "ce"}}, "data": data})))
 
 
 def test_a_run_comes_back_without_its_data_from_anywhere(
-    finished: Outcome, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: RunResult, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = graphkd.load(finished.folder)
     (batch,) = before.dataset.eval_batches("test", 99, "cpu")
@@ -66,14 +66,16 @@ def test_a_run_comes_back_without_its_data_from_anywhere(
     assert evaluate(found.student, found.dataset).top1 == finished.record.metrics.test_top1_last
 
 
-def test_its_data_are_found_from_another_working_directory(finished: Outcome, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_its_data_are_found_from_another_working_directory(
+    finished: RunResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir("/")
     found = graphkd.load(finished.folder)
     assert evaluate(found.student, found.dataset).top1 == finished.record.metrics.test_top1_last
     assert found.dataset is found.dataset
 
 
-def test_other_images_are_normalised_as_its_own_were(finished: Outcome, photos: Path) -> None:
+def test_other_images_are_normalised_as_its_own_were(finished: RunResult, photos: Path) -> None:
     for file in photos.rglob("*.png"):
         Image.fromarray(255 - np.asarray(Image.open(file))).save(file)
     own, again = (graphkd.load(finished.folder, data=data) for data in (None, {"root": "photos"}))
@@ -85,29 +87,29 @@ def test_other_images_are_normalised_as_its_own_were(finished: Outcome, photos: 
 
 def test_options_change_its_own_data_and_a_name_replaces_them(tiny_config: Config) -> None:
     data = {"name": "digits", "classes": [0, 1, 2], "val_fraction": 0.1}
-    outcome = run(plan(tiny_config({"objective": {"ce": {"name": "ce"}}, "data": data})))
+    result = run(plan(tiny_config({"objective": {"ce": {"name": "ce"}}, "data": data})))
     names = {
-        "own": graphkd.load(outcome.folder).dataset,
-        "options": graphkd.load(outcome.folder, data={"split_seed": 1}).dataset,
-        "name": graphkd.load(outcome.folder, data={"name": "digits", "split_seed": 1}).dataset,
+        "own": graphkd.load(result.folder).dataset,
+        "options": graphkd.load(result.folder, data={"split_seed": 1}).dataset,
+        "name": graphkd.load(result.folder, data={"name": "digits", "split_seed": 1}).dataset,
     }
     assert {key: dataset.num_classes for key, dataset in names.items()} == {"own": 3, "options": 3, "name": 10}
     assert not torch.equal(names["own"].train_labels, names["options"].train_labels)
     with pytest.raises(UserError, match="has no option 'split_sed'; did you mean 'split_seed'"):
-        graphkd.load(outcome.folder, data={"split_sed": 1})
+        graphkd.load(result.folder, data={"split_sed": 1})
 
 
 def test_a_teachers_folder_keeps_the_same(tiny_config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    outcome = run_teacher(tiny_config(), plan_teacher(tiny_config()))
+    result = run_teacher(tiny_config(), plan_teacher(tiny_config()))
 
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("it reads the data")
 
     monkeypatch.setattr("graphkd.data.digits._load", refuse)
-    assert graphkd.load(outcome.folder).info.class_names == tuple("0123456789")
+    assert graphkd.load(result.folder).info.class_names == tuple("0123456789")
 
 
-def test_a_folder_of_an_older_graphkd_stays_readable(finished: Outcome) -> None:
+def test_a_folder_of_an_older_graphkd_stays_readable(finished: RunResult) -> None:
     kept = graphkd.load(finished.folder).info
     (finished.folder / "data.json").unlink()
     old = graphkd.load(finished.folder)
@@ -116,13 +118,13 @@ def test_a_folder_of_an_older_graphkd_stays_readable(finished: Outcome) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"class_names": 3}', "[" * 100_000, '{"class_names": ["a"]}'])
-def test_what_was_altered_is_told(finished: Outcome, content: str) -> None:
+def test_what_was_altered_is_told(finished: RunResult, content: str) -> None:
     (finished.folder / "data.json").write_text(content)
     with pytest.raises(UserError, match=r"data\.json cannot be read"):
         graphkd.load(finished.folder)
 
 
-def test_later_fields_are_ignored(finished: Outcome) -> None:
+def test_later_fields_are_ignored(finished: RunResult) -> None:
     path = finished.folder / "data.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "colour": "blue"}))
     assert graphkd.load(finished.folder).info.class_names == NAMES
@@ -134,7 +136,7 @@ def images(names: tuple[str, ...], channels: int = 3, size: int = 8) -> TensorDa
     return TensorDataset({"train": split, "test": split}, names, [0.5] * channels, [0.5] * channels)
 
 
-def test_what_does_not_fit_its_network_is_told(finished: Outcome) -> None:
+def test_what_does_not_fit_its_network_is_told(finished: RunResult) -> None:
     loaded = graphkd.load(finished.folder)
     assert check_fits(loaded, images(NAMES), "R") is None
     assert check_fits(loaded, images(NAMES, size=16), "R") is None

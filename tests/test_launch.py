@@ -21,10 +21,10 @@ from rich.console import Console
 
 from graphkd import Trainer, UserError, launch
 from graphkd.engine import group
-from graphkd.engine.watching import Watcher
+from graphkd.engine.callback import Callback
 from graphkd.report import record as records
 from graphkd.run_folder import busy, locked
-from graphkd_cli.progress import ProgressWatcher
+from graphkd_cli.progress import ProgressCallback
 
 GROUP = (
     "RANK", "WORLD_SIZE", "LOCAL_RANK", "TORCHELASTIC_RUN_ID", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_JOB_NAME",
@@ -57,7 +57,7 @@ def test_the_environment_says_who_we_are(
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert (launch.processes(), launch.rank(), launch.in_group(), launch.leads()) == expected
+    assert (launch.processes(), launch.rank(), launch.in_group(), launch.is_main_process()) == expected
 
 
 @pytest.mark.parametrize(("environment", "kind", "world"), [
@@ -97,7 +97,7 @@ def test_in_an_allocation_a_trainer_is_alone(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_alone_everybody_agrees() -> None:
     launch.wait()
-    assert launch.agreed(lambda: 3) == 3
+    assert launch.broadcast_object(lambda: 3) == 3
 
 
 @pytest.mark.parametrize(("codes", "blamed"), [
@@ -116,9 +116,7 @@ def test_who_died_of_itself_is_blamed(codes: list[int | None], blamed: tuple[int
 def script(source: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Makes a worker of a few lines."""
     tmp_path.mkdir(exist_ok=True)
-    (tmp_path / "tiny_worker.py").write_text(
-        "import os, signal, sys, time\nrank = int(os.environ['RANK'])\n" + source
-    )
+    (tmp_path / "tiny_worker.py").write_text("import os, signal, sys, time\nrank = int(os.environ['RANK'])\n" + source)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr(launch, "WORKER", "tiny_worker")
     return tmp_path / "config.yaml"
@@ -217,16 +215,16 @@ time.sleep(100)
 
 def test_a_display_begins_with_the_training() -> None:
     screen = io.StringIO()
-    with ProgressWatcher(Console(file=screen, force_terminal=True, width=100)) as watcher:
-        watcher.note("the teacher is there")
+    with ProgressCallback(Console(file=screen, force_terminal=True, width=100)) as callback:
+        callback.note("the teacher is there")
         assert DISPLAY not in screen.getvalue()
-        watcher.start("teacher", 1, 2)
-        watcher.start("student", 1, 2)
-        watcher.step()
+        callback.start("teacher", 1, 2)
+        callback.start("student", 1, 2)
+        callback.step()
     assert screen.getvalue().count(DISPLAY) == 1
     assert screen.getvalue().count("\x1b[?25h") == 1, "the cursor is back"
     silent = io.StringIO()
-    with ProgressWatcher(Console(file=silent, force_terminal=True, width=100)):
+    with ProgressCallback(Console(file=silent, force_terminal=True, width=100)):
         pass
     assert silent.getvalue() == ""
 
@@ -243,7 +241,7 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
         assert holder.stdout.readline() == "held\n"
         assert busy(folder)
         holder.kill()
-    with locked(folder, Watcher()):
+    with locked(folder, Callback()):
         assert busy(folder)
     assert not busy(folder)
 
@@ -253,7 +251,7 @@ def test_whoever_waits_for_another_says_so_once(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr("graphkd.run_folder._LOCK_S", 0.01)
     folder, notes = tmp_path / "run", []
 
-    class Notes(Watcher):
+    class Notes(Callback):
         def note(self, message: str) -> None:
             notes.append(message)
             threading.Timer(0.2, other.release).start()
@@ -379,9 +377,7 @@ def test_a_killed_rank_ends_the_run_and_keeps_the_checkpoint(small: list[str], t
 
 
 @pytest.mark.slow
-def test_a_suite_on_two_devices_through_submitit(
-    graphkd: Command, tiny_words: list[str], tmp_path: Path
-) -> None:
+def test_a_suite_on_two_devices_through_submitit(graphkd: Command, tiny_words: list[str], tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     suite = tmp_path / "configs" / "ablation"
     suite.mkdir(parents=True)

@@ -21,13 +21,13 @@ import yaml
 import graphkd
 from graphkd import MODELS, UserError, load
 from graphkd.assemble import Plan, plan, plan_teacher
+from graphkd.engine.callback import Callback
 from graphkd.engine.checkpoint import load_weights, save_weights
 from graphkd.engine.evaluate import evaluate
 from graphkd.engine.trainer import Trainer
-from graphkd.engine.watching import Watcher
 from graphkd.report import record as records
 from graphkd.report.record import Record
-from graphkd.run import Outcome, run, run_teacher
+from graphkd.run import RunResult, run, run_teacher
 
 Config = Callable[..., dict[str, Any]]
 ALONE = {"objective": {"ce": "ce"}}
@@ -55,7 +55,7 @@ class Raising(CrossEntropy):
 """
 
 
-class Notes(Watcher):
+class Notes(Callback):
     """What the user is told."""
 
     def __init__(self) -> None:
@@ -80,12 +80,12 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def record_of(outcome: Outcome) -> Record:
-    return records.read(outcome.folder / "record.json")
+def record_of(result: RunResult) -> Record:
+    return records.read(result.folder / "record.json")
 
 
-def lines_of(outcome: Outcome) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (outcome.folder / "metrics.jsonl").read_text().splitlines()]
+def lines_of(result: RunResult) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (result.folder / "metrics.jsonl").read_text().splitlines()]
 
 
 # What a run leaves
@@ -93,17 +93,17 @@ def lines_of(outcome: Outcome) -> list[dict[str, Any]]:
 
 def test_leaves_config_metrics_weights_and_record(tiny_config: Config) -> None:
     config = tiny_config({"trainer.epochs": 3})
-    outcome = run(plan(config))
-    assert {path.name for path in outcome.folder.iterdir()} == FILES
-    assert yaml.safe_load((outcome.folder / "config.yaml").read_text()) == {**config, "varied": {}}
-    assert [line["epoch"] for line in lines_of(outcome)] == [1, 2, 3]
-    assert record_of(outcome) == outcome.record
+    result = run(plan(config))
+    assert {path.name for path in result.folder.iterdir()} == FILES
+    assert yaml.safe_load((result.folder / "config.yaml").read_text()) == {**config, "varied": {}}
+    assert [line["epoch"] for line in lines_of(result)] == [1, 2, 3]
+    assert record_of(result) == result.record
 
 
 def test_the_record_says_what_was_run_and_what_came_of_it(tiny_config: Config) -> None:
     planned = plan(tiny_config({"trainer.epochs": 4, "seed": 2, "study": "s", "varied": {"gnn": "tag"}}))
-    outcome = run(planned)
-    record, lines = outcome.record, lines_of(outcome)
+    result = run(planned)
+    record, lines = result.record, lines_of(result)
     said = (record.kind, record.status, record.study, record.variant, record.pair, record.varied, record.seed)
     assert said == ("student", "done", "s", "ce+kd+hkd-knn-tag", "resnet8->resnet8", {"gnn": "tag"}, 2)
     assert record.identity == planned.identity
@@ -139,18 +139,18 @@ def graphkd_version() -> str:
 
 def test_the_weights_are_the_last_epochs_under_plain_names(tiny_config: Config) -> None:
     planned = plan(tiny_config({**ALONE, "trainer.epochs": 3}))
-    outcome = run(planned)
+    result = run(planned)
     dataset = planned.build_data()
     student = planned.build_student(dataset)
     planned.build_trainer().fit(student, planned.build_objective(dataset, student, None), dataset, seed=planned.seed)
-    saved = safetensors.torch.load_file(outcome.folder / "student.safetensors")
+    saved = safetensors.torch.load_file(result.folder / "student.safetensors")
     assert saved.keys() == student.state_dict().keys()
     assert all(torch.equal(tensor, saved[name]) for name, tensor in student.state_dict().items())
 
 
 def test_the_same_run_elsewhere_gives_the_same_bytes(tiny_config: Config, tmp_path: Path) -> None:
     first, second = (run(plan(tiny_config({"results": str(tmp_path / name)}))) for name in ("one", "two"))
-    weights = [(outcome.folder / "student.safetensors").read_bytes() for outcome in (first, second)]
+    weights = [(result.folder / "student.safetensors").read_bytes() for result in (first, second)]
     assert weights[0] == weights[1]
     assert first.record.metrics == second.record.metrics
 
@@ -235,7 +235,7 @@ def test_a_failed_run_is_recorded_and_can_be_run_again(
     assert {path.name for path in again.folder.iterdir()} == FILES
 
 
-class CtrlC(Watcher):
+class CtrlC(Callback):
     """Presses it after a number of steps."""
 
     def __init__(self, steps: int) -> None:
@@ -265,7 +265,7 @@ def test_an_interrupted_run_goes_on_and_ends_as_if_it_had_not_been(
     resumed = run(planned)
     assert {path.name for path in resumed.folder.iterdir()} == FILES
     assert resumed.record.metrics == whole.record.metrics
-    one, other = (outcome.folder / "student.safetensors" for outcome in (whole, resumed))
+    one, other = (result.folder / "student.safetensors" for result in (whole, resumed))
     assert one.read_bytes() == other.read_bytes()
     assert without_times(resumed.folder / "metrics.jsonl") == without_times(whole.folder / "metrics.jsonl")
 
@@ -282,7 +282,7 @@ def test_a_replacement_that_was_cut_off_is_mended(tiny_config: Config) -> None:
 def test_while_it_runs_the_record_says_so(tiny_config: Config) -> None:
     planned = plan(tiny_config(ALONE))
 
-    class Look(Watcher):
+    class Look(Callback):
         seen: Record | None = None
 
         def step(self) -> None:
@@ -322,9 +322,9 @@ def test_what_cannot_be_built_leaves_no_trace(tiny_config: Config, tmp_path: Pat
 
 
 def test_run_dir_sets_the_folder(tiny_config: Config, tmp_path: Path) -> None:
-    outcome = run(plan(tiny_config({**ALONE, "run_dir": str(tmp_path / "out")})))
-    assert outcome.folder == tmp_path / "out"
-    assert {path.name for path in outcome.folder.iterdir()} == FILES
+    result = run(plan(tiny_config({**ALONE, "run_dir": str(tmp_path / "out")})))
+    assert result.folder == tmp_path / "out"
+    assert {path.name for path in result.folder.iterdir()} == FILES
     (tmp_path / "empty").mkdir()
     assert run(plan(tiny_config({**ALONE, "run_dir": str(tmp_path / "empty")}))).record.status == "done"
 
@@ -403,7 +403,7 @@ def test_a_teacher_of_other_processes_is_not_trained_before_a_student_that_canno
     assert not (tmp_path / "results").exists()
 
 
-class Heard(Watcher):
+class Heard(Callback):
     def __init__(self) -> None:
         self.notes: list[str] = []
 
@@ -469,23 +469,23 @@ def test_the_teacher_is_trained_once(tiny_config: Config, tmp_path: Path) -> Non
     first, second = Notes(), Notes()
     run(plan(tiny_config()), first)
     teachers = contents(tmp_path / "results" / "teachers")
-    outcome = run(plan(tiny_config({"seed": 1, "student": "resnet8", "data.train_fraction": 0.05})), second)
+    result = run(plan(tiny_config({"seed": 1, "student": "resnet8", "data.train_fraction": 0.05})), second)
     assert contents(tmp_path / "results" / "teachers") == teachers
     assert len(first.notes) == 1
     assert "training it first" in first.notes[0]
     assert len(second.notes) == 1
     assert "% on test" in second.notes[0]
-    assert outcome.record.teacher is not None
+    assert result.record.teacher is not None
     teacher = graphkd.load(next((tmp_path / "results").glob("teachers/*/*/seed-0")))
     assert teacher.record.kind == "teacher"
-    assert outcome.record.teacher.accuracy == teacher.record.metrics.test_top1_last
-    assert evaluate(teacher.student, teacher.dataset).top1 == outcome.record.teacher.accuracy
+    assert result.record.teacher.accuracy == teacher.record.metrics.test_top1_last
+    assert evaluate(teacher.student, teacher.dataset).top1 == result.record.teacher.accuracy
 
 
 def test_a_run_without_need_of_a_teacher_trains_none(tiny_config: Config, tmp_path: Path) -> None:
-    outcome = run(plan(tiny_config(ALONE)))
-    assert outcome.record.teacher is None
-    assert outcome.record.pair == "resnet8->resnet8"
+    result = run(plan(tiny_config(ALONE)))
+    assert result.record.teacher is None
+    assert result.record.pair == "resnet8->resnet8"
     assert not (tmp_path / "results" / "teachers").exists()
 
 
@@ -497,12 +497,12 @@ def test_a_teacher_may_come_from_a_file(tiny_config: Config, tmp_path: Path) -> 
     original = run(plan(tiny_config()))
     notes = Notes()
     other_place = {"results": str(tmp_path / "elsewhere"), "teacher.checkpoint": str(tmp_path / "ckpt_epoch_240.pth")}
-    outcome = run(plan(tiny_config(other_place)), notes)
+    result = run(plan(tiny_config(other_place)), notes)
     assert not (tmp_path / "elsewhere" / "teachers").exists()
     assert "ckpt_epoch_240.pth" in notes.notes[0]
-    assert outcome.record.metrics == original.record.metrics
-    assert outcome.record.teacher is not None
-    assert outcome.record.teacher.accuracy == trained.record.metrics.test_top1_last
+    assert result.record.metrics == original.record.metrics
+    assert result.record.teacher is not None
+    assert result.record.teacher.accuracy == trained.record.metrics.test_top1_last
 
 
 def test_a_file_of_another_network_is_refused_before_anything_is_written(tiny_config: Config, tmp_path: Path) -> None:
@@ -551,45 +551,45 @@ def test_two_processes_at_once_train_one_teacher(tiny_words: list[str], tmp_path
 
 
 def test_load_brings_a_finished_run_back(tiny_config: Config) -> None:
-    outcome = run(plan(tiny_config()))
-    finished = graphkd.load(outcome.folder)
-    assert finished.record == outcome.record
+    result = run(plan(tiny_config()))
+    finished = graphkd.load(result.folder)
+    assert finished.record == result.record
     assert finished.config["objective"] == tiny_config()["objective"]
     assert not finished.student.training
     found = evaluate(finished.student, finished.dataset)
-    assert found.top1 == outcome.record.metrics.test_top1_last
-    assert found.nll == pytest.approx(outcome.record.metrics.test_nll_last)
+    assert found.top1 == result.record.metrics.test_top1_last
+    assert found.nll == pytest.approx(result.record.metrics.test_nll_last)
 
 
 def test_load_needs_neither_the_teachers_file_nor_the_objective(tiny_config: Config, tmp_path: Path) -> None:
     trained = run_teacher(tiny_config(), plan_teacher(tiny_config()))
     weights = trained.folder / "teacher.safetensors"
-    outcome = run(plan(tiny_config({"teacher.checkpoint": str(weights)})))
+    result = run(plan(tiny_config({"teacher.checkpoint": str(weights)})))
     weights.unlink()
-    assert graphkd.load(str(outcome.folder)).record == outcome.record
+    assert graphkd.load(str(result.folder)).record == result.record
 
 
 def test_loading_does_not_download_pretrained_weights(tiny_config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     student = {"name": "torchvision/shufflenet_v2_x0_5"}
-    outcome = run(plan(tiny_config({**ALONE, "student": student})))
-    path = outcome.folder / "config.yaml"
+    result = run(plan(tiny_config({**ALONE, "student": student})))
+    path = result.folder / "config.yaml"
     path.write_text(path.read_text().replace("  name: torchvision/", "  weights: DEFAULT\n  name: torchvision/"))
 
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("it downloads")
 
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", refuse)
-    finished = graphkd.load(outcome.folder)
+    finished = graphkd.load(result.folder)
     assert finished.config["student"]["weights"] == "DEFAULT"
-    assert finished.record == outcome.record
+    assert finished.record == result.record
 
 
 def test_load_brings_a_teacher_back_whatever_run_asked_for_it(tiny_config: Config) -> None:
     config = tiny_config(ALONE)
-    outcome = run_teacher(config, plan_teacher(config))
-    finished = graphkd.load(outcome.folder)
+    result = run_teacher(config, plan_teacher(config))
+    finished = graphkd.load(result.folder)
     network = plan_teacher(config).build(finished.dataset)
-    load_weights(network, outcome.folder / "teacher.safetensors")
+    load_weights(network, result.folder / "teacher.safetensors")
     state = network.state_dict()
     assert all(torch.equal(tensor, state[name]) for name, tensor in finished.student.state_dict().items())
 
@@ -597,19 +597,19 @@ def test_load_brings_a_teacher_back_whatever_run_asked_for_it(tiny_config: Confi
 def test_load_names_what_is_no_finished_run(tiny_config: Config, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no run"):
         graphkd.load(tmp_path)
-    outcome = run(plan(tiny_config(ALONE)))
-    (outcome.folder / "config.yaml").write_text("- 1\n")
+    result = run(plan(tiny_config(ALONE)))
+    (result.folder / "config.yaml").write_text("- 1\n")
     with pytest.raises(UserError, match="holds no mapping"):
-        graphkd.load(outcome.folder)
-    (outcome.folder / "config.yaml").write_text("seed: [0\n")
+        graphkd.load(result.folder)
+    (result.folder / "config.yaml").write_text("seed: [0\n")
     with pytest.raises(UserError, match="cannot be read as YAML"):
-        graphkd.load(outcome.folder)
-    os.truncate(outcome.folder / "config.yaml", 1 << 40)
+        graphkd.load(result.folder)
+    os.truncate(result.folder / "config.yaml", 1 << 40)
     with pytest.raises(UserError, match="larger than 4 MiB"):
-        graphkd.load(outcome.folder)
-    (outcome.folder / "config.yaml").unlink()
+        graphkd.load(result.folder)
+    (result.folder / "config.yaml").unlink()
     with pytest.raises(UserError, match=r"config\.yaml cannot be read"):
-        graphkd.load(outcome.folder)
+        graphkd.load(result.folder)
 
 
 def test_the_trainer_of_a_plan_is_that_of_the_config(tiny_config: Config) -> None:
@@ -779,15 +779,15 @@ def test_a_student_may_start_from_a_file_or_another_run(tiny_config: Config, tmp
     frozen = {**ALONE, "trainer.lr": 1e-30, "trainer.momentum": 0.0, "trainer.weight_decay": 0.0}
     for place in (donor.folder, tmp_path / "lightning.ckpt"):
         notes = Notes()
-        outcome = run(plan(tiny_config({**frozen, "student.checkpoint": str(place)})), notes)
-        loaded = graphkd.load(outcome.folder)
+        result = run(plan(tiny_config({**frozen, "student.checkpoint": str(place)})), notes)
+        loaded = graphkd.load(result.folder)
         parameters = dict(loaded.student.named_parameters())
         assert all(torch.equal(parameters[name], state[name]) for name in parameters), "it starts where the file ends"
         assert notes.notes[-1].startswith("student: resnet8 starts from ")
         assert any("the prefix 'model.'" in note for note in notes.notes) == (place.suffix == ".ckpt")
         assert loaded.config["student"]["checkpoint"] == str(place)
     (tmp_path / "lightning.ckpt").unlink()
-    graphkd.load(outcome.folder)  # needs the file no more
+    graphkd.load(result.folder)  # needs the file no more
 
 
 def test_a_start_of_other_classes_is_refused_before_anything_is_written(tiny_config: Config, tmp_path: Path) -> None:
@@ -813,10 +813,10 @@ def test_a_checkpoint_is_a_file_or_a_finished_run(tiny_config: Config, tmp_path:
                 plan(tiny_config({f"{side}.checkpoint": str(place)}))
         with pytest.raises(UserError, match=r"sparse\.pth is refused: its 4194304 MiB"):
             run(plan(tiny_config({f"{side}.checkpoint": str(sparse)})))
-    outcome = run(plan(tiny_config(ALONE)))
-    records.write(dataclasses.replace(outcome.record, status="running"), outcome.folder / "record.json")
+    result = run(plan(tiny_config(ALONE)))
+    records.write(dataclasses.replace(result.record, status="running"), result.folder / "record.json")
     with pytest.raises(UserError, match=r"student.checkpoint: the run in .* is not finished"):
-        plan(tiny_config({"student.checkpoint": str(outcome.folder)}))
+        plan(tiny_config({"student.checkpoint": str(result.folder)}))
 
 
 def test_a_trained_teachers_folder_is_a_checkpoint(tiny_config: Config) -> None:
@@ -829,13 +829,13 @@ def test_a_trained_teachers_folder_is_a_checkpoint(tiny_config: Config) -> None:
 def test_a_teacher_may_take_images_of_its_own(tiny_config: Config) -> None:
     own = {"size": 16, "mean": [0.5], "std": [0.25]}
     config = tiny_config({"teacher": {**tiny_config()["teacher"], "input": own}, "objective": {"at": "at"}})
-    outcome = run(plan(config))
+    result = run(plan(config))
     (folder,) = Path(config["results"]).glob("teachers/*/*/seed-0")
     teacher = graphkd.load(folder)
     (batch,) = teacher.dataset.eval_batches("test", 999, "cpu")
     assert teacher.student(batch.images).features[0].shape[2] == 16
-    assert outcome.record.teacher is not None
-    assert outcome.record.teacher.accuracy == evaluate(teacher.student, teacher.dataset).top1
+    assert result.record.teacher is not None
+    assert result.record.teacher.accuracy == evaluate(teacher.student, teacher.dataset).top1
     for wrong, message in (
         ({"sise": 16}, "did you mean 'size'"),
         ({"size": 0}, "teacher.input.size is 0"),

@@ -18,11 +18,11 @@ import graphkd
 from graphkd import DATASETS, MODELS, UserError
 from graphkd.assemble import plan, plan_teacher
 from graphkd.data import Dataset, Split, TensorDataset
+from graphkd.engine.callback import Callback
 from graphkd.engine.seeding import generator, initialising
 from graphkd.engine.trainer import Trainer
-from graphkd.engine.watching import Watcher
 from graphkd.report import record as records
-from graphkd.run import Outcome, run, run_teacher
+from graphkd.run import RunResult, run, run_teacher
 from graphkd.transfer import Embeddings, Probe, TransferPlan, find_students, plan_transfer, transfer
 from graphkd_cli.compose import compose
 
@@ -36,7 +36,7 @@ class Killed(BaseException):
     """As when a signal arrives."""
 
 
-class Impatient(Watcher):
+class Impatient(Callback):
     """Stops a training after some steps."""
 
     def __init__(self, steps: int, error: BaseException) -> None:
@@ -49,7 +49,7 @@ class Impatient(Watcher):
             raise self.error
 
 
-class Listener(Watcher):
+class Listener(Callback):
     """Keeps what it is told."""
 
     def __init__(self) -> None:
@@ -60,7 +60,7 @@ class Listener(Watcher):
 
 
 @pytest.fixture(scope="module")
-def student(tiny_words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+def student(tiny_words: list[str], tmp_path_factory: pytest.TempPathFactory) -> RunResult:
     """A finished student of seed 3; tests leave its folder alone."""
     config = compose([*tiny_words, "objective=ce", "seed=3", "variant=plain"]).config
     results = str(tmp_path_factory.mktemp("students") / "results")
@@ -72,9 +72,9 @@ def target(tmp_path: Path) -> TransferPlan:
     return plan_transfer(NEW, SHORT, str(tmp_path / "results"))
 
 
-def probe(student: Outcome | Path, target: TransferPlan, watcher: Watcher | None = None) -> Outcome:
-    folder = student.folder if isinstance(student, Outcome) else student
-    return transfer(folder, target, target.data.build(), watcher)
+def probe(student: RunResult | Path, target: TransferPlan, callback: Callback | None = None) -> RunResult:
+    folder = student.folder if isinstance(student, RunResult) else student
+    return transfer(folder, target, target.data.build(), callback)
 
 
 def weights(folder: Path) -> dict[str, Tensor]:
@@ -90,7 +90,7 @@ def samples(dataset: Dataset, split: str) -> tuple[Tensor, Tensor]:
     return batch.images, batch.labels
 
 
-def naive(student: Outcome, options: Probe) -> tuple[nn.Linear, list[dict[str, float]]]:
+def naive(student: RunResult, options: Probe) -> tuple[nn.Linear, list[dict[str, float]]]:
     """The same classifier by a plain loop, and its accuracies in each epoch."""
     network, dataset = graphkd.load(student.folder).student.eval(), DATASETS.build(**NEW)
     features = {}
@@ -122,21 +122,21 @@ def naive(student: Outcome, options: Probe) -> tuple[nn.Linear, list[dict[str, f
 # The training
 
 
-def test_a_probe_is_what_a_plain_loop_trains(student: Outcome, target: TransferPlan) -> None:
-    outcome = probe(student, target)
+def test_a_probe_is_what_a_plain_loop_trains(student: RunResult, target: TransferPlan) -> None:
+    result = probe(student, target)
     head, epochs = naive(student, SHORT)
-    found = weights(outcome.folder)
+    found = weights(result.folder)
     assert found.keys() == {"linear.weight", "linear.bias"}
     torch.testing.assert_close(found["linear.weight"], head.weight.detach(), rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(found["linear.bias"], head.bias.detach(), rtol=1e-4, atol=1e-6)
-    metrics, best = outcome.record.metrics, max(epochs, key=lambda epoch: epoch["val"])
+    metrics, best = result.record.metrics, max(epochs, key=lambda epoch: epoch["val"])
     assert metrics.test_top1_last == pytest.approx(epochs[-1]["test"])
     assert metrics.test_top1_max == pytest.approx(max(epoch["test"] for epoch in epochs))
     assert metrics.val_top1_best == pytest.approx(best["val"])
     assert metrics.test_top1_at_best_val == pytest.approx(best["test"])
 
 
-def test_two_probes_of_one_student_are_equal_bit_for_bit(student: Outcome, target: TransferPlan) -> None:
+def test_two_probes_of_one_student_are_equal_bit_for_bit(student: RunResult, target: TransferPlan) -> None:
     first = probe(student, target)
     again = probe(student, dataclasses.replace(target, study="again"))
     assert first.folder != again.folder
@@ -145,7 +145,7 @@ def test_two_probes_of_one_student_are_equal_bit_for_bit(student: Outcome, targe
     assert first.record.identity == again.record.identity
 
 
-def test_the_students_run_stays_as_it_was(student: Outcome, target: TransferPlan) -> None:
+def test_the_students_run_stays_as_it_was(student: RunResult, target: TransferPlan) -> None:
     before = contents(student.folder)
     probe(student, target)
     assert contents(student.folder) == before
@@ -188,38 +188,38 @@ def test_embeddings_are_a_data_set_like_others() -> None:
 # The record
 
 
-def test_the_record_is_that_of_the_student_on_other_data(student: Outcome, target: TransferPlan) -> None:
-    outcome = probe(student, target)
-    record, source = records.read(outcome.folder / "record.json"), student.record
-    assert record == outcome.record
+def test_the_record_is_that_of_the_student_on_other_data(student: RunResult, target: TransferPlan) -> None:
+    result = probe(student, target)
+    record, source = records.read(result.folder / "record.json"), student.record
+    assert record == result.record
     assert (record.kind, record.status, record.data, record.teacher) == ("student", "done", "digits", None)
     assert (record.study, record.variant, record.pair) == ("adhoc_transfer", "plain", source.pair)
     assert (record.varied, record.seed) == ({"objective": "ce"}, 3)
     assert record.metrics.agreement_last is None
     assert record.metrics.terms.keys() == {"ce"}
-    assert outcome.folder == Path(target.results) / "adhoc_transfer" / "plain" / record.identity[:12] / "seed-3"
-    assert {path.name for path in outcome.folder.iterdir()} == {"config.yaml", "probe.safetensors", "record.json"}
+    assert result.folder == Path(target.results) / "adhoc_transfer" / "plain" / record.identity[:12] / "seed-3"
+    assert {path.name for path in result.folder.iterdir()} == {"config.yaml", "probe.safetensors", "record.json"}
 
 
-def test_the_config_says_how_to_do_it_again(student: Outcome, target: TransferPlan, tmp_path: Path) -> None:
-    outcome = probe(student, target)
-    config = yaml.safe_load((outcome.folder / "config.yaml").read_text())
+def test_the_config_says_how_to_do_it_again(student: RunResult, target: TransferPlan, tmp_path: Path) -> None:
+    result = probe(student, target)
+    config = yaml.safe_load((result.folder / "config.yaml").read_text())
     place = config.pop("student")
     assert place == str(student.folder)
     config["probe"]["decay_at"] = tuple(config["probe"]["decay_at"])
     again = plan_transfer(**{**config, "probe": Probe(**config["probe"]), "results": str(tmp_path / "elsewhere")})
     other = probe(Path(place), again)
-    assert other.record.identity == outcome.record.identity
-    assert other.record.metrics == outcome.record.metrics
+    assert other.record.identity == result.record.identity
+    assert other.record.metrics == result.record.metrics
 
 
-def test_without_a_validation_split_its_figures_are_empty(student: Outcome, tmp_path: Path) -> None:
-    outcome = probe(student, plan_transfer({**NEW, "val_fraction": 0.0}, SHORT, str(tmp_path)))
-    assert outcome.record.metrics.val_top1_best is None
-    assert outcome.record.metrics.test_top1_at_best_val is None
+def test_without_a_validation_split_its_figures_are_empty(student: RunResult, tmp_path: Path) -> None:
+    result = probe(student, plan_transfer({**NEW, "val_fraction": 0.0}, SHORT, str(tmp_path)))
+    assert result.record.metrics.val_top1_best is None
+    assert result.record.metrics.test_top1_at_best_val is None
 
 
-def test_what_counts_in_the_identity(student: Outcome) -> None:
+def test_what_counts_in_the_identity(student: RunResult) -> None:
     source = student.record
     same = [Probe(), Probe(lr=0.1), Probe(threads=1, accelerator="cpu", eval_batch_size=7)]
     assert len({plan_transfer(NEW, options).identity(source) for options in same}) == 1
@@ -250,7 +250,7 @@ def test_the_probes_trainer_has_all_its_options() -> None:
 # Again, and after trouble
 
 
-def test_a_finished_probe_is_not_trained_again(student: Outcome, target: TransferPlan) -> None:
+def test_a_finished_probe_is_not_trained_again(student: RunResult, target: TransferPlan) -> None:
     first = probe(student, target)
     before = contents(first.folder)
     again = probe(student, target, Impatient(1, AssertionError("it trains")))
@@ -260,7 +260,7 @@ def test_a_finished_probe_is_not_trained_again(student: Outcome, target: Transfe
 
 
 @pytest.mark.parametrize("harm", ["gone", "empty", "half", "altered"])
-def test_a_probe_whose_weights_are_torn_is_trained_again(student: Outcome, target: TransferPlan, harm: str) -> None:
+def test_a_probe_whose_weights_are_torn_is_trained_again(student: RunResult, target: TransferPlan, harm: str) -> None:
     first = probe(student, target)
     path = first.folder / "probe.safetensors"
     content = path.read_bytes()
@@ -280,18 +280,18 @@ def test_a_probe_whose_weights_are_torn_is_trained_again(student: Outcome, targe
     assert probe(student, target).reused
 
 
-def test_a_probe_that_was_killed_is_trained_after_all(student: Outcome, target: TransferPlan) -> None:
+def test_a_probe_that_was_killed_is_trained_after_all(student: RunResult, target: TransferPlan) -> None:
     with pytest.raises(Killed):
         probe(student, target, Impatient(20, Killed()))
     (left,) = Path(target.results).glob("adhoc_transfer/*/*/seed-3/record.json")
     assert records.read(left).status == "running"
-    outcome = probe(student, target)
+    result = probe(student, target)
     fresh = probe(student, dataclasses.replace(target, study="fresh"))
-    assert outcome.record.metrics == fresh.record.metrics
-    assert {path.name for path in outcome.folder.iterdir()} == {path.name for path in fresh.folder.iterdir()}
+    assert result.record.metrics == fresh.record.metrics
+    assert {path.name for path in result.folder.iterdir()} == {path.name for path in fresh.folder.iterdir()}
 
 
-def test_a_probe_that_failed_says_so(student: Outcome, target: TransferPlan) -> None:
+def test_a_probe_that_failed_says_so(student: RunResult, target: TransferPlan) -> None:
     with pytest.raises(RuntimeError):
         probe(student, target, Impatient(1, RuntimeError("out of\nluck")))
     (left,) = Path(target.results).glob("adhoc_transfer/*/*/seed-3/record.json")
@@ -304,7 +304,7 @@ def test_a_probe_that_failed_says_so(student: Outcome, target: TransferPlan) -> 
 
 
 def test_all_finished_students_are_found_and_nothing_else(
-    tiny_config: Config, student: Outcome, target: TransferPlan, tmp_path: Path
+    tiny_config: Config, student: RunResult, target: TransferPlan, tmp_path: Path
 ) -> None:
     results = tmp_path / "results"
     first = results / student.folder.relative_to(student.folder.parents[3])
@@ -328,7 +328,7 @@ def test_no_students_no_transfer(tmp_path: Path) -> None:
         find_students(tmp_path / "nowhere")
 
 
-def test_only_students_are_transferred(tiny_config: Config, student: Outcome, target: TransferPlan) -> None:
+def test_only_students_are_transferred(tiny_config: Config, student: RunResult, target: TransferPlan) -> None:
     teacher = run_teacher(tiny_config(), plan_teacher(tiny_config()))
     with pytest.raises(UserError, match="holds a teacher"):
         probe(teacher, target)
@@ -346,7 +346,7 @@ def coloured(channels: int, size: int) -> TensorDataset:
 
 
 def test_images_of_other_channels_are_refused_before_anything_is_written(
-    student: Outcome, target: TransferPlan
+    student: RunResult, target: TransferPlan
 ) -> None:
     with pytest.raises(UserError, match="takes images of 1 channels, but the data has 3"):
         transfer(student.folder, target, coloured(3, 8))
@@ -384,7 +384,7 @@ def test_unknown_data_is_named() -> None:
         plan_transfer({})
 
 
-def test_a_study_must_be_a_plain_name(student: Outcome, tmp_path: Path) -> None:
+def test_a_study_must_be_a_plain_name(student: RunResult, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="study is"):
         probe(student, plan_transfer(NEW, SHORT, str(tmp_path / "out"), study="../x"))
     assert not (tmp_path / "out").exists()

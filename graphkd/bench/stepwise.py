@@ -10,12 +10,12 @@ from torch import Tensor
 
 from graphkd.batch import DistillationBatch, NetworkOutput
 from graphkd.data import Batch, Dataset
+from graphkd.engine.callback import Callback
 from graphkd.engine.clock import Clock
 from graphkd.engine.interrupts import Interrupts
+from graphkd.engine.loop import Position, TrainingLoop
 from graphkd.engine.matmul import matmul_precision
-from graphkd.engine.session import Position, Session
 from graphkd.engine.trainer import Trainer
-from graphkd.engine.watching import Watcher
 from graphkd.model import Network
 from graphkd.objective import Losses, WeightedSum
 from graphkd.objective.weighted_sum import Section
@@ -24,7 +24,7 @@ OF_OBJECTIVE = "backward of the objective"
 """This section lies within `backward`."""
 
 
-class Stepwise(Session):
+class Stepwise(TrainingLoop):
     """A training of which others take the steps."""
 
     def __init__(
@@ -32,7 +32,7 @@ class Stepwise(Session):
     ) -> None:
         """A training, as `Trainer.fit` begins it."""
         super().__init__(
-            trainer, trainer.fabric(), student, objective, dataset, teacher, seed, Watcher(), "student", None,
+            trainer, trainer.fabric(), student, objective, dataset, teacher, seed, Callback(), "student", None,
             Interrupts(),
         )  # fmt: skip
         phase = self._phase(len(self.stages))
@@ -51,12 +51,12 @@ class Stepwise(Session):
         """Takes a step."""
         with matmul_precision(self.trainer.matmul_precision):
             self._step(self._own, next(self._endless))
-        self.at.batch += 1
+        self.position.batch += 1
 
     def _epochs(self) -> Iterator[Batch]:
         while True:
             yield from self.clock.each(self._batches(self._own), "data")
-            self.at = Position(self.at.phase, self.at.epoch + 1)
+            self.position = Position(self.position.phase, self.position.epoch + 1)
 
 
 def time_objectives_backward(student: NetworkOutput, clock: Clock) -> None:

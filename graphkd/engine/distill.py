@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from graphkd.data import Dataset
+from graphkd.engine.callback import Callback, History
 from graphkd.engine.evaluate import Evaluation
 from graphkd.engine.trainer import Trainer
-from graphkd.engine.watching import Fit, Watcher
 from graphkd.model import Network
 from graphkd.objective import Objective, WeightedSum
 from graphkd.objective.base import Setting
@@ -21,19 +21,19 @@ class Result:
 
     Attributes:
         student: The network with its last weights, in eval mode, on the training device.
-        fit: The figures of every epoch.
+        history: The figures of every epoch.
         test: Figures of the student on the test split, after the last epoch.
     """
 
     student: Network
-    fit: Fit
+    history: History
     test: Evaluation
 
 
 def distill(
     teacher: Network | None, student: Network, data: Dataset,
     objective: Objective | WeightedSum | Mapping[str, tuple[Objective, Weight]], *,
-    trainer: Trainer | None = None, seed: int = 0, watcher: Watcher | None = None,
+    trainer: Trainer | None = None, seed: int = 0, callback: Callback | None = None,
 ) -> Result:  # fmt: skip
     """Distils a trained teacher into a student, by the same trainer as the commands use.
 
@@ -44,7 +44,7 @@ def distill(
         objective: One objective (weight 1), or several with weights by name.
         trainer: Epochs, learning rate and so on; the benchmark's 240 epochs by default.
         seed: Fixes order, augmentation and the objective's draws; weights are as they come.
-        watcher: Is told how it goes.
+        callback: Is told how it goes.
 
     Raises:
         UserError: The objective needs a teacher and there is none, or the device is missing.
@@ -53,11 +53,11 @@ def distill(
         objective = {objective.name or type(objective).__name__.lower(): (objective, 1.0)}
     if not isinstance(objective, WeightedSum):
         objective = WeightedSum(objective)
-    trainer, watcher = trainer or Trainer(), watcher or Watcher()
+    trainer, callback = trainer or Trainer(), callback or Callback()
     setting = Setting(data.train_labels, data.num_classes, trainer.batch_size, trainer.processes)
     for note in objective.notes(setting):
-        watcher.note(note)
-    fit = trainer.fit(student, objective, data, teacher=teacher, seed=seed, watcher=watcher)
-    test = fit.epochs[-1].test
+        callback.note(note)
+    history = trainer.fit(student, objective, data, teacher=teacher, seed=seed, callback=callback)
+    test = history.epochs[-1].test
     assert test is not None, "the last epoch is always evaluated"
-    return Result(student, fit, test)
+    return Result(student, history, test)

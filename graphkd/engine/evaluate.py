@@ -81,7 +81,7 @@ def _evaluate(
                 torch.ones_like(chosen).sum(),
             ]
         )
-    *figures, samples = (sums if ranks is None else ranks.total(sums)).tolist()
+    *figures, samples = (sums if ranks is None else ranks.all_reduce_sum(sums)).tolist()
     top1, top5, nll, agreement = (figure / samples for figure in figures)
     return Evaluation(100 * top1, 100 * top5, nll, 100 * agreement if teacher else None, int(samples))
 

@@ -40,7 +40,7 @@ def rank() -> int:
     return _number("RANK" if dist.is_torchelastic_launched() else "SLURM_PROCID", 0)
 
 
-def leads() -> bool:
+def is_main_process() -> bool:
     """Return whether this process is the one that writes."""
     return rank() == 0
 

@@ -9,8 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from graphkd.engine.callback import Callback, History
 from graphkd.engine.ranks import Ranks
-from graphkd.engine.watching import Fit, Watcher
 from graphkd.objective import Losses
 
 LOOK_EVERY = 100
@@ -54,10 +54,10 @@ class Guard:
     has to wait in every step.
     """
 
-    def __init__(self, device: torch.device, what: Literal["stop", "skip"], watcher: Watcher) -> None:
+    def __init__(self, device: torch.device, what: Literal["stop", "skip"], callback: Callback) -> None:
         """A guard of one training."""
         self._what = what
-        self._watcher = watcher
+        self._callback = callback
         self._at_once = device.type == "cpu" or what == "skip"
         self._unseen: list[tuple[int, float, dict[str, Tensor]]] = []
         self._sound = "at the start"
@@ -86,9 +86,8 @@ class Guard:
         if self._what == "stop":
             hint = "the last checkpoint is kept (trainer.non_finite=skip leaves such steps out)"
             raise NotFiniteError(f"{message}; {hint}")
-        self._watcher.note(f"{message}; the step is left out")
+        self._callback.note(f"{message}; the step is left out")
         return False
-
 
     def check_weights(self, state: Mapping[str, Any], steps: int, ranks: Ranks) -> None:
         """Check all that was learned: parameters, statistics, banks. All ranks check together.
@@ -102,14 +101,14 @@ class Guard:
             NotFiniteError: Something in it is NaN or infinite, on any of the ranks.
         """
         bad = not_finite(state)
-        if ranks.highest(len(bad)):
+        if ranks.all_reduce_max(len(bad)):
             named = ", ".join(bad[:3]) + (", ..." if len(bad) > 3 else "") if bad else "on another rank"
             raise NotFiniteError(
                 f"the weights are not finite after {steps} steps ({named}), but were {self._sound}; {_HINT}"
             )
         self._sound = f"after {steps} steps"
 
-    def check_outputs(self, fit: Fit) -> None:
+    def check_outputs(self, fit: History) -> None:
         """Check what a training came to: finite weights may be so large that the network's outputs are not finite.
 
         Raises:

@@ -28,21 +28,21 @@ class Ranks:
         self._host: Any = dist.new_group(backend="gloo") if self.world > 1 else None
 
     @property
-    def leads(self) -> bool:
-        """Whether this is the rank that writes."""
+    def is_main_process(self) -> bool:
+        """Whether this process writes files and shows progress."""
         return self.rank == 0
 
     def sizes(self, samples: int) -> list[int]:
-        """How many samples of a batch each rank has; just all of them where there is one rank."""
+        """Return how many samples of a batch each rank has."""
         return [len(part) for part in torch.arange(samples).tensor_split(self.world)]
 
-    def mine(self, indices: Tensor) -> Tensor:
-        """This rank's part of a batch's indices, int64 [n]; where there is none for it, the first one as a stand-in."""
+    def local_slice(self, indices: Tensor) -> Tensor:
+        """Return this rank's part of a batch's indices, int64 [n]; the first index where its part would be empty."""
         part = indices.tensor_split(self.world)[self.rank]
         return part if len(part) else indices[:1]
 
-    def whole(self, output: NetworkOutput, samples: int, views: int, maps: bool) -> NetworkOutput:
-        """The outputs of the whole batch from those of every rank's part; gradients flow back to the own part.
+    def all_gather(self, output: NetworkOutput, samples: int, views: int, maps: bool) -> NetworkOutput:
+        """Return the outputs of the whole batch, gathered from all ranks; gradients flow back to this rank's part.
 
         Args:
             output: Of this rank's part, tensors [views x n, ...].
@@ -68,19 +68,19 @@ class Ranks:
                     dist.all_reduce(parameter.grad)
                     parameter.grad /= self.world
 
-    def same(self, module: nn.Module) -> None:
+    def broadcast(self, module: nn.Module) -> None:
         """Gives every rank the first one's parameters and buffers."""
         if self.world > 1:
             for tensor in (*module.parameters(), *module.buffers()):
                 dist.broadcast(tensor.data, 0)
 
-    def total(self, sums: Tensor) -> Tensor:
+    def all_reduce_sum(self, sums: Tensor) -> Tensor:
         """Sums over the ranks."""
         if self.world > 1:
             dist.all_reduce(sums)
         return sums
 
-    def highest(self, number: int) -> int:
+    def all_reduce_max(self, number: int) -> int:
         """The highest of the ranks' numbers."""
         if self.world == 1:
             return number

@@ -15,14 +15,14 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from graphkd.data import Dataset
+from graphkd.engine.callback import Callback, History
 from graphkd.engine.convolutions import sound_convolutions
 from graphkd.engine.group import environment
 from graphkd.engine.interrupts import Interrupts
+from graphkd.engine.loop import TrainingLoop
 from graphkd.engine.matmul import MatmulPrecision, matmul_precision
 from graphkd.engine.resume import Checkpoints, parse_every
-from graphkd.engine.session import Session
 from graphkd.engine.threads import torch_threads
-from graphkd.engine.watching import Fit, Watcher
 from graphkd.errors import UserError, check, one_line
 from graphkd.model import Network
 from graphkd.model.base import black_image
@@ -288,9 +288,9 @@ class Trainer:
 
     def fit(
         self, student: Network, objective: WeightedSum, dataset: Dataset, *,
-        teacher: Network | None = None, seed: int = 0, watcher: Watcher | None = None, name: str = "student",
+        teacher: Network | None = None, seed: int = 0, callback: Callback | None = None, name: str = "student",
         checkpoints: Checkpoints | None = None,
-    ) -> Fit:  # fmt: skip
+    ) -> History:  # fmt: skip
         """Trains a student (or a teacher: then the objective is cross-entropy) in place.
 
         Args:
@@ -299,8 +299,8 @@ class Trainer:
             dataset: What it learns on; its training indices are those of the objective's banks.
             teacher: The trained teacher, where the objective needs one. It is frozen.
             seed: Fixes the order of the samples, their augmentation and the objective's draws.
-            watcher: Is told how it goes.
-            name: How the watcher calls this training.
+            callback: Is told how it goes.
+            name: How the callback calls this training.
             checkpoints: Where it goes on from, if there is a checkpoint of this very training, and leaves its own.
 
         Returns:
@@ -320,8 +320,8 @@ class Trainer:
             torch_threads(self.threads), matmul_precision(self.matmul_precision), torch.random.fork_rng(gpus),
             sound_convolutions(*turned), Interrupts() as interrupts,
         ):  # fmt: skip
-            session = Session(
-                self, fabric, student, objective, dataset, teacher, seed, watcher or Watcher(), name, checkpoints,
+            session = TrainingLoop(
+                self, fabric, student, objective, dataset, teacher, seed, callback or Callback(), name, checkpoints,
                 interrupts,
             )  # fmt: skip
             return session.run()

@@ -133,9 +133,7 @@ class GraphEncoder(nn.Module, ABC):
         self.out_dim = out_dim
         self.engine: Engine = engine
         widths = [in_dim] + [out_dim] * layers
-        self.convolutions = nn.ModuleList(
-            self.convolution(width, next_width) for width, next_width in pairwise(widths)
-        )
+        self.convolutions = nn.ModuleList(self.convolution(width, next_width) for width, next_width in pairwise(widths))
 
     @abstractmethod
     def convolution(self, in_dim: int, out_dim: int) -> nn.Module:

@@ -20,9 +20,7 @@ class GAT(GraphEncoder):
     name = "gat"
     dense_limit = 128
 
-    def __init__(
-        self, in_dim: int, out_dim: int, heads: int = 4, layers: int = 1, engine: Engine = "auto"
-    ) -> None:
+    def __init__(self, in_dim: int, out_dim: int, heads: int = 4, layers: int = 1, engine: Engine = "auto") -> None:
         """A GAT encoder.
 
         Args:

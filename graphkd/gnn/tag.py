@@ -18,9 +18,7 @@ class TAG(GraphEncoder):
 
     name = "tag"
 
-    def __init__(
-        self, in_dim: int, out_dim: int, hops: int = 1, layers: int = 1, engine: Engine = "auto"
-    ) -> None:
+    def __init__(self, in_dim: int, out_dim: int, hops: int = 1, layers: int = 1, engine: Engine = "auto") -> None:
         """A TAG encoder.
 
         Args:

@@ -48,9 +48,7 @@ class Shapes(NamedTuple):
     num_classes: int
 
 
-def trial_output(
-    network: nn.Module, in_channels: int, image_size: int, with_gradient: bool = False
-) -> NetworkOutput:
+def trial_output(network: nn.Module, in_channels: int, image_size: int, with_gradient: bool = False) -> NetworkOutput:
     """Return what a network makes of one square image of zeros.
 
     Neither the network (device, state, train or eval mode of each part) nor the random generators change.

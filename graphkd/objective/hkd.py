@@ -173,9 +173,7 @@ class HKD(ContrastiveObjective):
         parts = zip(*(torch.split(tensor, self._graph_sizes(batch)) for tensor in tensors), strict=True)
         encoded = []
         for logits, part, labels, indices in parts:
-            nodes = Nodes(
-                logits, part.detach(), labels, indices, side.bank.view(), self._generators.get("builder")
-            )
+            nodes = Nodes(logits, part.detach(), labels, indices, side.bank.view(), self._generators.get("builder"))
             encoded.append(side.gnn(self.builder.build(nodes), part))
         return _Views(embedding, banked, encoded[0] if len(encoded) == 1 else torch.cat(encoded))
 

@@ -52,9 +52,7 @@ def preactivations(output: NetworkOutput, name: str, side: str) -> list[Tensor]:
         UserError: It shows none; the message names the objective and the side.
     """
     if output.preactivations is None:
-        raise UserError(
-            f"objective '{name}': it needs pre-activations, but the {side}'s network does not show them"
-        )
+        raise UserError(f"objective '{name}': it needs pre-activations, but the {side}'s network does not show them")
     return output.preactivations
 
 

@@ -85,7 +85,7 @@ def test_an_interruption_is_130(command: Command, tiny_words: list[str], monkeyp
 def test_an_interrupted_training_is_neither_done_nor_failed(
     command: Command, folder: Path, tiny_words: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("graphkd.engine.session.evaluate", raising(KeyboardInterrupt()))
+    monkeypatch.setattr("graphkd.engine.loop.evaluate", raising(KeyboardInterrupt()))
     assert command("run", *tiny_words, "objective=ce").code == 130
     (record,) = students(folder).values()
     assert (record.status, record.error) == ("running", None)
@@ -213,9 +213,7 @@ def test_a_terminal_that_is_closed_ends_a_training_in_order_unless_it_is_to_go_o
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="there Python has no safe path")
-def test_modules_named_like_pythons_own_do_not_break_a_launchers_processes(
-    folder: Path, tiny_words: list[str]
-) -> None:
+def test_modules_named_like_pythons_own_do_not_break_a_launchers_processes(folder: Path, tiny_words: list[str]) -> None:
     for name in ("random", "statistics", "types", "queue", "torch"):
         (folder / f"{name}.py").write_text("raise SystemExit('the wrong module')")
     words = " ".join(f"'{word}'" for word in [*tiny_words, "objective=ce"])

@@ -11,19 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from graphkd.engine.callback import EpochResult
 from graphkd.engine.evaluate import Evaluation
-from graphkd.engine.watching import Epoch
 from graphkd_cli import progress
-from graphkd_cli.progress import ProgressWatcher, Runs, figures, present_runs, several
+from graphkd_cli.progress import ProgressCallback, Runs, figures, present_runs, several
 
 NAME = "student ce+kd+hkd-knn-tag seed 0"
 TEST = Evaluation(top1=97.5, top5=99.0, nll=0.1, agreement=None, samples=9)
 
 
-def an_epoch(number: int, terms: int = 4) -> Epoch:
+def an_epoch(number: int, terms: int = 4) -> EpochResult:
     """What an epoch came to."""
     losses = {f"hkd.term{index}": {"raw": 10.046, "weighted": 8.13} for index in range(terms)}
-    return Epoch(number, 0.1, 1.0, losses, 12.5, None, TEST, 1.0)
+    return EpochResult(number, 0.1, 1.0, losses, 12.5, None, TEST, 1.0)
 
 
 def a_screen(width: int, is_terminal: bool = True) -> Console:
@@ -40,10 +40,10 @@ def shown(console: Console) -> str:
 @given(width=st.integers(40, 400), terms=st.integers(0, 20), epochs=st.sampled_from([1, 60, 1000]))
 def test_epoch_bar_and_time_come_first_and_figures_go_whole(width: int, terms: int, epochs: int) -> None:
     console = a_screen(width)
-    with ProgressWatcher(console) as watcher:
-        watcher.start(NAME, epochs + 1, 3)
-        watcher.epoch(an_epoch(epochs, terms))
-        watcher._progress.refresh()
+    with ProgressCallback(console) as callback:
+        callback.start(NAME, epochs + 1, 3)
+        callback.epoch(an_epoch(epochs, terms))
+        callback._progress.refresh()
     *_, line = (line for line in shown(console).splitlines() if line.startswith("epoch"))
     found = re.fullmatch(r"epoch (\d+)/(\d+) ━{3,}.* (-|\d+):(--|\d\d):(--|\d\d) left ?(.*)", line.rstrip())
     assert found is not None, line
@@ -56,8 +56,8 @@ def test_epoch_bar_and_time_come_first_and_figures_go_whole(width: int, terms: i
 
 def test_the_name_of_a_training_is_never_cut() -> None:
     console = a_screen(40)
-    with ProgressWatcher(console) as watcher:
-        watcher.start("x" * 100, 2, 3)
+    with ProgressCallback(console) as callback:
+        callback.start("x" * 100, 2, 3)
     assert "x" * 20 in shown(console)
     assert "…" not in shown(console)
     assert shown(console).split("epoch")[0].replace("\n", "").count("x") == 100
@@ -66,11 +66,11 @@ def test_the_name_of_a_training_is_never_cut() -> None:
 def test_the_display_ends_with_the_last_epoch_and_begins_with_the_next_training() -> None:
     console = a_screen(80)
     assert isinstance(console.file, io.StringIO)
-    with ProgressWatcher(console) as watcher:
-        watcher.start("teacher", 1, 1)
-        watcher.epoch(an_epoch(1))
+    with ProgressCallback(console) as callback:
+        callback.start("teacher", 1, 1)
+        callback.epoch(an_epoch(1))
         assert console.file.getvalue().count("\x1b[?25h") == 1, "another process may have the screen now"
-        watcher.start("student", 1, 1)
+        callback.start("student", 1, 1)
     assert console.file.getvalue().count("\x1b[?25l") == 2
     assert console.file.getvalue().count("\x1b[?25h") == 2
 
@@ -89,12 +89,12 @@ def test_a_suite_says_what_runs_now_how_many_are_done_and_the_time_left(
     console = a_screen(80)
     monkeypatch.setattr(progress, "console", lambda: console)
     runs = Runs(4)
-    with runs.watch() as watcher:
-        watcher.start("student kd seed 0", 2, 5)
+    with runs.watch() as callback:
+        callback.start("student kd seed 0", 2, 5)
         assert runs.line(0.0) == "run 1 of 4, -:--:-- left for all"
         clock[0] += 30
         assert runs.line(0.5) == "run 1 of 4, 0:03:30 left for all"
-        watcher._progress.refresh()
+        callback._progress.refresh()
     assert "run 1 of 4, " in shown(console)
     assert "student kd seed 0" in shown(console)
     assert "epoch 1/2" in shown(console)
@@ -115,13 +115,13 @@ def test_several_runs_note_the_same_thing_once_and_tell_of_long_trainings(
     monkeypatch.setattr(progress, "console", lambda: console)
     runs = Runs(2)
     for seed in (0, 1):
-        with runs.watch() as watcher:
-            watcher.note("3 images were left out")
-            watcher.note(f"waiting for seed {seed}")
-            watcher.start(f"kd seed {seed}", 3, 5)
+        with runs.watch() as callback:
+            callback.note("3 images were left out")
+            callback.note(f"waiting for seed {seed}")
+            callback.start(f"kd seed {seed}", 3, 5)
             for number in (1, 2, 3):
                 clock[0] += 20
-                watcher.epoch(an_epoch(number, terms=1))
+                callback.epoch(an_epoch(number, terms=1))
     assert shown(console).splitlines() == [
         "3 images were left out",
         "waiting for seed 0",

@@ -110,10 +110,10 @@ def test_every_row_is_equally_likely(sampler: str, reject_above: int, sizes: tup
 
 
 def frequencies(chosen: list[Any], possible: list[Any]) -> Tensor:
-    """How often each possible outcome was seen; no other may have been."""
+    """How often each possible result was seen; no other may have been."""
     seen = Counter(chosen)
     assert set(seen) <= set(possible)
-    return torch.tensor([float(seen[outcome]) for outcome in possible])
+    return torch.tensor([float(seen[result]) for result in possible])
 
 
 def subsets(table: Tensor) -> list[Any]:

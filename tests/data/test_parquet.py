@@ -491,9 +491,7 @@ def test_labels_from_one_and_classes_without_images_are_told(tmp_path: Path, pic
         "1 of 4 classes have no train image: 0; data.relabel=true numbers the 3 that have some (1, 2, 3) from 0",
         "1 of 4 classes have no test image: 2",
     )
-    assert (
-        parquet({"train": train, "test": test}, num_classes=5).notes[0] == "2 of 5 classes have no train image: 0, 4"
-    )
+    assert parquet({"train": train, "test": test}, num_classes=5).notes[0] == "2 of 5 classes have no train image: 0, 4"
 
 
 def test_boolean_labels(tmp_path: Path, pictures: list[bytes]) -> None:

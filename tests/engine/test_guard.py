@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from graphkd import DistillationBatch, WeightedSum
 from graphkd.data import Dataset
+from graphkd.engine.callback import Callback
 from graphkd.engine.guard import NotFiniteError, not_finite
 from graphkd.engine.resume import Checkpoints
-from graphkd.engine.watching import Watcher
 from graphkd.model import Network
 from graphkd.objective import Objective
 
@@ -36,7 +36,7 @@ class Spoilt(Objective):
         return {"good": loss, self.name: loss * self.value if self.steps - 1 == self.at else loss}
 
 
-class Notes(Watcher):
+class Notes(Callback):
     def __init__(self) -> None:
         self.notes: list[str] = []
 
@@ -73,12 +73,12 @@ def test_a_skipped_step_changes_no_weight_and_counts_in_no_mean(
         def step(self) -> None:
             self.after = [*getattr(self, "after", []), [p.detach().clone() for p in student.parameters()]]
 
-    watcher = Look()
+    callback = Look()
     objective = WeightedSum({"spoilt": (Spoilt(1, math.nan), 1.0)})
-    fit = trainer(epochs=1, non_finite="skip").fit(student, objective, digits, watcher=watcher)
-    assert watcher.notes == ["the loss is nan at step 1 with learning rate 0.05: spoilt is nan; the step is left out"]
+    fit = trainer(epochs=1, non_finite="skip").fit(student, objective, digits, callback=callback)
+    assert callback.notes == ["the loss is nan at step 1 with learning rate 0.05: spoilt is nan; the step is left out"]
     assert math.isfinite(fit.epochs[0].total)
-    first, second = watcher.after
+    first, second = callback.after
     assert all(map(torch.equal, first, second))
     assert fit.steps == 1
 

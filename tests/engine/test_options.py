@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from graphkd import OBJECTIVES, DistillationBatch, Trainer, UserError, WeightedSum
 from graphkd.batch import NetworkOutput
 from graphkd.data import Dataset
+from graphkd.engine.callback import Callback, EpochResult
 from graphkd.engine.matmul import MatmulPrecision, matmul_precision
 from graphkd.engine.resume import Checkpoints
-from graphkd.engine.watching import Epoch, Watcher
 from graphkd.model import Network
 from graphkd.objective import Objective
 
@@ -41,7 +41,7 @@ def close(first: dict[str, Tensor], second: dict[str, Tensor], tolerance: float)
     return first.keys() == second.keys() and same
 
 
-class States(Watcher):
+class States(Callback):
     """A network's state after every step."""
 
     def __init__(self, watched: Network) -> None:
@@ -137,13 +137,11 @@ def test_a_steps_gradient_is_clipped_as_a_whole(
         assert length == pytest.approx(1e-3, rel=1e-3) if clip_norm else length > 1e-2
 
 
-def test_the_average_is_what_is_evaluated_and_kept(
-    digits: Dataset, trainer: MakeTrainer, network: MakeNetwork
-) -> None:
+def test_the_average_is_what_is_evaluated_and_kept(digits: Dataset, trainer: MakeTrainer, network: MakeNetwork) -> None:
     """After the first step the average is the student; then it moves by 1 - ema, batch statistics too."""
     plain, averaged = network(), network()
     steps = States(plain)
-    trainer(epochs=2).fit(plain, ce(), digits, watcher=steps)
+    trainer(epochs=2).fit(plain, ce(), digits, callback=steps)
     fit = trainer(epochs=2, ema=0.6).fit(averaged, ce(), digits)
     expected = steps.seen[1]
     for after in steps.seen[2:]:
@@ -221,12 +219,12 @@ def test_matmul_precision_holds_within_a_training(
 ) -> None:
     seen = []
 
-    class Looks(Watcher):
-        def epoch(self, epoch: Epoch) -> None:
+    class Looks(Callback):
+        def epoch(self, epoch: EpochResult) -> None:
             seen.append(torch.get_float32_matmul_precision())
 
     with matmul_precision("high"):
-        trainer(epochs=1, matmul_precision=level).fit(network(), ce(), digits, watcher=Looks())
+        trainer(epochs=1, matmul_precision=level).fit(network(), ce(), digits, callback=Looks())
         assert torch.get_float32_matmul_precision() == "high"
     assert seen == [level]
 
@@ -251,7 +249,7 @@ def test_each_goes_on_bit_for_bit(name: str, digits: Dataset, trainer: MakeTrain
         objective = contrast("hkd", digits.train_labels, {"student": 4, "teacher": 4})
         fit = trainer(epochs=2, **OPTIONS[name]).fit(
             student, WeightedSum({"ce": (OBJECTIVES.build("ce"), 1.0), "hkd": (objective, 0.3)}), digits,
-            teacher=small_network(1, with_batchnorm=True), watcher=None if stop is None else StopAfter(stop),
+            teacher=small_network(1, with_batchnorm=True), callback=None if stop is None else StopAfter(stop),
             checkpoints=Checkpoints(tmp_path, "9999 steps") if kept else None,
         )  # fmt: skip
         banks: Any = objective
@@ -289,12 +287,12 @@ def test_half_precision_needs_cuda(digits: Dataset, trainer: MakeTrainer, networ
 
 def test_an_epoch_is_not_cut_by_the_last_step(digits: Dataset, trainer: MakeTrainer, network: MakeNetwork) -> None:
     """The last step of an epoch has what is left of it; nothing is carried over."""
-    epochs: list[Epoch] = []
+    epochs: list[EpochResult] = []
 
-    class Look(Watcher):
-        def epoch(self, epoch: Epoch) -> None:
+    class Look(Callback):
+        def epoch(self, epoch: EpochResult) -> None:
             epochs.append(epoch)
 
-    fit = trainer(epochs=2, batch_size=20, accumulate=4).fit(network(), ce(), digits, watcher=Look())
+    fit = trainer(epochs=2, batch_size=20, accumulate=4).fit(network(), ce(), digits, callback=Look())
     assert fit.steps == 4, "6 batches an epoch are a step of 4 and one of 2"
     assert len(epochs) == 2

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from graphkd import OBJECTIVES, DistillationBatch, Trainer, UserError, WeightedSum
 from graphkd.data import Dataset, Split, TensorDataset
+from graphkd.engine.callback import Callback, EpochResult, History
 from graphkd.engine.seeding import derive, generator
-from graphkd.engine.watching import Epoch, Fit, Watcher
 from graphkd.model import Network
 from graphkd.objective import Objective
 
@@ -22,8 +22,8 @@ MakeTrainer = Callable[..., Trainer]
 Alone = Callable[[Objective], WeightedSum]
 
 
-class Log(Watcher):
-    """Everything that a watcher is told, as text."""
+class Log(Callback):
+    """Everything that a callback is told, as text."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -31,13 +31,13 @@ class Log(Watcher):
     def start(self, name: str, epochs: int, steps: int, done: int = 0) -> None:
         self.lines.append(f"start {name}: {epochs} x {steps}" + (f", {done} done" if done else ""))
 
-    def resume(self, fit: Fit) -> None:
+    def resume(self, fit: History) -> None:
         self.lines.append(f"resume after {len(fit.stages)} + {len(fit.epochs)} epochs")
 
     def step(self) -> None:
         self.lines.append("step")
 
-    def epoch(self, epoch: Epoch) -> None:
+    def epoch(self, epoch: EpochResult) -> None:
         self.lines.append(f"epoch {epoch.epoch}")
 
 
@@ -239,9 +239,9 @@ def test_without_a_validation_split_there_are_no_validation_figures(network: Mak
     assert epoch.test is not None
 
 
-def test_the_watcher_hears_it_in_order(digits: Dataset, network: MakeNetwork, trainer: MakeTrainer) -> None:
+def test_the_callback_hears_it_in_order(digits: Dataset, network: MakeNetwork, trainer: MakeTrainer) -> None:
     log = Log()
-    trainer().fit(network(), ce(), digits, watcher=log, name="pupil")
+    trainer().fit(network(), ce(), digits, callback=log, name="pupil")
     assert log.lines == ["start pupil: 2 x 2", "step", "step", "epoch 1", "step", "step", "epoch 2"]
 
 

@@ -149,9 +149,7 @@ def test_without_a_holistic_part_every_batch_updates_the_banks() -> None:
 
 def test_negatives_from_the_other_bank_change_the_loss() -> None:
     golden = Golden("hkd")
-    own, other = (
-        golden_hkd(golden, negatives_from=choice)(golden_batch(golden, 0)[0]) for choice in ("own", "other")
-    )
+    own, other = (golden_hkd(golden, negatives_from=choice)(golden_batch(golden, 0)[0]) for choice in ("own", "other"))
     assert not torch.equal(own["individual"], other["individual"])
 
 

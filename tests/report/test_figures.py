@@ -194,9 +194,7 @@ def test_numbers_become_points_of_a_line(values: list[Any]) -> None:
     ((x, y),) = points(figure, "_series")
     assert list(zip(x, y, strict=True)) == expected
     assert marks(figure, "_mean") == expected
-    assert marks(figure, "_seed") == sorted(
-        (value, mean + step) for value, mean in expected for step in (-1, 0, 1)
-    )
+    assert marks(figure, "_seed") == sorted((value, mean + step) for value, mean in expected for step in (-1, 0, 1))
     half = T_OF_2 / math.sqrt(3)
     for (x, ends), (value, mean) in zip(sorted(points(figure, "_bar")), expected, strict=True):
         assert (x, ends) == ([value, value], pytest.approx([mean - half, mean + half]))

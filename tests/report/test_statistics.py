@@ -36,9 +36,7 @@ def test_mean_and_sample_std_are_those_of_numpy(values: list[float]) -> None:
 
 @given(st.lists(st.integers(-1000, 1000), min_size=2, max_size=20, unique=True))
 def test_the_interval_is_student_t(values: list[int]) -> None:
-    low, high = scipy.stats.t.interval(
-        0.95, len(values) - 1, loc=np.mean(values), scale=scipy.stats.sem(values)
-    )
+    low, high = scipy.stats.t.interval(0.95, len(values) - 1, loc=np.mean(values), scale=scipy.stats.sem(values))
     assert summarise(values).ci95 == pytest.approx((high - low) / 2, rel=1e-6)
 
 
@@ -103,14 +101,10 @@ def test_values_by_seed_leave_out_what_is_missing() -> None:
 def test_rows_do_not_depend_on_the_order_of_records(
     found: list[tuple[str, int, float]], shuffler: random.Random
 ) -> None:
-    records = [
-        make_record(variant=name, identity=name, seed=seed, test_top1_last=v) for name, seed, v in found
-    ]
+    records = [make_record(variant=name, identity=name, seed=seed, test_top1_last=v) for name, seed, v in found]
     rows = aggregate(records)
     assert aggregate(shuffler.sample(records, len(records))) == rows
-    assert {(row.variant, seed) for row in rows for seed in row.seeds} == {
-        (name, seed) for name, seed, _ in found
-    }
+    assert {(row.variant, seed) for row in rows for seed in row.seeds} == {(name, seed) for name, seed, _ in found}
     for row in rows:
         means = [run.metrics.test_top1_last for run in row.runs]
         assert row.summary(lambda run: run.metrics.test_top1_last).mean == statistics.mean(means)
@@ -146,9 +140,7 @@ def test_a_copied_record_counts_once() -> None:
 
 def test_a_clean_checkout_goes_before_a_dirty_one() -> None:
     clean, dirty = Code("1.0", "a", False), Code("1.0", "a", True)
-    records = runs("hkd", 1, code=dirty, test_top1_last=99.0) + runs(
-        "hkd", 1, code=clean, test_top1_last=80.0
-    )
+    records = runs("hkd", 1, code=dirty, test_top1_last=99.0) + runs("hkd", 1, code=clean, test_top1_last=80.0)
     (row,) = aggregate(records)
     assert row.runs[0].code == clean
 
@@ -174,9 +166,7 @@ def test_configurations_that_varied_nothing_are_told_apart_by_identity() -> None
     assert [row.label for row in aggregate(records)] == [f"hkd #{identity}" for identity in long]
 
 
-@given(
-    st.lists(st.dictionaries(st.sampled_from("xyz"), st.integers(0, 2), max_size=3), min_size=1, max_size=6)
-)
+@given(st.lists(st.dictionaries(st.sampled_from("xyz"), st.integers(0, 2), max_size=3), min_size=1, max_size=6))
 def test_no_two_rows_have_the_same_label(varied: list[dict[str, int]]) -> None:
     records = [make_record(identity=f"id-{index}", varied=options) for index, options in enumerate(varied)]
     labels = [row.label for row in aggregate(records)]
@@ -188,9 +178,7 @@ def test_strange_values_make_printable_labels() -> None:
         *runs("hkd", 1, identity="a", varied={"note\n": "line\nbreak", "list": [1, None], "long": "x" * 500}),
         *runs("hkd", 1, identity="b"),
     ]
-    assert aggregate(records)[1].label == (
-        r'hkd ("note\n"="line\nbreak", list=[1, null], long=' + "x" * 60 + ")"
-    )
+    assert aggregate(records)[1].label == (r'hkd ("note\n"="line\nbreak", list=[1, null], long=' + "x" * 60 + ")")
 
 
 def test_a_clean_table_has_no_warnings() -> None:
@@ -214,10 +202,7 @@ def test_plug_ins_that_changed_between_runs_are_named() -> None:
 
 def test_mixed_machines_are_named() -> None:
     (warning,) = warnings_about(aggregate(runs("hkd", 3) + runs("kd", 3, threads=1)))
-    assert (
-        warning
-        == "devices or threads are mixed, so times do not compare: cpu with 1 thread, cpu with 2 threads"
-    )
+    assert warning == "devices or threads are mixed, so times do not compare: cpu with 1 thread, cpu with 2 threads"
 
 
 def test_unequal_and_few_seeds_are_named() -> None:

@@ -83,9 +83,7 @@ def test_csv_is_unrounded() -> None:
     std = statistics.stdev(accuracies)
     assert float(row["test_top1_last_mean"]) == statistics.mean(accuracies)
     assert float(row["test_top1_last_std"]) == pytest.approx(std, rel=1e-14)
-    assert float(row["test_top1_last_ci95"]) == pytest.approx(
-        4.302652729749462 * std / math.sqrt(3), rel=1e-12
-    )
+    assert float(row["test_top1_last_ci95"]) == pytest.approx(4.302652729749462 * std / math.sqrt(3), rel=1e-12)
     assert (row["test_top1_last_n"], row["n"], row["seeds"]) == ("3", "3", "0 1 2")
     assert (row["study"], row["pair"], row["variant"]) == ("suite", "large->small", "hkd")
     assert row["teacher_accuracy"] == "97.5"
@@ -144,11 +142,7 @@ def test_a_row_alone_is_not_the_best() -> None:
     assert "<u>" not in text
 
 
-@given(
-    st.dictionaries(
-        st.sampled_from("abcdef"), st.lists(st.floats(0, 100), min_size=1, max_size=3), min_size=2
-    )
-)
+@given(st.dictionaries(st.sampled_from("abcdef"), st.lists(st.floats(0, 100), min_size=1, max_size=3), min_size=2))
 def test_marks_are_at_the_two_highest_means(found: dict[str, list[float]]) -> None:
     table = build([record for name, accuracies in found.items() for record in runs(name, accuracies)])
     means = list(table.frame["test_top1_last_mean"])
@@ -184,9 +178,7 @@ def test_studies_and_pairs_have_their_own_tables() -> None:
 
 
 def test_runs_that_did_not_finish_are_notes_and_no_rows() -> None:
-    records = runs("hkd", [90.0] * 3) + runs(
-        "kd", [1.0], status="failed", metrics=Metrics(), error="diverged"
-    )
+    records = runs("hkd", [90.0] * 3) + runs("kd", [1.0], status="failed", metrics=Metrics(), error="diverged")
     table = build(records)
     assert [row[0] for row in block(table).rows()] == ["hkd"]
     assert table.notes == ("left out: 1 failed run: suite/kd seed 0",)
@@ -204,9 +196,7 @@ def test_the_caption_tells_teachers_apart() -> None:
     records = runs("ce", [90.0], teacher=None) + runs("hkd", [90.0])
     assert build(records).caption == "Teacher: test top-1 97.50 %."
     assert build(records[:1]).caption == ""
-    records += runs("kd", [90.0], teacher=Teacher("beef", 95.0)) + runs(
-        "crd", [90.0], teacher=Teacher("c", None)
-    )
+    records += runs("kd", [90.0], teacher=Teacher("beef", 95.0)) + runs("crd", [90.0], teacher=Teacher("c", None))
     assert build(records).caption == (
         "Teachers differ between rows: test top-1 95.00 % for kd; 97.50 % for hkd; unknown for crd."
     )

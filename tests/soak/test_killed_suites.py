@@ -86,8 +86,10 @@ def kill_again_and_again(machine: Machine, suite: list[str], chance: random.Rand
         steps = chance.randint(1, 12)
         before = sum(map(latest, run_folders(torn)))
         command.wait_for(
-            lambda: len(done(torn)) > len(known)  # noqa: B023 (called at once)
-            or sum(map(latest, run_folders(torn))) > before + steps  # noqa: B023
+            lambda: (
+                len(done(torn)) > len(known)  # noqa: B023 (called at once)
+                or sum(map(latest, run_folders(torn))) > before + steps  # noqa: B023
+            )
         )
         command.kill()
         now = done(torn)

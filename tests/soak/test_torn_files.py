@@ -21,9 +21,9 @@ from filelock import FileLock
 import graphkd
 from graphkd import UserError
 from graphkd.assemble import plan
+from graphkd.engine.callback import Callback
 from graphkd.engine.checkpoint import load_weights
 from graphkd.engine.resume import Checkpoints
-from graphkd.engine.watching import Watcher
 from graphkd.report import files
 from graphkd.report import record as records
 from graphkd.run import run
@@ -57,7 +57,7 @@ def command(
     return call
 
 
-class At(Watcher):
+class At(Callback):
     """Does something after a number of steps."""
 
     def __init__(self, step: int, deed: Callable[[], object]) -> None:
@@ -144,10 +144,10 @@ def test_what_killed_writers_left_is_removed(tiny_config: Config) -> None:
     planned = plan(tiny_config(ALONE))
     planned.folder.mkdir(parents=True)
     (planned.folder / ".record.json.17-0123abcd.tmp").write_text("{")
-    outcome = run(planned)
-    (outcome.folder / ".checkpoint-1.pt.18-0123abcd.tmp").write_text("half")
-    assert files.remove_unfinished(outcome.folder) is None
-    assert {p.name for p in outcome.folder.iterdir()} == {
+    result = run(planned)
+    (result.folder / ".checkpoint-1.pt.18-0123abcd.tmp").write_text("half")
+    assert files.remove_unfinished(result.folder) is None
+    assert {p.name for p in result.folder.iterdir()} == {
         "config.yaml", "data.json", "metrics.jsonl", "record.json", "student.safetensors",
     }  # fmt: skip
 

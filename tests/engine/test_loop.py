@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from graphkd import BUILDERS, GNNS, MODELS, OBJECTIVES, DistillationBatch, WeightedSum
 from graphkd.data import Dataset
+from graphkd.engine.callback import Callback, EpochResult, History
 from graphkd.engine.interrupts import Interrupts
 from graphkd.engine.resume import Checkpoints
-from graphkd.engine.watching import Epoch, Fit, Watcher
 from graphkd.model import Network, output_shapes
 from graphkd.objective import Objective, Stage
 from graphkd.objective.base import Stream
@@ -66,7 +66,7 @@ class Staged(Objective):
         return (self.first * self.second(first) - second).square().mean()
 
 
-class StopAfter(Watcher):
+class StopAfter(Callback):
     """Sends a signal to this process after a number of steps."""
 
     def __init__(self, steps: int) -> None:
@@ -78,7 +78,7 @@ class StopAfter(Watcher):
             os.kill(os.getpid(), signal.SIGINT)
 
 
-class Notes(Watcher):
+class Notes(Callback):
     def __init__(self) -> None:
         self.notes: list[str] = []
 
@@ -119,18 +119,18 @@ OBJECTIVE: dict[str, Callable[[Dataset], WeightedSum]] = {
 }
 
 
-def without_times(fit: Fit) -> list[Any]:
+def without_times(fit: History) -> list[Any]:
     return [(e.stage, e.epoch, e.lr, e.total, e.terms, e.train_top1, e.val, e.test) for e in (*fit.stages, *fit.epochs)]
 
 
 @pytest.fixture
-def outcome(digits: Dataset, network: Callable[..., Network], trainer: Callable[..., Any]) -> Callable[..., Any]:
+def result(digits: Dataset, network: Callable[..., Network], trainer: Callable[..., Any]) -> Callable[..., Any]:
     """Trains, and gives the student, the objective and the figures, all but times."""
 
-    def train(kind: str, watcher: Watcher | None = None, checkpoints: Checkpoints | None = None) -> Any:
+    def train(kind: str, callback: Callback | None = None, checkpoints: Checkpoints | None = None) -> Any:
         student, objective = network(), OBJECTIVE[kind](digits)
         fit = trainer(epochs=EPOCHS).fit(
-            student, objective, digits, teacher=network(1), watcher=watcher, checkpoints=checkpoints
+            student, objective, digits, teacher=network(1), callback=callback, checkpoints=checkpoints
         )
         return state(student, objective), without_times(fit), fit.steps
 
@@ -145,13 +145,13 @@ def test_stages_come_first_and_train_what_they_say(
     before = {"student": state(student), "second": state(inner.second), "first": inner.first.item()}
     at_stage_end: dict[str, Any] = {}
 
-    class Look(Watcher):
-        def epoch(self, epoch: Epoch) -> None:
+    class Look(Callback):
+        def epoch(self, epoch: EpochResult) -> None:
             at_stage_end[f"{epoch.stage} {epoch.epoch}"] = {
                 "student": state(student), "second": state(inner.second), "first": inner.first.item()
             }  # fmt: skip
 
-    fit = trainer(epochs=1).fit(student, objective, digits, watcher=Look())
+    fit = trainer(epochs=1).fit(student, objective, digits, callback=Look())
     assert [(epoch.stage, epoch.epoch, epoch.lr) for epoch in fit.stages] == [
         ("staged.scale", 1, 0.5), ("staged.body", 1, 0.05), ("staged.body", 2, pytest.approx(0.005)),
     ]  # fmt: skip
@@ -176,11 +176,11 @@ def test_a_stage_leaves_what_its_loss_does_not_reach(
     head = student.get_parameter("fc.weight").clone()
     heads: list[Tensor] = []
 
-    class Look(Watcher):
-        def epoch(self, epoch: Epoch) -> None:
+    class Look(Callback):
+        def epoch(self, epoch: EpochResult) -> None:
             heads.append(student.get_parameter("fc.weight").clone())
 
-    trainer(epochs=1).fit(student, staged(), digits, watcher=Look())
+    trainer(epochs=1).fit(student, staged(), digits, callback=Look())
     assert torch.equal(heads[2], head), "the stages look at the embedding: no step, no weight decay for the head"
     assert not torch.equal(heads[3], head)
 
@@ -196,13 +196,13 @@ def test_the_stages_of_ab_and_fsp_leave_alone_what_is_behind_the_last_map(
     before, inner_before = state(norm), state(inner)
     behind: list[bool] = []
 
-    class Look(Watcher):
-        def epoch(self, epoch: Epoch) -> None:
+    class Look(Callback):
+        def epoch(self, epoch: EpochResult) -> None:
             behind.append(equal(state(norm), before))
             assert not equal(state(inner), inner_before)
 
     trainer(epochs=1).fit(student, WeightedSum({"ce": (OBJECTIVES.build("ce"), 1.0), name: (objective, 1.0)}), digits,
-                          teacher=teacher, watcher=Look())  # fmt: skip
+                          teacher=teacher, callback=Look())  # fmt: skip
     assert behind == [True, False]
 
 
@@ -220,53 +220,55 @@ def test_only_who_asked_for_views_gets_them(
 @settings(max_examples=3, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_stopped_anywhere_it_goes_on_bit_for_bit(
-    kind: str, data: st.DataObject, outcome: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
+    kind: str, data: st.DataObject, result: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    whole = outcome(kind)
+    whole = result(kind)
     steps = STEPS * (EPOCHS + (3 if kind == "staged" else 0))
     folder = tmp_path_factory.mktemp("run")
     for stop in data.draw(st.lists(st.integers(1, steps), min_size=1, max_size=2)):
         left = min(stop, steps)
         try:
-            outcome(kind, StopAfter(left), Checkpoints(folder, "9999 steps"))
+            result(kind, StopAfter(left), Checkpoints(folder, "9999 steps"))
         except KeyboardInterrupt:
             assert list(folder.glob("checkpoint-*.pt"))
-    states, epochs, count = outcome(kind, None, Checkpoints(folder, "9999 steps"))
+    states, epochs, count = result(kind, None, Checkpoints(folder, "9999 steps"))
     assert equal(states, whole[0])
     assert epochs == whole[1]
     assert count == whole[2]
 
 
-def test_a_torn_checkpoint_falls_back_to_the_one_before(outcome: Callable[..., Any], tmp_path: Path) -> None:
-    whole = outcome("shared")
+def test_a_torn_checkpoint_falls_back_to_the_one_before(result: Callable[..., Any], tmp_path: Path) -> None:
+    whole = result("shared")
     with pytest.raises(KeyboardInterrupt):
-        outcome("shared", StopAfter(3), Checkpoints(tmp_path, "1 steps"))
+        result("shared", StopAfter(3), Checkpoints(tmp_path, "1 steps"))
     kept = sorted(tmp_path.glob("checkpoint-*.pt"))
     assert len(kept) == 2
     content = kept[-1].read_bytes()
     for torn in (content[: len(content) // 2], content[:-1] + b"?", b""):
         kept[-1].write_bytes(torn)
-        watcher = Notes()
-        states, _, _ = outcome("shared", watcher, Checkpoints(tmp_path, "9999 steps"))
+        callback = Notes()
+        states, _, _ = result("shared", callback, Checkpoints(tmp_path, "9999 steps"))
         assert equal(states, whole[0])
-        assert watcher.notes == [f"the checkpoint {kept[-1]} is torn or was altered; going on from the one before"]
+        assert callback.notes == [f"the checkpoint {kept[-1]} is torn or was altered; going on from the one before"]
     kept[0].write_bytes(b"")
-    watcher = Notes()
-    states, _, _ = outcome("shared", watcher, Checkpoints(tmp_path, "9999 steps"))
+    callback = Notes()
+    states, _, _ = result("shared", callback, Checkpoints(tmp_path, "9999 steps"))
     assert equal(states, whole[0])
-    assert len(watcher.notes) == 2
-    assert watcher.notes[0].endswith("beginning again")
+    assert len(callback.notes) == 2
+    assert callback.notes[0].endswith("beginning again")
 
 
 def test_dropout_belongs_to_the_seed_and_to_the_checkpoint(
     digits: Dataset, trainer: Callable[..., Any], network: Callable[..., Network], tmp_path: Path
 ) -> None:
-    def train(disturbance: int, watcher: Watcher | None = None, checkpoints: Checkpoints | None = None) -> list[Tensor]:
+    def train(
+        disturbance: int, callback: Callback | None = None, checkpoints: Checkpoints | None = None
+    ) -> list[Tensor]:
         student: Any = network()
         student.fc = nn.Sequential(nn.Dropout(0.5), student.fc)
         torch.manual_seed(disturbance)
         objective = WeightedSum({"ce": (OBJECTIVES.build("ce"), 1.0)})
-        trainer(epochs=2).fit(student, objective, digits, watcher=watcher, checkpoints=checkpoints)
+        trainer(epochs=2).fit(student, objective, digits, callback=callback, checkpoints=checkpoints)
         return state(student)
 
     whole = train(0)
@@ -317,10 +319,10 @@ class Streamed(Objective):
 def test_every_stream_of_an_objective_is_in_the_checkpoint(
     digits: Dataset, trainer: Callable[..., Any], network: Callable[..., Network], tmp_path: Path
 ) -> None:
-    def train(watcher: Watcher | None = None, checkpoints: Checkpoints | None = None) -> list[Tensor]:
+    def train(callback: Callback | None = None, checkpoints: Checkpoints | None = None) -> list[Tensor]:
         student = network()
         objective = WeightedSum({"streamed": (Streamed(), 1.0)})
-        trainer(epochs=2).fit(student, objective, digits, watcher=watcher, checkpoints=checkpoints)
+        trainer(epochs=2).fit(student, objective, digits, callback=callback, checkpoints=checkpoints)
         return state(student)
 
     whole = train()

@@ -14,16 +14,16 @@ from torch import Tensor, nn
 from graphkd.batch import DistillationBatch, NetworkOutput, Progress
 from graphkd.data import Batch, Dataset
 from graphkd.engine import memory
+from graphkd.engine.callback import Callback, EpochResult, History
 from graphkd.engine.clock import Clock
 from graphkd.engine.compiling import private_compile_cache
 from graphkd.engine.evaluate import Evaluation, evaluate
 from graphkd.engine.guard import Guard
 from graphkd.engine.interrupts import Interrupts
+from graphkd.engine.meter import EpochMeans, EpochMeter
 from graphkd.engine.ranks import Ranks
 from graphkd.engine.resume import Checkpoints
 from graphkd.engine.seeding import derive, generator
-from graphkd.engine.sums import EpochMeans, EpochSums
-from graphkd.engine.watching import Epoch, Fit, Watcher
 from graphkd.model import Network
 from graphkd.model.base import parts_behind_the_maps
 from graphkd.objective import Losses, Objective, Stage, WeightedSum
@@ -73,16 +73,16 @@ class Position:
     batch: int = 0
 
 
-class Session:
-    """One training while it runs."""
+class TrainingLoop:
+    """Training loop of one student: the pre-training stages of its objective, then its own epochs."""
 
     def __init__(
         self, trainer: Trainer, fabric: Fabric, student: Network, objective: WeightedSum, dataset: Dataset,
-        teacher: Network | None, seed: int, watcher: Watcher, name: str, checkpoints: Checkpoints | None,
+        teacher: Network | None, seed: int, callback: Callback, name: str, checkpoints: Checkpoints | None,
         interrupts: Interrupts,
     ) -> None:  # fmt: skip
         self.trainer, self.dataset, self.seed = trainer, dataset, seed
-        self.watcher, self.name, self.checkpoints, self.interrupts = watcher, name, checkpoints, interrupts
+        self.callback, self.name, self.checkpoints, self.interrupts = callback, name, checkpoints, interrupts
         self.fabric, self.device, self.ranks = fabric, fabric.device, Ranks(fabric)
         self.student, self.objective = student, objective
         self.teacher = None if teacher is None else _frozen(teacher).to(self.device)
@@ -92,13 +92,13 @@ class Session:
         objective.prepare(self.device, self._stream)
         self._set_up_networks()
         self.optimizer: Any = None
-        self.at = Position()
-        self.sums = EpochSums()
-        self.fit = Fit()
+        self.position = Position()
+        self.sums = EpochMeter()
+        self.history = History()
         self.seconds = 0.0
         self.clock = Clock(self.device)
-        self.sound = True
-        self.guard = Guard(self.device, trainer.non_finite, watcher)
+        self.gradients_finite = True
+        self.guard = Guard(self.device, trainer.non_finite, callback)
         self.since = time.monotonic()
 
     def _set_up_networks(self) -> None:
@@ -107,8 +107,8 @@ class Session:
         if self.trainer.channels_last:
             for network in networks:
                 network.to(memory_format=torch.channels_last)
-        self.ranks.same(self.student.to(self.device))
-        self.ranks.same(self.objective)
+        self.ranks.broadcast(self.student.to(self.device))
+        self.ranks.broadcast(self.objective)
         if self.ranks.world > 1 and self.device.type == "cuda":
             nn.SyncBatchNorm.convert_sync_batchnorm(self.student)  # type: ignore[no-untyped-call]
         self.average = self.trainer.average(self.student)
@@ -119,32 +119,32 @@ class Session:
         self.wrapped = self.fabric.setup_module(compiled[0])
         self.teach = compiled[-1]
 
-    def run(self) -> Fit:
+    def run(self) -> History:
         """Trains to the end, from the latest checkpoint where there is one."""
         state = self._resumed()
         memory.reset_peak(self.device)
-        for number in range(self.at.phase, len(self.stages) + 1):
+        for number in range(self.position.phase, len(self.stages) + 1):
             self._run_phase(self._phase(number), None if state is None else state["optimizer"])
             state = None
         self._note_costs()
         self._check_weights(self._learned())
-        self.guard.check_outputs(self.fit)
+        self.guard.check_outputs(self.history)
         if self.average is not None:
             self.student.load_state_dict(self.average.module.state_dict())
         self.student.eval()
-        return self.fit
+        return self.history
 
     def state(self) -> dict[str, Any]:
         """All that going on from here needs, for checkpoints: tensors and plain values."""
         return {
-            "at": dataclasses.asdict(self.at),
+            "at": dataclasses.asdict(self.position),
             **self._learned(),
-            "optimizer": None if self.at == Position(self.at.phase) else self.optimizer.state_dict(),
+            "optimizer": None if self.position == Position(self.position.phase) else self.optimizer.state_dict(),
             "precision": self.fabric.strategy.precision.state_dict(),
             "generators": {name: stream.get_state() for name, stream in self.generators.items()},
             "sums": self.sums.state(),
             "seconds": self.seconds,
-            "fit": dataclasses.asdict(self.fit),
+            "fit": dataclasses.asdict(self.history),
         }
 
     def _learned(self) -> dict[str, Any]:
@@ -156,7 +156,7 @@ class Session:
         }
 
     def _check_weights(self, learned: dict[str, Any]) -> None:
-        self.guard.check_weights(learned, self.fit.steps, self.ranks)
+        self.guard.check_weights(learned, self.history.steps, self.ranks)
 
     def _resumed(self) -> dict[str, Any] | None:
         """Takes everything over from the latest checkpoint, but for the optimizer, which is its phase's."""
@@ -164,10 +164,10 @@ class Session:
             return None
         state, problems = self.checkpoints.load()
         for problem in problems:
-            self.watcher.note(f"{problem}; going on from the one before" if state else f"{problem}; beginning again")
+            self.callback.note(f"{problem}; going on from the one before" if state else f"{problem}; beginning again")
         if state is None:
             return None
-        self.at = Position(**state["at"])
+        self.position = Position(**state["at"])
         self.student.load_state_dict(state["student"])
         self.objective.load_state_dict(state["objective"])
         for name, stream in self.generators.items():
@@ -177,9 +177,9 @@ class Session:
         self.fabric.strategy.precision.load_state_dict(state["precision"])
         self.sums.load([[names, sums.to(self.device), samples] for names, sums, samples in state["sums"]])
         self.seconds = state["seconds"]
-        self.fit = _fit(state["fit"])
-        self.clock.seconds.update(self.fit.phases)
-        self.watcher.resume(self.fit)
+        self.history = _fit(state["fit"])
+        self.clock.seconds.update(self.history.phases)
+        self.callback.resume(self.history)
         return state
 
     def _stream(self, name: str) -> torch.Generator:
@@ -223,37 +223,37 @@ class Session:
             self.optimizer.load_state_dict(optimizer_state)
         self.student.zero_grad()
         self.objective.zero_grad()
-        if self.at == Position(self.at.phase):
+        if self.position == Position(self.position.phase):
             self.clock = Clock(self.device)  # what is recorded are the times of the last phase, the student's own
         batches = self._epoch_batches()
         title = self.name if phase.name is None else f"{self.name}, stage {phase.name}"
-        self.watcher.start(title, phase.epochs, batches, done=self.at.epoch * batches + self.at.batch)
-        while self.at.epoch < phase.epochs:
+        self.callback.start(title, phase.epochs, batches, done=self.position.epoch * batches + self.position.batch)
+        while self.position.epoch < phase.epochs:
             self._run_epoch(phase)
-        self.at = Position(self.at.phase + 1)
+        self.position = Position(self.position.phase + 1)
         if phase.name is not None:
             self._save()
 
     def _run_epoch(self, phase: Phase) -> None:
-        epoch = self.at.epoch
+        epoch = self.position.epoch
         lr = self.trainer.lr_at(epoch, phase.epochs, phase.lr, phase.decay_epochs)
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group.get("lr_scale", 1.0)
         means = self._train(phase)
-        done = Epoch(
+        done = EpochResult(
             epoch=epoch + 1, lr=lr, total=means.total, terms=means.terms,
             train_top1=means.top1 if phase.trains_student else None, val=None, test=None,
             seconds=self.seconds, stage=phase.name,
         )  # fmt: skip
         if phase.name is None:
             done = self._evaluated(done, last=epoch + 1 == phase.epochs)
-            self.fit.epochs.append(done)
-            self.fit.seconds += self.seconds
+            self.history.epochs.append(done)
+            self.history.seconds += self.seconds
         else:
-            self.fit.stages.append(done)
-        self.at = Position(self.at.phase, epoch + 1)
-        self.sums, self.seconds = EpochSums(), 0.0
-        self.watcher.epoch(done)
+            self.history.stages.append(done)
+        self.position = Position(self.position.phase, epoch + 1)
+        self.sums, self.seconds = EpochMeter(), 0.0
+        self.callback.epoch(done)
 
     def _train(self, phase: Phase) -> EpochMeans:
         """The rest of an epoch's batches, and the means of all of them."""
@@ -263,10 +263,10 @@ class Session:
         started, before = time.perf_counter(), self.seconds
         for batch in self.clock.each(self._batches(phase), "data"):
             self._step(phase, batch)
-            self.at.batch += 1
-            self.watcher.step()
+            self.position.batch += 1
+            self.callback.step()
             self.seconds = before + time.perf_counter() - started
-            if self._applies(self.at.batch):  # half a step cannot be gone on with
+            if self._applies(self.position.batch):  # half a step cannot be gone on with
                 self._leave_or_save()
         self.guard.look()
         means = self.sums.means()  # waits for the device, so the time is right
@@ -277,12 +277,12 @@ class Session:
     def _batches(self, phase: Phase) -> Iterator[Batch]:
         """This rank's images of the epoch's batches from the position on, with the whole batch's labels and indices."""
         names = () if phase.name is None else (phase.name,)
-        epoch, size = self.at.epoch, self.trainer.batch_size
+        epoch, size = self.position.epoch, self.trainer.batch_size
         labels = self.dataset.train_labels
         order = torch.randperm(len(labels), generator=generator(self.seed, "order", *names, epoch))
-        rest = order[self.at.batch * size :]
+        rest = order[self.position.batch * size :]
         whole = torch.split(rest, size) if len(rest) else ()
-        mine = [self.ranks.mine(indices) for indices in whole]
+        mine = [self.ranks.local_slice(indices) for indices in whole]
         if not mine:
             return
         augmentation = derive(self.seed, "augmentation", *names, epoch)
@@ -293,8 +293,8 @@ class Session:
             yield part
 
     def _step(self, phase: Phase, batch: Batch) -> None:
-        step = self.at.epoch * self._epoch_batches() + self.at.batch
-        progress = Progress(step, self.at.epoch, phase.epochs)
+        step = self.position.epoch * self._epoch_batches() + self.position.batch
+        progress = Progress(step, self.position.epoch, phase.epochs)
         torch.manual_seed(derive(self.seed, "dropout", step, self.ranks.rank))  # so that it needs no state
         section = self.clock.section
         buffers = self._buffers() if self.trainer.non_finite == "skip" else []
@@ -302,7 +302,7 @@ class Session:
         images = phase.transform(batch.images)
         if self.trainer.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
-        applies = self._applies(self.at.batch + 1)
+        applies = self._applies(self.position.batch + 1)
         with self.fabric.no_backward_sync(self.wrapped, enabled=not applies and self.ranks.world > 1):
             with section("student"), torch.set_grad_enabled(phase.trains_student):
                 student = self._whole(self.wrapped(images), batch, phase)
@@ -321,15 +321,15 @@ class Session:
             for buffer, value in zip(buffers, before, strict=True):
                 buffer.copy_(value)  # statistics of a step that is left out
             self._check_weights(self._learned())  # spoilt weights leave out every further step
-        self.sound = self.sound and finite
+        self.gradients_finite = self.gradients_finite and finite
         if applies:
             with section("optimizer"):
-                if self.sound:
+                if self.gradients_finite:
                     self._apply(phase)
                 self.optimizer.zero_grad()
                 for part in phase.resting:
                     part.zero_grad()  # which no optimizer does
-                self.sound = True
+                self.gradients_finite = True
         if finite:
             self.sums.add(batch.labels, student.logits[: len(batch.labels)].detach(), losses)
 
@@ -337,7 +337,7 @@ class Session:
         return [*self.student.buffers(), *self.objective.buffers()]
 
     def _whole(self, output: NetworkOutput, batch: Batch, phase: Phase) -> NetworkOutput:
-        return self.ranks.whole(output, len(batch.labels), phase.views, self.objective.needs_maps)
+        return self.ranks.all_gather(output, len(batch.labels), phase.views, self.objective.needs_maps)
 
     def _taught(self, images: Tensor, batch: Batch, phase: Phase) -> NetworkOutput | None:
         if self.teacher is None or (phase.name is None and not self.objective.terms_need_teacher):
@@ -351,7 +351,9 @@ class Session:
         self.ranks.average_gradients(self.objective)
         if self.trainer.clip_norm is not None:
             self.fabric.clip_gradients(
-                self.wrapped, self.optimizer, max_norm=self.trainer.clip_norm,
+                self.wrapped,
+                self.optimizer,
+                max_norm=self.trainer.clip_norm,
                 error_if_nonfinite=self.trainer.precision != 16,  # half precision leaves such steps out
             )
         scale = self._loss_scale()
@@ -360,7 +362,7 @@ class Session:
             return  # half precision overflowed, and the step was left out
         self.objective.after_step()
         if phase.name is None:
-            self.fit.steps += 1
+            self.history.steps += 1
             if self.average is not None:
                 self.average.update_parameters(self.student)
 
@@ -376,16 +378,16 @@ class Session:
     def _share(self, batch: Batch) -> float:
         """This batch's share of the samples of the step that it belongs to."""
         together = self.trainer.accumulate * self.trainer.batch_size
-        first = self.at.batch // self.trainer.accumulate * together
+        first = self.position.batch // self.trainer.accumulate * together
         return len(batch.labels) / min(together, len(self.dataset.train_labels) - first)
 
     def _epoch_batches(self) -> int:
         return self.dataset.num_train_batches(self.trainer.batch_size)
 
-    def _evaluated(self, done: Epoch, last: bool) -> Epoch:
+    def _evaluated(self, done: EpochResult, last: bool) -> EpochResult:
         due = done.epoch % self.trainer.eval_every == 0 or last
         for network in (self.student, self._student_so_far()):
-            self.ranks.same(network)  # statistics of batches are each rank's own
+            self.ranks.broadcast(network)  # statistics of batches are each rank's own
         return dataclasses.replace(
             done,
             val=self._evaluate("val", with_teacher=False) if due and "val" in self.dataset.splits else None,
@@ -408,12 +410,12 @@ class Session:
         """Leaves where the user wants to; else leaves a checkpoint where one is due."""
         self._leave()
         due = self.checkpoints is not None and self.checkpoints.step()
-        if self.ranks.highest(int(due and self.ranks.leads)):
+        if self.ranks.all_reduce_max(int(due and self.ranks.is_main_process)):
             self._save()
 
     def _leave(self) -> None:
         """Leaves, with a checkpoint, where the user wants to: all ranks at the same place."""
-        pending = self.ranks.highest(self.interrupts.pending or 0)
+        pending = self.ranks.all_reduce_max(self.interrupts.pending or 0)
         if pending:
             self._save()
             self.interrupts.pending = pending
@@ -425,14 +427,14 @@ class Session:
             self._note_costs()
             state = self.state()  # on every rank: banks that are spread over them come together for it
             self._check_weights({part: state[part] for part in ("student", "objective", "average")})
-            if self.ranks.leads:
+            if self.ranks.is_main_process:
                 self.checkpoints.save(state)
 
     def _note_costs(self) -> None:
         now = time.monotonic()
-        self.fit.elapsed, self.since = self.fit.elapsed + now - self.since, now
-        self.fit.peak_memory_mib = max(self.fit.peak_memory_mib, memory.peak_mib(self.device))
-        self.fit.phases = self.clock.read()
+        self.history.elapsed, self.since = self.history.elapsed + now - self.since, now
+        self.history.peak_memory_mib = max(self.history.peak_memory_mib, memory.peak_mib(self.device))
+        self.history.phases = self.clock.read()
 
 
 def _group(parameters: Iterator[nn.Parameter] | list[nn.Parameter]) -> list[dict[str, Any]]:
@@ -445,10 +447,10 @@ def _frozen(network: Network) -> Network:
     return network
 
 
-def _fit(state: dict[str, Any]) -> Fit:
-    return Fit(**{**state, **{key: [_epoch(epoch) for epoch in state[key]] for key in ("epochs", "stages")}})
+def _fit(state: dict[str, Any]) -> History:
+    return History(**{**state, **{key: [_epoch(epoch) for epoch in state[key]] for key in ("epochs", "stages")}})
 
 
-def _epoch(state: dict[str, Any]) -> Epoch:
+def _epoch(state: dict[str, Any]) -> EpochResult:
     figures = {split: None if state[split] is None else Evaluation(**state[split]) for split in ("val", "test")}
-    return Epoch(**{**state, **figures})
+    return EpochResult(**{**state, **figures})

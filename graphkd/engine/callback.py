@@ -1,4 +1,4 @@
-"""What a training tells about itself while it runs and when it is over."""
+"""The history of a training, and callbacks that follow it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from graphkd.engine.evaluate import Evaluation
 
 
 @dataclass(frozen=True)
-class Epoch:
-    """What one epoch came to.
+class EpochResult:
+    """Result of one epoch.
 
     Attributes:
         epoch: Counted from 1.
@@ -35,12 +35,12 @@ class Epoch:
 
 
 @dataclass
-class Fit:
-    """A training, finished or so far.
+class History:
+    """History of a training, finished or so far.
 
     Attributes:
-        epochs: What every epoch of the student's own training came to.
-        stages: The same for the epochs of the objective's stages, which came before.
+        epochs: Results of the epochs of the student's own training.
+        stages: Results of the epochs of the objective's pre-training stages.
         steps: Optimizer steps of the student's own training.
         seconds: Time of these steps, without evaluation.
         elapsed: Time of everything, in seconds.
@@ -48,8 +48,8 @@ class Fit:
         peak_memory_mib: See `graphkd.engine.memory`.
     """
 
-    epochs: list[Epoch] = field(default_factory=list)
-    stages: list[Epoch] = field(default_factory=list)
+    epochs: list[EpochResult] = field(default_factory=list)
+    stages: list[EpochResult] = field(default_factory=list)
     steps: int = 0
     seconds: float = 0.0
     elapsed: float = 0.0
@@ -62,20 +62,27 @@ class Fit:
         return self.seconds / self.steps
 
 
-class Watcher:
-    """Is told how a training goes; this one does nothing with it."""
+class Callback:
+    """Base class for training callbacks; every hook does nothing by default."""
 
     def note(self, message: str) -> None:
-        """Something that the user should know, in one line."""
+        """Handle a message for the user, in one line."""
 
     def start(self, name: str, epochs: int, steps: int, done: int = 0) -> None:
-        """A training (or a stage of one) of `epochs` epochs with `steps` steps each begins, `done` steps of it done."""
+        """Handle the start of a training, or of a stage of one.
 
-    def resume(self, fit: Fit) -> None:
-        """A training goes on that came to `fit` before."""
+        Args:
+            name: What is trained.
+            epochs: How many epochs it has.
+            steps: Steps of each epoch.
+            done: Steps that a checkpoint has done already.
+        """
+
+    def resume(self, history: History) -> None:
+        """Handle a training that resumes from a checkpoint, with the history up to there."""
 
     def step(self) -> None:
-        """A step was taken."""
+        """Handle the end of a step."""
 
-    def epoch(self, epoch: Epoch) -> None:
-        """An epoch ended."""
+    def epoch(self, epoch: EpochResult) -> None:
+        """Handle the end of an epoch."""

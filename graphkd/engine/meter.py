@@ -21,8 +21,8 @@ class EpochMeans:
     top1: float
 
 
-class EpochSums:
-    """Sums over an epoch's samples that stay on the device until the epoch is over."""
+class EpochMeter:
+    """Accumulate losses and accuracy over an epoch on the device, without waiting for it."""
 
     def __init__(self) -> None:
         # By the terms that a batch has: HKD has fewer on a batch too small for its graph.
