@@ -36,7 +36,7 @@ class Stepwise(TrainingLoop):
             Interrupts(),
         )  # fmt: skip
         phase = self._phase(len(self.stages))
-        self.optimizer = self.fabric.setup_optimizers(trainer.optimizer(phase.groups, phase.lr))
+        self.optimizer = self.fabric.setup_optimizers(trainer.make_optimizer(phase.groups, phase.lr))
         self.student.train()
 
         def timed(batch: DistillationBatch, section: Section) -> Losses:
@@ -49,7 +49,7 @@ class Stepwise(TrainingLoop):
 
     def step(self) -> None:
         """Takes a step."""
-        with matmul_precision(self.trainer.matmul_precision):
+        with matmul_precision(self.options.matmul_precision):
             self._step(self._own, next(self._endless))
         self.position.batch += 1
 

@@ -21,6 +21,7 @@ from graphkd.engine.evaluate import Evaluation, evaluate
 from graphkd.engine.guard import Guard
 from graphkd.engine.interrupts import Interrupts
 from graphkd.engine.meter import EpochMeans, EpochMeter
+from graphkd.engine.options import TrainerOptions
 from graphkd.engine.ranks import Ranks
 from graphkd.engine.resume import Checkpoints
 from graphkd.engine.seeding import derive, generator
@@ -31,8 +32,6 @@ from graphkd.objective.weighted_sum import Section
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
-
-    from graphkd.engine.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -77,11 +76,11 @@ class TrainingLoop:
     """Training loop of one student: the pre-training stages of its objective, then its own epochs."""
 
     def __init__(
-        self, trainer: Trainer, fabric: Fabric, student: Network, objective: WeightedSum, dataset: Dataset,
+        self, options: TrainerOptions, fabric: Fabric, student: Network, objective: WeightedSum, dataset: Dataset,
         teacher: Network | None, seed: int, callback: Callback, name: str, checkpoints: Checkpoints | None,
         interrupts: Interrupts,
     ) -> None:  # fmt: skip
-        self.trainer, self.dataset, self.seed = trainer, dataset, seed
+        self.options, self.dataset, self.seed = options, dataset, seed
         self.callback, self.name, self.checkpoints, self.interrupts = callback, name, checkpoints, interrupts
         self.fabric, self.device, self.ranks = fabric, fabric.device, Ranks(fabric)
         self.student, self.objective = student, objective
@@ -98,23 +97,23 @@ class TrainingLoop:
         self.seconds = 0.0
         self.clock = Clock(self.device)
         self.gradients_finite = True
-        self.guard = Guard(self.device, trainer.non_finite, callback)
+        self.guard = Guard(self.device, options.non_finite, callback)
         self.since = time.monotonic()
 
     def _set_up_networks(self) -> None:
         """Memory format, compilation, and Fabric around the student; state and names stay those of the networks."""
         networks = [network for network in (self.student, self.teacher) if network is not None]
-        if self.trainer.channels_last:
+        if self.options.channels_last:
             for network in networks:
                 network.to(memory_format=torch.channels_last)
         self.ranks.broadcast(self.student.to(self.device))
         self.ranks.broadcast(self.objective)
         if self.ranks.world > 1 and self.device.type == "cuda":
             nn.SyncBatchNorm.convert_sync_batchnorm(self.student)  # type: ignore[no-untyped-call]
-        self.average = self.trainer.average(self.student)
-        if self.trainer.compile:
+        self.average = self.options.average(self.student)
+        if self.options.compile:
             private_compile_cache()
-        compiled: list[Any] = [torch.compile(network) if self.trainer.compile else network for network in networks]
+        compiled: list[Any] = [torch.compile(network) if self.options.compile else network for network in networks]
         # Only the student is wrapped: under mixed precision Fabric would cast the objective's inputs.
         self.wrapped = self.fabric.setup_module(compiled[0])
         self.teach = compiled[-1]
@@ -190,7 +189,7 @@ class TrainingLoop:
             return self._stage(*self.stages[number])
         self.objective.freeze()
         return Phase(
-            name=None, epochs=self.trainer.epochs, lr=self.trainer.lr, decay_epochs=self.trainer.decay_epochs,
+            name=None, epochs=self.options.epochs, lr=self.options.lr, decay_epochs=self.options.decay_epochs,
             groups=[*_group(self.student.parameters()), *self.objective.parameter_groups()],
             loss=self.objective, trains_student=True,
             transform=self.objective.transform, views=self.objective.views,
@@ -211,14 +210,14 @@ class TrainingLoop:
             body = [parameter for parameter in self.student.parameters() if parameter not in left_out]
             parameters = [*body, *parameters]
         return Phase(
-            name=name, epochs=stage.epochs, lr=self.trainer.lr if stage.lr is None else stage.lr,
+            name=name, epochs=stage.epochs, lr=self.options.lr if stage.lr is None else stage.lr,
             decay_epochs=[round(share * stage.epochs) for share in stage.decay_at],
             groups=_group(parameters), loss=loss, trains_student=stage.trains_student,
             transform=objective.transform, views=objective.views, resting=resting,
         )  # fmt: skip
 
     def _run_phase(self, phase: Phase, optimizer_state: dict[str, Any] | None) -> None:
-        self.optimizer = self.fabric.setup_optimizers(self.trainer.optimizer(phase.groups, phase.lr))
+        self.optimizer = self.fabric.setup_optimizers(self.options.make_optimizer(phase.groups, phase.lr))
         if optimizer_state is not None:
             self.optimizer.load_state_dict(optimizer_state)
         self.student.zero_grad()
@@ -236,7 +235,7 @@ class TrainingLoop:
 
     def _run_epoch(self, phase: Phase) -> None:
         epoch = self.position.epoch
-        lr = self.trainer.lr_at(epoch, phase.epochs, phase.lr, phase.decay_epochs)
+        lr = self.options.lr_at(epoch, phase.epochs, phase.lr, phase.decay_epochs)
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group.get("lr_scale", 1.0)
         means = self._train(phase)
@@ -277,7 +276,7 @@ class TrainingLoop:
     def _batches(self, phase: Phase) -> Iterator[Batch]:
         """This rank's images of the epoch's batches from the position on, with the whole batch's labels and indices."""
         names = () if phase.name is None else (phase.name,)
-        epoch, size = self.position.epoch, self.trainer.batch_size
+        epoch, size = self.position.epoch, self.options.batch_size
         labels = self.dataset.train_labels
         order = torch.randperm(len(labels), generator=generator(self.seed, "order", *names, epoch))
         rest = order[self.position.batch * size :]
@@ -297,10 +296,10 @@ class TrainingLoop:
         progress = Progress(step, self.position.epoch, phase.epochs)
         torch.manual_seed(derive(self.seed, "dropout", step, self.ranks.rank))  # so that it needs no state
         section = self.clock.section
-        buffers = self._buffers() if self.trainer.non_finite == "skip" else []
+        buffers = self._buffers() if self.options.non_finite == "skip" else []
         before = [buffer.clone() for buffer in buffers]
         images = phase.transform(batch.images)
-        if self.trainer.channels_last:
+        if self.options.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         applies = self._applies(self.position.batch + 1)
         with self.fabric.no_backward_sync(self.wrapped, enabled=not applies and self.ranks.world > 1):
@@ -342,19 +341,19 @@ class TrainingLoop:
     def _taught(self, images: Tensor, batch: Batch, phase: Phase) -> NetworkOutput | None:
         if self.teacher is None or (phase.name is None and not self.objective.terms_need_teacher):
             return None
-        with torch.no_grad(), self.trainer.teacher_autocast(self.device):
+        with torch.no_grad(), self.options.teacher_autocast(self.device):
             output: NetworkOutput = self.teach(images)
         return self._whole(output.map(Tensor.float), batch, phase)
 
     def _apply(self, phase: Phase) -> None:
         """One step of the optimizer, and what follows an applied one."""
         self.ranks.average_gradients(self.objective)
-        if self.trainer.clip_norm is not None:
+        if self.options.clip_norm is not None:
             self.fabric.clip_gradients(
                 self.wrapped,
                 self.optimizer,
-                max_norm=self.trainer.clip_norm,
-                error_if_nonfinite=self.trainer.precision != 16,  # half precision leaves such steps out
+                max_norm=self.options.clip_norm,
+                error_if_nonfinite=self.options.precision != 16,  # half precision leaves such steps out
             )
         scale = self._loss_scale()
         self.optimizer.step()
@@ -373,19 +372,19 @@ class TrainingLoop:
 
     def _applies(self, batches: int) -> bool:
         """Whether the optimizer steps after so many batches of the epoch."""
-        return batches % self.trainer.accumulate == 0 or batches == self._epoch_batches()
+        return batches % self.options.accumulate == 0 or batches == self._epoch_batches()
 
     def _share(self, batch: Batch) -> float:
         """This batch's share of the samples of the step that it belongs to."""
-        together = self.trainer.accumulate * self.trainer.batch_size
-        first = self.position.batch // self.trainer.accumulate * together
+        together = self.options.accumulate * self.options.batch_size
+        first = self.position.batch // self.options.accumulate * together
         return len(batch.labels) / min(together, len(self.dataset.train_labels) - first)
 
     def _epoch_batches(self) -> int:
-        return self.dataset.num_train_batches(self.trainer.batch_size)
+        return self.dataset.num_train_batches(self.options.batch_size)
 
     def _evaluated(self, done: EpochResult, last: bool) -> EpochResult:
-        due = done.epoch % self.trainer.eval_every == 0 or last
+        due = done.epoch % self.options.eval_every == 0 or last
         for network in (self.student, self._student_so_far()):
             self.ranks.broadcast(network)  # statistics of batches are each rank's own
         return dataclasses.replace(
@@ -397,7 +396,7 @@ class TrainingLoop:
     def _evaluate(self, split: str, with_teacher: bool) -> Evaluation:
         return evaluate(
             self._student_so_far(), self.dataset, split,
-            teacher=self.teacher if with_teacher else None, batch_size=self.trainer.eval_batch_size,
+            teacher=self.teacher if with_teacher else None, batch_size=self.options.eval_batch_size,
             device=self.device, ranks=self.ranks, each_batch=self._leave,
         )  # fmt: skip
 

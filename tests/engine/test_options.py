@@ -11,7 +11,7 @@ import pytest
 import torch
 from ranks_worker import contrast
 from ranks_worker import network as small_network
-from test_session import StopAfter, without_times
+from test_loop import StopAfter, without_times
 from torch import Tensor, nn
 
 from graphkd import OBJECTIVES, DistillationBatch, Trainer, UserError, WeightedSum
@@ -160,7 +160,7 @@ def test_the_average_is_what_is_evaluated_and_kept(digits: Dataset, trainer: Mak
 
 
 def test_adamw_is_torchs(digits: Dataset, trainer: MakeTrainer, network: MakeNetwork) -> None:
-    optimizer = trainer(optimizer="adamw", lr=0.01, momentum=0.8, weight_decay=0.3).optimizer(
+    optimizer = trainer(optimizer="adamw", lr=0.01, momentum=0.8, weight_decay=0.3).make_optimizer(
         [{"params": list(network().parameters())}], 0.01
     )
     assert isinstance(optimizer, torch.optim.AdamW)

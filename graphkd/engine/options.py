@@ -1,0 +1,173 @@
+"""Options of a training, each stated once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from graphkd.engine.matmul import MatmulPrecision
+from graphkd.engine.resume import parse_every
+from graphkd.errors import check
+from graphkd.model import Network
+
+_MOST = 10**18
+"""What is counted with more overflows somewhere."""
+_MOST_THREADS = 1024
+_COUNTS = ("epochs", "batch_size", "accumulate", "eval_every", "eval_batch_size", "devices", "nodes", "threads")
+
+
+@dataclass(frozen=True)
+class TrainerOptions:
+    """Options of a training; by default the protocol of the CRD/HKD benchmark (arXiv 1910.10699).
+
+    The student's and the objective's parameters are trained by one optimizer.
+
+    Attributes:
+        epochs: Passes over the training data.
+        batch_size: Samples a batch, over all devices; an epoch's last, smaller batch is used too.
+        lr: Learning rate at the start.
+        momentum: SGD's momentum, or AdamW's first beta.
+        nesterov: Whether SGD's momentum is Nesterov's.
+        weight_decay: L2 penalty (AdamW: decoupled), on the objective's parameters too.
+        decay_at: After which shares of the epochs the learning rate falls (150, 180 and 210 of 240).
+        decay: By what it is then multiplied.
+        optimizer: SGD or AdamW.
+        schedule: `steps` (`decay_at`), or half a `cosine` down to 0 over the epochs.
+        accumulate: Batches whose gradients one step averages.
+        clip_norm: Largest norm of a step's gradient; None for any.
+        ema: Decay of an exponential moving average of the student, which is then what is evaluated and saved.
+        precision: Of the student's forward and backward: exact float32, or mixed with bfloat16 or float16.
+        teacher_precision: Of the teacher; None for the student's.
+        matmul_precision: Of products of float32 matrices, such as the objective's: `highest` is exact float32; at
+            `high` and `medium` torch may round the factors to TF32 or bfloat16 where that is faster.
+        channels_last: Whether the networks hold their maps channels last: the same result, rounded otherwise.
+        compile: Whether `torch.compile` compiles the networks, anew in each process: nothing that another process
+            compiled, or left half-written, is used.
+        non_finite: What to do about a loss that is NaN or infinite: `stop` the run, or `skip` the step.
+        eval_every: Epochs between evaluations; the last epoch is always evaluated.
+        eval_batch_size: Samples at once in evaluation; changes memory and speed only.
+        accelerator: Kind of device; auto takes CUDA where there is some.
+        devices: Processes on each machine, each with a device of its own.
+        nodes: Machines.
+        strategy: How several processes train: `ddp`, which `auto` takes where there are several.
+        threads: Threads of torch on the CPU; results are bit-equal at the same number only.
+        checkpoint_every: How often a run leaves a checkpoint: "N steps" or "N seconds".
+
+    Raises:
+        UserError: An option is out of its range.
+    """
+
+    NOT_IDENTITY: ClassVar[frozenset[str]] = frozenset(
+        {"accelerator", "devices", "nodes", "strategy", "threads", "eval_batch_size", "checkpoint_every"}
+    )
+
+    epochs: int = 240
+    batch_size: int = 64
+    lr: float = 0.05
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 5e-4
+    decay_at: Sequence[float] = (0.625, 0.75, 0.875)
+    decay: float = 0.1
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    schedule: Literal["steps", "cosine"] = "steps"
+    accumulate: int = 1
+    clip_norm: float | None = None
+    ema: float | None = None
+    precision: Literal[32, "bf16", 16] = 32
+    teacher_precision: Literal[32, "bf16", 16] | None = None
+    matmul_precision: MatmulPrecision = "highest"
+    channels_last: bool = False
+    compile: bool = False
+    non_finite: Literal["stop", "skip"] = "stop"
+    eval_every: int = 1
+    eval_batch_size: int = 256
+    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
+    devices: int = 1
+    nodes: int = 1
+    strategy: Literal["auto", "ddp"] = "auto"
+    threads: int = 2
+    checkpoint_every: str = "300 seconds"
+
+    def __post_init__(self) -> None:
+        for name in _COUNTS:
+            count = getattr(self, name)
+            check(count >= 1, f"trainer: {name} is {count}, but must be at least 1")
+            check(count <= _MOST, f"trainer: {name} is above {_MOST}")
+        check(self.threads <= _MOST_THREADS, f"trainer: threads is {self.threads}, but must be at most {_MOST_THREADS}")
+        check(self.lr > 0, f"trainer: lr is {self.lr}, but must be positive")
+        for name in ("momentum", "weight_decay", "decay"):
+            value = getattr(self, name)
+            check(value >= 0, f"trainer: {name} is {value}, but must be at least 0")
+        momentum, clip_norm, ema = self.momentum, self.clip_norm, self.ema
+        check(not self.nesterov or momentum > 0, "trainer: nesterov=true needs a momentum above 0")
+        fits = self.optimizer == "sgd" or momentum < 1
+        check(fits, f"trainer: momentum is {momentum}, but AdamW's must be below 1")
+        check(clip_norm is None or clip_norm > 0, f"trainer: clip_norm is {clip_norm}, but must be positive or null")
+        check(ema is None or 0 < ema < 1, f"trainer: ema is {ema}, but must be between 0 and 1, or null")
+        check(
+            self.batch_size >= self.processes,
+            f"trainer: batch_size is {self.batch_size}, but must be at least 1 for each of {self.processes} devices",
+        )
+        check(
+            all(0 < share < 1 for share in self.decay_at),
+            f"trainer: decay_at is {list(self.decay_at)}, but each must be a share of the epochs, between 0 and 1",
+        )
+        parse_every(self.checkpoint_every)
+
+    @property
+    def processes(self) -> int:
+        """How many processes train together."""
+        return self.devices * self.nodes
+
+    @property
+    def decay_epochs(self) -> list[int]:
+        """After which epochs the learning rate falls."""
+        return [round(share * self.epochs) for share in self.decay_at]
+
+    def lr_at(
+        self, epoch: int, epochs: int | None = None, lr: float | None = None, falls: Sequence[int] | None = None
+    ) -> float:
+        """Return the learning rate of an epoch, counted from 0.
+
+        Args:
+            epoch: Which.
+            epochs: Of how many; the trainer's own by default, as the others.
+            lr: The rate at the start.
+            falls: After which epochs it falls.
+        """
+        start = self.lr if lr is None else lr
+        if self.schedule == "cosine":
+            return start * 0.5 * (1 + math.cos(math.pi * epoch / (self.epochs if epochs is None else epochs)))
+        return start * self.decay ** sum(epoch >= fall for fall in (self.decay_epochs if falls is None else falls))
+
+    def make_optimizer(self, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
+        """Return the optimizer of some parameter groups; its step is one kernel where the device has it."""
+        # A fused step takes float16's scale off the gradients itself, too late for clipping them.
+        scaled = self.precision == 16 and self.clip_norm is not None
+        fused = True if groups[0]["params"][0].is_cuda and not scaled else None
+        if self.optimizer == "adamw":
+            return torch.optim.AdamW(
+                groups, lr=lr, betas=(self.momentum, 0.999), weight_decay=self.weight_decay, fused=fused
+            )
+        return torch.optim.SGD(
+            groups, lr=lr, momentum=self.momentum, nesterov=self.nesterov, weight_decay=self.weight_decay, fused=fused
+        )
+
+    def average(self, student: Network) -> AveragedModel | None:
+        """Return the moving average of the student's weights and statistics; None without `ema`."""
+        if self.ema is None:
+            return None
+        update = get_ema_multi_avg_fn(self.ema)  # type: ignore[no-untyped-call]
+        return AveragedModel(student, multi_avg_fn=update, use_buffers=True)
+
+    def teacher_autocast(self, device: torch.device) -> torch.autocast:
+        """Return the context in which the teacher runs in its precision."""
+        precision = self.precision if self.teacher_precision is None else self.teacher_precision
+        dtype = {32: torch.float32, "bf16": torch.bfloat16, 16: torch.float16}[precision]
+        return torch.autocast(device.type, dtype, enabled=precision != 32)
