@@ -67,7 +67,7 @@ class Part:
     bound: Bound
 
     def build(self, **runtime: Any) -> Any:
-        """Builds it; `runtime` are the arguments that no config gives."""
+        """Build it; `runtime` are the arguments that no config gives."""
         return self.registry.build(self.name, **self.bound.all, **runtime)
 
     @property
@@ -154,7 +154,7 @@ class TeacherPlan:
         return source_hashes([self.model, self.data])
 
     def build(self, data: Dataset | DatasetInfo) -> Network:
-        """The untrained network."""
+        """Return the untrained network."""
         network = build_network(self.model, data, self.seed)
         if self.input is not None:
             try:
@@ -239,20 +239,20 @@ class Plan:
         return self.results / study / self.variant / short(self.identity) / f"seed-{self.seed}"
 
     def build_data(self) -> Dataset:
-        """The data set."""
+        """Return the data set."""
         dataset: Dataset = self.data.build()
         return dataset
 
     def build_trainer(self) -> Trainer:
-        """The student's trainer."""
+        """Return the student's trainer."""
         return Trainer(**self.trainer.all)
 
     def build_student(self, dataset: Dataset) -> Network:
-        """The student, initialised from the seed."""
+        """Return the student, initialised from the seed."""
         return build_network(self.student, dataset, self.seed)
 
     def build_objective(self, dataset: Dataset, student: Network, teacher: Network | None) -> WeightedSum:
-        """The objective with its graph parts, each initialised from a stream of its own."""
+        """Return the objective with its graph parts, each initialised from a stream of its own."""
         runtime: dict[str, Any] = {"labels": dataset.train_labels, "num_classes": dataset.num_classes}
         networks = {"student": student} if teacher is None else {"student": student, "teacher": teacher}
         outputs = {
@@ -269,7 +269,7 @@ class Plan:
 
 
 def plan(config: Mapping[str, Any]) -> Plan:
-    """Checks a resolved config against the constructors of all its parts, those that the objective leaves unused too.
+    """Check a resolved config against the constructors of all its parts, those that the objective leaves unused too.
 
     Args:
         config: What Hydra composed, as plain containers.
@@ -303,7 +303,7 @@ def plan(config: Mapping[str, Any]) -> Plan:
 
 
 def plan_teacher(config: Mapping[str, Any]) -> TeacherPlan:
-    """Checks the teacher's nodes of a resolved config (`teacher`, `teacher_trainer`, `data`).
+    """Check the teacher's nodes of a resolved config (`teacher`, `teacher_trainer`, `data`).
 
     Raises:
         UserError: As in `plan`; also where `teacher.checkpoint` is neither a file nor a finished run's folder.
@@ -370,7 +370,7 @@ def absolute_paths(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _absolute(value: Any) -> Any:
-    """The same path, pattern or list of those, from the root; what is no text stays."""
+    """Return the same path, pattern or list of those, from the root; what is no text stays."""
     if isinstance(value, (list, tuple)):
         return [_absolute(item) for item in value]
     if not isinstance(value, str):
@@ -390,7 +390,7 @@ def source_hashes(parts: Iterable[Part]) -> dict[str, str]:
 
 
 def check_keys(config: Mapping[str, Any]) -> None:
-    """Checks the names and the plain values of a config's top level.
+    """Check the names and the plain values of a config's top level.
 
     Raises:
         UserError: A key is unknown or missing, or a value of a wrong type.
@@ -442,7 +442,7 @@ def _check_finite(value: Any, where: str = "") -> None:
 
 
 def _counted(factory: Any, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that count in an identity: not how or where something is computed."""
+    """Return the options that count in an identity: not how or where something is computed."""
     ignored: frozenset[str] = getattr(factory, "NOT_IDENTITY", frozenset())
     counted: dict[str, Any] = {}
     for name in given.keys() - ignored:
@@ -467,7 +467,7 @@ def build_network(model: Part, data: Dataset | DatasetInfo, seed: int) -> Networ
 
 
 def _student(config: Mapping[str, Any]) -> tuple[Part, Path | None]:
-    """The student, and the weights that it starts from."""
+    """Return the student, and the weights that it starts from."""
     node = _named(config["student"], "student")
     start = _checkpoint(node.pop("checkpoint", None), "student.checkpoint")
     return _part(MODELS, node, "student"), start
@@ -486,7 +486,7 @@ def _checkpoint(value: Any, where: str) -> Path | None:
 
 
 def _named(node: Any, where: str) -> dict[str, Any]:
-    """A part's node as a mapping with a name; a bare string stands for its name."""
+    """Return a part's node as a mapping with a name; a bare string stands for its name."""
     if isinstance(node, str):
         return {"name": node}
     check(isinstance(node, Mapping), f"{where} is {brief(node)}, but must be a name or a mapping with a name")
@@ -495,7 +495,7 @@ def _named(node: Any, where: str) -> dict[str, Any]:
 
 
 def _build_term(name: str, term: Term, seed: int, runtime: Mapping[str, Any]) -> Any:
-    """A term's objective with its graph parts; of `runtime` it gets what its constructor names."""
+    """Return a term's objective with its graph parts; of `runtime` it gets what its constructor names."""
     wanted = options_of(OBJECTIVES.factory(term.part.name))
     with _of_bearable_size(f"objective.{name}"):
         given = {**runtime, **_build_graph_parts(name, term, seed)}
@@ -543,7 +543,7 @@ def _build_graph_parts(name: str, term: Term, seed: int) -> dict[str, Any]:
 
 
 def _try_out(name: str, term: Term) -> None:
-    """Builds a term on stand-ins for networks and data, so that a value out of range is found before anything starts.
+    """Build a term on stand-ins for networks and data, so that a value out of range is found before anything starts.
 
     An objective on feature maps waits for the networks, whose shapes decide what it can take.
     """

@@ -26,7 +26,7 @@ class NetworkOutput(NamedTuple):
     preactivations: list[Tensor] | None = None
 
     def map(self, function: Callable[[Tensor], Tensor]) -> NetworkOutput:
-        """The same with a function applied to every tensor."""
+        """Return the same with a function applied to every tensor."""
         logits, features, embedding, preactivations = self
         return NetworkOutput(
             function(logits), [function(feature) for feature in features], function(embedding),
@@ -69,7 +69,7 @@ class DistillationBatch:
     parts: Sequence[int] = ()
 
     def first_view(self) -> DistillationBatch:
-        """The same batch with the first view alone."""
+        """Return the same batch with the first view alone."""
         if self.views == 1:
             return self
 

@@ -79,7 +79,7 @@ class BatchGraph:
         self, sources: Tensor, targets: Tensor, num_targets: int, *,
         support: Tensor | None = None, weights: Tensor | None = None,
     ) -> None:  # fmt: skip
-        """A graph from its edges, in any order.
+        """Create a graph from its edges, in any order.
 
         Args:
             sources: Source of each edge, int64 [E], in [0, T + S).
@@ -98,7 +98,7 @@ class BatchGraph:
 
     @classmethod
     def from_adjacency(cls, adjacency: Tensor, support: Tensor | None = None) -> BatchGraph:
-        """A graph from `adjacency[target, source]`, bool [T, T + S].
+        """Return a graph from `adjacency[target, source]`, bool [T, T + S].
 
         Raises:
             UserError: The matrix is not boolean or not of that shape.
@@ -114,7 +114,7 @@ class BatchGraph:
 
     @classmethod
     def from_neighbours(cls, neighbours: Tensor, support: Tensor | None = None) -> BatchGraph:
-        """A graph from the in-neighbours of each target, int64 [T, k], distinct within a row."""
+        """Return a graph from the in-neighbours of each target, int64 [T, k], distinct within a row."""
         return cls._derived(len(neighbours), support, neighbours=neighbours.sort(dim=1).values)
 
     @classmethod
@@ -169,7 +169,7 @@ class BatchGraph:
         return matrix.index_put((self.targets, self.sources), self.weights)
 
     def closed(self) -> BatchGraph:
-        """The same graph with its support rows as targets too, each with just its own self loop.
+        """Return the same graph with its support rows as targets too, each with just its own self loop.
 
         Encoders of several layers run on this: a support row then passes every layer by itself.
         """
@@ -183,7 +183,7 @@ class BatchGraph:
         return BatchGraph(sources, targets, self.num_nodes, weights=weights)
 
     def dgl(self) -> Any:
-        """The graph as a `DGLGraph` with T + S nodes; weights, if any, are `edata["weight"]`."""
+        """Return the graph as a `DGLGraph` with T + S nodes; weights, if any, are `edata["weight"]`."""
         graph = load_dgl().graph((self.sources, self.targets), num_nodes=self.num_nodes)
         if self.weights is not None:
             graph.edata["weight"] = self.weights
@@ -191,7 +191,7 @@ class BatchGraph:
 
     @classmethod
     def from_dgl(cls, graph: Any, num_targets: int | None = None, support: Tensor | None = None) -> BatchGraph:
-        """The way back from `dgl()`; without `num_targets`, every node is a target."""
+        """Return the way back from `dgl()`; without `num_targets`, every node is a target."""
         sources, targets = graph.edges()
         num_targets = graph.num_nodes() if num_targets is None else num_targets
         weights = graph.edata.get("weight")
@@ -215,7 +215,7 @@ class BatchGraph:
 
 @functools.cache
 def load_dgl() -> ModuleType:
-    """The `dgl` module, imported on first use.
+    """Return the `dgl` module, imported on first use.
 
     DGL insists on a GraphBolt binary that exists for few versions of torch and that graphkd never uses, so that one
     submodule is masked while DGL is imported. A DGL that somebody imported before is used as it is.
@@ -260,7 +260,7 @@ def dgl_max_takes_first() -> Iterator[None]:
 
 @functools.cache
 def dgl_supports(device_type: str) -> bool:
-    """Whether the installed DGL can hold a graph on that kind of device (PyPI's wheels know the CPU only)."""
+    """Return whether the installed DGL can hold a graph on that kind of device (PyPI's wheels know the CPU only)."""
     if device_type == "cpu":
         return True
     try:

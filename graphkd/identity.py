@@ -18,5 +18,5 @@ def identity(document: Mapping[str, Any]) -> str:
 
 
 def short(full: str) -> str:
-    """An identity as folder names and tables show it."""
+    """Return an identity as folder names and tables show it."""
     return full[:12]

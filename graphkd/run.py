@@ -61,7 +61,7 @@ class RunResult:
 
 
 def run(planned: Plan, callback: Callback | None = None) -> RunResult:
-    """Runs a plan in its folder, training the teacher first where none of that description is there.
+    """Run a plan in its folder, training the teacher first where none of that description is there.
 
     A finished run of the same identity and seed is not run again unless `force` is set; then the new one is written
     beside it and takes its place when it is done.
@@ -121,7 +121,7 @@ def build_parts(planned: Plan, dataset: Dataset) -> tuple[Network, Network | Non
 
 
 def run_teacher(config: Mapping[str, Any], teacher: TeacherPlan, callback: Callback | None = None) -> RunResult:
-    """Trains a teacher in its folder below the results, unless it is there already.
+    """Train a teacher in its folder below the results, unless it is there already.
 
     Args:
         config: The resolved config it comes from.
@@ -153,7 +153,7 @@ def run_teacher(config: Mapping[str, Any], teacher: TeacherPlan, callback: Callb
 
 
 def _teach_first(planned: Plan, trainer: Trainer, callback: Callback | None) -> None:
-    """Trains a missing teacher that wants another number of processes than its student, which are not begun yet."""
+    """Train a missing teacher that wants another number of processes than its student, which are not begun yet."""
     teacher = planned.teacher
     if teacher is None or teacher.checkpoint is not None:
         return
@@ -165,7 +165,7 @@ def _teach_first(planned: Plan, trainer: Trainer, callback: Callback | None) -> 
 def _note_earlier(
     folder: Path, planned: Plan | TeacherPlan, identify: Callable[[Mapping[str, Any]], str], callback: Callback
 ) -> None:
-    """Tells why a run of the same config is not used again, if there is one where the new one is kept."""
+    """Tell why a run of the same config is not used again, if there is one where the new one is kept."""
     if folder.parent.name == short(planned.identity):
         note = why_not_reused(folder, planned.identity, planned.seed, identify)
         if note is not None:
@@ -173,7 +173,7 @@ def _note_earlier(
 
 
 def _fill(network: Network, path: Path, callback: Callback) -> None:
-    """Loads weights and passes on what there is to say of their file."""
+    """Load weights and pass on what there is to say of their file."""
     for note in load_weights(network, path):
         callback.note(note)
 
@@ -181,7 +181,7 @@ def _fill(network: Network, path: Path, callback: Callback) -> None:
 def _known_teacher(
     planned: TeacherPlan, network: Network, config: Mapping[str, Any], dataset: Dataset, callback: Callback
 ) -> Teacher:
-    """The teacher as the record names it; unless it is from a file, its network is filled, or trained if need be."""
+    """Return the teacher for the record; its network is filled unless it is from a file, and trained first if need be."""
     if planned.checkpoint is not None:
         figures = evaluate(network, dataset, "test")
         check(
@@ -223,7 +223,7 @@ class _BuiltRun:
 
 
 def _in_folder(folder: Path, record: Record, config: Mapping[str, Any], work: _BuiltRun) -> RunResult:
-    """Does the work in its folder, unless somebody else has done it in the meantime."""
+    """Do the work in its folder, unless somebody else has done it in the meantime."""
     with locked(folder, work.callback):
         found = launch.broadcast_object(lambda: _reusable(folder, record.identity, record.seed, config))
         if found is not None:
@@ -234,7 +234,7 @@ def _in_folder(folder: Path, record: Record, config: Mapping[str, Any], work: _B
 
 
 def _reusable(folder: Path, identity: str, seed: int, config: Mapping[str, Any]) -> Record | None:
-    """What a finished run of this description came to, unless it is to be run again; else the folder may be had."""
+    """Return the record of a finished run of this description, unless it is to run again; else check the folder."""
     found = finished(folder, identity, seed)
     if found is not None and not config["force"]:
         return found
@@ -262,7 +262,7 @@ def _check_count(trainer: Trainer, node: str = "trainer") -> None:
 
 
 def _needs_processes(trainer: Trainer) -> bool:
-    """Whether processes for the trainer's devices are still to be started.
+    """Return whether processes for the trainer's devices are still to be started.
 
     Raises:
         UserError: They are on several machines.
@@ -279,7 +279,7 @@ def _in_processes(
     config: Mapping[str, Any], folder: Path, identity: str, seed: int, processes: int, callback: Callback | None,
     *options: str,
 ) -> RunResult:  # fmt: skip
-    """Has a process for each device do it; the leading one shows how it goes, where there is a callback at all."""
+    """Have a process for each device do it; the leading one shows how it goes, where there is a callback at all."""
     with tempfile.TemporaryDirectory(prefix="graphkd-") as place:
         resolved = Path(place) / CONFIG
         write_config(config, resolved)
@@ -290,7 +290,7 @@ def _in_processes(
 
 
 def _train(folder: Path, record: Record, config: Mapping[str, Any], work: _BuiltRun) -> Record:
-    """Trains a network; the leading process leaves config, metrics, weights and record in the folder."""
+    """Train a network; the leading process leaves config, metrics, weights and record in the folder."""
     leads = launch.is_main_process()
     if leads:
         records.write(record, folder / RECORD)  # first, for it makes the folder a run's
@@ -321,7 +321,7 @@ def _train(folder: Path, record: Record, config: Mapping[str, Any], work: _Built
 
 
 def metrics_of(history: History) -> Metrics:
-    """What a training reached, as a record holds it."""
+    """Return what a training reached, as a record holds it."""
     last = history.epochs[-1]
     assert last.test is not None, "the last epoch is always evaluated"
     evaluated = [epoch for epoch in history.epochs if epoch.test is not None]
@@ -350,7 +350,7 @@ def new_record(
     config: Mapping[str, Any], kind: Literal["student", "teacher"], variant: str, identity: str, seed: int,
     trainer: Trainer, plugins: Mapping[str, str],
 ) -> Record:  # fmt: skip
-    """The record that a run begins with."""
+    """Return the record that a run begins with."""
     return Record(
         kind=kind, status="running", study=str(config["study"]), variant=variant, pair=pair_name(config),
         varied=dict(config.get("varied") or {}), identity=identity, seed=seed, teacher=None,

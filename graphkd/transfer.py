@@ -76,13 +76,13 @@ class Probe:
     threads: int = 2
 
     def __post_init__(self) -> None:
-        """Raises `UserError` where an option is out of its range."""
+        """Raise `UserError` where an option is out of its range."""
         for name, value in vars(self).items():
             check(not isinstance(value, float) or math.isfinite(value), f"probe: {name} is {value}, but must be finite")
         self.trainer()
 
     def trainer(self) -> Trainer:
-        """The trainer with these options."""
+        """Return the trainer with these options."""
         return checked_trainer(vars(self), "probe")
 
     @property
@@ -111,13 +111,13 @@ class TransferPlan:
     plugins: tuple[str, ...]
 
     def run_config(self, source: FinishedRun) -> dict[str, Any]:
-        """The student's config with what is another's for its probe."""
+        """Return the student's config with what is another's for its probe."""
         study = f"{source.record.study}_transfer" if self.study is None else self.study
         own = {"data": self.data.document, "results": self.results, "study": study, "run_dir": None}
         return {**source.config, **own, "variant": source.record.variant, "varied": source.record.varied}
 
     def identity(self, source: Record) -> str:
-        """Which probe it is: student, data and the classifier's training.
+        """Return which probe it is: student, data and the classifier's training.
 
         The pair counts too: a student without a teacher is the same run in each pair, but each pair's table needs it.
         """
@@ -133,7 +133,7 @@ class LinearProbe(Network):
         self.linear = nn.Linear(dim, num_classes)
 
     def forward(self, images: Tensor) -> NetworkOutput:
-        """The output for embeddings, float [B, dim], in the place of images."""
+        """Return the output for embeddings, float [B, dim], in the place of images."""
         return NetworkOutput(self.linear(images), [], images)
 
 
@@ -141,7 +141,7 @@ class Embeddings(Dataset):
     """A data set as a frozen network sees it, without augmentation: its images are embeddings, float32 [B, D]."""
 
     def __init__(self, network: Network, dataset: Dataset, batch_size: int, device: torch.device) -> None:
-        """Computes the embeddings of every split, in eval mode.
+        """Compute the embeddings of every split, in eval mode.
 
         Args:
             network: On `device`; neither its state nor its mode changes.
@@ -188,7 +188,7 @@ def plan_transfer(
     study: str | None = None,
     plugins: Sequence[str] = (),
 ) -> TransferPlan:
-    """Checks what `configs/transfer.yaml` describes.
+    """Check what `configs/transfer.yaml` describes.
 
     Args:
         data: The new data set: its name and options.
@@ -209,7 +209,7 @@ def plan_transfer(
 
 
 def find_students(folder: str | Path) -> list[Path]:
-    """The folders of all finished students at or below a folder, sorted; probes are none.
+    """Return the folders of all finished students at or below a folder, sorted; probes are none.
 
     Raises:
         UserError: There is no such folder, or no finished student.
@@ -226,7 +226,7 @@ def find_students(folder: str | Path) -> list[Path]:
 def transfer(
     run_dir: str | Path, planned: TransferPlan, dataset: Dataset, callback: Callback | None = None
 ) -> RunResult:
-    """Trains a linear classifier on a finished student's features of other data, in a folder of its own.
+    """Train a linear classifier on a finished student's features of other data, in a folder of its own.
 
     The classifier's initial weights and the order of the samples come from the student's seed, so that probes of one
     seed share them. A finished probe is not trained again; one that was interrupted goes on, and one whose
@@ -269,7 +269,7 @@ def transfer(
 
 
 def _document(planned: TransferPlan, study: str) -> dict[str, Any]:
-    """What `plan_transfer` takes."""
+    """Return what `plan_transfer` takes."""
     return {
         "data": planned.data.document, "probe": vars(planned.probe), "results": planned.results, "study": study,
         "plugins": planned.plugins,
@@ -280,7 +280,7 @@ def _train(
     folder: Path, record: Record, student: Network, probe: LinearProbe, trainer: Trainer, dataset: Dataset,
     callback: Callback,
 ) -> Record:  # fmt: skip
-    """Trains a probe and leaves its weights and record in the folder."""
+    """Train a probe and leaves its weights and record in the folder."""
     checkpoints = Checkpoints(folder, trainer.checkpoint_every)
     try:
         device = trainer.fabric().device
@@ -322,7 +322,7 @@ def _load(run_dir: Path) -> FinishedRun:
 
 
 def _reusable(folder: Path, identity: str, seed: int, probe: LinearProbe, callback: Callback) -> Record | None:
-    """The record of a finished probe, unless its weights are torn or were altered; else `probe` stays as it is."""
+    """Return the record of a finished probe; None if its weights are torn or altered, and `probe` stays as it is."""
     record = finished(folder, identity, seed)
     try:
         if record is not None:
@@ -334,14 +334,14 @@ def _reusable(folder: Path, identity: str, seed: int, probe: LinearProbe, callba
 
 
 def _visible_folders(root: Path) -> Iterator[Path]:
-    """A folder and those below it; hidden ones are used by what is at work and may vanish meanwhile."""
+    """Yield a folder and those below it; hidden ones are used by what is at work and may vanish meanwhile."""
     for place, below, _ in os.walk(root):
         below[:] = [name for name in below if not name.startswith(".")]
         yield Path(place)
 
 
 def _is_done(folder: Path) -> bool:
-    """Whether it holds a finished student."""
+    """Return whether it holds a finished student."""
     if not (folder / WEIGHTS["student"]).is_file() or not (folder / RECORD).is_file():
         return False
     record = records.read(folder / RECORD)

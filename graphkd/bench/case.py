@@ -58,7 +58,7 @@ class Settings:
     seed: int = 0
 
     def generator(self, name: str) -> torch.Generator:
-        """A fresh generator of that name, on the device."""
+        """Return a fresh generator of that name, on the device."""
         return generator(self.seed, "bench", name, device=self.device)
 
     def normal(self, name: str, *shape: int) -> Tensor:
@@ -70,7 +70,7 @@ class Settings:
         return torch.arange(self.samples, device=self.device).remainder_(self.classes)
 
     def indices(self) -> Tensor:
-        """Which training samples the batch holds, int64 [B]."""
+        """Return which training samples the batch holds, int64 [B]."""
         order = torch.randperm(self.samples, generator=self.generator("indices"), device=self.device)
         return order[: self.batch]
 

@@ -19,18 +19,18 @@ NETWORKS = ("student", "teacher")
 
 
 def contrast_cases(settings: Settings) -> list[Case]:
-    """The contrast of both networks, forward and backward, by sampler."""
+    """Return the contrast of both networks, forward and backward, by sampler."""
     note = "explicit gets the baseline's indices, shared draws its own; all is another objective, with all negatives"
     return [Case("contrast", partial(contrast, settings), note, memory="full")]
 
 
 def sampling_cases(settings: Settings) -> list[Case]:
-    """The negatives of one step."""
+    """Return the negatives of one step."""
     return [Case("sampling", partial(sampling, settings), "numpy.random.choice for each sample in the baseline")]
 
 
 def growth_cases(settings: Settings) -> list[Case]:
-    """What larger N, K and B cost."""
+    """Return what larger N, K and B cost."""
     large = replace(settings, samples=settings.larger_samples)
     largest = replace(large, batch=settings.larger_batch, negatives=settings.larger_negatives)
     gathered = 2 * largest.batch * largest.negatives * largest.dim * 4 / 2**30
@@ -44,7 +44,7 @@ def growth_cases(settings: Settings) -> list[Case]:
 
 
 def contrast(settings: Settings) -> Sides:
-    """The samplers against gathered negatives."""
+    """Return the samplers against gathered negatives."""
     state = _Contrast(settings)
     negatives = state.negatives()
     ours = {"explicit": state.given(negatives), "shared": state.drawn("shared"), "all": state.drawn("all")}
@@ -62,7 +62,7 @@ def sampling(settings: Settings) -> Sides:
 
 
 def larger(settings: Settings) -> Sides:
-    """The contrast over a larger bank."""
+    """Return the contrast over a larger bank."""
     state = _Contrast(settings)
     negatives = state.negatives()
     size = f"N={settings.samples:,}"
@@ -103,7 +103,7 @@ class _Contrast:
         return published.Sampler(self.training_labels, settings.negatives, settings.seed).draw(self.labels)
 
     def gathering(self, negatives: Tensor) -> Work:
-        """The published way."""
+        """Return the published way."""
         return partial(self._gather, negatives)
 
     def given(self, negatives: Tensor) -> Work:

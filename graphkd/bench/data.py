@@ -30,7 +30,7 @@ def data_cases(settings: Settings) -> list[Case]:
 
 
 def data(settings: Settings, negatives: bool, workers: int) -> Sides:
-    """Passes of some random batches, each a batch of images on the device, with labels and indices.
+    """Pass of some random batches, each a batch of images on the device, with labels and indices.
 
     Args:
         settings: Sizes.
@@ -62,7 +62,7 @@ def batched(settings: Settings) -> TensorDataset:
 
 
 def per_image(settings: Settings, batches: int, workers: int, negatives: bool = True) -> Iterator[list[Tensor]]:
-    """The same in the published way: endless passes of some batches each, with negatives or without."""
+    """Return the same in the published way: endless passes of some batches each, with negatives or without."""
     images, labels = _split(settings)
     sampler = published.Sampler(labels, settings.negatives, settings.seed) if negatives else None
     dataset = published.PerImage(images, labels, NORMALISATION, sampler)

@@ -20,7 +20,7 @@ ENCODERS = ("tag", "sage", "gat", "gin", "gcn")
 
 
 def graph_cases(settings: Settings) -> list[Case]:
-    """The kNN graph of a batch, and one layer of each encoder."""
+    """Return the kNN graph of a batch, and one layer of each encoder."""
     missing = "" if dgl_supports(settings.device) else f"no baseline: the installed DGL does not know {settings.device}"
     of_knn = missing or "knn goes through the host to a DGLGraph in the baseline"
     of_encoders = missing or "encoders run with engine=dgl in the baseline, engine=dense in graphkd"
@@ -43,7 +43,7 @@ def knn(settings: Settings, batch: int) -> Sides:
 
 
 def bank_knn(settings: Settings) -> Sides:
-    """The nearest of every sample among all banked ones, of its own class alone, with their embeddings."""
+    """Return the nearest of every sample among all banked ones, of its own class alone, with their embeddings."""
     bank = FullBank(settings.training_labels(), settings.dim, generator=settings.generator("bank"))
     indices = settings.indices()
     embedding = F.normalize(settings.normal("embeddings", settings.batch, settings.dim), dim=1)
@@ -60,7 +60,7 @@ def bank_knn(settings: Settings) -> Sides:
 
 
 def encoder(settings: Settings, name: str, batch: int) -> Sides:
-    """An encoder forward and backward by its two engines, from a graph that neither has seen before."""
+    """Return an encoder forward and backward by its two engines, from a graph that neither has seen before."""
     closeness = settings.normal("closeness", batch, batch).fill_diagonal_(torch.inf)
     neighbours = closeness.topk(settings.k).indices
     x = settings.normal("embeddings", batch, settings.dim).requires_grad_()

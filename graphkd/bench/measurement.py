@@ -81,7 +81,7 @@ class Row:
 
 
 def measure(case: Case, settings: Settings, effort: Effort) -> list[Row]:
-    """The rows of a case.
+    """Return the rows of a case.
 
     Args:
         case: What to measure.
@@ -138,7 +138,7 @@ def memory_growth(case: Case, settings: Settings, name: str) -> float | None:
 
 
 def forkserver() -> ForkServerContext:
-    """Starts processes that have everything imported."""
+    """Start processes that have everything imported."""
     server = multiprocessing.get_context("forkserver")
     server.set_forkserver_preload(["graphkd.bench.preload"])
     return server
@@ -157,7 +157,7 @@ def _send_growth(sender: Connection, case: Case, settings: Settings, name: str) 
 
 
 def _level(device: torch.device) -> float:
-    """What is held now in MiB; the peak is measured from here on."""
+    """Return what is held now in MiB; the peak is measured from here on."""
     _give_back_freed_memory()
     memory.reset_peak(device)
     return memory.peak_mib(device)
@@ -188,7 +188,7 @@ def _finish(device: torch.device) -> None:
 
 
 def _wake(device: torch.device) -> None:
-    """Starts what torch starts with its first step: threads, workspaces."""
+    """Start what torch starts with its first step: threads, workspaces."""
     x = torch.ones(256, 256, device=device, requires_grad=True)
     torch.autograd.backward((x @ x).exp().sum())
     _finish(device)

@@ -25,7 +25,7 @@ PARTS: dict[str, Callable[[Settings], list[Case]]] = {
 
 
 def select_cases(settings: Settings, parts: Sequence[str] = (), quick: bool = False) -> list[Case]:
-    """The cases of some parts, in the benchmark's order.
+    """Return the cases of some parts, in the benchmark's order.
 
     Args:
         settings: Where and at which sizes.

@@ -39,7 +39,7 @@ class Plan:
     world: int = 1
 
     def __post_init__(self) -> None:
-        """Checks the sizes.
+        """Check the sizes.
 
         Raises:
             UserError: One is out of range, or a queue is to be shared.

@@ -22,7 +22,7 @@ class Together:
     """Processes joined by gloo that each do their part of a step when called; they end with this one."""
 
     def __init__(self, make: Callable[[], Work], count: int, seed: int) -> None:
-        """Starts the processes and waits until each has made its work.
+        """Start the processes and waits until each has made its work.
 
         Args:
             make: Makes a process's work; must pickle.

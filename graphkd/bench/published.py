@@ -32,7 +32,7 @@ class Sampler:
     """Draws every sample's negatives by itself, without replacement where there are enough."""
 
     def __init__(self, training_labels: Tensor, negatives: int, seed: int) -> None:
-        """A sampler.
+        """Create a sampler.
 
         Args:
             training_labels: Class of every training sample, int64 [N].
@@ -62,7 +62,7 @@ class PerImage(TorchDataset[tuple[Any, ...]]):
     """
 
     def __init__(self, images: Tensor, labels: Tensor, normalisation: Normalisation, sampler: Sampler | None) -> None:
-        """A data set.
+        """Create a data set.
 
         Args:
             images: uint8 [N, C, H, W].
@@ -113,7 +113,7 @@ def load(dataset: PerImage, batch: int, batches: int, workers: int) -> Iterator[
 
 
 def gather(bank: Tensor, negatives: Tensor) -> Tensor:
-    """The embeddings of all negatives: bank [N, D], negatives [B, K] -> [B, K, D]."""
+    """Return the embeddings of all negatives: bank [N, D], negatives [B, K] -> [B, K, D]."""
     return bank.index_select(0, negatives.flatten()).view(*negatives.shape, -1)
 
 
@@ -143,7 +143,7 @@ def knn_edges(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def knn_graph(logits: Tensor, k: int) -> object:
-    """The same as a `DGLGraph` on the logits' device."""
+    """Return the same as a `DGLGraph` on the logits' device."""
     return load_dgl().graph(knn_edges(logits, k), num_nodes=len(logits)).to(logits.device)
 
 
@@ -156,7 +156,7 @@ class PublishedHKD(nn.Module):
     def __init__(
         self, student_dim: int, teacher_dim: int, samples: int, dim: int = 128, k: int = 8, temperature: float = 0.07
     ) -> None:
-        """A loss.
+        """Create a loss.
 
         Args:
             student_dim: Width of the student's embedding.
@@ -182,7 +182,7 @@ class PublishedHKD(nn.Module):
         return self.get_buffer("student_bank"), self.get_buffer("teacher_bank")
 
     def forward(self, batch: DistillationBatch) -> Tensor:
-        """The sum of the individual and (from k samples on) the holistic part; needs `batch.negatives`."""
+        """Return the sum of the individual and (from k samples on) the holistic part; needs `batch.negatives`."""
         assert batch.negatives is not None
         outputs = (batch.student, teacher_output(batch))
         embeddings = [
@@ -206,14 +206,14 @@ class PublishedHKD(nn.Module):
         return individual + self._both_ways(graph_embeddings, smoothed, negatives)
 
     def after_step(self) -> None:
-        """Writes the last batch to the banks."""
+        """Write the last batch to the banks."""
         if self._pending is not None:
             indices, embeddings = self._pending
             for bank, new in zip(self.banks, embeddings, strict=True):
                 bank[indices] = F.normalize(MOMENTUM * bank[indices] + (1 - MOMENTUM) * new, dim=1)
 
     def _both_ways(self, queries: Sequence[Tensor], positives: Sequence[Tensor], negatives: Sequence[Tensor]) -> Tensor:
-        """Each side's queries against the other side's positives and its own negatives."""
+        """Return each side's queries against the other side's positives and its own negatives."""
         student = contrast(queries[0], positives[1], negatives[0], self.temperature)
         return student + contrast(queries[1], positives[0], negatives[1], self.temperature)
 

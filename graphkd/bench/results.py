@@ -56,7 +56,7 @@ class Results:
         )
 
     def cells(self) -> list[list[str]]:
-        """The rows rounded for print, under `HEADER`."""
+        """Return the rows rounded for print, under `HEADER`."""
         return [
             [
                 row.part,
@@ -77,7 +77,7 @@ class Results:
         return list(dict.fromkeys(f"{row.part}: {row.note}" for row in self.rows if row.note))
 
     def csv(self) -> str:
-        """The rows, unrounded."""
+        """Return the rows, unrounded."""
         text = io.StringIO()
         writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
         writer.writeheader()
@@ -96,14 +96,14 @@ class Results:
         return json.dumps(document, indent=2) + "\n"
 
     def markdown(self) -> str:
-        """The printed table with its command, caption, legend and notes."""
+        """Return the printed table with its command, caption, legend and notes."""
         alignment = [":--" if name in ("part", "case") else "--:" for name in HEADER]
         table = "\n".join(f"| {' | '.join(cells)} |" for cells in (HEADER, alignment, *self.cells()))
         notes = "\n".join(f"- {note}" for note in (LEGEND, *self.notes))
         return "\n\n".join([f"`{self.command}`", self.caption, table, notes]) + "\n"
 
     def write(self, folder: str | os.PathLike[str]) -> list[Path]:
-        """Writes `bench.csv`, `bench.json` and `bench.md`, each whole or not at all, and makes the folder.
+        """Write `bench.csv`, `bench.json` and `bench.md`, each whole or not at all, and makes the folder.
 
         Raises:
             UserError: The folder cannot be made.
@@ -118,7 +118,7 @@ class Results:
 
 
 def hardware(settings: Settings) -> dict[str, Any]:
-    """What a benchmark runs on: processor, device, cores, threads, load, and versions of what does the work."""
+    """Return what a benchmark runs on: processor, device, cores, threads, load, and versions of what does the work."""
     return {
         "cpu": _cpu(),
         "device": torch.cuda.get_device_name() if settings.device == "cuda" else "cpu",
@@ -132,7 +132,7 @@ def hardware(settings: Settings) -> dict[str, Any]:
 
 
 def cores() -> int:
-    """How many cores this process may use."""
+    """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -146,7 +146,7 @@ def _cpu() -> str:
 
 
 def three_digits(value: float | None) -> str:
-    """A figure as it is printed, or a dash."""
+    """Return a figure as it is printed, or a dash."""
     if value is None:
         return "-"
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

@@ -37,7 +37,7 @@ def scale_cases(settings: Settings) -> list[Case]:
 
 
 def scale(settings: Settings, bank: BankOptions) -> Sides:
-    """The loss forward and backward and the update of the banks, without a baseline."""
+    """Return the loss forward and backward and the update of the banks, without a baseline."""
     return Sides(None, {_name(settings, bank): objective_step(settings, bank)})
 
 
@@ -49,7 +49,7 @@ def shared(settings: Settings, processes: int) -> Sides:
 
 
 def plan_of(settings: Settings, bank: BankOptions) -> Plan:
-    """The plan of a case."""
+    """Return the plan of a case."""
     return Plan(settings.samples, settings.batch, settings.negatives, settings.dim, bank.dtype, bank.length)
 
 

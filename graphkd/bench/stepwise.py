@@ -30,7 +30,7 @@ class Stepwise(TrainingLoop):
     def __init__(
         self, trainer: Trainer, student: Network, objective: WeightedSum, dataset: Dataset, teacher: Network, seed: int
     ) -> None:
-        """A training, as `Trainer.fit` begins it."""
+        """Create a training, as `Trainer.fit` begins it."""
         super().__init__(
             trainer, trainer.fabric(), student, objective, dataset, teacher, seed, Callback(), "student", None,
             Interrupts(),
@@ -48,7 +48,7 @@ class Stepwise(TrainingLoop):
         self._endless = self._epochs()
 
     def step(self) -> None:
-        """Takes a step."""
+        """Take a step."""
         with matmul_precision(self.options.matmul_precision):
             self._step(self._own, next(self._endless))
         self.position.batch += 1
@@ -60,7 +60,7 @@ class Stepwise(TrainingLoop):
 
 
 def time_objectives_backward(student: NetworkOutput, clock: Clock) -> None:
-    """Counts from now until the gradient of the student's embedding is there (that of its classifier with it)."""
+    """Count from now until the gradient of the student's embedding is there (that of its classifier with it)."""
     running = ExitStack()
     running.enter_context(clock.section(OF_OBJECTIVE))
 
@@ -71,7 +71,7 @@ def time_objectives_backward(student: NetworkOutput, clock: Clock) -> None:
 
 
 def shares(clock: Clock) -> str:
-    """The sections of a training in percent of their sum, and the objective's, forward and backward."""
+    """Return the sections of a training in percent of their sum, and the objective's, forward and backward."""
     seconds = clock.read()
     backward = seconds.pop(OF_OBJECTIVE)
     total = sum(seconds.values())

@@ -45,7 +45,7 @@ def loss_cases(settings: Settings) -> list[Case]:
 
 
 def step_cases(settings: Settings) -> list[Case]:
-    """A training step with the sampling of its negatives."""
+    """Return a training step with the sampling of its negatives."""
     note = (
         f"{settings.teacher} and {settings.student} on both sides, CE + {HKD_WEIGHT:g} HKD; in the baseline each image "
         "is augmented and gets its negatives by itself, on our side batches as the trainer takes them; medium is the "
@@ -87,7 +87,7 @@ def objective_step(settings: Settings, bank: BankOptions = BankOptions()) -> Wor
 
 
 def _fill(hkd: Objective, settings: Settings, length: int) -> None:
-    """Fills the queues, which begin empty."""
+    """Fill the queues, which begin empty."""
     assert isinstance(hkd, ContrastiveObjective)
     values = settings.normal("queue", length, settings.dim)
     for queue in (hkd._student_bank, hkd._teacher_bank):
@@ -152,7 +152,7 @@ class PublishedTraining:
     """The step of the released code; the sections of `clock` are those of the engine."""
 
     def __init__(self, settings: Settings, teacher: Network, workers: int, batches: int) -> None:
-        """A training.
+        """Create a training.
 
         Args:
             settings: Sizes.
@@ -170,7 +170,7 @@ class PublishedTraining:
         self._device = settings.device
 
     def step(self) -> None:
-        """Takes a step."""
+        """Take a step."""
         section = self.clock.section
         with section("data"):
             images, labels, indices, negatives = (part.to(self._device) for part in next(self._batches))
@@ -230,6 +230,6 @@ def _tag(settings: Settings) -> GraphEncoder:
 
 
 def _with_encoder(note: str, settings: Settings) -> str:
-    """The note, with what becomes of the baseline's encoder on a device that DGL does not know."""
+    """Return the note, with what becomes of the baseline's encoder on a device that DGL does not know."""
     known = dgl_supports(settings.device)
     return note if known else f"{note}; the installed DGL does not know {settings.device}: baseline's encoder by hand"

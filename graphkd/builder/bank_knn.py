@@ -22,7 +22,7 @@ class BankKNN(GraphBuilder):
     """
 
     def __init__(self, k: int = 8, same_label_only: bool = False) -> None:
-        """A kNN builder over the bank.
+        """Create a kNN builder over the bank.
 
         Nearest means the largest inner product with the banked rows, which are of unit length once they are written.
 
@@ -48,7 +48,7 @@ class BankKNN(GraphBuilder):
         return [f"k is {self.k}, but there are at most {others} other samples {among} to choose from"]
 
     def build(self, nodes: Nodes) -> BatchGraph:
-        """The graph with (k - 1) x B support rows at most (`GraphBuilder.build`)."""
+        """Return the graph with (k - 1) x B support rows at most (`GraphBuilder.build`)."""
         embedding = select(nodes, "embedding")
         if nodes.bank is None or nodes.indices is None:
             raise UserError("graph builder 'bank_knn' needs the nodes' bank and indices")
@@ -63,7 +63,7 @@ class BankKNN(GraphBuilder):
         return BatchGraph.from_adjacency(torch.cat([own, found.view(size, size * slots)], dim=1), support)
 
     def _allowed(self, bank: BankRows, indices: Tensor, labels: Tensor | None, part: slice) -> Tensor:
-        """Which rows of a chunk each sample may take: filled, not its own, and of its class where that is asked for."""
+        """Return which rows of a chunk each sample may take: filled, not its own, and of its class if `same_label`."""
         classes = bank.labels[part]
         places = torch.arange(part.start, part.start + len(classes), device=indices.device)
         samples = places if bank.indices is None else bank.indices[part]

@@ -42,7 +42,7 @@ class GraphBuilder(ABC):
 
     @abstractmethod
     def build(self, nodes: Nodes) -> BatchGraph:
-        """The graph of a batch.
+        """Return the graph of a batch.
 
         Raises:
             UserError: `nodes` lacks something that this builder looks at.
@@ -53,7 +53,7 @@ BUILDERS: Registry[GraphBuilder] = Registry("graph builder", "graphkd.builder")
 
 
 def select(nodes: Nodes, input: Input) -> Tensor:
-    """The detached logits or embeddings of a batch in at least float32, [B, D].
+    """Return the detached logits or embeddings of a batch in at least float32, [B, D].
 
     Raises:
         UserError: Embeddings are asked for and there are none.
@@ -66,7 +66,7 @@ def select(nodes: Nodes, input: Input) -> Tensor:
 
 
 def required_labels(nodes: Nodes, builder: str) -> Tensor:
-    """The labels of a batch.
+    """Return the labels of a batch.
 
     Raises:
         UserError: There are none.
@@ -91,11 +91,11 @@ def pairwise_distance(values: Tensor, metric: Metric) -> Tensor:
 
 
 def nearest(distance: Tensor, k: int) -> Tensor:
-    """The k nearest of each row, itself always first, int64 [B, min(k, B)]; ties go to the lower index."""
+    """Return the k nearest of each row, itself always first, int64 [B, min(k, B)]; ties go to the lower index."""
     own_first = distance.clone().fill_diagonal_(-torch.inf)
     return own_first.argsort(dim=1, stable=True)[:, :k]
 
 
 def self_loops(adjacency: Tensor) -> Tensor:
-    """The adjacency, bool [B, B], with every self loop in it."""
+    """Return the adjacency, bool [B, B], with every self loop in it."""
     return adjacency | torch.eye(len(adjacency), dtype=torch.bool, device=adjacency.device)

@@ -13,9 +13,9 @@ class Complete(GraphBuilder):
     """Connects all samples of the batch."""
 
     def __init__(self) -> None:
-        """A builder of complete graphs."""
+        """Create a builder of complete graphs."""
 
     def build(self, nodes: Nodes) -> BatchGraph:
-        """The complete graph (`GraphBuilder.build`)."""
+        """Return the complete graph (`GraphBuilder.build`)."""
         size = len(nodes.logits)
         return BatchGraph.from_adjacency(torch.ones(size, size, dtype=torch.bool, device=nodes.logits.device))

@@ -16,7 +16,7 @@ class KNN(GraphBuilder):
     """Each sample's k nearest, itself included (HKD, arXiv 2108.05507, section 3.1)."""
 
     def __init__(self, k: int = 8, metric: Metric = "softmax_cosine", input: Input = "logits") -> None:
-        """A kNN builder.
+        """Create a kNN builder.
 
         Args:
             k: In-degree of every node, its self loop included. A smaller batch becomes a complete graph.
@@ -41,5 +41,5 @@ class KNN(GraphBuilder):
         return [f"k is 1, so {NO_EDGES}"] if self.k == 1 else ()
 
     def build(self, nodes: Nodes) -> BatchGraph:
-        """The graph with in-degree k (`GraphBuilder.build`)."""
+        """Return the graph with in-degree k (`GraphBuilder.build`)."""
         return BatchGraph.from_neighbours(nearest(pairwise_distance(select(nodes, self.input), self.metric), self.k))

@@ -31,7 +31,7 @@ class LabelAware(GraphBuilder):
     """Connects samples of the same class; one that stands alone keeps just its self loop."""
 
     def __init__(self, k: int | None = None, metric: Metric = "softmax_cosine", input: Input = "logits") -> None:
-        """A label-aware builder.
+        """Create a label-aware builder.
 
         Args:
             k: Keep only the k nearest of the same class, the sample itself included; null keeps all of them.
@@ -58,7 +58,7 @@ class LabelAware(GraphBuilder):
         return [f"about {100 * alone:.0f} % of a batch's samples are alone of their class, without a neighbour"]
 
     def build(self, nodes: Nodes) -> BatchGraph:
-        """The graph of same-class edges (`GraphBuilder.build`)."""
+        """Return the graph of same-class edges (`GraphBuilder.build`)."""
         labels = required_labels(nodes, "label_aware")
         adjacency = labels[:, None] == labels[None, :]
         if self.k is not None:

@@ -17,7 +17,7 @@ class Random(GraphBuilder):
     """Each sample's self loop and k - 1 other samples, drawn anew for every batch from the run's generator."""
 
     def __init__(self, k: int = 8) -> None:
-        """A builder of random graphs.
+        """Create a builder of random graphs.
 
         Args:
             k: In-degree of every node, its self loop included. A smaller batch becomes a complete graph.
@@ -38,7 +38,7 @@ class Random(GraphBuilder):
         return [f"k is 1, so {NO_EDGES}"] if self.k == 1 else ()
 
     def build(self, nodes: Nodes) -> BatchGraph:
-        """A random graph with in-degree k (`GraphBuilder.build`)."""
+        """Return a random graph with in-degree k (`GraphBuilder.build`)."""
         size, device = len(nodes.logits), nodes.logits.device
         return BatchGraph.from_neighbours(
             nearest(torch.rand(size, size, generator=nodes.generator, device=device), self.k)

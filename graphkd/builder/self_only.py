@@ -13,8 +13,8 @@ class SelfOnly(GraphBuilder):
     """Self loops and nothing else."""
 
     def __init__(self) -> None:
-        """A builder of graphs without edges between samples."""
+        """Create a builder of graphs without edges between samples."""
 
     def build(self, nodes: Nodes) -> BatchGraph:
-        """The graph of self loops (`GraphBuilder.build`)."""
+        """Return the graph of self loops (`GraphBuilder.build`)."""
         return BatchGraph.from_neighbours(torch.arange(len(nodes.logits), device=nodes.logits.device)[:, None])

@@ -30,7 +30,7 @@ class Threshold(GraphBuilder):
         self, tau: float = 0.9, metric: Metric = "softmax_cosine", input: Input = "logits",
         cap: int | None = None, mutual: bool = False,
     ) -> None:  # fmt: skip
-        """A threshold builder.
+        """Create a threshold builder.
 
         Args:
             tau: Smallest similarity of an edge: the cosine, or 1 / (1 + distance) for `euclidean`.
@@ -56,7 +56,7 @@ class Threshold(GraphBuilder):
         return [f"cap is 1, so {NO_EDGES}"] if self.cap == 1 else ()
 
     def build(self, nodes: Nodes) -> BatchGraph:
-        """The graph of all similar pairs (`GraphBuilder.build`)."""
+        """Return the graph of all similar pairs (`GraphBuilder.build`)."""
         distance = pairwise_distance(select(nodes, self.input), self.metric)
         distance = torch.minimum(distance, distance.T)  # a matrix product need not be symmetric to the last bit
         similarity = 1 / (1 + distance) if self.metric == "euclidean" else 1 - distance

@@ -78,14 +78,14 @@ class Bank(ABC):
         self._draw(generator)
 
     def twin(self: _B, generator: torch.Generator | None = None) -> _B:
-        """A bank of the same samples with initial rows of its own; it shares what is known of the samples."""
+        """Return a bank of the same samples with initial rows of its own; it shares what is known of the samples."""
         other = copy.copy(self)
         other.rows = torch.empty_like(self.rows)
         other._draw(generator)
         return other
 
     def _draw(self, generator: torch.Generator | None) -> None:
-        """Fills the rows."""
+        """Fill the rows."""
         own, dim = self.shard.rows, self.rows.shape[1]
         bound = (dim / 3) ** -0.5
         drawn_on = generator.device if generator is not None else torch.device("cpu")
@@ -114,15 +114,15 @@ class Bank(ABC):
 
     @abstractmethod
     def by_class(self) -> ClassOrder:
-        """The filled rows sorted by class."""
+        """Return the filled rows sorted by class."""
 
     @abstractmethod
     def view(self) -> BankView:
-        """The bank as graph builders see it."""
+        """Return the bank as graph builders see it."""
 
     @torch.no_grad()
     def gather(self, indices: Tensor, fallback: Tensor) -> Tensor:
-        """The banked embeddings of samples, on all processes (collective where the bank is sharded).
+        """Return the banked embeddings of samples, on all processes (collective where the bank is sharded).
 
         Args:
             indices: Dataset indices, int64 [B].
@@ -145,7 +145,7 @@ class Bank(ABC):
 
     @torch.no_grad()
     def update(self, indices: Tensor, values: Tensor, momentum: float) -> None:
-        """Moves the samples' rows: row <- normalize(momentum * row + (1 - momentum) * value).
+        """Move the samples' rows: row <- normalize(momentum * row + (1 - momentum) * value).
 
         A sample that is not banked yet enters with its normalised value.
 
@@ -159,7 +159,7 @@ class Bank(ABC):
         self._write(self._place(indices), F.normalize(moved, dim=1))
 
     def to(self: _B, device: torch.device | str) -> _B:
-        """Moves the bank in place to the device of the training (rows on the host stay there)."""
+        """Move the bank in place to the device of the training (rows on the host stay there)."""
         self.device = torch.device(device)
         if not self.on_host:
             self.rows = self.rows.to(device)
@@ -167,7 +167,7 @@ class Bank(ABC):
         return self
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps; the tensors are the bank's own, not copies.
+        """Return what a checkpoint keeps; the tensors are the bank's own, not copies.
 
         Of a sharded bank it is collective: all processes must call it at the same time. Process 0 then has the whole
         bank, in the memory of its host; the others have just their own rows, which cannot be loaded.
@@ -175,7 +175,7 @@ class Bank(ABC):
         return {"rows": self.shard.collect(self.rows, self.device)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes over a saved state, converting it to this bank's dtype and place.
+        """Take over a saved state, converting it to this bank's dtype and place.
 
         A state holds the whole bank, so that it fits any number of processes; each takes its own rows, without
         asking the others.
@@ -193,15 +193,15 @@ class Bank(ABC):
 
     @abstractmethod
     def _held(self, indices: Tensor, fallback: Tensor) -> Tensor:
-        """What this process adds to `gather`."""
+        """Return what this process adds to `gather`."""
 
     def _write(self, places: Tensor, values: Tensor) -> None:
-        """Replaces rows, given by their place in the bank, int64 [B], by [B, D]."""
+        """Replace rows, given by their place in the bank, int64 [B], by [B, D]."""
         self.rows.index_copy_(0, places.to(self.rows.device), values.to(self.rows.device, self.rows.dtype))
 
     @abstractmethod
     def _place(self, indices: Tensor) -> Tensor:
-        """The rows to write these samples to, after which they are banked there."""
+        """Return the rows to write these samples to, after which they are banked there."""
 
 
 class FullBank(Bank):
@@ -250,15 +250,15 @@ class FullBank(Bank):
         return self.samples.largest_class
 
     def by_class(self) -> ClassOrder:
-        """All rows sorted by class."""
+        """Return all rows sorted by class."""
         return self.samples.order
 
     def view(self) -> BankView:
-        """The bank as graph builders see it."""
+        """Return the bank as graph builders see it."""
         return BankView(self.rows, self.labels, None, self.shard)
 
     def to(self: _F, device: torch.device | str) -> _F:
-        """Moves the bank as `Bank.to` does, after cutting one that was made before `torch.distributed` was started."""
+        """Move the bank as `Bank.to` does, after cutting one that was made before `torch.distributed` was started."""
         if self.sharded and self.shard.world == 1:
             self.shard = Shard.here(self.shard.total)
             if self.shard.world > 1:
@@ -266,7 +266,7 @@ class FullBank(Bank):
         return super().to(device)
 
     def _held(self, indices: Tensor, fallback: Tensor) -> Tensor:
-        """The samples' rows, zeros for those of other processes; every sample is banked somewhere."""
+        """Return the samples' rows, zeros for those of other processes; every sample is banked somewhere."""
         found = self.fetch(indices, torch.promote_types(self.rows.dtype, torch.float32))
         return found if self.shard.world == 1 else found * inside(indices, self.shard.rows)[:, None]
 
@@ -328,7 +328,7 @@ class QueueBank(Bank):
         return other
 
     def to(self: _Q, device: torch.device | str) -> _Q:
-        """Moves the bank as `Bank.to` does."""
+        """Move the bank as `Bank.to` does."""
         self._labels, self.indices, self._row_of = (
             tensor.to(device) for tensor in (self._labels, self.indices, self._row_of)
         )
@@ -352,15 +352,15 @@ class QueueBank(Bank):
         return int(torch.bincount(self._labels[: self.used]).max())
 
     def by_class(self) -> ClassOrder:
-        """The filled rows sorted by class, as they are now."""
+        """Return the filled rows sorted by class, as they are now."""
         return ClassOrder.of(self.labels[: self.used], self.samples.classes)
 
     def view(self) -> BankView:
-        """The bank as graph builders see it."""
+        """Return the bank as graph builders see it."""
         return BankView(self.rows, self.labels, self.indices, self.shard)
 
     def _held(self, indices: Tensor, fallback: Tensor) -> Tensor:
-        """The samples' latest rows, float32 [B, D]; `fallback` for those that have left or never came."""
+        """Return the samples' latest rows, float32 [B, D]; `fallback` for those that have left or never came."""
         rows = self._row_of[indices].long()
         banked = self.indices[rows] == indices
         found = self.fetch(rows, torch.promote_types(self.rows.dtype, torch.float32))
@@ -372,12 +372,12 @@ class QueueBank(Bank):
         super().update(indices[-length:], values[-length:], momentum)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps; the tensors are the bank's own, not copies."""
+        """Return what a checkpoint keeps; the tensors are the bank's own, not copies."""
         state = {"labels": self.labels, "indices": self.indices, "pushed": self._pushed}
         return super().state_dict() | state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes over a saved state; see `Bank.load_state_dict`."""
+        """Take over a saved state; see `Bank.load_state_dict`."""
         super().load_state_dict(state)
         self.labels.copy_(state["labels"])
         self.indices.copy_(state["indices"])
@@ -408,7 +408,7 @@ def build_bank(
     sharded: bool = False,
     generator: torch.Generator | None = None,
 ) -> Bank:
-    """A bank from the options of a config.
+    """Return a bank from the options of a config.
 
     Args:
         kind: "full" (a row for every sample) or "queue" (the most recent `length` samples).

@@ -130,7 +130,7 @@ def nce_log_normalizer(
     temperature: float,
     samples: int,
 ) -> Tensor:
-    """The log of CRD's constant Z = n * mean of exp(s) over a batch's positives and negatives.
+    """Return the log of CRD's constant Z = n * mean of exp(s) over a batch's positives and negatives.
 
     Args:
         queries: See `info_nce`.
@@ -228,12 +228,12 @@ def _scored(
 
 
 def _block_entries(device: torch.device) -> int:
-    """The most entries of a block: what a CPU's cache holds; elsewhere launches cost more than memory."""
+    """Return the most entries of a block: what a CPU's cache holds; elsewhere launches cost more than memory."""
     return 1 << 18 if device.type == "cpu" else 1 << 22
 
 
 def _mixed(terms: Tensor, rows: Tensor) -> Tensor:
-    """Sums of rows [c, D] or [b, c, D] in the proportions [P, b, c]: [P, b, D]."""
+    """Sum of rows [c, D] or [b, c, D] in the proportions [P, b, c]: [P, b, D]."""
     return terms @ rows if rows.dim() == 2 else (terms.transpose(0, 1) @ rows).transpose(0, 1)
 
 
@@ -247,7 +247,7 @@ def _softplus(x: Tensor) -> Tensor:
 
 
 def _operands(queries: Tensor, positives: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Queries and positives in the precision to compute in."""
+    """Query and positives in the precision to compute in."""
     check(
         queries.dim() == 3 and queries.shape == positives.shape,
         f"queries {list(queries.shape)} and positives {list(positives.shape)} must both be [P, B, D]",

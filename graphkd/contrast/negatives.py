@@ -53,11 +53,11 @@ class Selection(ABC):
 
     @abstractmethod
     def counts(self) -> Tensor:
-        """Number of negatives of each anchor (the sum of their weights), float32 [B]."""
+        """Return number of negatives of each anchor (the sum of their weights), float32 [B]."""
 
     @abstractmethod
     def blocks(self, rows: int, pairs: int, within: slice | None = None) -> Iterator[Block]:
-        """The selection in pieces.
+        """Return the selection in pieces.
 
         Args:
             rows: The most bank rows of a piece.
@@ -87,7 +87,7 @@ class ExplicitSelection(Selection):
         return _scaled(counts, self.scale).squeeze(1)
 
     def blocks(self, rows: int, pairs: int, within: slice | None = None) -> Iterator[Block]:
-        """Each anchor's own rows where those are few, else all rows and how often each is listed."""
+        """Return each anchor's own rows where those are few, else all rows and how often each is listed."""
         if self.num_rows >= GATHER_FROM * self.indices.shape[1]:
             return _restricted(self._own_rows(rows), within)
         return self._all_rows(rows, pairs, within)
@@ -141,7 +141,7 @@ class SharedSelection(Selection):
         return torch.full((len(self.labels),), float(self.negatives), device=self.labels.device)
 
     def blocks(self, rows: int, pairs: int, within: slice | None = None) -> Iterator[Block]:
-        """The ordering from its start, all anchors at once."""
+        """Return the ordering from its start, all anchors at once."""
         return _restricted(self._in_order(rows, pairs), within)
 
     def _in_order(self, rows: int, pairs: int) -> Iterator[Block]:
@@ -155,7 +155,7 @@ class SharedSelection(Selection):
             yield Block(slice(None), self.rows[part], weights)
 
     def _repeated(self, other: Tensor, seen: Tensor) -> Tensor:
-        """The weights of rows of another class, whose ranks go on from `seen`."""
+        """Return the weights of rows of another class, whose ranks go on from `seen`."""
         rank = seen + other.cumsum(1, dtype=torch.int32) - 1
         if self.repeats is None:
             return other * (rank < self.negatives)
@@ -179,11 +179,11 @@ class AllSelection(Selection):
     scale: Tensor | None = None
 
     def counts(self) -> Tensor:
-        """Number of rows of another class times their weight, float32 [B]."""
+        """Return the number of rows of another class times their weight, float32 [B]."""
         return _scaled(self.pools, self.scale).squeeze(1)
 
     def blocks(self, rows: int, pairs: int, within: slice | None = None) -> Iterator[Block]:
-        """All filled rows in their order, all anchors at once."""
+        """Yield all filled rows in their order, all anchors at once."""
         within = within or slice(0, len(self.row_labels))
         for part in _slices(within, min(rows, max(1, pairs // len(self.labels)))):
             other = _of_other_class(self.row_labels[part], self.labels)
@@ -211,7 +211,7 @@ class Sampler(ABC):
 
     @abstractmethod
     def select(self, labels: Tensor, generator: Generator | None = None) -> Selection:
-        """The negatives of one step.
+        """Return the negatives of one step.
 
         Args:
             labels: Class of each anchor, int64 [B].
@@ -219,11 +219,11 @@ class Sampler(ABC):
         """
 
     def _may_fall_short(self) -> bool:
-        """Whether an anchor may have fewer than K rows to choose from."""
+        """Return whether an anchor may have fewer than K rows to choose from."""
         return self.bank.used - self.bank.largest_class < self.negatives
 
     def _pools(self, labels: Tensor) -> Tensor:
-        """Number of rows that each anchor may choose from, int64 like `labels`."""
+        """Return the number of rows that each anchor may choose from, int64 like `labels`."""
         return self.bank.used - self.bank.by_class().blocks(labels)[1]
 
 
@@ -272,7 +272,7 @@ class SharedSampler(Sampler):
         return SharedSelection(rows, row_labels, labels.to(torch.int32)[:, None], self.negatives, repeats)
 
     def _length(self) -> int:
-        """How many rows hold K of another class for every anchor: surely, or up to a chance below 1e-20."""
+        """Return how many rows hold K of another class for every anchor: surely, or up to a chance below 1e-20."""
         used, largest = self.bank.used, self.bank.largest_class
         if self._may_fall_short():
             return used
@@ -281,7 +281,7 @@ class SharedSampler(Sampler):
         return min(used, self.negatives + largest, _with_spare(self.negatives, own, rows_per_negative))
 
     def _repeats(self, pools: Tensor, generator: Generator | None) -> Tensor:
-        """How often each rank is drawn: once up to K, or K draws with replacement from a pool below K."""
+        """Return how often each rank is drawn: once up to K, or K draws with replacement from a pool below K."""
         uniform = torch.rand(self.negatives, dtype=torch.float64, device=pools.device, generator=generator)
         ranks = (uniform * pools[:, None]).long()
         once = torch.ones(len(pools), self.negatives, device=pools.device)
@@ -305,7 +305,7 @@ class AllSampler(Sampler):
         self.weighted = weighted
 
     def select(self, labels: Tensor, generator: Generator | None = None) -> AllSelection:
-        """All rows of other classes; the generator is not used."""
+        """Return all rows of other classes; the generator is not used."""
         pools = self._pools(labels)[:, None].float()
         scale = self.negatives / pools.clamp(min=1) if self.weighted else None
         row_labels = self.bank.labels[: self.bank.used]
@@ -321,7 +321,7 @@ SAMPLERS: dict[str, Callable[[Bank, int], Sampler]] = {
 
 
 def build_sampler(name: str, bank: Bank, negatives: int) -> Sampler:
-    """A sampler by its name in a config: explicit, shared, all or all_weighted.
+    """Return a sampler by its name in a config: explicit, shared, all or all_weighted.
 
     Raises:
         UserError: There is none of that name, or K is below 1.
@@ -333,7 +333,7 @@ def build_sampler(name: str, bank: Bank, negatives: int) -> Sampler:
 
 
 def _slices(whole: slice, step: int) -> Iterator[slice]:
-    """A slice cut into slices of `step`, the last one shorter."""
+    """Yield a slice cut into slices of `step`, the last one shorter."""
     for start in range(whole.start, whole.stop, step):
         yield slice(start, min(start + step, whole.stop))
 
@@ -356,7 +356,7 @@ def _restricted(blocks: Iterator[Block], within: slice | None) -> Iterator[Block
 
 
 def _may_wait_for(device: torch.device) -> bool:
-    """Whether asking a device how much there is to do costs nothing."""
+    """Return whether asking a device how much there is to do costs nothing."""
     return device.type == "cpu"
 
 
@@ -371,7 +371,7 @@ def _of_other_class(row_labels: Tensor, labels: Tensor) -> Tensor:
 
 
 def _draw_entries(device: torch.device) -> int:
-    """The most entries that an intermediate result of a draw should have: what the cache holds, on a CPU."""
+    """Return the most entries that an intermediate result of a draw should have: what the cache holds, on a CPU."""
     return 1 << 16 if device.type == "cpu" else 1 << 24
 
 
@@ -383,7 +383,7 @@ def _below(limits: Tensor, count: int, generator: Generator | None) -> Tensor:
 
 
 def _distinct(pools: Tensor, fewest: int, most: int, count: int, generator: Generator | None) -> Tensor:
-    """Draws without replacement from 0..pool-1, for every pool that holds `count`.
+    """Draw without replacement from 0..pool-1, for every pool that holds `count`.
 
     Args:
         pools: Their sizes, int64 [b, 1].
@@ -403,7 +403,7 @@ def _distinct(pools: Tensor, fewest: int, most: int, count: int, generator: Gene
 
 
 def _ordering(total: int, length: int, generator: Generator | None, device: torch.device) -> Tensor:
-    """The first `length` of a random ordering of 0..total-1, int64."""
+    """Return the first `length` of a random ordering of 0..total-1, int64."""
     if total <= _REJECT_ABOVE * length:
         return torch.randperm(total, device=device, generator=generator)[:length]
     pool = torch.full((1, 1), total, device=device)
@@ -411,7 +411,7 @@ def _ordering(total: int, length: int, generator: Generator | None, device: torc
 
 
 def _with_spare(hits: int, misses: float, tries_per_hit: float) -> int:
-    """How many tries give `hits` hits up to a chance below 1e-20, by Chernoff's bound.
+    """Return how many tries give `hits` hits up to a chance below 1e-20, by Chernoff's bound.
 
     Args:
         hits: How many are needed.
@@ -422,7 +422,7 @@ def _with_spare(hits: int, misses: float, tries_per_hit: float) -> int:
 
 
 def _without_repeats(pools: Tensor, fewest: int, most: int, count: int, generator: Generator | None) -> Tensor:
-    """The first `count` different numbers of a sequence of draws with replacement, in their order.
+    """Return the first `count` different numbers of a sequence of draws with replacement, in their order.
 
     Arguments as in `_distinct`. The sequence has so many draws to spare that its length need not be asked from
     the device: even in the smallest pool it falls short with a chance below 1e-20.
@@ -437,7 +437,7 @@ def _without_repeats(pools: Tensor, fewest: int, most: int, count: int, generato
 
 
 def _first_occurrences(draws: Tensor, most: int) -> Tensor:
-    """Which draws repeat no earlier one of their line: bool, like `draws`, int64 [b, n] below `most`."""
+    """Return which draws repeat no earlier one of their line: bool, like `draws`, int64 [b, n] below `most`."""
     length = draws.shape[1]
     if most > _SORT_FROM * length:
         values, order = draws.sort(dim=1, stable=True)

@@ -32,7 +32,7 @@ class BankOptions:
     sharded: bool = False
 
     def build(self, labels: Tensor, dim: int) -> Bank:
-        """A bank for the training samples with these labels, int64 [N], of embeddings of width `dim`.
+        """Return a bank for the training samples with these labels, int64 [N], of embeddings of width `dim`.
 
         Raises:
             UserError: The options contradict each other, or the labels are all of one class.

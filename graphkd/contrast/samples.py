@@ -28,7 +28,7 @@ class ClassOrder:
         return cls(torch.sort(labels, stable=True)[1], counts.cumsum(0))
 
     def blocks(self, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Where in `rows` each class begins and how many rows it has (0 of a class unknown): int64, like `labels`."""
+        """Return where in `rows` each class begins and how many rows it has (0 if unknown): int64, like `labels`."""
         known = labels.clamp(max=len(self.starts) - 2)
         start = self.starts[known]
         return start, self.starts[known + 1] - start
@@ -59,7 +59,7 @@ class Samples:
         return self._sorted()[1]
 
     def to(self, device: torch.device) -> None:
-        """Moves them in place."""
+        """Move them in place."""
         self.labels = self.labels.to(device)
         if self._by_class is not None:
             order, largest = self._by_class

@@ -31,7 +31,7 @@ class Shard:
 
     @classmethod
     def here(cls, total: int) -> Shard:
-        """The part of this process of `torch.distributed`, or all rows where that does not run.
+        """Return the part of this process of `torch.distributed`, or all rows where that does not run.
 
         Raises:
             UserError: There are fewer rows than processes.
@@ -53,30 +53,30 @@ class Shard:
         return self.rows if self.world > 1 else None
 
     def local(self, rows: Tensor) -> Tensor:
-        """Where rows stand among the own ones; a row of another process gives the own one next to it."""
+        """Return where rows stand among the own ones; a row of another process gives the own one next to it."""
         own = self.rows
         return rows if self.world == 1 else rows.clamp(own.start, own.stop - 1) - own.start
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum over the processes, in place."""
+        """Return the sum over the processes, in place."""
         if self.world > 1:
             dist.all_reduce(values)
         return values
 
     def max(self, values: Tensor) -> Tensor:
-        """The largest over the processes, in place."""
+        """Return the largest over the processes, in place."""
         if self.world > 1:
             dist.all_reduce(values, dist.ReduceOp.MAX)
         return values
 
     def beside(self, values: Tensor) -> Tensor:
-        """What the processes hold, [B, c] each, one beside the other: [B, world * c]."""
+        """Return what the processes hold, [B, c] each, one beside the other: [B, world * c]."""
         parts = [torch.empty_like(values) for _ in range(self.world)]
         dist.all_gather(parts, values.contiguous())
         return torch.cat(parts, dim=1)
 
     def collect(self, rows: Tensor, device: torch.device) -> Tensor:
-        """Puts all processes' rows together in the memory of the first one's host.
+        """Put all processes' rows together in the memory of the first one's host.
 
         Args:
             rows: The own rows, [n, D].
@@ -103,5 +103,5 @@ class Shard:
 
 
 def inside(rows: Tensor, part: slice) -> Tensor:
-    """Which rows lie in a slice: bool, shaped like `rows`."""
+    """Return which rows lie in a slice: bool, shaped like `rows`."""
     return torch.logical_and(rows >= part.start, rows < part.stop)

@@ -47,7 +47,7 @@ class BankView:
     def nearest(
         self, queries: Tensor, count: int, allowed: Callable[[slice], Tensor]
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        """The rows with the largest inner products, chunk by chunk (collective where the bank is sharded).
+        """Return the rows with the largest inner products, chunk by chunk (collective where the bank is sharded).
 
         Args:
             queries: Float [B, D], the same in all processes.
@@ -90,6 +90,6 @@ def fetch(bank_rows: Tensor, rows: slice | Tensor, device: torch.device, dtype: 
 
 
 def _largest(values: Tensor, rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The largest values of each line and their rows, [B, count] each."""
+    """Return the largest values of each line and their rows, [B, count] each."""
     best, chosen = values.topk(count, dim=1)
     return best, rows.gather(1, chosen)

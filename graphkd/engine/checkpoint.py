@@ -45,7 +45,7 @@ _LARGEST = 1 << 35  # bytes of a file whose network is not built yet
 
 
 def save_weights(network: Network, path: Path) -> None:
-    """Writes a network's weights as safetensors, whole or not at all; contiguous, on the CPU, under plain names.
+    """Write a network's weights as safetensors, whole or not at all; contiguous, on the CPU, under plain names.
 
     The file's header has their checksum.
     """
@@ -139,7 +139,7 @@ def _without_prefix(
 
 
 def _cause(shapes: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> str | None:
-    """What two networks of one architecture differ in, if only their head or only their first convolution does.
+    """Return what two networks of one architecture differ in, if only their head or only their first convolution does.
 
     Args:
         shapes: Found and expected shape of each tensor that differs.
@@ -218,7 +218,7 @@ def _pickled(path: Path) -> bytes:
 
 
 def _check_size(path: Path, expected_bytes: int) -> None:
-    """Refuses what would take far more memory than the network's weights, optimizer and all, before it does."""
+    """Refuse what would take far more memory than the network's weights, optimizer and all, before it does."""
     size = path.stat().st_size
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:

@@ -23,7 +23,7 @@ class Clock:
 
     @contextmanager
     def section(self, name: str) -> Iterator[None]:
-        """Counts what happens within it under a name."""
+        """Count what happens within it under a name."""
         if self._cuda:
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
             start.record()
@@ -36,7 +36,7 @@ class Clock:
             self.seconds[name] += time.perf_counter() - started
 
     def each(self, items: Iterable[T], name: str) -> Iterator[T]:
-        """The items, with the time until each of them counted under a name."""
+        """Yield the items, with the time until each of them counted under a name."""
         iterator = iter(items)
         while True:
             with self.section(name):

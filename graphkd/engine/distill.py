@@ -35,7 +35,7 @@ def distill(
     objective: Objective | WeightedSum | Mapping[str, tuple[Objective, Weight]], *,
     trainer: Trainer | None = None, seed: int = 0, callback: Callback | None = None,
 ) -> Result:  # fmt: skip
-    """Distils a trained teacher into a student, by the same trainer as the commands use.
+    """Distil a trained teacher into a student, by the same trainer as the commands use.
 
     Args:
         teacher: A trained network; None where the objective needs none. It is frozen.

@@ -41,7 +41,7 @@ def evaluate(
     teacher: Network | None = None, batch_size: int = 256, device: torch.device | str = "cpu",
     ranks: Ranks | None = None, each_batch: Callable[[], None] = lambda: None,
 ) -> Evaluation:  # fmt: skip
-    """Evaluates a network in eval mode and float32; its mode, and a teacher's, is as before afterwards.
+    """Evaluate a network in eval mode and float32; its mode, and a teacher's, is as before afterwards.
 
     Args:
         network: On `device`.

@@ -75,7 +75,7 @@ def environment() -> ClusterEnvironment:
 
 
 def _in_step() -> bool:
-    """Whether srun began this process; an allocation alone (salloc, a job's script) begins none."""
+    """Return whether srun began this process; an allocation alone (salloc, a job's script) begins none."""
     # As Lightning has it: in an interactive job Slurm's tasks are not processes of ours.
     interactive = os.environ.get("SLURM_JOB_NAME") in _INTERACTIVE_JOBS
     return not interactive and _number("SLURM_STEP_ID", _SPECIAL_STEPS) < _SPECIAL_STEPS

@@ -55,7 +55,7 @@ class Guard:
     """
 
     def __init__(self, device: torch.device, what: Literal["stop", "skip"], callback: Callback) -> None:
-        """A guard of one training."""
+        """Create a guard of one training."""
         self._what = what
         self._callback = callback
         self._at_once = device.type == "cpu" or what == "skip"
@@ -63,7 +63,7 @@ class Guard:
         self._sound = "at the start"
 
     def check(self, losses: Losses, step: int, lr: float) -> bool:
-        """Whether to take this step.
+        """Return whether to take this step.
 
         Raises:
             NotFiniteError: One of the steps so far had a loss that is not finite, and the training is to stop.
@@ -74,7 +74,7 @@ class Guard:
         return self.look()
 
     def look(self) -> bool:
-        """Looks at the steps since the last look; whether all their losses were finite.
+        """Look at the steps since the last look; whether all their losses were finite.
 
         Raises:
             NotFiniteError: One was not, and the training is to stop.

@@ -119,7 +119,7 @@ class TrainingLoop:
         self.teach = compiled[-1]
 
     def run(self) -> History:
-        """Trains to the end, from the latest checkpoint where there is one."""
+        """Train to the end, from the latest checkpoint where there is one."""
         state = self._resumed()
         memory.reset_peak(self.device)
         for number in range(self.position.phase, len(self.stages) + 1):
@@ -134,7 +134,7 @@ class TrainingLoop:
         return self.history
 
     def state(self) -> dict[str, Any]:
-        """All that going on from here needs, for checkpoints: tensors and plain values."""
+        """Return all that going on from here needs, for checkpoints: tensors and plain values."""
         return {
             "at": dataclasses.asdict(self.position),
             **self._learned(),
@@ -158,7 +158,7 @@ class TrainingLoop:
         self.guard.check_weights(learned, self.history.steps, self.ranks)
 
     def _resumed(self) -> dict[str, Any] | None:
-        """Takes everything over from the latest checkpoint, but for the optimizer, which is its phase's."""
+        """Take everything over from the latest checkpoint, but for the optimizer, which is its phase's."""
         if self.checkpoints is None:
             return None
         state, problems = self.checkpoints.load()
@@ -255,7 +255,7 @@ class TrainingLoop:
         self.callback.epoch(done)
 
     def _train(self, phase: Phase) -> EpochMeans:
-        """The rest of an epoch's batches, and the means of all of them."""
+        """Return the rest of an epoch's batches, and the means of all of them."""
         self.student.train(phase.trains_student)
         for part in phase.resting:
             part.eval()
@@ -371,7 +371,7 @@ class TrainingLoop:
         return 1.0 if scaler is None else float(scaler.get_scale())
 
     def _applies(self, batches: int) -> bool:
-        """Whether the optimizer steps after so many batches of the epoch."""
+        """Return whether the optimizer steps after so many batches of the epoch."""
         return batches % self.options.accumulate == 0 or batches == self._epoch_batches()
 
     def _share(self, batch: Batch) -> float:
@@ -406,7 +406,7 @@ class TrainingLoop:
         return cast("Network", self.average.module)
 
     def _leave_or_save(self) -> None:
-        """Leaves where the user wants to; else leaves a checkpoint where one is due."""
+        """Leave where the user wants to; else leaves a checkpoint where one is due."""
         self._leave()
         due = self.checkpoints is not None and self.checkpoints.step()
         if self.ranks.all_reduce_max(int(due and self.ranks.is_main_process)):

@@ -30,7 +30,7 @@ class EpochMeter:
         self.samples: dict[tuple[str, ...], int] = {}
 
     def add(self, labels: Tensor, logits: Tensor, losses: Losses) -> None:
-        """Counts a batch: labels [B] and the logits [B, C] of its first views."""
+        """Count a batch: labels [B] and the logits [B, C] of its first views."""
         names = tuple(losses.raw)
         correct = (logits.argmax(dim=1) == labels).double().mean()
         values = [correct, losses.total, *losses.raw.values(), *losses.weighted.values()]
@@ -39,7 +39,7 @@ class EpochMeter:
         self.samples[names] = self.samples.get(names, 0) + len(labels)
 
     def means(self) -> EpochMeans:
-        """The epoch's means; waits for the device."""
+        """Return the epoch's means; waits for the device."""
         correct, total, samples = 0.0, 0.0, sum(self.samples.values()) or math.nan  # all steps may have been left out
         terms: dict[str, dict[str, float]] = {}
         for names, sums in self.sums.items():
@@ -61,6 +61,6 @@ class EpochMeter:
         return [[list(names), self.sums[names], self.samples[names]] for names in self.sums]
 
     def load(self, state: list[Any]) -> None:
-        """Takes over what `state` gave."""
+        """Take over what `state` gave."""
         for names, sums, samples in state:
             self.sums[tuple(names)], self.samples[tuple(names)] = sums, samples

@@ -61,7 +61,7 @@ class Ranks:
         return (output if maps else output._replace(features=[], preactivations=None)).map(gathered)
 
     def average_gradients(self, module: nn.Module) -> None:
-        """Makes the gradients of a module that every rank computed on the whole batch equal to the last bit."""
+        """Make the gradients of a module that every rank computed on the whole batch equal to the last bit."""
         if self.world > 1:
             for parameter in module.parameters():
                 if parameter.grad is not None:
@@ -69,19 +69,19 @@ class Ranks:
                     parameter.grad /= self.world
 
     def broadcast(self, module: nn.Module) -> None:
-        """Gives every rank the first one's parameters and buffers."""
+        """Give every rank the first one's parameters and buffers."""
         if self.world > 1:
             for tensor in (*module.parameters(), *module.buffers()):
                 dist.broadcast(tensor.data, 0)
 
     def all_reduce_sum(self, sums: Tensor) -> Tensor:
-        """Sums over the ranks."""
+        """Sum over the ranks."""
         if self.world > 1:
             dist.all_reduce(sums)
         return sums
 
     def all_reduce_max(self, number: int) -> int:
-        """The highest of the ranks' numbers."""
+        """Return the highest of the ranks' numbers."""
         if self.world == 1:
             return number
         value = torch.tensor(number)

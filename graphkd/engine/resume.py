@@ -44,13 +44,13 @@ class Checkpoints:
         self._last = time.monotonic()
 
     def step(self) -> bool:
-        """Counts a step; whether a checkpoint is due after it."""
+        """Count a step; whether a checkpoint is due after it."""
         self._steps += 1
         passed = self._steps if self._unit == "steps" else time.monotonic() - self._last
         return passed >= self._count
 
     def save(self, state: dict[str, Any]) -> None:
-        """Writes a checkpoint and removes those before the last.
+        """Write a checkpoint and remove those before the last.
 
         Raises:
             OSError: It cannot be written; the earlier ones are untouched.
@@ -67,7 +67,7 @@ class Checkpoints:
         self._steps, self._last = 0, time.monotonic()
 
     def load(self) -> tuple[dict[str, Any] | None, list[str]]:
-        """The state of the latest checkpoint that is whole, or None, and a line for each that is not."""
+        """Return the state of the latest checkpoint that is whole, or None, and a line for each that is not."""
         problems: list[str] = []
         for _, path in reversed(self._files()):
             try:
@@ -77,18 +77,18 @@ class Checkpoints:
         return None, problems
 
     def remove(self) -> None:
-        """Removes all of them: the training is over."""
+        """Remove all of them: the training is over."""
         for _, path in self._files():
             path.unlink(missing_ok=True)
 
     def _files(self) -> list[tuple[int, Path]]:
-        """Number and path of every checkpoint, the latest last."""
+        """Return number and path of every checkpoint, the latest last."""
         named = ((re.fullmatch(r"checkpoint-(\d+)\.pt", path.name), path) for path in self.folder.glob("*.pt"))
         return sorted((int(match[1]), path) for match, path in named if match)
 
 
 def parse_every(text: str) -> tuple[float, str]:
-    """Number and unit of how often a checkpoint is due, from "500 steps" or "60 seconds".
+    """Return number and unit of how often a checkpoint is due, from "500 steps" or "60 seconds".
 
     Raises:
         UserError: It is neither.
@@ -105,7 +105,7 @@ def _head(length: int, digest: hashlib._Hash) -> bytes:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The state in a file; memory is taken only once length and checksum are right.
+    """Return the state in a file; memory is taken only once length and checksum are right.
 
     Raises:
         UserError: It cannot be read, is not whole, or holds something else.

@@ -14,13 +14,13 @@ import torch
 
 
 def derive(seed: int, *names: str | int) -> int:
-    """A seed of its own for a named stream, in [0, 2**63)."""
+    """Return a seed of its own for a named stream, in [0, 2**63)."""
     text = "/".join(str(part) for part in (seed, *names))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def generator(seed: int, *names: str | int, device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator for a named stream, on a device."""
+    """Return a generator for a named stream, on a device."""
     return torch.Generator(device).manual_seed(derive(seed, *names))
 
 

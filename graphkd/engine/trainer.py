@@ -41,7 +41,7 @@ class Trainer(TrainerOptions):
     """
 
     def check_machine(self) -> Literal["cpu", "cuda"]:
-        """Checks that this machine has what the trainer needs; returns the kind of device.
+        """Check that this machine has what the trainer needs; returns the kind of device.
 
         Raises:
             UserError: It lacks the devices, or the precision is not theirs.
@@ -62,7 +62,7 @@ class Trainer(TrainerOptions):
         return "cpu"
 
     def check_batches(self, network: Network, dataset: Dataset, views: int = 1, where: str = "trainer") -> None:
-        """Checks that the network trains on the smallest batch that the data are cut into.
+        """Check that the network trains on the smallest batch that the data are cut into.
 
         Batch normalisation has nothing to normalise where a batch of one sample comes down to maps of one pixel.
 
@@ -95,7 +95,7 @@ class Trainer(TrainerOptions):
             ) from error
 
     def fabric(self) -> Fabric:
-        """A Fabric for this trainer's devices; in a run on several, each of its processes makes one and launches it.
+        """Return a Fabric for this trainer's devices; each process of a run on several makes one and launches it.
 
         Raises:
             UserError: As in `check_machine`.
@@ -119,7 +119,7 @@ class Trainer(TrainerOptions):
         teacher: Network | None = None, seed: int = 0, callback: Callback | None = None, name: str = "student",
         checkpoints: Checkpoints | None = None,
     ) -> History:  # fmt: skip
-        """Trains a student (or a teacher: then the objective is cross-entropy) in place.
+        """Train a student (or a teacher: then the objective is cross-entropy) in place.
 
         Args:
             student: The network to train.
@@ -156,7 +156,7 @@ class Trainer(TrainerOptions):
 
 
 def checked_trainer(options: Mapping[str, Any], where: str) -> Trainer:
-    """A trainer whose mistakes are told of a node of the config.
+    """Return a trainer whose mistakes are told of a node of the config.
 
     Args:
         options: The constructor's.

@@ -79,7 +79,7 @@ class DenseGraph:
         return self.close(largest.masked_fill(~self.adjacency.any(dim=1, keepdim=True), 0), x)
 
     def close(self, targets: Tensor, x: Tensor) -> Tensor:
-        """Aggregates of the targets, [T, D], with those of the support rows behind: each its own of x, [N, D]."""
+        """Aggregate of the targets, [T, D], with those of the support rows behind: each its own of x, [N, D]."""
         return torch.cat([targets, x[self.num_targets :]]) if len(x) > self.num_targets else targets
 
     def _into(self, matrix: Tensor) -> Tensor:
@@ -115,7 +115,7 @@ class GraphEncoder(nn.Module, ABC):
     """Whether convolutions take the largest entry among neighbours (DGL's kernels differ on equal ones)."""
 
     def __init__(self, in_dim: int, out_dim: int, layers: int, engine: Engine) -> None:
-        """A stack of `layers` convolutions.
+        """Create a stack of `layers` convolutions.
 
         Args:
             in_dim: Width of the embeddings that come in.
@@ -141,10 +141,10 @@ class GraphEncoder(nn.Module, ABC):
 
     @abstractmethod
     def dense(self, convolution: Any, graph: DenseGraph, x: Tensor) -> Tensor:
-        """What the module computes, from matrices: [N, in_dim] -> [N, out_dim]."""
+        """Return what the module computes, from matrices: [N, in_dim] -> [N, out_dim]."""
 
     def sparse(self, convolution: nn.Module, graph: Any, x: Tensor) -> Tensor:
-        """The module run by DGL on a `DGLGraph`: [N, in_dim] -> [N, out_dim]."""
+        """Return the module run by DGL on a `DGLGraph`: [N, in_dim] -> [N, out_dim]."""
         weights = graph.edata.get("weight")
         with dgl_max_takes_first() if self.takes_max else contextlib.nullcontext():
             out: Tensor = convolution(graph, x, edge_weight=None if weights is None else weights.to(x.dtype))
@@ -163,7 +163,7 @@ class GraphEncoder(nn.Module, ABC):
         return F.normalize(self.propagate(graph, x), dim=1)
 
     def propagate(self, graph: BatchGraph, x: Tensor) -> Tensor:
-        """The output before normalisation, float [T, out_dim]."""
+        """Return the output before normalisation, float [T, out_dim]."""
         x = full_precision(x)
         if graph.support is not None:
             x = torch.cat([x, graph.support.detach().to(x)])

@@ -21,7 +21,7 @@ class GAT(GraphEncoder):
     dense_limit = 128
 
     def __init__(self, in_dim: int, out_dim: int, heads: int = 4, layers: int = 1, engine: Engine = "auto") -> None:
-        """A GAT encoder.
+        """Create a GAT encoder.
 
         Args:
             in_dim: Width of the embeddings that come in.
@@ -42,7 +42,7 @@ class GAT(GraphEncoder):
         super().__init__(in_dim, out_dim, layers, engine)
 
     def convolution(self, in_dim: int, out_dim: int) -> nn.Module:
-        """A `dgl.nn.GATConv`."""
+        """Return a `dgl.nn.GATConv`."""
         width = out_dim // self.heads
         module: nn.Module = dgl_nn().GATConv(in_dim, width, self.heads, allow_zero_in_degree=True)
         return module

@@ -17,7 +17,7 @@ class GCN(GraphEncoder):
     name = "gcn"
 
     def __init__(self, in_dim: int, out_dim: int, layers: int = 1, engine: Engine = "auto") -> None:
-        """A GCN encoder.
+        """Create a GCN encoder.
 
         Args:
             in_dim: Width of the embeddings that come in.
@@ -31,7 +31,7 @@ class GCN(GraphEncoder):
         super().__init__(in_dim, out_dim, layers, engine)
 
     def convolution(self, in_dim: int, out_dim: int) -> nn.Module:
-        """A `dgl.nn.GraphConv`."""
+        """Return a `dgl.nn.GraphConv`."""
         module: nn.Module = dgl_nn().GraphConv(in_dim, out_dim, norm="both", allow_zero_in_degree=True)
         return module
 

@@ -20,7 +20,7 @@ class GIN(GraphEncoder):
         self, in_dim: int, out_dim: int, aggregator: Literal["sum", "mean", "max"] = "sum",
         learn_eps: bool = False, layers: int = 1, engine: Engine = "auto",
     ) -> None:  # fmt: skip
-        """A GIN encoder.
+        """Create a GIN encoder.
 
         Args:
             in_dim: Width of the embeddings that come in.
@@ -39,13 +39,13 @@ class GIN(GraphEncoder):
         super().__init__(in_dim, out_dim, layers, engine)
 
     def convolution(self, in_dim: int, out_dim: int) -> nn.Module:
-        """A `dgl.nn.GINConv` around one linear map."""
+        """Return a `dgl.nn.GINConv` around one linear map."""
         linear = nn.Linear(in_dim, out_dim)
         module: nn.Module = dgl_nn().GINConv(linear, self.aggregator, learn_eps=self.learn_eps)
         return module
 
     def dense(self, convolution: Any, graph: DenseGraph, x: Tensor) -> Tensor:
-        """What `dgl.nn.GINConv` computes with this aggregator."""
+        """Return what `dgl.nn.GINConv` computes with this aggregator."""
         aggregate = {"sum": graph.sum, "mean": graph.mean, "max": graph.max}[self.aggregator]
         out: Tensor = convolution.apply_func((1 + convolution.eps) * x + aggregate(x))
         return out

@@ -18,7 +18,7 @@ class Mean(GraphEncoder):
     name = "mean"
 
     def __init__(self, in_dim: int, out_dim: int, layers: int = 1, engine: Engine = "auto") -> None:
-        """A mean encoder.
+        """Create a mean encoder.
 
         Args:
             in_dim: Width of the embeddings that come in.
@@ -33,7 +33,7 @@ class Mean(GraphEncoder):
         super().__init__(in_dim, out_dim, layers, engine)
 
     def convolution(self, in_dim: int, out_dim: int) -> nn.Module:
-        """A `dgl.nn.GraphConv` without weights."""
+        """Return a `dgl.nn.GraphConv` without weights."""
         module: nn.Module = dgl_nn().GraphConv(
             in_dim, out_dim, norm="right", weight=False, bias=False, allow_zero_in_degree=True
         )

@@ -18,7 +18,7 @@ class NoEncoder(GraphEncoder):
     name = "none"
 
     def __init__(self, in_dim: int, out_dim: int) -> None:
-        """An encoder that does nothing.
+        """Create an encoder that does nothing.
 
         Args:
             in_dim: Width of the embeddings that come in.
@@ -31,13 +31,13 @@ class NoEncoder(GraphEncoder):
         super().__init__(in_dim, out_dim, layers=1, engine="dense")
 
     def convolution(self, in_dim: int, out_dim: int) -> nn.Module:
-        """The identity."""
+        """Return the identity."""
         return nn.Identity()
 
     def dense(self, convolution: Any, graph: DenseGraph, x: Tensor) -> Tensor:
-        """The input."""
+        """Return the input."""
         return x
 
     def propagate(self, graph: BatchGraph, x: Tensor) -> Tensor:
-        """The embeddings as they came, float [T, in_dim]."""
+        """Return the embeddings as they came, float [T, in_dim]."""
         return full_precision(x)

@@ -21,7 +21,7 @@ class SAGE(GraphEncoder):
         self, in_dim: int, out_dim: int, aggregator: Literal["mean", "pool", "gcn"] = "mean",
         layers: int = 1, engine: Engine = "auto",
     ) -> None:  # fmt: skip
-        """A GraphSAGE encoder.
+        """Create a GraphSAGE encoder.
 
         Args:
             in_dim: Width of the embeddings that come in.
@@ -39,12 +39,12 @@ class SAGE(GraphEncoder):
         super().__init__(in_dim, out_dim, layers, engine)
 
     def convolution(self, in_dim: int, out_dim: int) -> nn.Module:
-        """A `dgl.nn.SAGEConv`."""
+        """Return a `dgl.nn.SAGEConv`."""
         module: nn.Module = dgl_nn().SAGEConv(in_dim, out_dim, self.aggregator)
         return module
 
     def dense(self, convolution: Any, graph: DenseGraph, x: Tensor) -> Tensor:
-        """What `dgl.nn.SAGEConv` computes with this aggregator."""
+        """Return what `dgl.nn.SAGEConv` computes with this aggregator."""
         out: Tensor
         if self.aggregator == "gcn":
             out = convolution.fc_neigh((graph.sum(x) + x) / (graph.in_degree + 1)) + convolution.bias

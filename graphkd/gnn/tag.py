@@ -19,7 +19,7 @@ class TAG(GraphEncoder):
     name = "tag"
 
     def __init__(self, in_dim: int, out_dim: int, hops: int = 1, layers: int = 1, engine: Engine = "auto") -> None:
-        """A TAG encoder.
+        """Create a TAG encoder.
 
         Args:
             in_dim: Width of the embeddings that come in.
@@ -36,7 +36,7 @@ class TAG(GraphEncoder):
         super().__init__(in_dim, out_dim, layers, engine)
 
     def convolution(self, in_dim: int, out_dim: int) -> nn.Module:
-        """A `dgl.nn.TAGConv`."""
+        """Return a `dgl.nn.TAGConv`."""
         module: nn.Module = dgl_nn().TAGConv(in_dim, out_dim, k=self.hops)
         return module
 

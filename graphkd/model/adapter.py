@@ -105,7 +105,7 @@ class Wrapped(Network):
             self._embedding = stages[-1]
 
     def forward(self, images: Tensor) -> NetworkOutput:
-        """The output for images, float [B, C, H, W]; the module's own, where that is a `NetworkOutput`.
+        """Return the output for images, float [B, C, H, W]; the module's own, where that is a `NetworkOutput`.
 
         Raises:
             UserError: The module returns something other than logits, float [B, classes].
@@ -125,7 +125,7 @@ class Wrapped(Network):
         return NetworkOutput(logits, features, embedding, None if self._preactivations is None else preactivations)
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """The module's own state."""
+        """Return the module's own state."""
         return self.module.state_dict(*args, **kwargs)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
@@ -139,7 +139,7 @@ def wrap(
     features: Sequence[str] | None = None, embedding: str | None = None, num_classes: int | None = None,
     example: Tensor | None = None,
 ) -> Wrapped:  # fmt: skip
-    """Makes a network of any module that maps images to logits.
+    """Make a network of any module that maps images to logits.
 
     The module is run once, in eval mode, to look at its parts; it becomes part of the network, uncopied. What a part
     returns and the module then changes in place is shown changed.
@@ -237,7 +237,7 @@ class _Call(NamedTuple):
 
     @property
     def tap(self) -> Tap:
-        """Reads what it returned."""
+        """Read what it returned."""
         return Tap(self.name, channels_last=_size(self.returned) is not None and self.returned[2] != self.returned[3])
 
 
@@ -326,7 +326,7 @@ def _listed(value: Any) -> Sequence[Any]:
 def _preactivations(
     module: nn.Module, features: Sequence[Tap], calls: Mapping[str, _Call], activated: Collection[int]
 ) -> list[Tap] | None:
-    """Where the maps are read before their activations; None where no part of the module is such an activation."""
+    """Return where the maps are read before their activations; None where no part of the module is an activation."""
     found: list[Tap] = []
     for tap in features:
         map_ = calls[tap.part].output()
@@ -345,7 +345,7 @@ def _preactivations(
 
 
 def _token_blocks(module: nn.Module, calls: Mapping[str, _Call], behind: Sequence[Tap]) -> tuple[str, ...]:
-    """Names of the blocks from tokens [B, T, channels] to tokens that run when all the maps are made, in order."""
+    """Return the names of the blocks from tokens [B, T, channels] to tokens that run when all the maps are made, in order."""
     names = list(calls)
     first = max((names.index(tap.part) + 1 for tap in behind), default=0)
     return tuple(
@@ -356,7 +356,7 @@ def _token_blocks(module: nn.Module, calls: Mapping[str, _Call], behind: Sequenc
 
 
 def _is_block(module: nn.Module, call: _Call) -> bool:
-    """Whether a part has parts in turn and stands in a sequence or list of such."""
+    """Return whether a part has parts in turn and stands in a sequence or list of such."""
     parent = module.get_submodule(call.name.rpartition(".")[0])
     return next(call.part.children(), None) is not None and isinstance(parent, (nn.Sequential, nn.ModuleList))
 
@@ -397,7 +397,7 @@ def _check_logits(output: Any) -> Tensor:
 
 
 def _head(calls: Mapping[str, _Call], logits: Tensor) -> _Call | None:
-    """The layer that gives the logits: a linear one, or a 1x1 convolution that is the last part with weights."""
+    """Return the layer that gives the logits: a linear one, or a 1x1 convolution that is the last part with weights."""
     linear = [call for call in calls.values() if isinstance(call.part, nn.Linear) and len(call.given) == 2]
     if linear and linear[-1].returned == tuple(logits.shape):
         return linear[-1]
@@ -425,13 +425,13 @@ def _replace_head(module: nn.Module, head: _Call | None, num_classes: int) -> No
 
 
 def replace_part(module: nn.Module, name: str, part: nn.Module) -> None:
-    """Puts another part in the place of the one of this name (as in `named_modules`)."""
+    """Put another part in the place of the one of this name (as in `named_modules`)."""
     parent, _, child = name.rpartition(".")
     setattr(module.get_submodule(parent), child, part)
 
 
 def _stages(calls: Mapping[str, _Call], image: Tensor, head: _Call | None) -> list[Tap]:
-    """The last map at each resolution, in order; none that is pooled or grows again."""
+    """Return the last map at each resolution, in order; none that is pooled or grows again."""
     found: dict[int, _Call] = {}
     for call in calls.values():
         if head is not None and call.name == head.name:
@@ -445,7 +445,7 @@ def _stages(calls: Mapping[str, _Call], image: Tensor, head: _Call | None) -> li
 
 
 def _is_inner(call: _Call, size: int, calls: Mapping[str, _Call], image: Tensor) -> bool:
-    """Whether a map is a step within a block: still at the block's input resolution, which it leaves, or off its way.
+    """Return whether a map lies within a block: still at its input resolution, which it leaves, or off its way.
 
     A plain sequence is no such block, nor is one that starts from the image, as a whole backbone does.
     """
@@ -478,7 +478,7 @@ def _oriented(tensor: Tensor, tap: Tap) -> Tensor:
 
 
 def _map(tensor: Tensor, tap: Tap, images: Tensor) -> Tensor:
-    """What was read as a map [B, channels, H, W]; tokens are laid out as rows of a square."""
+    """Return what was read as a map [B, channels, H, W]; tokens are laid out as rows of a square."""
     if tensor.dim() == 4:
         return _oriented(tensor, tap)
     tokens, (height, width) = tensor.shape[1], images.shape[-2:]

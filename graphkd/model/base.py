@@ -24,7 +24,7 @@ class Network(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, images: Tensor) -> NetworkOutput:
-        """The output for images, float [B, C, H, W].
+        """Return the output for images, float [B, C, H, W].
 
         `features` holds the maps after their last ReLU, the stem's first; `preactivations`, if any, the same
         maps before it, or as they are where no activation gives them.
@@ -101,7 +101,7 @@ def parts_behind_the_maps(network: nn.Module, in_channels: int, image_size: int)
 
 
 def check_ends(num_classes: int, in_channels: int) -> None:
-    """Checks what every network has at its two ends.
+    """Check what every network has at its two ends.
 
     Raises:
         UserError: One of them is not positive.
@@ -111,14 +111,14 @@ def check_ends(num_classes: int, in_channels: int) -> None:
 
 
 def initialise_by_fan_out(network: nn.Module) -> None:
-    """Draws the weights of all convolutions as the CRD benchmark does: normal, by fan-out, for ReLU."""
+    """Draw the weights of all convolutions as the CRD benchmark does: normal, by fan-out, for ReLU."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
 def through_stages(stem: Tensor, stages: Iterable[nn.ModuleList]) -> tuple[list[Tensor], list[Tensor]]:
-    """A map's way through stages of blocks that return the sum before its ReLU.
+    """Return a map's way through stages of blocks that return the sum before its ReLU.
 
     Args:
         stem: What the stem returns before its ReLU, float [B, C, H, W].
@@ -139,7 +139,7 @@ def through_stages(stem: Tensor, stages: Iterable[nn.ModuleList]) -> tuple[list[
 
 
 def pooled(map_: Tensor) -> Tensor:
-    """The mean over all positions, [B, C, H, W] to [B, C]."""
+    """Return the mean over all positions, [B, C, H, W] to [B, C]."""
     return F.adaptive_avg_pool2d(map_, 1).flatten(1)
 
 
@@ -159,7 +159,7 @@ def probing(network: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def eval_mode(network: nn.Module) -> Iterator[None]:
-    """Puts a network into eval mode; afterwards each part of it is in its own mode again."""
+    """Put a network into eval mode; afterwards each part of it is in its own mode again."""
     modes = {module: module.training for module in network.modules()}
     network.eval()
     try:

@@ -34,7 +34,7 @@ class Bottleneck(nn.Module):
             self.shortcut = nn.Sequential(shortcut, nn.BatchNorm2d(out_width))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Takes a map, float [B, in_width, H, W], to float [B, 4 x width, H / stride, W / stride]."""
+        """Take a map, float [B, in_width, H, W], to float [B, 4 x width, H / stride, W / stride]."""
         inner = F.relu(self.bn1(self.conv1(x)))
         inner = F.relu(self.bn2(self.conv2(inner)))
         residual: Tensor = self.bn3(self.conv3(inner))
@@ -83,7 +83,7 @@ class BottleneckResNet(Network):
         initialise_by_fan_out(self)
 
     def forward(self, images: Tensor) -> NetworkOutput:
-        """The output for images, float [B, in_channels, H, W]: five maps, of the stem and of each stage."""
+        """Return the output for images, float [B, in_channels, H, W]: five maps, of the stem and of each stage."""
         stages = (self.layer1, self.layer2, self.layer3, self.layer4)
         preactivations, features = through_stages(self.bn1(self.conv1(images)), stages)
         embedding = pooled(features[-1])

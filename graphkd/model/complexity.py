@@ -26,7 +26,7 @@ class Complexity(NamedTuple):
 
 
 def complexity(network: nn.Module, in_channels: int, image_size: int) -> Complexity:
-    """Counts what a network costs by running it once on zeros.
+    """Count what a network costs by running it once on zeros.
 
     Neither the network (device, state, train or eval mode of each part) nor the random generators change.
 

@@ -36,7 +36,7 @@ class InvertedResidual(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Takes a map, float [B, in_width, H, W], to float [B, width, H / stride, W / stride]."""
+        """Take a map, float [B, in_width, H, W], to float [B, width, H / stride, W / stride]."""
         residual: Tensor = self.conv(x)
         return x + residual if self.has_shortcut else residual
 
@@ -84,7 +84,7 @@ class MobileNetV2(Network):
         nn.init.zeros_(head.bias)
 
     def forward(self, images: Tensor) -> NetworkOutput:
-        """The output for images, float [B, in_channels, H, W]: five maps, of the stem and of each resolution."""
+        """Return the output for images, float [B, in_channels, H, W]: five maps, of the stem and of each resolution."""
         stem: Tensor = self.conv1(images)
         x = F.relu(stem)
         features = [x]

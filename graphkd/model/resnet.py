@@ -31,7 +31,7 @@ class BasicBlock(nn.Module):
             self.downsample = nn.Sequential(shortcut, nn.BatchNorm2d(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Takes a map, float [B, in_width, H, W], to float [B, width, H / stride, W / stride]."""
+        """Take a map, float [B, in_width, H, W], to float [B, width, H / stride, W / stride]."""
         residual: Tensor = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
         shortcut: Tensor = self.downsample(x)
         return residual + shortcut
@@ -77,7 +77,7 @@ class CifarResNet(Network):
         initialise_by_fan_out(self)
 
     def forward(self, images: Tensor) -> NetworkOutput:
-        """The output for images, float [B, in_channels, H, W]: four maps, of the stem and of each stage."""
+        """Return the output for images, float [B, in_channels, H, W]: four maps, of the stem and of each stage."""
         stages = (self.layer1, self.layer2, self.layer3)
         preactivations, features = through_stages(self.bn1(self.conv1(images)), stages)
         embedding = pooled(features[-1])

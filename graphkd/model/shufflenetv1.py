@@ -42,7 +42,7 @@ class ShuffleUnit(nn.Module):
         self.bn3 = nn.BatchNorm2d(out)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Takes a map, float [B, in_width, H, W], to float [B, width, H / stride, W / stride]."""
+        """Take a map, float [B, in_width, H, W], to float [B, width, H / stride, W / stride]."""
         inner = shuffle_channels(F.relu(self.bn1(self.conv1(x))), self.in_groups)
         inner = F.relu(self.bn2(self.conv2(inner)))
         residual: Tensor = self.bn3(self.conv3(inner))
@@ -99,7 +99,7 @@ class ShuffleNetV1(Network):
         self.linear = nn.Linear(widths[2], num_classes)
 
     def forward(self, images: Tensor) -> NetworkOutput:
-        """The output for images, float [B, in_channels, H, W]: four maps, of the stem and of each stage."""
+        """Return the output for images, float [B, in_channels, H, W]: four maps, of the stem and of each stage."""
         stages = (self.layer1, self.layer2, self.layer3)
         preactivations, features = through_stages(self.bn1(self.conv1(images)), stages)
         embedding = pooled(features[-1])

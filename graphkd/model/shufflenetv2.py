@@ -33,7 +33,7 @@ class SplitUnit(nn.Module):
         self.bn3 = nn.BatchNorm2d(half)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Takes a map, float [B, width, H, W], to one of the same shape."""
+        """Take a map, float [B, width, H, W], to one of the same shape."""
         passing, x = x.chunk(2, dim=1)
         x = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
         return shuffle_channels(torch.cat([passing, self.bn3(self.conv3(x))], 1), 2)
@@ -60,7 +60,7 @@ class DownUnit(nn.Module):
         self.bn5 = nn.BatchNorm2d(half)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Takes a map, float [B, in_width, H, W], to float [B, width, H / 2, W / 2]."""
+        """Take a map, float [B, in_width, H, W], to float [B, width, H / 2, W / 2]."""
         short = self.bn2(self.conv2(self.bn1(self.conv1(x))))
         long = self.bn4(self.conv4(F.relu(self.bn3(self.conv3(x)))))
         return shuffle_channels(torch.cat([short, self.bn5(self.conv5(long))], 1), 2)
@@ -113,7 +113,7 @@ class ShuffleNetV2(Network):
         self.linear = nn.Linear(widths[3], num_classes)
 
     def forward(self, images: Tensor) -> NetworkOutput:
-        """The output for images, float [B, in_channels, H, W]: four maps, of the stem and of each stage."""
+        """Return the output for images, float [B, in_channels, H, W]: four maps, of the stem and of each stage."""
         stages = (self.layer1, self.layer2, self.layer3)
         preactivations, features = through_stages(self.bn1(self.conv1(images)), stages)
         last = F.relu(self.bn2(self.conv2(features[-1])))

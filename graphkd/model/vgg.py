@@ -60,7 +60,7 @@ class Vgg(Network):
         nn.init.zeros_(self.classifier.bias)
 
     def forward(self, images: Tensor) -> NetworkOutput:
-        """The output for images, float [B, in_channels, H, W]: five maps, of each block before its pooling."""
+        """Return the output for images, float [B, in_channels, H, W]: five maps, of each block before its pooling."""
         height, width = images.shape[2:]
         check(min(height, width) >= 8, f"the images are {height}x{width} pixels, but vgg needs at least 8x8")
         poolings = 4 if height > _LARGEST_SMALL_IMAGE else 3

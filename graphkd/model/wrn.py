@@ -25,7 +25,7 @@ class PreactivationBlock(nn.Module):
         self.convShortcut = None if in_width == width else nn.Conv2d(in_width, width, 1, stride, bias=False)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Takes a map, float [B, in_width, H, W], to float [B, width, H / stride, W / stride]."""
+        """Take a map, float [B, in_width, H, W], to float [B, width, H / stride, W / stride]."""
         preactivation: Tensor = self.bn1(x)
         active = F.relu(preactivation)
         residual: Tensor = self.conv2(F.relu(self.bn2(self.conv1(active))))
@@ -42,7 +42,7 @@ class Stage(nn.Module):
         self.layer = nn.ModuleList([first, *(PreactivationBlock(width, width, 1) for _ in range(blocks - 1))])
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Takes a map as a block does; the pre-activation is that of the map that came in."""
+        """Take a map as a block does; the pre-activation is that of the map that came in."""
         first, *others = self.layer
         x, preactivation = first(x)
         for block in others:
@@ -86,7 +86,7 @@ class WideResNet(Network):
         nn.init.zeros_(self.fc.bias)
 
     def forward(self, images: Tensor) -> NetworkOutput:
-        """The output for images, float [B, in_channels, H, W]: four maps, of the stem and of each stage."""
+        """Return the output for images, float [B, in_channels, H, W]: four maps, of the stem and of each stage."""
         features: list[Tensor] = [self.conv1(images)]
         preactivations: list[Tensor] = []
         for stage in (self.block1, self.block2, self.block3):

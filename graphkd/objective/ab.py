@@ -42,7 +42,7 @@ class AB(Objective):
         margin: float = 1.0,
         stage_epochs: int = 30,
     ) -> None:
-        """An AB objective.
+        """Create an AB objective.
 
         Args:
             student_shapes: Shapes of the student's features, the stem's first.

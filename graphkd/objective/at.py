@@ -26,7 +26,7 @@ class AT(Objective):
     fewest_maps = 2
 
     def __init__(self, student_shapes: Sequence[Shape], teacher_shapes: Sequence[Shape], p: float = 2.0) -> None:
-        """An AT objective.
+        """Create an AT objective.
 
         Args:
             student_shapes: Shapes of the student's features, the stem's first.
@@ -47,7 +47,7 @@ class AT(Objective):
         return one_position_notes(self._positions)
 
     def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:
-        """The term `at`."""
+        """Return the term `at`."""
         pairs = zip(batch.student.features[1:], teacher_output(batch).features[1:], strict=True)
         losses = [self._difference(student.float(), teacher.float()) for student, teacher in pairs]
         return {self.name: torch.stack(losses).sum()}

@@ -84,12 +84,12 @@ class Objective(nn.Module, ABC):
 
     @classmethod
     def graph_dim(cls, options: Mapping[str, Any]) -> int | None:
-        """The width at which an objective with these options encodes graphs, or None if it uses none."""
+        """Return the width at which an objective with these options encodes graphs, or None if it uses none."""
         return None
 
     @abstractmethod
     def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:
-        """The objective's terms on one batch.
+        """Return the objective's terms on one batch.
 
         Returns:
             Scalars by name, before weighting; an objective of one term calls it by its own name.
@@ -100,7 +100,7 @@ class Objective(nn.Module, ABC):
         return ()
 
     def transform(self, images: Tensor) -> Tensor:
-        """The views of a batch of images, [B, C, H, W] to [views x B, C, H, W]: all first views, then all second ones.
+        """Return the views of a batch of images, [B, C, H, W] to [views x B, C, H, W]: all first ones, then all second.
 
         The first view is the images as they are. An objective with one view is shown the first only, whatever views
         others ask for.
@@ -108,14 +108,14 @@ class Objective(nn.Module, ABC):
         return images
 
     def stages(self) -> Sequence[Stage]:
-        """What is trained before the student, in this order."""
+        """Return what is trained before the student, in this order."""
         return ()
 
     def freeze(self) -> None:
         """Called after the stages: what they trained for good takes no gradient from here on."""
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """What the run's optimizer trains: groups as `torch.optim` takes them.
+        """Return what the run's optimizer trains: groups as `torch.optim` takes them.
 
         A group may set an own `weight_decay`, and an `lr_scale` by which the trainer's learning rate is multiplied.
         """
@@ -130,7 +130,7 @@ class Objective(nn.Module, ABC):
 
 
 def teacher_output(batch: DistillationBatch) -> NetworkOutput:
-    """The teacher's output of a batch; no gradient flows into it.
+    """Return the teacher's output of a batch; no gradient flows into it.
 
     Raises:
         UserError: There is none.

@@ -26,7 +26,7 @@ class CC(Objective):
     needs_maps = False
 
     def __init__(self, student_dim: int, teacher_dim: int, dim: int = 128) -> None:
-        """A CC objective.
+        """Create a CC objective.
 
         Args:
             student_dim: Width of the student's embedding.
@@ -46,13 +46,13 @@ class CC(Objective):
         return [ALONE] if setting.largest_batch == 1 else ()
 
     def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:
-        """The term `cc`; 0 for a batch of one."""
+        """Return the term `cc`; 0 for a batch of one."""
         student = self.student_head(batch.student.embedding.float())
         teacher = self.teacher_head(teacher_output(batch).embedding.float())
         return {self.name: congruence(student.float(), teacher.float())}
 
 
 def congruence(student: Tensor, teacher: Tensor) -> Tensor:
-    """The mean over i of sum_c d_i d_{i+1} with d = |student - teacher|, from two matrices [B, D]."""
+    """Return the mean over i of sum_c d_i d_{i+1} with d = |student - teacher|, from two matrices [B, D]."""
     difference = (student - teacher).abs()
     return (difference[:-1] * difference[1:]).sum() / max(1, len(difference) - 1)

@@ -19,7 +19,7 @@ class CrossEntropy(Objective):
     needs_teacher = False
 
     def __init__(self, label_smoothing: float = 0.0) -> None:
-        """A cross-entropy objective.
+        """Create a cross-entropy objective.
 
         Args:
             label_smoothing: Probability that is spread evenly over all classes.
@@ -35,6 +35,6 @@ class CrossEntropy(Objective):
         self.label_smoothing = label_smoothing
 
     def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:
-        """The term `ce`."""
+        """Return the term `ce`."""
         logits = batch.student.logits.float()
         return {self.name: F.cross_entropy(logits, batch.labels, label_smoothing=self.label_smoothing)}

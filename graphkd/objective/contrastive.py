@@ -108,39 +108,39 @@ class ContrastiveObjective(Objective):
         return self._teacher_bank.rows
 
     def prepare(self, device: torch.device, stream: Stream) -> None:
-        """Takes the streams `negatives` and `builder` (`Objective.prepare`)."""
+        """Take the streams `negatives` and `builder` (`Objective.prepare`)."""
         super().prepare(device, stream)
         self._generators = {name: stream(name) for name in ("negatives", "builder")}
 
     def after_step(self) -> None:
-        """Writes the embeddings of the step's batches to the banks."""
+        """Write the embeddings of the step's batches to the banks."""
         for indices, student, teacher in self._pending:
             self._student_bank.update(indices, student, self.bank_momentum)
             self._teacher_bank.update(indices, teacher, self.bank_momentum)
         self._pending.clear()
 
     def get_extra_state(self) -> dict[str, Any]:
-        """The banks, for checkpoints; with `bank.sharded` all processes must ask at once (`Bank.state_dict`)."""
+        """Return the banks, for checkpoints; with `bank.sharded` all processes must ask at once (`Bank.state_dict`)."""
         return {"student_bank": self._student_bank.state_dict(), "teacher_bank": self._teacher_bank.state_dict()}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Takes the banks over from a checkpoint."""
+        """Take the banks over from a checkpoint."""
         self._student_bank.load_state_dict(state["student_bank"])
         self._teacher_bank.load_state_dict(state["teacher_bank"])
 
     def _embed(self, output: NetworkOutput, indices: Tensor, head: nn.Linear, bank: Bank) -> tuple[Tensor, Tensor]:
-        """A network's embeddings, normalised, and what its bank holds of the same samples: [B, dim] each."""
+        """Return a network's embeddings, normalised, and what its bank holds of the same samples: [B, dim] each."""
         embedding = F.normalize(head(output.embedding.to(head.weight.dtype)), dim=1)
         return embedding, bank.to(embedding.device).gather(indices, embedding.detach())
 
     def _bank_later(self, indices: Tensor, student: Tensor, teacher: Tensor) -> None:
-        """Keeps a batch's embeddings for `after_step`; what a step that was never applied left behind is dropped."""
+        """Keep a batch's embeddings for `after_step`; what a step that was never applied left behind is dropped."""
         if self.student_head.weight.grad is None:  # the step's first batch
             self._pending.clear()
         self._pending.append((indices, student.detach(), teacher.detach()))
 
     def _select(self, batch: DistillationBatch) -> Selection:
-        """The batch's negatives: drawn, or those that it brings."""
+        """Return the batch's negatives: drawn, or those that it brings."""
         if batch.negatives is None:
             return self._sampler.select(batch.labels, self._generators.get("negatives"))
         if not self.takes_negatives:

@@ -42,7 +42,7 @@ class CRD(ContrastiveObjective):
         bank_momentum: float = 0.5,
         bank: BankOptions = BankOptions(),  # noqa: B008 (immutable)
     ) -> None:
-        """A CRD objective.
+        """Create a CRD objective.
 
         Args:
             student_dim: Width of the student's embedding.
@@ -64,7 +64,7 @@ class CRD(ContrastiveObjective):
         self.log_normalizers: Tensor | None = None
 
     def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:
-        """The term `crd`.
+        """Return the term `crd`.
 
         Raises:
             UserError: The batch brings negatives, but the sampler is not `explicit` or the bank is a queue.
@@ -88,10 +88,10 @@ class CRD(ContrastiveObjective):
         return {self.name: torch.cat(losses).sum()}
 
     def get_extra_state(self) -> dict[str, Any]:
-        """The banks and log Z, for checkpoints."""
+        """Return the banks and log Z, for checkpoints."""
         return super().get_extra_state() | {"log_normalizers": self.log_normalizers}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Takes the banks and log Z over from a checkpoint."""
+        """Take the banks and log Z over from a checkpoint."""
         super().set_extra_state(state)
         self.log_normalizers = state["log_normalizers"]

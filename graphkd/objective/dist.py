@@ -27,7 +27,7 @@ class DIST(Objective):
     needs_maps = False
 
     def __init__(self, temperature: float = 4.0, inter: float = 1.0, intra: float = 1.0) -> None:
-        """A DIST objective.
+        """Create a DIST objective.
 
         Args:
             temperature: T, by which the logits are divided.
@@ -57,7 +57,7 @@ class DIST(Objective):
         return found
 
     def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:
-        """The term `dist`."""
+        """Return the term `dist`."""
         student = F.softmax(batch.student.logits.float() / self.temperature, dim=1)
         teacher = F.softmax(teacher_output(batch).logits.float() / self.temperature, dim=1)
         inter, intra = (1 - correlation(student, teacher, dim).mean() for dim in (1, 0))

@@ -26,7 +26,7 @@ class DKD(Objective):
     needs_maps = False
 
     def __init__(self, alpha: float = 1.0, beta: float = 8.0, temperature: float = 4.0, ramp_epochs: int = 20) -> None:
-        """A DKD objective.
+        """Create a DKD objective.
 
         Args:
             alpha: Weight of TCKD, the target class.
@@ -55,7 +55,7 @@ class DKD(Objective):
         return ()
 
     def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:
-        """The term `dkd`."""
+        """Return the term `dkd`."""
         student, student_others = self._decoupled(batch.student.logits, batch.labels)
         teacher, teacher_others = self._decoupled(teacher_output(batch).logits, batch.labels)
         of_target = self.temperature**2 * divergence(student, teacher)
@@ -64,7 +64,7 @@ class DKD(Objective):
         return {self.name: ramp * (self.alpha * of_target + self.beta * of_others)}
 
     def _decoupled(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores of the target and of all others together, [B, 2], and the other classes' logits, [B, C - 1]."""
+        """Score of the target and of all others together, [B, 2], and the other classes' logits, [B, C - 1]."""
         logits, target = logits.float(), labels[:, None]
         others = torch.arange(logits.shape[1] - 1, device=logits.device).expand(len(logits), -1)
         other_logits = logits.gather(1, others + (others >= target))

@@ -24,7 +24,7 @@ class FitNet(Objective):
     fewest_maps = 1
 
     def __init__(self, student_shapes: Sequence[Shape], teacher_shapes: Sequence[Shape], layer: int = 2) -> None:
-        """A FitNet objective.
+        """Create a FitNet objective.
 
         Args:
             student_shapes: Shapes of the student's features, the stem's first.
@@ -46,7 +46,7 @@ class FitNet(Objective):
         )
 
     def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:
-        """The term `fitnet`."""
+        """Return the term `fitnet`."""
         student = self.regressor(batch.student.features[self.layer])
         teacher = teacher_output(batch).features[self.layer].float()
         return {self.name: F.mse_loss(student, teacher)}

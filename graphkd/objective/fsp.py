@@ -32,7 +32,7 @@ class FSP(Objective):
     def __init__(
         self, student_shapes: Sequence[Shape], teacher_shapes: Sequence[Shape], stage_epochs: int = 30
     ) -> None:
-        """An FSP objective.
+        """Create an FSP objective.
 
         Args:
             student_shapes: Shapes of the student's features, the stem's first.
@@ -68,7 +68,7 @@ def _loss(batch: DistillationBatch) -> Tensor:
 
 
 def _flow(features: list[Tensor]) -> list[Tensor]:
-    """The Gram matrix of each feature and its next, float32 [B, C, C']."""
+    """Return the Gram matrix of each feature and its next, float32 [B, C, C']."""
     return [_gram(*pooled_to_smaller(a.float(), b.float())) for a, b in pairwise(features)]
 
 

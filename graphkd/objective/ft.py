@@ -42,7 +42,7 @@ class FT(Objective):
         stage_epochs: int = 30,
         stage_lr: float = 0.01,
     ) -> None:
-        """An FT objective.
+        """Create an FT objective.
 
         Args:
             student_shapes: Shapes of the student's features, the stem's first.
@@ -88,7 +88,7 @@ class FT(Objective):
         self.paraphraser.requires_grad_(False)
 
     def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:
-        """The term `ft`."""
+        """Return the term `ft`."""
         student, teacher = batch.student.features[-1].float(), teacher_output(batch).features[-1].float()
         with torch.autocast(student.device.type, enabled=False):
             translation = self.translator(student)
@@ -98,7 +98,7 @@ class FT(Objective):
         return {self.name: (student_factor - teacher_factor).abs().pow(self.p2).mean()}
 
     def _factor(self, map_: Tensor) -> Tensor:
-        """Takes a map, float32 [B, C, H, W], to unit rows, [B, H W]."""
+        """Take a map, float32 [B, C, H, W], to unit rows, [B, H W]."""
         return F.normalize(map_.pow(self.p1).mean(1).flatten(1), dim=1)
 
     def _reconstruction_loss(self, batch: DistillationBatch) -> Tensor:

@@ -75,7 +75,7 @@ class HKD(ContrastiveObjective):
         teacher_gradient: bool = True,
         bank: BankOptions = BankOptions(),  # noqa: B008 (immutable)
     ) -> None:
-        """An HKD objective.
+        """Create an HKD objective.
 
         Args:
             student_dim: Width of the student's embedding.
@@ -140,7 +140,7 @@ class HKD(ContrastiveObjective):
         return found
 
     def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:
-        """The terms `individual` and `holistic`.
+        """Return the terms `individual` and `holistic`.
 
         A batch below `builder.min_nodes` has no holistic term and leaves the banks alone, as in the released code.
 
@@ -178,7 +178,7 @@ class HKD(ContrastiveObjective):
         return _Views(embedding, banked, encoded[0] if len(encoded) == 1 else torch.cat(encoded))
 
     def _graph_sizes(self, batch: DistillationBatch) -> list[int]:
-        """How many samples each of the batch's graphs has."""
+        """Return how many samples each of the batch's graphs has."""
         is_local = self.graph_scope == "local" and len(batch.parts) > 0
         return [size for size in batch.parts if size > 0] if is_local else [len(batch.labels)]
 

@@ -18,7 +18,7 @@ class KD(Objective):
     needs_maps = False
 
     def __init__(self, temperature: float = 4.0) -> None:
-        """A KD objective.
+        """Create a KD objective.
 
         Args:
             temperature: T, by which the logits are divided.
@@ -31,5 +31,5 @@ class KD(Objective):
         self.temperature = temperature
 
     def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:
-        """The term `kd`."""
+        """Return the term `kd`."""
         return {self.name: divergence(batch.student.logits, teacher_output(batch).logits, self.temperature)}

@@ -26,7 +26,7 @@ class LSKD(Objective):
     needs_maps = False
 
     def __init__(self, temperature: float = 2.0) -> None:
-        """An LSKD objective.
+        """Create an LSKD objective.
 
         Args:
             temperature: T, by which the standardised logits are divided.
@@ -45,13 +45,13 @@ class LSKD(Objective):
         return ["of two classes' logits the standardised ones keep the order alone, so it teaches next to nothing"]
 
     def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:
-        """The term `lskd`."""
+        """Return the term `lskd`."""
         student, teacher = standardised(batch.student.logits), standardised(teacher_output(batch).logits)
         return {self.name: divergence(student, teacher, self.temperature)}
 
 
 def standardised(logits: Tensor) -> Tensor:
-    """The z-scores of each row, float [B, C] to float32 [B, C]; zeros for a constant row."""
+    """Return the z-scores of each row, float [B, C] to float32 [B, C]; zeros for a constant row."""
     logits = logits.float()
     std, mean = (moment[:, None] for moment in (logits.std(1), logits.mean(1)))
     return (logits - mean) / (std + _EPS)

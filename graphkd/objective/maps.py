@@ -16,7 +16,7 @@ Shape = tuple[int, int, int]
 
 
 def check_same_count(name: str, student_shapes: Sequence[Shape], teacher_shapes: Sequence[Shape]) -> None:
-    """Checks that both networks have equally many feature maps behind the stem, and at least one.
+    """Check that both networks have equally many feature maps behind the stem, and at least one.
 
     Args:
         name: The objective's name, for the message.
@@ -89,7 +89,7 @@ class BatchNorm(nn.BatchNorm2d):
     """Batch norm; where a channel has one value, and so no variance, the running statistics stand in."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Takes float [B, C, H, W] to the same shape."""
+        """Take float [B, C, H, W] to the same shape."""
         if x[:, 0].numel() > 1:
             return super().forward(x)
         return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
@@ -106,7 +106,7 @@ class ConvRegressor(nn.Module):
     def __init__(
         self, student_shape: Shape, teacher_shape: Shape, use_relu: bool = True, what: str = "the regressor"
     ) -> None:
-        """A regressor.
+        """Create a regressor.
 
         Args:
             student_shape: (channels, height, width) of what it takes.
@@ -123,7 +123,7 @@ class ConvRegressor(nn.Module):
         self.use_relu = use_relu
 
     def forward(self, x: Tensor) -> Tensor:
-        """Takes float [B, *student_shape] to float32 [B, *teacher_shape], also under autocast."""
+        """Take float [B, *student_shape] to float32 [B, *teacher_shape], also under autocast."""
         with torch.autocast(x.device.type, enabled=False):
             y: Tensor = self.norm(self.conv(x.float()))
         return F.relu(y) if self.use_relu else y

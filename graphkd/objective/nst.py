@@ -26,7 +26,7 @@ class NST(Objective):
     fewest_maps = 2
 
     def __init__(self, student_shapes: Sequence[Shape], teacher_shapes: Sequence[Shape]) -> None:
-        """An NST objective.
+        """Create an NST objective.
 
         Args:
             student_shapes: Shapes of the student's features, the stem's first.
@@ -44,7 +44,7 @@ class NST(Objective):
         return one_position_notes(self._positions)
 
     def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:
-        """The term `nst`."""
+        """Return the term `nst`."""
         losses: list[Tensor] = []
         for student, teacher in zip(batch.student.features[1:], teacher_output(batch).features[1:], strict=True):
             pair = pooled_to_smaller(student.float(), teacher.float())

@@ -25,7 +25,7 @@ class PKT(Objective):
     needs_maps = False
 
     def __init__(self) -> None:
-        """A PKT objective; it has no options."""
+        """Create a PKT objective; it has no options."""
         super().__init__()
 
     def notes(self, setting: Setting) -> Sequence[str]:
@@ -33,7 +33,7 @@ class PKT(Objective):
         return [ALONE] if setting.largest_batch == 1 else ()
 
     def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:
-        """The term `pkt`."""
+        """Return the term `pkt`."""
         student = neighbour_probabilities(batch.student.embedding)
         teacher = neighbour_probabilities(teacher_output(batch).embedding)
         losses = teacher * ((teacher + _EPS) / (student + _EPS)).log()
@@ -41,7 +41,7 @@ class PKT(Objective):
 
 
 def neighbour_probabilities(embedding: Tensor) -> Tensor:
-    """How likely each row takes each other for its neighbour, float [B, D] to float64 [B, B]."""
+    """Return how likely each row takes each other for its neighbour, float [B, D] to float64 [B, B]."""
     # Nearly equal terms cancel out in the loss: float32 leaves an error of 1e-5 of it.
     embedding = embedding.double()
     unit: Tensor = embedding / (torch.linalg.vector_norm(embedding, dim=1, keepdim=True) + _EPS)

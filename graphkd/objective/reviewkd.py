@@ -42,7 +42,7 @@ class ReviewKD(Objective):
         width: int | None = None,
         ramp_epochs: int = 20,
     ) -> None:
-        """A ReviewKD objective.
+        """Create a ReviewKD objective.
 
         Args:
             student_dim: Width of the student's embedding.
@@ -99,7 +99,7 @@ class _Fusion(nn.Module):
         self.expand = nn.Sequential(_convolution(width, outputs, 3), BatchNorm(outputs))
 
     def forward(self, x: Tensor, deeper: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The level in the teacher's shape, and what the next, less deep level is mixed with.
+        """Return the level in the teacher's shape, and what the next, less deep level is mixed with.
 
         Args:
             x: The student's level, float32 [B, inputs, H, W].

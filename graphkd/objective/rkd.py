@@ -37,7 +37,7 @@ class RKD(Objective):
     needs_maps = False
 
     def __init__(self, distance: float = 25.0, angle: float = 50.0) -> None:
-        """An RKD objective.
+        """Create an RKD objective.
 
         Args:
             distance: Weight of the distances, of which there are B^2.
@@ -64,7 +64,7 @@ class RKD(Objective):
         return found
 
     def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:
-        """The term `rkd`, both parts with their weights."""
+        """Return the term `rkd`, both parts with their weights."""
         student = relations(batch.student.embedding)
         teacher = relations(teacher_output(batch).embedding)
         of_distances = F.smooth_l1_loss(student.distances, teacher.distances)

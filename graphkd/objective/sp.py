@@ -24,7 +24,7 @@ class SP(Objective):
     fewest_maps = 1
 
     def __init__(self) -> None:
-        """An SP objective; it has no options."""
+        """Create an SP objective; it has no options."""
         super().__init__()
 
     def notes(self, setting: Setting) -> Sequence[str]:
@@ -43,7 +43,7 @@ class SP(Objective):
 
 
 def _similarity(map_: Tensor) -> Tensor:
-    """The normalised Gram matrix, float32 [B, B]."""
+    """Return the normalised Gram matrix, float32 [B, B]."""
     rows = map_.flatten(1)
     with torch.autocast(rows.device.type, enabled=False):
         return F.normalize(rows @ rows.T, dim=1)

@@ -44,7 +44,7 @@ class SSKD(Objective):
         keep_wrong_transfer: float = 1.0,
         stage_epochs: int = 60,
     ) -> None:
-        """An SSKD objective.
+        """Create an SSKD objective.
 
         Args:
             student_dim: Width of the student's embedding.
@@ -80,7 +80,7 @@ class SSKD(Objective):
         return ["a batch has one sample, which is always told from no other, so `selfsupervised` teaches nothing"]
 
     def transform(self, images: Tensor) -> Tensor:
-        """The square images and their rotations, [B, C, H, H] to [4 B, C, H, H]: by 0, 90, 180 and 270 degrees."""
+        """Return square images rotated by 0, 90, 180 and 270 degrees, [B, C, H, H] to [4 B, C, H, H]."""
         return torch.cat([torch.rot90(images, turns, (2, 3)) for turns in range(self.views)])
 
     def stages(self) -> Sequence[Stage]:
@@ -98,7 +98,7 @@ class SSKD(Objective):
         self.teacher_head.requires_grad_(False)
 
     def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:
-        """The terms `transfer` and `selfsupervised`.
+        """Return the terms `transfer` and `selfsupervised`.
 
         Raises:
             UserError: The batch has not four views of each sample.
@@ -135,7 +135,7 @@ class SSKD(Objective):
             return turned @ unturned.T
 
     def _unturned(self, batch: DistillationBatch) -> Tensor:
-        """The place of each turned image's unturned one, int64 [3 B]."""
+        """Return the place of each turned image's unturned one, int64 [3 B]."""
         return torch.arange(len(batch.labels), device=batch.labels.device).repeat(self.views - 1)
 
 
@@ -162,7 +162,7 @@ def _divergence(student: Tensor, teacher: Tensor, truth: Tensor, temperature: fl
 
 
 def _kept(scores: Tensor, truth: Tensor, keep_wrong: float) -> Tensor:
-    """All rows with the truth on top, and of the others the share that ranks it best, bool [R].
+    """Return all rows with the truth on top, and of the others the share that ranks it best, bool [R].
 
     Equal scores and equal ranks go by the lower index. A mask, since the number of rows would have to come to the host.
     """

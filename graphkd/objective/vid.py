@@ -32,7 +32,7 @@ class VID(Objective):
     def __init__(
         self, student_shapes: Sequence[Shape], teacher_shapes: Sequence[Shape], initial_variance: float = 5.0
     ) -> None:
-        """A VID objective.
+        """Create a VID objective.
 
         Args:
             student_shapes: Shapes of the student's features, the stem's first.
@@ -54,7 +54,7 @@ class VID(Objective):
         )
 
     def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:
-        """The term `vid`."""
+        """Return the term `vid`."""
         students, teachers = batch.student.features[1:], teacher_output(batch).features[1:]
         with torch.autocast(batch.student.logits.device.type, enabled=False):
             losses = [
@@ -81,7 +81,7 @@ class _Gaussian(nn.Module):
         self.log_scale = nn.Parameter(torch.full((outputs,), rho))
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Takes maps of equal height and width, float [B, inputs, H, W] and [B, outputs, H, W], to a scalar."""
+        """Take maps of equal height and width, float [B, inputs, H, W] and [B, outputs, H, W], to a scalar."""
         variance = (F.softplus(self.log_scale) + _SMALLEST_VARIANCE).view(1, -1, 1, 1)
         error: Tensor = self.regressor(student) - teacher
         return 0.5 * (error.square() / variance + variance.log()).mean()

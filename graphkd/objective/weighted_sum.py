@@ -40,7 +40,7 @@ class WeightedSum(nn.Module):
     """
 
     def __init__(self, terms: Mapping[str, tuple[Objective, Weight]]) -> None:
-        """A sum of objectives.
+        """Create a sum of objectives.
 
         Args:
             terms: Objective and weight by the term's name. A mapping as weight names parts; parts left out weigh 1.
@@ -60,7 +60,7 @@ class WeightedSum(nn.Module):
         return any(objective.needs_teacher for objective in self._objectives().values())
 
     def forward(self, batch: DistillationBatch, section: Section = _no_section) -> Losses:
-        """The weighted sum on a batch, with its terms; each is computed within a `section` of its name."""
+        """Return the weighted sum on a batch, with its terms; each is computed within a `section` of its name."""
         raw: dict[str, Tensor] = {}
         weighted: dict[str, Tensor] = {}
         for term, objective in self._objectives().items():
@@ -106,12 +106,12 @@ class WeightedSum(nn.Module):
         return all(weight.get(part, 1.0) == 0 for part in objective.parts or (objective.name,))
 
     def transform(self, images: Tensor) -> Tensor:
-        """The views of a batch of images (`Objective.transform`)."""
+        """Return the views of a batch of images (`Objective.transform`)."""
         viewers = [objective for objective in self._objectives().values() if objective.views > 1]
         return viewers[0].transform(images) if viewers else images
 
     def stages(self) -> list[tuple[str, Stage, Objective]]:
-        """Every objective's stages with their full names, `term.stage`, and the objective."""
+        """Return every objective's stages with their full names, `term.stage`, and the objective."""
         return [
             (f"{term}.{stage.name}", stage, objective)
             for term, objective in self._objectives().items()
@@ -119,22 +119,22 @@ class WeightedSum(nn.Module):
         ]
 
     def freeze(self) -> None:
-        """Tells every objective that the stages are over."""
+        """Tell every objective that the stages are over."""
         for objective in self._objectives().values():
             objective.freeze()
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """What the run's optimizer trains of all objectives."""
+        """Return what the run's optimizer trains of all objectives."""
         groups = [group for objective in self._objectives().values() for group in objective.parameter_groups()]
         return [group for group in groups if group["params"]]
 
     def prepare(self, device: torch.device, stream: Stream) -> None:
-        """Prepares every objective, each with streams of its own (`Objective.prepare`)."""
+        """Prepare every objective, each with streams of its own (`Objective.prepare`)."""
         for term, objective in self._objectives().items():
             objective.prepare(device, lambda name, term=term: stream(f"{name}/{term}"))  # type: ignore[misc]
 
     def after_step(self) -> None:
-        """Tells every objective that the optimizer's step was applied."""
+        """Tell every objective that the optimizer's step was applied."""
         for objective in self._objectives().values():
             objective.after_step()
 
@@ -143,7 +143,7 @@ class WeightedSum(nn.Module):
 
 
 def check_terms(terms: Mapping[str, tuple[type[Objective], Weight]]) -> None:
-    """Checks whether objectives go together under these names and weights, from what their classes declare.
+    """Check whether objectives go together under these names and weights, from what their classes declare.
 
     Raises:
         UserError: As in `WeightedSum`.
