@@ -181,7 +181,7 @@ def _fill(network: Network, path: Path, callback: Callback) -> None:
 def _known_teacher(
     planned: TeacherPlan, network: Network, config: Mapping[str, Any], dataset: Dataset, callback: Callback
 ) -> Teacher:
-    """Return the teacher for the record; its network is filled unless it is from a file, and trained first if need be."""
+    """Return the teacher for the record; fill its network unless it is from a file, and train it first if need be."""
     if planned.checkpoint is not None:
         figures = evaluate(network, dataset, "test")
         check(

@@ -53,7 +53,7 @@ class Selection(ABC):
 
     @abstractmethod
     def counts(self) -> Tensor:
-        """Return number of negatives of each anchor (the sum of their weights), float32 [B]."""
+        """Return the number of negatives of each anchor (the sum of their weights), float32 [B]."""
 
     @abstractmethod
     def blocks(self, rows: int, pairs: int, within: slice | None = None) -> Iterator[Block]:

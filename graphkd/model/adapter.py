@@ -345,7 +345,7 @@ def _preactivations(
 
 
 def _token_blocks(module: nn.Module, calls: Mapping[str, _Call], behind: Sequence[Tap]) -> tuple[str, ...]:
-    """Return the names of the blocks from tokens [B, T, channels] to tokens that run when all the maps are made, in order."""
+    """Return the names of the blocks from tokens [B, T, channels] to tokens that run after the maps, in order."""
     names = list(calls)
     first = max((names.index(tap.part) + 1 for tap in behind), default=0)
     return tuple(
