@@ -87,8 +87,7 @@ def run(planned: Plan, callback: Callback | None = None) -> RunResult:
     # Everything is built before anything is written, so that what does not fit together leaves no trace.
     dataset = planned.build_data()
     student, teacher, objective = build_parts(planned, dataset)
-    setting = Setting(dataset.train_labels, dataset.num_classes, trainer.batch_size, trainer.processes)
-    for note in (*dataset.notes, *objective.notes(setting)):
+    for note in (*dataset.notes, *objective.notes(_setting(trainer, dataset))):
         callback.note(note)
     _note_earlier(folder, planned, lambda config: plan(config).identity, callback)
     if planned.start is not None:
@@ -116,8 +115,14 @@ def build_parts(planned: Plan, dataset: Dataset) -> tuple[Network, Network | Non
     student = planned.build_student(dataset)
     teacher = None if planned.teacher is None else planned.teacher.build(dataset)
     objective = planned.build_objective(dataset, student, teacher)
-    planned.build_trainer().check_batches(student, dataset, objective.views)
+    trainer = planned.build_trainer()
+    trainer.check_batches(student, dataset, objective.views)
+    objective.check(_setting(trainer, dataset))
     return student, teacher, objective
+
+
+def _setting(trainer: Trainer, dataset: Dataset) -> Setting:
+    return Setting(dataset.train_labels, dataset.num_classes, trainer.batch_size, trainer.processes)
 
 
 def run_teacher(config: Mapping[str, Any], teacher: TeacherPlan, callback: Callback | None = None) -> RunResult:

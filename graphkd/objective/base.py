@@ -95,6 +95,13 @@ class Objective(nn.Module, ABC):
             Scalars by name, before weighting; an objective of one term calls it by its own name.
         """
 
+    def check(self, setting: Setting) -> None:
+        """Check that a training in this setting can run at all.
+
+        Raises:
+            UserError: It cannot.
+        """
+
     def notes(self, setting: Setting) -> Sequence[str]:
         """Return what of the objective will teach nothing in this setting, a line each."""
         return ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -81,6 +82,15 @@ class ContrastiveObjective(Objective):
         self._generators: dict[str, torch.Generator] = {}
         self._pending: list[tuple[Tensor, Tensor, Tensor]] = []
 
+    def check(self, setting: Setting) -> None:
+        """Check that the negatives of a batch fit in memory (`Objective.check`)."""
+        needed, there = 8 * setting.largest_batch * self.negatives, _memory()
+        check(
+            not self.takes_negatives or needed <= there,
+            f"objective '{self.name}': negatives is {self.negatives}, which for a batch of {setting.largest_batch} takes "
+            f"{needed >> 30} GiB, but this machine has {there >> 30}; choose fewer, or sampler=shared",
+        )
+
     def notes(self, setting: Setting) -> Sequence[str]:
         """Return what of banks and negatives will not be as asked for (`Objective.notes`)."""
         found: list[str] = []
@@ -149,3 +159,8 @@ class ContrastiveObjective(Objective):
             message = "the batch brings negatives, which needs a full bank, not a queue"
             raise UserError(f"objective '{self.name}': {message}")
         return ExplicitSelection(batch.negatives.long(), self.samples)
+
+
+def _memory() -> int:
+    """Return this machine's memory in bytes."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

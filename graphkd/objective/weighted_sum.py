@@ -90,6 +90,15 @@ class WeightedSum(nn.Module):
         """How many views of each sample a batch needs."""
         return max(objective.views for objective in self._objectives().values())
 
+    def check(self, setting: Setting) -> None:
+        """Check that a training in this setting can run at all.
+
+        Raises:
+            UserError: It cannot; the message names the objective.
+        """
+        for objective in self._objectives().values():
+            objective.check(setting)
+
     def notes(self, setting: Setting) -> list[str]:
         """Return what will teach nothing in this setting, a line each that names the term."""
         found: list[str] = []

@@ -10,6 +10,7 @@ from samples import MAPS, WIDTHS, batch, normal
 
 from graphkd import BUILDERS, GNNS, OBJECTIVES, DistillationBatch, NetworkOutput
 from graphkd.contrast.options import BankOptions
+from graphkd.errors import UserError
 from graphkd.objective import Objective, WeightedSum
 from graphkd.objective.base import Setting
 
@@ -137,3 +138,22 @@ def test_a_sum_names_the_terms_and_those_that_weigh_nothing() -> None:
     )  # fmt: skip
     notes = terms.notes(setting(classes=2))
     assert [note.partition(":")[0] for note in notes] == ["objective.ce", "objective.a", "objective.l"]
+
+
+@pytest.mark.parametrize("name", ["hkd", "crd"])
+def test_negatives_beyond_the_memory_are_refused(name: str) -> None:
+    for sampler, negatives, fits in (
+        ("explicit", 2**31 - 1, False),
+        ("explicit", 64, True),
+        ("shared", 2**31 - 1, True),
+    ):
+        given = {"labels": LABELS, "student_dim": 6, "teacher_dim": 8, "sampler": sampler, "negatives": negatives}
+        graph = {"holistic": False} if name == "hkd" else {}
+        total = WeightedSum({"a": (OBJECTIVES.build(name, **given, **graph), 1.0)})
+        if fits:
+            total.check(setting())
+            continue
+        with pytest.raises(
+            UserError, match=f"objective '{name}': negatives is 2147483647, which for a batch of 64 takes"
+        ):
+            total.check(setting())
