@@ -87,8 +87,8 @@ class ContrastiveObjective(Objective):
         needed, there = 8 * setting.largest_batch * self.negatives, _memory()
         check(
             not self.takes_negatives or needed <= there,
-            f"objective '{self.name}': negatives is {self.negatives}, which for a batch of {setting.largest_batch} takes "
-            f"{needed >> 30} GiB, but this machine has {there >> 30}; choose fewer, or sampler=shared",
+            f"objective '{self.name}': negatives is {self.negatives}, which for a batch of {setting.largest_batch} "
+            f"takes {needed >> 30} GiB, but this machine has {there >> 30}; choose fewer, or sampler=shared",
         )
 
     def notes(self, setting: Setting) -> Sequence[str]:
