@@ -24,6 +24,7 @@ from graphkd.engine import group
 from graphkd.engine.watching import Watcher
 from graphkd.report import record as records
 from graphkd.run_folder import busy, locked
+from graphkd_cli.compose import compose
 from graphkd_cli.progress import ProgressWatcher
 
 GROUP = (
@@ -337,10 +338,9 @@ def test_a_run_on_two_devices_is_one_run(graphkd: Command, small: list[str], tmp
 
 
 @pytest.mark.slow
-def test_torchrun_starts_it_too(graphkd: Command, small: list[str], tmp_path: Path) -> None:
+def test_torchrun_starts_it_too(small: list[str], tmp_path: Path) -> None:
     config = tmp_path / "job.yaml"
-    config.write_text(graphkd("run", *small, "--cfg", "job").stdout)
-    assert yaml.safe_load(config.read_text())["trainer"]["devices"] == 2
+    config.write_text(yaml.safe_dump(compose(small).config))
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port",
                str(launch._free_port()), "-m", launch.WORKER, str(config)]  # fmt: skip
     ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)

@@ -796,11 +796,11 @@ PROCESSES: dict[str, tuple[list[str], dict[str, str], list[str]]] = {
         {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "many"},
         ["SLURM_STEP_NUM_TASKS is 'many'", "whole number"],
     ),
-    "Hydra's own tracebacks": (["run", "seed=x"], {"HYDRA_FULL_ERROR": "1"}, ["seed is 'x'"]),
+    "Hydra's own tracebacks": (["run", "gnn=tagg"], {"HYDRA_FULL_ERROR": "1"}, ["'tagg'", "'tag'"]),
     "a path in an old locale": (
-        ["run", "results='é/\u0301'", "seed=x"],
+        ["run", "results='é/\u0301'", "gnn=tagg"],
         {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
-        ["seed is 'x'"],
+        ["'tagg'", "'tag'"],
     ),
 }
 

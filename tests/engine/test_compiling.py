@@ -17,22 +17,41 @@ from graphkd.engine.convolutions import sound_convolutions
 TRAIN = """
 import sys
 import torch
-from graphkd import DATASETS, MODELS, OBJECTIVES, Trainer, WeightedSum
+from torch import nn
+from graphkd import DATASETS, MODELS, OBJECTIVES, NetworkOutput, Trainer, WeightedSum
 from graphkd.engine.seeding import initialising
+from graphkd.model import Network
 
 digits = DATASETS.build("digits", train_fraction=0.1)
 
-def trained(**options):
+class Small(Network):
+    # The least that is compiled fast: with a shortcut as in resnet8, which takes in two channels.
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.BatchNorm2d(2), nn.ReLU())
+        self.shortcut = nn.Conv2d(2, 4, 1, stride=2)
+        self.fc = nn.Linear(4, 10)
+
+    def forward(self, images):
+        stem = self.stem(images)
+        maps = self.shortcut(stem).relu()
+        embedding = maps.mean((2, 3))
+        return NetworkOutput(self.fc(embedding), [stem, maps], embedding)
+
+def trained(threads, **options):
     with initialising(0, "student_init"):
-        network = MODELS.build("resnet8", num_classes=10, in_channels=1, widths=(2, 2, 4, 4))
+        network = Small() if "compile" in sys.argv else MODELS.build(
+            "resnet8", num_classes=10, in_channels=1, widths=(2, 2, 4, 4)
+        )
     objective = WeightedSum({"ce": (OBJECTIVES.build("ce"), 1.0)})
-    trainer = Trainer(epochs=1, batch_size=109, threads=int(sys.argv[2]), accelerator="cpu", lr=1.0, **options)
+    trainer = Trainer(epochs=1, batch_size=109, threads=threads, accelerator="cpu", lr=1.0, **options)
     trainer.fit(network, objective, digits)
     return network.state_dict()
 
-plain, other = trained(), trained(**{sys.argv[1]: True})
-assert plain.keys() == other.keys()
-print(max(float((plain[name] - other[name]).abs().max()) for name in plain))
+for threads in map(int, sys.argv[2:]):
+    plain, other = trained(threads), trained(threads, **{sys.argv[1]: True})
+    assert plain.keys() == other.keys()
+    assert max(float((plain[name] - other[name]).abs().max()) for name in plain) < 1e-3
 """
 COMPILE = """
 import os, signal, sys
@@ -66,16 +85,13 @@ def run(code: str, *words: str, **variables: str) -> subprocess.CompletedProcess
 def test_compiling_changes_no_name(tmp_path: Path) -> None:
     done = run(TRAIN, "compile", "1", TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "cache"), ONEDNN_MAX_CPU_ISA="AVX2")
     assert done.returncode == 0, done.stderr
-    assert float(done.stdout) < 1e-3
     assert list((tmp_path / "cache").iterdir()) == [], "what was compiled is removed with its process"
 
 
-@pytest.mark.parametrize("threads", ["1", "2"])
-def test_channels_last_is_right_with_avx2(threads: str) -> None:
+def test_channels_last_is_right_with_avx2() -> None:
     """OneDNN's own gradient is wrong there, or ends the process: this network's shortcut takes in two channels."""
-    done = run(TRAIN, "channels_last", threads, ONEDNN_MAX_CPU_ISA="AVX2")
+    done = run(TRAIN, "channels_last", "1", "2", ONEDNN_MAX_CPU_ISA="AVX2")
     assert done.returncode == 0, done.stderr
-    assert float(done.stdout) < 1e-3
 
 
 @pytest.mark.parametrize(("layer", "own"), [
