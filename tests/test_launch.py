@@ -354,8 +354,9 @@ def children(parent: int) -> list[int]:
 
 
 @pytest.mark.slow
-def test_a_killed_rank_ends_the_run_and_keeps_the_checkpoint(small: list[str], tmp_path: Path) -> None:
-    words = ["run", *small, "teacher_trainer.devices=1", "trainer.epochs=2000", "trainer.checkpoint_every=5 steps"]
+def test_a_killed_rank_ends_the_run_and_keeps_the_checkpoint(tiny_words: list[str], tmp_path: Path) -> None:
+    own = ["objective=ce", "trainer.devices=2", "trainer.epochs=2000", "trainer.checkpoint_every=5 steps"]
+    words = ["run", *tiny_words, *own, "results=results"]
     command = [sys.executable, "-m", "graphkd_cli.main", *words]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
         deadline = time.monotonic() + 200
