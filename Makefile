@@ -28,7 +28,7 @@ bench: $(STAMP) ## measure speed and memory on this machine (ARGS=--quick)
 	@$(BIN)/graphkd bench $(ARGS)
 
 test: $(STAMP) ## run the tests (ARGS="-k knn")
-	@$(BIN)/python -m pytest -n auto $(ARGS)
+	@$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 soak: $(STAMP) ## kill real runs and suites again and again, for minutes (ARGS="-k crd")
 	@$(BIN)/python -m pytest -m soak tests/soak $(ARGS)

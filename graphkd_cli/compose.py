@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
+import pickle
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 from hydra import version
 from hydra._internal.callbacks import Callbacks
@@ -120,12 +122,32 @@ def parse_arguments(command: str, arguments: Sequence[str]) -> argparse.Namespac
 
 
 class _Source(FileConfigSource):
-    """Hydra's reader of config files, for files that are looked over first."""
+    """Hydra's reader of config files, for files that are looked over first.
+
+    Attributes:
+        asked: The state of each path that was asked for since this was last emptied.
+    """
+
+    asked: ClassVar[dict[Path, Hashable]] = {}
 
     @staticmethod
     def scheme() -> str:
         """Return what the paths of these files begin with."""
         return "graphkd"
+
+    def is_group(self, config_path: str) -> bool:
+        """Return whether there is such a group; Hydra asks this before it lists one."""
+        self._ask(config_path)
+        return super().is_group(config_path)
+
+    def is_config(self, config_path: str) -> bool:
+        """Return whether there is such a config; Hydra asks this before it loads one."""
+        self._ask(self._normalize_file_name(config_path))
+        return super().is_config(config_path)
+
+    def _ask(self, name: str) -> None:
+        path = Path(self.path, name)
+        self.asked[path] = _state(path)
 
     def load_config(self, config_path: str) -> ConfigResult:
         """Return a config.
@@ -140,6 +162,19 @@ class _Source(FileConfigSource):
             return super().load_config(config_path)
         except RecursionError as error:  # so deep that the check itself gave up
             raise UserError(f"{path}: nested too deep") from error
+
+
+def _state(path: Path) -> Hashable:
+    """Return what changes with a file or folder: None where there is none."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        return None
+    return status.st_mode, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+_REMEMBERED: dict[Hashable, tuple[dict[Path, Hashable], bytes]] = {}
+"""Configs by the choices they were composed from, each with the state of the files that it rests on."""
 
 
 class _Loader(ConfigLoaderImpl):
@@ -157,9 +192,7 @@ class _Loader(ConfigLoaderImpl):
         values = [override for override in parsed if self._is_value(override)]
         values = [override for override in values if not self._is_outdone(override, overrides)]
         others = [str(override.input_line) for override in parsed if not self._is_value(override)]
-        config: DictConfig = super().load_configuration(
-            config_name, others, run_mode, from_shell, validate_sweep_overrides
-        )
+        config = self._composed(config_name, others, run_mode, from_shell, validate_sweep_overrides)
         for count, override in enumerate(values):
             make_way(config, override, values[:count])
             if is_replacement(override):
@@ -170,6 +203,24 @@ class _Loader(ConfigLoaderImpl):
         for key, value in KEPT.items():
             kept = config_name not in RUN or OmegaConf.select(config.hydra, key) == value
             check(kept, f"the configs set hydra.{key}, but graphkd keeps Hydra's output as it is")
+        return config
+
+    def _composed(self, config_name: str | None, choices: list[str], *how: Any) -> DictConfig:
+        """Return what choices of configs give: a suite makes the same ones for run after run, and Hydra takes its time.
+
+        A copy, with the values of no override in it yet.
+        """
+        sources = tuple(part.path for part in self.get_search_path().get_path())
+        key = config_name, tuple(choices), how, sources
+        asked, kept = _REMEMBERED.get(key, ({}, b""))
+        if kept and all(_state(path) == state for path, state in asked.items()):
+            config: DictConfig = pickle.loads(kept)
+            config.hydra.runtime.cwd = os.getcwd()
+            return config
+        _Source.asked.clear()
+        config = super().load_configuration(config_name, choices, *how)
+        if len(config.hydra.runtime.config_sources) == len(sources):  # a config may add folders that others read
+            _REMEMBERED[key] = dict(_Source.asked), pickle.dumps(config)
         return config
 
     def _is_value(self, override: Override) -> bool:

@@ -21,7 +21,7 @@ REGISTRIES = (BUILDERS, DATASETS, GNNS, MODELS, OBJECTIVES)
 TINY = [
     "trainer.epochs=1", "trainer.threads=1", "teacher_trainer.epochs=1",
     "student={name: resnet8, widths: [2, 2, 4, 4]}",
-    "teacher={name: resnet8, widths: [2, 2, 4, 4], train_fraction: 0.1}",
+    "teacher={name: resnet8, widths: [2, 2, 4, 4], train_fraction: 0.1}", "teacher_trainer.threads=1",
 ]  # fmt: skip
 
 LIMITS = {"soak": 3600, "slow": 900}

@@ -24,6 +24,7 @@ from graphkd.engine import group
 from graphkd.engine.callback import Callback
 from graphkd.report import record as records
 from graphkd.run_folder import busy, locked
+from graphkd_cli.compose import compose
 from graphkd_cli.progress import ProgressCallback
 
 GROUP = (
@@ -335,10 +336,9 @@ def test_a_run_on_two_devices_is_one_run(graphkd: Command, small: list[str], tmp
 
 
 @pytest.mark.slow
-def test_torchrun_starts_it_too(graphkd: Command, small: list[str], tmp_path: Path) -> None:
+def test_torchrun_starts_it_too(small: list[str], tmp_path: Path) -> None:
     config = tmp_path / "job.yaml"
-    config.write_text(graphkd("run", *small, "--cfg", "job").stdout)
-    assert yaml.safe_load(config.read_text())["trainer"]["devices"] == 2
+    config.write_text(yaml.safe_dump(compose(small).config))
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port",
                str(launch._free_port()), "-m", launch.WORKER, str(config)]  # fmt: skip
     ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
@@ -352,8 +352,9 @@ def children(parent: int) -> list[int]:
 
 
 @pytest.mark.slow
-def test_a_killed_rank_ends_the_run_and_keeps_the_checkpoint(small: list[str], tmp_path: Path) -> None:
-    words = ["run", *small, "teacher_trainer.devices=1", "trainer.epochs=2000", "trainer.checkpoint_every=5 steps"]
+def test_a_killed_rank_ends_the_run_and_keeps_the_checkpoint(tiny_words: list[str], tmp_path: Path) -> None:
+    own = ["objective=ce", "trainer.devices=2", "trainer.epochs=2000", "trainer.checkpoint_every=5 steps"]
+    words = ["run", *tiny_words, *own, "results=results"]
     command = [sys.executable, "-m", "graphkd_cli.main", *words]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
         deadline = time.monotonic() + 200

@@ -93,15 +93,14 @@ def test_the_python_example_runs(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_added_builder_is_found(tmp_path: Path) -> None:
+def test_an_added_builder_is_found(tmp_path: Path, tiny_words: list[str]) -> None:
     write_named_blocks(tmp_path)
     (tmp_path / "mutual_knn.py").write_text((tmp_path / "graphkd/builder/mutual_knn.py").read_text())
     (tmp_path / "graphkd/builder/mutual_knn.py").unlink()
     (tmp_path / "graphkd").rename(tmp_path / "unused")  # so that it does not stand in for the real package
     done = graphkd(
-        tmp_path, "run", "--config-dir", "configs", "plugins=[mutual_knn]", "builder=mutual_knn",
-        "trainer.epochs=1", "teacher_trainer.epochs=1",
-    )  # fmt: skip
+        tmp_path, "run", "--config-dir", "configs", "plugins=[mutual_knn]", "builder=mutual_knn", *tiny_words
+    )
     assert done.returncode == 0, done.stderr
     assert "mutual_knn" in done.stdout
 

@@ -46,8 +46,8 @@ def test_prints_only_unless_told_to_write(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["bench", "step", "--quick", "--threads", "1"]) == 0
-    assert "CE + 3 HKD" in capsys.readouterr().out
+    assert main(["bench", "loss", "--quick", "--threads", "1"]) == 0
+    assert "shared" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
 
 

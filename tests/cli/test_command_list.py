@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+import io
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,8 @@ from commands import Command, OwnConfigs, Plugin, top
 
 from graphkd import BUILDERS, DATASETS, GNNS, MODELS, OBJECTIVES
 from graphkd.registry import Registry, import_plugins
+from graphkd_cli import list_parts
+from graphkd_cli.main import main
 
 KINDS: dict[str, Registry[Any]] = {
     "builders": BUILDERS,
@@ -18,6 +22,21 @@ KINDS: dict[str, Registry[Any]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def listed_models() -> str:
+    """What `graphkd list models` prints; every model is run once for its figures."""
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        assert main(["list", "models"]) == 0
+    return out.getvalue()
+
+
+@pytest.fixture
+def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs no model, where its figures do not matter."""
+    monkeypatch.setattr(list_parts, "_figures", lambda name: [""] * len(list_parts._FIGURES))
+
+
+@pytest.mark.usefixtures("without_figures")
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_part_stands_there_with_its_options(command: Command, folder: Path, kind: str) -> None:
     registry = KINDS[kind]
@@ -31,6 +50,7 @@ def test_every_part_stands_there_with_its_options(command: Command, folder: Path
     assert top(folder) == set()
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_defaults_are_shown_as_one_writes_them(command: Command) -> None:
     out = command("list", "builders", "models").out
     assert " k (8): an integer " in out
@@ -39,24 +59,24 @@ def test_defaults_are_shown_as_one_writes_them(command: Command) -> None:
     assert "[32, 64, 128, 256]" in out
 
 
-def test_models_are_listed_with_what_they_cost_and_show(command: Command) -> None:
-    out = command("list", "models").out
-    assert "Figures for 100 classes and 3x32x32 images" in out
-    (line,) = (line for line in out.splitlines() if line.startswith("│ resnet8x4 "))
+def test_models_are_listed_with_what_they_cost_and_show(listed_models: str) -> None:
+    assert "Figures for 100 classes and 3x32x32 images" in listed_models
+    (line,) = (line for line in listed_models.splitlines() if line.startswith("│ resnet8x4 "))
     cells = [cell.strip() for cell in line.strip("│").split("│")]
     assert cells[2:6] == ["1.23", "177.1", "32x32x32, 64x32x32, 128x16x16, 256x8x8", "256"]
 
 
-def test_families_stand_at_the_end_with_how_to_use_them(command: Command) -> None:
-    out = command("list", "models").out
-    rows = [line.strip("│").split("│") for line in out.splitlines() if line.startswith("│ ")]
+def test_families_stand_at_the_end_with_how_to_use_them(listed_models: str) -> None:
+    rows = [line.strip("│").split("│") for line in listed_models.splitlines() if line.startswith("│ ")]
     names = [cells[0].strip() for cells in rows if cells[0].strip()]
     assert names[-2:] == ["timm/NAME", "torchvision/NAME"]
-    assert "student={name: torchvision/resnet18, weights: DEFAULT}" in out
-    assert " weights (null): a text or null " in out
+    assert "student={name: torchvision/resnet18, weights: DEFAULT}" in listed_models
+    assert " weights (null): a text or null " in listed_models
 
 
-def test_a_model_that_does_not_run_on_such_images_is_listed_all_the_same(command: Command, plugin: Plugin) -> None:
+def test_a_model_that_does_not_run_on_such_images_is_listed_all_the_same(
+    command: Command, plugin: Plugin, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plugin(
         "their_models",
         """
@@ -73,6 +93,7 @@ def test_a_model_that_does_not_run_on_such_images_is_listed_all_the_same(command
         """,
     )
     import_plugins(["their_models"])
+    monkeypatch.setattr(MODELS, "names", lambda: ["resnet8", "stubborn"])
     (line,) = (line for line in command("list", "models").out.splitlines() if line.startswith("│ stubborn "))
     cells = [cell.strip() for cell in line.strip("│").split("│")]
     assert cells == ["stubborn", "Runs on nothing.", "", "", "", "", "size (9): an integer"]
@@ -97,6 +118,7 @@ class Mutual(KNN):
 """
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_without_a_kind_there_is_everything(command: Command) -> None:
     out = command("list").out
     assert [line for line in out.splitlines() if line in {*KINDS, "suites"}] == [*KINDS, "suites"]

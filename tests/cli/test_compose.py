@@ -118,3 +118,60 @@ def test_a_trainer_may_leave_out_where_it_runs() -> None:
     composed = compose.compose(["trainer={epochs: 1}"])
     assert composed.config["teacher_trainer"]["accelerator"] == "auto"
     assert composed.config["teacher_trainer"]["threads"] == 2
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "node", "value"),
+    [
+        ("builder/knn.yaml", "name: knn\nk: 4\n", "builder", {"name": "knn", "k": 4}),
+        ("builder/knn.yaml", None, "builder", {"name": "knn", "k": 8, "metric": "softmax_cosine"}),
+        ("gnn/tag.yaml", "name: tag\nhops: 1\n", "gnn", {"name": "tag", "hops": 1}),
+        ("setting/digits.yaml", "# @package _global_\nseed: 7\n", "seed", 7),
+    ],
+    ids=["changed", "gone", "new", "new in a new group"],
+)
+def test_a_config_is_read_anew_once_its_files_have_changed(
+    folder: Path, own_configs: OwnConfigs, path: str, content: str | None, node: str, value: object
+) -> None:
+    own = own_configs({"builder/knn.yaml": "name: knn\nk: 3\n"})
+    assert compose.compose([], str(own)).config["builder"] == {"name": "knn", "k": 3}
+    if content is None:
+        (own / path).unlink()
+    else:
+        own_configs({path: content})
+    config = compose.compose([], str(own)).config[node]
+    assert value == ({key: config[key] for key in value} if isinstance(value, dict) else config)
+
+
+def test_a_config_composed_again_is_the_same_and_bears_no_trace_of_another(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["gnn=gat", "builder={name: complete}", "teacher.seed=3", "+objective.kd={name: kd}"]
+    asked = [words, ["gnn=gat"], words[1:], []]
+    remembered = [compose.compose(each) for each in (*asked, *asked)]
+    anew = []
+    for each in asked:
+        monkeypatch.setattr(compose, "_REMEMBERED", {})
+        anew.append(compose.compose(each))
+    assert remembered == [*anew, *anew]
+
+
+def test_the_folder_that_a_config_was_composed_in_is_not_remembered(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = []
+    for place in (folder, folder.parent):
+        monkeypatch.chdir(place)
+        with compose.hydra_session() as hydra:
+            places.append(compose._compose(hydra, "config", []).hydra.runtime.cwd)
+    assert places == [str(folder), str(folder.parent)]
+
+
+def test_configs_from_folders_that_a_config_adds_are_not_remembered(folder: Path, own_configs: OwnConfigs) -> None:
+    more = folder / "more" / "builder"
+    more.mkdir(parents=True)
+    main = (compose.config_folder() / "config.yaml").read_text()
+    own = own_configs({"config.yaml": main.replace("\nhydra:\n", f"\nhydra:\n  searchpath: ['{folder / 'more'}']\n")})
+    for count in (3, 4):
+        (more / "mine.yaml").write_text(f"name: knn\nk: {count}\n")
+        assert compose.compose(["builder=mine"], str(own)).config["builder"]["k"] == count

@@ -656,7 +656,9 @@ def test_a_checkpoint_needs_a_network_and_a_runs_folder_brings_its_own(
     refuse(["evaluate", str(place)], "config.yaml")
 
 
-@pytest.mark.parametrize("words", [["run"], ["run", "-m", "seed=0,1"], ["teacher"], ["ablation", "--seeds", "0"]])
+@pytest.mark.parametrize(
+    "words", [["run"], ["run", "-m", "seed=0,1"], ["teacher"], ["ablation", "--seeds", "0", "--variants", "hkd"]]
+)
 def test_a_file_where_the_results_should_be_is_told(
     refuse: Any, folder: Path, tiny_words: list[str], words: list[str]
 ) -> None:
@@ -796,11 +798,11 @@ PROCESSES: dict[str, tuple[list[str], dict[str, str], list[str]]] = {
         {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "many"},
         ["SLURM_STEP_NUM_TASKS is 'many'", "whole number"],
     ),
-    "Hydra's own tracebacks": (["run", "seed=x"], {"HYDRA_FULL_ERROR": "1"}, ["seed is 'x'"]),
+    "Hydra's own tracebacks": (["run", "gnn=tagg"], {"HYDRA_FULL_ERROR": "1"}, ["'tagg'", "'tag'"]),
     "a path in an old locale": (
-        ["run", "results='é/\u0301'", "seed=x"],
+        ["run", "results='é/\u0301'", "gnn=tagg"],
         {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
-        ["seed is 'x'"],
+        ["'tagg'", "'tag'"],
     ),
 }
 

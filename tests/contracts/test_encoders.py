@@ -89,7 +89,7 @@ def engines(name: str, out_dim: int, dtype: torch.dtype, options: dict[str, Any]
 @pytest.mark.parametrize("ties", [False, True], ids=["", "ties"])
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 def test_both_engines_agree(name: str, options: dict[str, Any], dtype: torch.dtype, ties: bool) -> None:
-    for out_dim in widths(name) if not ties else [DIM]:
+    for out_dim in widths(name) if dtype == torch.float64 and not ties else [DIM]:
         dgl, dense = engines(name, out_dim, dtype, options)
         for shape, graph in graphs(dtype).items():
             x = embeddings(graph, dtype, ties)
