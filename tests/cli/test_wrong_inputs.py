@@ -656,7 +656,10 @@ def test_a_checkpoint_needs_a_network_and_a_runs_folder_brings_its_own(
     refuse(["evaluate", str(place)], "config.yaml")
 
 
-@pytest.mark.parametrize("words", [["run"], ["run", "-m", "seed=0,1"], ["teacher"], ["ablation", "--seeds", "0", "--variants", "hkd"]])
+@pytest.mark.parametrize(
+    "words",
+    [["run"], ["run", "-m", "seed=0,1"], ["teacher"], ["ablation", "digits", "--seeds", "0", "--variants", "kd"]],
+)
 def test_a_file_where_the_results_should_be_is_told(
     refuse: Any, folder: Path, tiny_words: list[str], words: list[str]
 ) -> None:
