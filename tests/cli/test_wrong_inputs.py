@@ -657,12 +657,8 @@ def test_a_checkpoint_needs_a_network_and_a_runs_folder_brings_its_own(
 
 
 @pytest.mark.parametrize(
-<<<<<<< HEAD
-    "words", [["run"], ["run", "-m", "seed=0,1"], ["teacher"], ["ablation", "--seeds", "0", "--variants", "hkd"]]
-=======
     "words",
     [["run"], ["run", "-m", "seed=0,1"], ["teacher"], ["ablation", "digits", "--seeds", "0", "--variants", "kd"]],
->>>>>>> h-speed
 )
 def test_a_file_where_the_results_should_be_is_told(
     refuse: Any, folder: Path, tiny_words: list[str], words: list[str]
