@@ -104,9 +104,10 @@ class Session:
     def _set_up_networks(self) -> None:
         """Memory format, compilation, and Fabric around the student; state and names stay those of the networks."""
         networks = [network for network in (self.student, self.teacher) if network is not None]
+        self.layout = torch.channels_last if self.trainer.channels_last else torch.contiguous_format
         if self.trainer.channels_last:
             for network in networks:
-                network.to(memory_format=torch.channels_last)
+                network.to(memory_format=self.layout)
         self.ranks.same(self.student.to(self.device))
         self.ranks.same(self.objective)
         if self.ranks.world > 1 and self.device.type == "cuda":
@@ -299,9 +300,8 @@ class Session:
         section = self.clock.section
         buffers = self._buffers() if self.trainer.non_finite == "skip" else []
         before = [buffer.clone() for buffer in buffers]
-        images = phase.transform(batch.images)
-        if self.trainer.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
+        # Data may come channels last unasked, as decoded images do; the networks' maps follow the images.
+        images = phase.transform(batch.images).contiguous(memory_format=self.layout)
         applies = self._applies(self.at.batch + 1)
         with self.fabric.no_backward_sync(self.wrapped, enabled=not applies and self.ranks.world > 1):
             with section("student"), torch.set_grad_enabled(phase.trains_student):
