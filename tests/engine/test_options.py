@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,9 @@ from ranks_worker import network as small_network
 from test_loop import StopAfter, without_times
 from torch import Tensor, nn
 
-from graphkd import OBJECTIVES, DistillationBatch, Trainer, UserError, WeightedSum
+from graphkd import MODELS, OBJECTIVES, DistillationBatch, Trainer, UserError, WeightedSum
 from graphkd.batch import NetworkOutput
-from graphkd.data import Dataset
+from graphkd.data import Batch, Dataset, Split, TensorDataset
 from graphkd.engine.callback import Callback, EpochResult
 from graphkd.engine.matmul import MatmulPrecision, matmul_precision
 from graphkd.engine.resume import Checkpoints
@@ -211,6 +211,30 @@ def test_channels_last_is_the_same_rounded_otherwise(
     assert turned.get_parameter("conv1.weight").is_contiguous(memory_format=torch.channels_last)
     assert close(state(turned), state(plain), 1e-5)
     assert after.epochs[0].total == pytest.approx(before.epochs[0].total, rel=1e-5)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_layout_of_images_is_the_option_not_the_data(
+    channels_last: bool, turned: bool, trainer: MakeTrainer
+) -> None:
+    """Decoded images come channels last, where oneDNN spoils gradients: see `graphkd.engine.convolutions`."""
+    split = Split(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.tensor([0, 1, 0, 1]))
+
+    class Turned(TensorDataset):
+        def train_batches(self, *arguments: Any) -> Iterator[Batch]:
+            layout = torch.channels_last if turned else torch.contiguous_format
+            for batch in super().train_batches(*arguments):
+                yield batch._replace(images=batch.images.contiguous(memory_format=layout))
+
+    dataset = Turned({"train": split, "test": split}, "ab", [0.5] * 3, [0.5] * 3)
+    student = MODELS.build("resnet8", num_classes=2, in_channels=3, widths=(2, 2, 4, 4))
+    seen: list[bool] = []
+    student.get_submodule("conv1").register_forward_pre_hook(
+        lambda layer, inputs: seen.append(inputs[0].is_contiguous(memory_format=torch.channels_last))
+    )
+    trainer(epochs=1, batch_size=4, channels_last=channels_last, eval_every=9).fit(student, ce(), dataset)
+    assert seen[0] is channels_last
 
 
 @pytest.mark.parametrize("level", ["highest", "medium"])
