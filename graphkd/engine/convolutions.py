@@ -17,7 +17,7 @@ def sound_convolutions(*modules: nn.Module) -> Iterator[None]:
     """Within it, torch's own convolutions are used if oneDNN could spoil a gradient of these modules.
 
     The gradient by the weight of a strided 1x1 convolution of fewer channels than a block, with maps channels last,
-    writes past its workspace on machines with AVX2 only: it is wrong, or the process crashes or hangs
+    may write past its workspace, seen with AVX2 and AVX-512: it is wrong, or the process crashes or hangs
     (https://github.com/uxlfoundation/oneDNN/issues/6035). `torch.compile` puts maps channels last by itself.
 
     Args:

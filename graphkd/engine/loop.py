@@ -103,20 +103,12 @@ class TrainingLoop:
     def _set_up_networks(self) -> None:
         """Memory format, compilation, and Fabric around the student; state and names stay those of the networks."""
         networks = [network for network in (self.student, self.teacher) if network is not None]
-<<<<<<< HEAD:graphkd/engine/loop.py
+        self.layout = torch.channels_last if self.options.channels_last else torch.contiguous_format
         if self.options.channels_last:
             for network in networks:
-                network.to(memory_format=torch.channels_last)
+                network.to(memory_format=self.layout)
         self.ranks.broadcast(self.student.to(self.device))
         self.ranks.broadcast(self.objective)
-=======
-        self.layout = torch.channels_last if self.trainer.channels_last else torch.contiguous_format
-        if self.trainer.channels_last:
-            for network in networks:
-                network.to(memory_format=self.layout)
-        self.ranks.same(self.student.to(self.device))
-        self.ranks.same(self.objective)
->>>>>>> h-eyes1:graphkd/engine/session.py
         if self.ranks.world > 1 and self.device.type == "cuda":
             nn.SyncBatchNorm.convert_sync_batchnorm(self.student)  # type: ignore[no-untyped-call]
         self.average = self.options.average(self.student)
@@ -307,16 +299,9 @@ class TrainingLoop:
         section = self.clock.section
         buffers = self._buffers() if self.options.non_finite == "skip" else []
         before = [buffer.clone() for buffer in buffers]
-<<<<<<< HEAD:graphkd/engine/loop.py
-        images = phase.transform(batch.images)
-        if self.options.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
-        applies = self._applies(self.position.batch + 1)
-=======
         # Data may come channels last unasked, as decoded images do; the networks' maps follow the images.
         images = phase.transform(batch.images).contiguous(memory_format=self.layout)
-        applies = self._applies(self.at.batch + 1)
->>>>>>> h-eyes1:graphkd/engine/session.py
+        applies = self._applies(self.position.batch + 1)
         with self.fabric.no_backward_sync(self.wrapped, enabled=not applies and self.ranks.world > 1):
             with section("student"), torch.set_grad_enabled(phase.trains_student):
                 student = self._whole(self.wrapped(images), batch, phase)
