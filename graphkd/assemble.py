@@ -461,7 +461,7 @@ def _counted_group(group: Any) -> dict[str, Any]:
 
 def build_network(model: Part, data: Dataset | DatasetInfo, seed: int) -> Network:
     """Build a network for the classes and channels of some data, initialised from the seed."""
-    with initialising(seed, "student_init"):
+    with _of_bearable_size(f"model '{model.name}'"), initialising(seed, "student_init"):
         network: Network = model.build(num_classes=data.num_classes, in_channels=data.in_channels)
     return network
 
@@ -477,7 +477,7 @@ def _checkpoint(value: Any, where: str) -> Path | None:
     path: str | None = convert(value, str | None, where)
     if path is None:
         return None
-    place = Path(path).expanduser()
+    place = Path(os.path.expanduser(path))
     check(place.exists(), f"{where}: there is no file {path}")
     try:
         return weights_file(place)

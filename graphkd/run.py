@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import json
 import math
 import platform
 import subprocess
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +25,12 @@ from graphkd.engine.evaluate import evaluate
 from graphkd.engine.guard import not_finite
 from graphkd.engine.resume import Checkpoints
 from graphkd.engine.trainer import Trainer
+<<<<<<< HEAD
 from graphkd.errors import check
+=======
+from graphkd.engine.watching import Epoch, Fit, Watcher
+from graphkd.errors import UserError, check
+>>>>>>> h-eyes2
 from graphkd.finished import write_info
 from graphkd.identity import short
 from graphkd.model import Network
@@ -42,6 +48,7 @@ from graphkd.run_folder import (
     MetricsLogger,
     check_own,
     finished,
+    is_done,
     locked,
     staging_folder,
     write_config,
@@ -121,12 +128,42 @@ def build_parts(planned: Plan, dataset: Dataset) -> tuple[Network, Network | Non
     return student, teacher, objective
 
 
+<<<<<<< HEAD
 def _setting(trainer: Trainer, dataset: Dataset) -> Setting:
     return Setting(dataset.train_labels, dataset.num_classes, trainer.batch_size, trainer.processes)
 
 
 def run_teacher(config: Mapping[str, Any], teacher: TeacherPlan, callback: Callback | None = None) -> RunResult:
     """Train a teacher in its folder below the results, unless it is there already.
+=======
+def check_parts(runs: Iterable[tuple[str, Plan]]) -> None:
+    """Build the data and parts of every run that is still to be done once, before a teacher is trained for any.
+
+    Args:
+        runs: What messages call each run, and its plan.
+
+    Raises:
+        UserError: Something does not fit; whatever else goes wrong with the data ends all runs too.
+    """
+    datasets: dict[str, Dataset] = {}
+    left = {
+        planned.identity: (name, planned)
+        for name, planned in runs
+        if planned.config["force"] or not is_done(planned.folder, planned.identity, planned.seed)
+    }
+    for name, planned in left.values():
+        data = json.dumps(planned.data.document, sort_keys=True)
+        try:
+            if data not in datasets:
+                datasets[data] = planned.build_data()
+            build_parts(planned, datasets[data])
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from error
+
+
+def run_teacher(config: Mapping[str, Any], teacher: TeacherPlan, watcher: Watcher | None = None) -> Outcome:
+    """Trains a teacher in its folder below the results, unless it is there already.
+>>>>>>> h-eyes2
 
     Args:
         config: The resolved config it comes from.

@@ -15,8 +15,13 @@ import yaml
 from filelock import FileLock, Timeout
 
 from graphkd import launch
+<<<<<<< HEAD
 from graphkd.engine.callback import Callback, EpochResult, History
 from graphkd.errors import check, one_line
+=======
+from graphkd.engine.watching import Epoch, Fit, Watcher
+from graphkd.errors import UserError, check, one_line
+>>>>>>> h-eyes2
 from graphkd.identity import short
 from graphkd.report import record as records
 from graphkd.report.files import folder_if_used, make_folder, real_folder, remove_unfinished, write_atomically
@@ -91,6 +96,14 @@ def finished(folder: Path, identity: str, seed: int) -> Record | None:
         " choose another run_dir",
     )
     return record if record.status == "done" else None
+
+
+def is_done(folder: Path, identity: str, seed: int) -> bool:
+    """Return whether the folder holds this run finished; whose it is otherwise is told by the run itself."""
+    try:
+        return finished(folder, identity, seed) is not None
+    except UserError:
+        return False
 
 
 def check_own(folder: Path) -> None:

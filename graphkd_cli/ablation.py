@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor
@@ -19,9 +18,14 @@ from graphkd_cli import compose
 
 if TYPE_CHECKING:
     from graphkd.assemble import Plan
+<<<<<<< HEAD
     from graphkd.data import Dataset
     from graphkd.engine.callback import Callback
     from graphkd.run import RunResult
+=======
+    from graphkd.engine.watching import Watcher
+    from graphkd.run import Outcome
+>>>>>>> h-eyes2
 
 DEFAULT_SUITE = "digits"
 EVERY_SUITE = "all"
@@ -285,35 +289,16 @@ def _note_baseline(planned: PlannedSuite) -> None:
 
 def _run(planned: PlannedSuite, launcher: Sequence[str], config_dir: str | None) -> int:
     """Runs a suite and writes its tables; returns the exit code."""
+    from graphkd.run import check_parts
     from graphkd_cli.report import write_study
 
-    _check_parts(planned)
+    check_parts([(f"suite '{planned.name}': variant '{item.run.variant}'", item.plan) for item in planned.runs])
     failed = _launch(planned.runs, launcher, config_dir)
     if len(failed) < len(planned.runs):
         write_study(planned.runs[0].plan.results, planned.name, planned.suite, config_dir)
     if planned.suite.transfer and not failed:
         _transfer(planned, config_dir)
     return _conclude(planned.runs, failed)
-
-
-def _check_parts(planned: PlannedSuite) -> None:
-    """Build the data and parts of every run that is still to be done once, before a teacher is trained for any.
-
-    Raises:
-        UserError: Something does not fit; whatever else goes wrong with the data ends the suite too, for all runs.
-    """
-    from graphkd.run import build_parts
-
-    datasets: dict[str, Dataset] = {}
-    left = {item.plan.identity: item for item in planned.runs if not _Job.of_student(0, item.plan).is_done()}
-    for item in left.values():
-        try:
-            data = json.dumps(item.plan.data.document, sort_keys=True)
-            if data not in datasets:
-                datasets[data] = item.plan.build_data()
-            build_parts(item.plan, datasets[data])
-        except UserError as error:
-            raise UserError(f"suite '{planned.name}': variant '{item.run.variant}': {error}") from error
 
 
 def _transfer(planned: PlannedSuite, config_dir: str | None) -> None:
@@ -376,12 +361,9 @@ class _Job:
         return cls(index, planned.results / teacher.folder, teacher.identity, teacher.seed, again)
 
     def is_done(self) -> bool:
-        from graphkd.run_folder import finished
+        from graphkd.run_folder import is_done
 
-        try:
-            return not self.again and finished(self.folder, self.identity, self.seed) is not None
-        except UserError:
-            return False  # the job itself tells
+        return not self.again and is_done(self.folder, self.identity, self.seed)
 
 
 def _launch_jobs(

@@ -520,6 +520,8 @@ def _explain(hydra: Hydra, config_name: str, overrides: list[str], error: Except
     parent, _, name = split(word)[0].rpartition(".")
     try:
         config = hydra.compose_config(config_name, others, RunMode.RUN, with_log_configuration=False)
+        while parent and OmegaConf.select(config, parent) is None:  # the first key on the way that is not there
+            parent, _, name = parent.rpartition(".")
         node: Any = OmegaConf.select(config, parent) if parent else config
         known = [str(item) for item in node] if isinstance(node, Mapping | DictConfig) else []
         known = [item for item in known if item != "hydra"]

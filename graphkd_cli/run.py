@@ -67,9 +67,10 @@ def _plan(composed: compose.Composed) -> Plan:
 
 
 def _sweep(options: argparse.Namespace) -> int:
-    """Every combination is checked before the first is run, where the sweeper is Hydra's own."""
+    """Run every combination, after a check of all of them with their data where the sweeper is Hydra's own."""
     import yaml
 
+    from graphkd.run import check_parts
     from graphkd.run_folder import launch_folder
     from graphkd_cli.progress import several
 
@@ -77,6 +78,7 @@ def _sweep(options: argparse.Namespace) -> int:
     combinations = compose.expand_sweep(options.overrides) or []
     plans = [_plan(compose.compose(overrides, options.config_dir)) for overrides in combinations]
     _check_folders(plans)
+    check_parts([(" ".join(words), planned) for words, planned in zip(combinations, plans, strict=True)])
     with launch_folder(plans[0].results if plans else _results(options)) as folder:
         with several(len(combinations) or None):
             compose.sweep(options.overrides, options.config_dir, folder, job)

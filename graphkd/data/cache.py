@@ -67,7 +67,7 @@ def cached(
 def cache_folder(cache: bool | str, beside: Path) -> Path | None:
     """Where an option `cache` puts caches: true for beside the data, false for nowhere, or a folder."""
     if isinstance(cache, str):
-        return Path(cache).expanduser()
+        return Path(os.path.expanduser(cache))
     return beside if cache else None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import ClassVar
 
@@ -64,7 +65,7 @@ class Cifar(DecodedDataset):
         mean: tuple[float, float, float],
         std: tuple[float, float, float],
     ) -> None:
-        folder, archive = Path(root).expanduser(), self.ARCHIVE
+        folder, archive = Path(os.path.expanduser(root)), self.ARCHIVE
         super().__init__(
             lambda: cached(folder, {"archive": archive.name}, lambda: archive.md5, lambda: self._read(folder)),
             Augmentation(padding, flip, cutout, rand_augment, rand_magnitude), mean, std, train_fraction,

@@ -131,7 +131,7 @@ class Folder(Dataset):
         drawn_on = colour(background)
         splits, notes = _list_splits(root, {"train": train, "val": val, "test": test})
         check_has_test({**splits, **{name: share for name, share in held_out.items() if share}})
-        reader = _Reader(Path(root).expanduser(), cache, splits, image_size, in_channels, skip_broken, drawn_on)
+        reader = _Reader(Path(os.path.expanduser(root)), cache, splits, image_size, in_channels, skip_broken, drawn_on)
         if image_size is None:
             _check_small(splits["train"].files[0])
         if image_size is None or image_size <= _LARGEST_IN_MEMORY:
@@ -153,7 +153,7 @@ class Folder(Dataset):
     def fingerprint(cls, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return a hash of each split's classes, files' names and contents."""
         splits, _ = _list_splits(options["root"], {name: options[name] for name in SPLITS})
-        cache = cache_folder(options["cache"], Path(options["root"]).expanduser())
+        cache = cache_folder(options["cache"], Path(os.path.expanduser(options["root"])))
         return {name: split.digest(cache) for name, split in splits.items()}
 
     def train_batches(
@@ -308,7 +308,7 @@ def _counted(count: int, what: str, more: str = "") -> str:
 
 def _list_splits(root: str, given: Mapping[str, str | None]) -> tuple[dict[str, _Listing], tuple[str, ...]]:
     """The files of each split that is given, labelled by the training split's classes, and what to tell of them."""
-    folder = Path(root).expanduser()
+    folder = Path(os.path.expanduser(root))
     check(folder.is_dir(), f"data.root: there is no folder {root}")
     left_out = _LeftOut()
     found = {name: _list_split(folder, name, below, left_out) for name, below in given.items() if below is not None}

@@ -285,7 +285,7 @@ class _Open:
 
     def images(self, column: str, root: str | None) -> Iterator[list[Source]]:
         """Yield one column's images, some rows at a time; paths begin at `root`, or else where this file is."""
-        folder = self.path.parent if root is None else Path(root).expanduser()
+        folder = self.path.parent if root is None else Path(os.path.expanduser(root))
         named = self._names_images(column)
         with self._reading(column):
             for batch in self._batches(column):
@@ -427,7 +427,7 @@ def _split_files(given: Mapping[str, Paths]) -> dict[str, list[Path]]:
 
 
 def _matching(pattern: str, option: str) -> list[Path]:
-    path = Path(pattern).expanduser()
+    path = Path(os.path.expanduser(pattern))
     found = [path] if path.is_file() else sorted(Path(file) for file in glob.glob(str(path)) if Path(file).is_file())
     check(len(found) > 0, f"{option}: there is no file {pattern}")
     return found

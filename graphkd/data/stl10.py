@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import ClassVar
 
@@ -72,7 +73,7 @@ class STL10(DecodedDataset):
         std: tuple[float, float, float] = (0.2603, 0.2566, 0.2713),
     ) -> None:
         check(1 <= image_size <= _SIDE, f"image_size is {image_size}, but must be at least 1 and at most {_SIDE}")
-        folder, archive = Path(root).expanduser(), self.ARCHIVE
+        folder, archive = Path(os.path.expanduser(root)), self.ARCHIVE
         options = {"archive": archive.name, "image_size": image_size}
         super().__init__(
             lambda: cached(folder, options, lambda: archive.md5, lambda: _read(fetch(archive, folder), image_size)),

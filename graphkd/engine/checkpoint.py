@@ -204,7 +204,9 @@ def _why_refused(message: str, path: Path) -> str:
     what = f"it holds {found[1]}, more than tensors"
     if found[1].partition(".")[0] in _NEVER:
         return what
-    take = ".state_dict()" if b"torch.nn.modules" in _pickled(path) else "['model']"
+    pickled = _pickled(path)
+    wrapper = next((key for key in WRAPPERS if len(key).to_bytes(4, "little") + key.encode() in pickled), WRAPPERS[0])
+    take = ".state_dict()" if b"torch.nn.modules" in pickled else f"[{wrapper!r}]"
     fix = f"torch.save(torch.load({str(path)!r}, weights_only=False){take}, 'weights.pth')"
     return f"{what}; where you trust it, keep its state dict alone: {fix}"
 

@@ -189,6 +189,20 @@ def test_every_combination_is_checked_before_the_first_runs(
     assert top(folder) == set()
 
 
+@pytest.mark.parametrize(
+    ("sweep", "said"), [("data.padding=1,9", "padding is 9"), ("objective=ce,fsp", "same channels")]
+)
+def test_data_and_parts_of_every_combination_are_checked_before_the_first_runs(
+    sweep: str, said: str, command: Command, folder: Path, tiny_words: list[str]
+) -> None:
+    code, out, err = command("run", "-m", sweep, *(word for word in tiny_words if not word.startswith("student=")))
+    assert (code, len(err.splitlines()), out) == (2, 1, "")
+    key, _, values = sweep.partition("=")
+    assert f"{key}={values.split(',')[1]}" in err
+    assert said in err
+    assert top(folder) == set()
+
+
 def test_runs_of_a_sweep_cannot_share_a_folder(command: Command, folder: Path, tiny_words: list[str]) -> None:
     code, _, err = command("run", "-m", "run_dir=here", "seed=0,1", *tiny_words)
     assert (code, len(err.splitlines())) == (2, 1)

@@ -314,6 +314,7 @@ def test_the_message_says_which_line_makes_a_file_of_tensors(network: MakeNetwor
     for content, what in (
         (saved, "CifarResNet, more than tensors"),
         ({"model": saved.state_dict(), "share": Fraction(1, 2)}, "it holds fractions.Fraction, more than tensors"),
+        ({"state_dict": saved.state_dict(), "share": Fraction(1, 2)}, "it holds fractions.Fraction, more than tensors"),
         (
             {"weights": saved.state_dict(), "acc": torch.ones(1)},
             "holds no state dict .*, but the keys 'weights', 'acc'",
