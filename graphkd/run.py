@@ -25,12 +25,7 @@ from graphkd.engine.evaluate import evaluate
 from graphkd.engine.guard import not_finite
 from graphkd.engine.resume import Checkpoints
 from graphkd.engine.trainer import Trainer
-<<<<<<< HEAD
-from graphkd.errors import check
-=======
-from graphkd.engine.watching import Epoch, Fit, Watcher
 from graphkd.errors import UserError, check
->>>>>>> h-eyes2
 from graphkd.finished import write_info
 from graphkd.identity import short
 from graphkd.model import Network
@@ -128,14 +123,10 @@ def build_parts(planned: Plan, dataset: Dataset) -> tuple[Network, Network | Non
     return student, teacher, objective
 
 
-<<<<<<< HEAD
 def _setting(trainer: Trainer, dataset: Dataset) -> Setting:
     return Setting(dataset.train_labels, dataset.num_classes, trainer.batch_size, trainer.processes)
 
 
-def run_teacher(config: Mapping[str, Any], teacher: TeacherPlan, callback: Callback | None = None) -> RunResult:
-    """Train a teacher in its folder below the results, unless it is there already.
-=======
 def check_parts(runs: Iterable[tuple[str, Plan]]) -> None:
     """Build the data and parts of every run that is still to be done once, before a teacher is trained for any.
 
@@ -161,9 +152,8 @@ def check_parts(runs: Iterable[tuple[str, Plan]]) -> None:
             raise UserError(f"{name}: {error}") from error
 
 
-def run_teacher(config: Mapping[str, Any], teacher: TeacherPlan, watcher: Watcher | None = None) -> Outcome:
-    """Trains a teacher in its folder below the results, unless it is there already.
->>>>>>> h-eyes2
+def run_teacher(config: Mapping[str, Any], teacher: TeacherPlan, callback: Callback | None = None) -> RunResult:
+    """Train a teacher in its folder below the results, unless it is there already.
 
     Args:
         config: The resolved config it comes from.

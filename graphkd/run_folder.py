@@ -15,13 +15,8 @@ import yaml
 from filelock import FileLock, Timeout
 
 from graphkd import launch
-<<<<<<< HEAD
 from graphkd.engine.callback import Callback, EpochResult, History
-from graphkd.errors import check, one_line
-=======
-from graphkd.engine.watching import Epoch, Fit, Watcher
 from graphkd.errors import UserError, check, one_line
->>>>>>> h-eyes2
 from graphkd.identity import short
 from graphkd.report import record as records
 from graphkd.report.files import folder_if_used, make_folder, real_folder, remove_unfinished, write_atomically

@@ -18,14 +18,8 @@ from graphkd_cli import compose
 
 if TYPE_CHECKING:
     from graphkd.assemble import Plan
-<<<<<<< HEAD
-    from graphkd.data import Dataset
     from graphkd.engine.callback import Callback
     from graphkd.run import RunResult
-=======
-    from graphkd.engine.watching import Watcher
-    from graphkd.run import Outcome
->>>>>>> h-eyes2
 
 DEFAULT_SUITE = "digits"
 EVERY_SUITE = "all"
