@@ -7,7 +7,7 @@ import os
 import pickle
 import re
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
@@ -220,7 +220,8 @@ class _Loader(ConfigLoaderImpl):
         _Source.asked.clear()
         config = super().load_configuration(config_name, choices, *how)
         if len(config.hydra.runtime.config_sources) == len(sources):  # a config may add folders that others read
-            _REMEMBERED[key] = dict(_Source.asked), pickle.dumps(config)
+            with suppress(pickle.PicklingError):  # in a launcher's process the classes of a plug-in may be there twice
+                _REMEMBERED[key] = dict(_Source.asked), pickle.dumps(config)
         return config
 
     def _is_value(self, override: Override) -> bool:
