@@ -11,19 +11,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from hydra import version
-from hydra._internal.callbacks import Callbacks
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra._internal.core_plugins.file_config_source import FileConfigSource
-from hydra._internal.hydra import Hydra
-from hydra._internal.sources_registry import SourcesRegistry
-from hydra._internal.utils import create_config_search_path, get_args_parser
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
-from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 from hydra.plugins.config_source import ConfigResult
 from hydra.types import HydraContext, RunMode
@@ -35,6 +27,18 @@ from graphkd.ablation import quoted
 from graphkd.binding import no_option
 from graphkd.errors import UserError, check, choices, did_you_mean
 from graphkd.yaml_files import yaml_text
+from graphkd_cli.hydra_internals import (
+    Callbacks,
+    ConfigLoaderImpl,
+    FileConfigSource,
+    Hydra,
+    SourcesRegistry,
+    apply_overrides,
+    config_file,
+    create_config_search_path,
+    expand_choices,
+    get_args_parser,
+)
 from graphkd_cli.overrides import (
     NAMED,
     check_form,
@@ -133,7 +137,7 @@ class _Source(FileConfigSource):
         Raises:
             UserError: As in `graphkd.yaml_files`.
         """
-        path = Path(self.path, self._normalize_file_name(config_path))
+        path = config_file(self, config_path)
         if path.is_file():
             yaml_text(path)
         try:
@@ -165,7 +169,7 @@ class _Loader(ConfigLoaderImpl):
             if is_replacement(override):
                 replace(config, override)
             else:
-                self._apply_overrides_to_config([override], config)
+                apply_overrides([override], config)
         config.hydra.overrides.task = split_hydra(overrides)[1]
         for key, value in KEPT.items():
             kept = config_name not in RUN or OmegaConf.select(config.hydra, key) == value
@@ -247,10 +251,9 @@ def expand_sweep(overrides: Sequence[str]) -> list[list[str]] | None:
         return None
     swept = [override for override in parsed if not _key(override).startswith("hydra")]
     try:
-        combinations: list[list[str]] = BasicSweeper.split_arguments(swept, max_batch_size=None)[0]
+        return expand_choices(swept)
     except HydraException as error:
         raise UserError(_reason(error)) from error
-    return combinations
 
 
 def split_hydra(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -297,7 +300,7 @@ def over(
         own = changed.get(node)
         tree = OmegaConf.create({node: {"name": own} if isinstance(own, str) else own})
         try:
-            ConfigLoaderImpl._apply_overrides_to_config(parsed, tree)
+            apply_overrides(parsed, tree)
         except REFUSALS as error:
             what = f"the run's own {node}: {_reason(error)}"
             raise UserError(f"{' '.join(words)} cannot be applied to {what}") from error
@@ -504,16 +507,3 @@ def _culprit(hydra: Hydra, config_name: str, overrides: list[str]) -> tuple[str,
 
 def _is_group(hydra: Hydra, word: str) -> bool:
     return bool(hydra.config_loader.get_group_options(split(word)[0].partition("@")[0]))
-
-
-def _returned(job: JobReturn) -> Any:
-    """Return what a job returned or raise what it raised, where Hydra's own writes the job's overrides as a list first.
-
-    The job's failure is told by the command.
-    """
-    if job.status == JobStatus.FAILED:
-        raise job._return_value
-    return job._return_value
-
-
-JobReturn.return_value = JobReturn.__dict__["return_value"].getter(_returned)  # type: ignore[method-assign]

@@ -41,6 +41,7 @@ MAY_IMPORT["transfer"] = {*MAY_IMPORT["run"], "run", "run_folder"}
 MAY_IMPORT["bench"] = {*MAY_IMPORT["run"], "run"}
 WITHOUT_TORCH = ["report", "identity", "ablation", "errors", "binding", "registry"]
 STANDARD_LIBRARY_ONLY = ["errors", "binding", "registry", "identity"]
+HYDRA_INTERNALS = "graphkd_cli.hydra_internals"
 OF_THE_COMMAND_LINE = {"graphkd_cli", "hydra", "omegaconf", "rich"}
 
 
@@ -132,6 +133,28 @@ def test_one_module_imports_dgl() -> None:
     everything = {**MODULES, **CLI}
     importers = {name for name in everything if "dgl" in {top(found) for found in imports(everything[name])}}
     assert importers == {"graphkd.graph"}
+
+
+def test_one_module_uses_what_is_private_of_hydra() -> None:
+    importers = {name for name in CLI if any("._" in found.name for found in imports(CLI[name]))}
+    assert importers == {HYDRA_INTERNALS}
+
+
+@pytest.mark.parametrize("module", [name for name in CLI if name != HYDRA_INTERNALS])
+def test_private_attributes_are_their_own_modules(module: str) -> None:
+    tree = ast.parse(CLI[module].read_text())
+    own_names = {node.name for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+    own_names |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and _of_self(node)}
+    private = {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__")
+    }
+    assert private <= own_names
+
+
+def _of_self(node: ast.Attribute) -> bool:
+    return isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
 
 
 @pytest.mark.parametrize("module", [name for name in MODULES if unit(name) in STANDARD_LIBRARY_ONLY])
