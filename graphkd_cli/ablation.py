@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from graphkd.ablation import Suite, SuiteRun, quoted
 from graphkd.errors import UserError, check, choices, did_you_mean, one_line
-from graphkd_cli import compose
+from graphkd_cli import compose, studies
 
 if TYPE_CHECKING:
     from graphkd.assemble import Plan
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from graphkd.run import RunResult
 
 DEFAULT_SUITE = "digits"
-EVERY_SUITE = "all"
 BUSY = "another process is at it"
 MOST_DEATHS = 3
 """How often a parallel launcher's processes may die in a row without a run finished in between."""
@@ -88,7 +87,7 @@ def main(arguments: Sequence[str]) -> int:
         for suite in suites:
             _print_runs(suite)
         return 0
-    if name != EVERY_SUITE:
+    if name != studies.EVERY_SUITE:
         return _run(suites[0], launcher, options.config_dir)
     return max([_run_beside_others(suite, launcher, options.config_dir) for suite in suites])
 
@@ -135,25 +134,6 @@ def _count_done(place: Path, index: int, teacher: bool) -> int:
     return len(list(place.glob(f"*.{_what(teacher)}")))
 
 
-def suite_names(config_dir: str | None = None) -> list[str]:
-    """The suites in graphkd's configs and the user's own."""
-    folders = [compose.config_folder(), *([Path(config_dir)] if config_dir else [])]
-    return sorted({path.stem for folder in folders for path in (folder / "ablation").glob("*.yaml")})
-
-
-def read_suite(name: str, config_dir: str | None = None) -> Suite:
-    """The suite of a name.
-
-    Raises:
-        UserError: There is none, or it is not well formed.
-    """
-    known = suite_names(config_dir)
-    check(name != EVERY_SUITE, f"ablation/{name}.yaml: '{name}' means every suite, so none can be called that")
-    check(name in known, f"there is no suite '{name}'{did_you_mean(name, known)} (choices: {choices(known)})")
-    node = compose.compose([], config_dir, f"ablation/{name}").config["ablation"]
-    return Suite.from_config(node, name)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = compose.CommandParser("ablation")
     parser.add_argument("words", nargs="*")
@@ -197,19 +177,19 @@ def _pairs(text: str, suite: str, own: Sequence[str]) -> tuple[str, ...]:
 
 def _chosen(name: str, config_dir: str | None) -> list[str]:
     """The suites that a name stands for."""
-    if name != EVERY_SUITE:
+    if name != studies.EVERY_SUITE:
         return [name]
-    return [each for each in suite_names(config_dir) if not read_suite(each, config_dir).comparison]
+    return [each for each in studies.suite_names(config_dir) if not studies.read_suite(each, config_dir).comparison]
 
 
 def _plan_suite(name: str, extra: Sequence[str], options: argparse.Namespace) -> PlannedSuite:
-    suite = read_suite(name, options.config_dir)
+    suite = studies.read_suite(name, options.config_dir)
     _check_own_keys(suite, extra)
     if options.seeds is not None:
         suite.seeds = _seeds(options.seeds)
     if options.pairs is not None:
         suite.pairs = _pairs(options.pairs, name, suite.pairs)
-    _check_table(suite.table, options.config_dir)
+    studies.read_spec(suite.table, options.config_dir)
     try:
         chosen = _variants(options.variants, suite)
         runs = [_plan(run, extra, options.config_dir) for run in suite.runs(name) if run.variant in chosen]
@@ -225,12 +205,6 @@ def _check_own_keys(suite: Suite, extra: Sequence[str]) -> None:
         key = override.lstrip("+~").partition("=")[0]
         hint = f"; see --{key}s" if key in ("seed", "pair") else ""
         check(key not in own, f"'{override}': a suite sets {key} itself{hint}")
-
-
-def _check_table(name: str, config_dir: str | None) -> None:
-    from graphkd_cli.report import read_spec
-
-    read_spec(name, config_dir)
 
 
 def _check_pairs(planned: Sequence[Planned]) -> None:
@@ -285,12 +259,10 @@ def _note_baseline(planned: PlannedSuite) -> None:
 
 def _run(planned: PlannedSuite, launcher: Sequence[str], config_dir: str | None) -> int:
     """Runs a suite and writes its tables; returns the exit code."""
-    from graphkd_cli.report import write_study
-
     _check_parts(planned)
     failed = _launch(planned.runs, launcher, config_dir)
     if len(failed) < len(planned.runs):
-        write_study(planned.runs[0].plan.results, planned.name, planned.suite, config_dir)
+        studies.write_study(planned.runs[0].plan.results, planned.name, planned.suite, config_dir)
     if planned.suite.transfer and not failed:
         _transfer(planned, config_dir)
     return _conclude(planned.runs, failed)

@@ -93,7 +93,7 @@ def _figures(name: str) -> list[str]:
 
 
 def _suites(config_dir: str | None) -> Block:
-    from graphkd_cli.ablation import read_suite, suite_names
+    from graphkd_cli.studies import read_suite, suite_names
 
     suites = {name: read_suite(name, config_dir) for name in suite_names(config_dir)}
     rows = [

@@ -34,6 +34,7 @@ CALLED: dict[str, list[str]] = {
     "hydra._internal.hydra:Hydra": ["task_name", "config_loader"],
     "hydra._internal.hydra:Hydra.compose_config": ["config_name", "overrides", "run_mode", "with_log_configuration"],
     "hydra._internal.hydra:Hydra.hydra_help": ["config_name", "args_parser", "args"],
+    "hydra._internal.hydra:Hydra.shell_completion": ["config_name", "overrides"],
     "hydra._internal.hydra:Hydra.show_cfg": ["config_name", "overrides", "cfg_type", "package", "resolve"],
     "hydra._internal.hydra:Hydra.show_info": ["info", "config_name", "overrides"],
     "hydra._internal.sources_registry:SourcesRegistry.instance": [],

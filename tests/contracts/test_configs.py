@@ -15,9 +15,8 @@ from graphkd.binding import Option, bind, options_of
 from graphkd.contrast.options import BankOptions
 from graphkd.registry import Registry
 from graphkd.run import pair_name
-from graphkd_cli.ablation import read_suite
 from graphkd_cli.compose import check_used, compose
-from graphkd_cli.report import read_spec
+from graphkd_cli.studies import read_spec, read_suite
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 PARTS: dict[str, Registry[Any]] = {"builder": BUILDERS, "gnn": GNNS, "term": OBJECTIVES, "data": DATASETS}
