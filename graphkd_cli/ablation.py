@@ -245,9 +245,9 @@ def _print_runs(planned: PlannedSuite) -> None:
     factors = " x ".join(f"{count} {what}" for count, what in counts if count)
     print(f"{planned.name}: {suite.description}")
     print(f"{factors} = {len(planned.runs)} runs")
-    print(f"all: {' '.join([*suite.base, *planned.extra]) or '(no changes)'}")
+    print(f"all: {' '.join([*suite.shared, *planned.extra]) or '(no changes)'}")
     for item in planned.runs:
-        changes = " ".join(suite.variants[item.run.variant]) or "(no changes)"
+        changes = " ".join(item.run.changes) or "(no changes)"
         print(f"  {item.run.label}: {changes} -> {item.plan.folder}")
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,10 @@ from graphkd_cli import compose
 from graphkd_cli.show import console, print_block, print_line, print_text
 
 EVERY_SUITE = "all"
+OTHER_NODES = {
+    "student", "teacher", "data", "trainer", "teacher_trainer", "builder", "gnn", "teacher_gnn", "negatives", "bank",
+}  # fmt: skip
+"""Nodes of a config that say nothing on which terms an objective has."""
 LAYOUTS: dict[str, type[TableSpec] | type[GridSpec]] = {"columns": TableSpec, "grid": GridSpec}
 
 
@@ -39,7 +44,15 @@ def read_suite(name: str, config_dir: str | None = None) -> Suite:
     check(name != EVERY_SUITE, f"ablation/{name}.yaml: '{name}' means every suite, so none can be called that")
     check(name in known, f"there is no suite '{name}'{did_you_mean(name, known)} (choices: {choices(known)})")
     node = compose.compose([], config_dir, f"ablation/{name}").config["ablation"]
-    return Suite.from_config(node, name)
+
+    @functools.cache
+    def terms_of_choices(choices: tuple[str, ...]) -> Collection[str]:
+        return dict(compose.compose(choices, config_dir).config["objective"])
+
+    def terms_of(overrides: Sequence[str]) -> Collection[str]:
+        return terms_of_choices(tuple(word for word in overrides if not compose.nodes([word]) & OTHER_NODES))
+
+    return Suite.from_config(node, name, terms_of)
 
 
 def read_spec(name: str, config_dir: str | None = None) -> TableSpec | GridSpec:
