@@ -224,7 +224,7 @@ def _plan(run: SuiteRun, extra: Sequence[str], config_dir: str | None) -> Planne
     try:
         composed = compose.compose([*run.overrides, *extra], config_dir)
         planned = plan({**composed.config, "varied": run.varied})
-        compose.check_used(composed, planned.unused_graph_nodes, [f"{k}={v}" for k, v in run.varied.items()])
+        compose.check_used(composed, planned.unused_nodes, [f"{k}={v}" for k, v in run.varied.items()])
     except UserError as error:
         raise UserError(f"variant '{run.variant}': {error}") from error
     return Planned(run, planned if run.pair is None else _in_folder_of_pair(planned, run.pair))

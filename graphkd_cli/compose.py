@@ -60,7 +60,6 @@ RUN = ("config", "launch", "transfer")
 """The configs that commands run from; what suites and tables say of Hydra counts for nothing."""
 KEPT = {"output_subdir": None, "verbose": False, "job_logging.root": None, "hydra_logging.root": None}
 """Settings of Hydra's that would change what is printed or written."""
-CONTRAST_NODES = ("negatives", "bank")
 REFUSALS = (HydraException, OmegaConfBaseException, YAMLError, ValueError, RecursionError)
 """What Hydra raises over a config or override that it does not like."""
 
@@ -79,12 +78,10 @@ class Composed:
     Attributes:
         config: Plain containers, interpolations resolved, without Hydra's own node.
         overrides: What was asked for, as written.
-        unused: Top-level nodes for contrast (`negatives`, `bank`) that no term takes over.
     """
 
     config: dict[str, Any]
     overrides: list[str]
-    unused: list[str]
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -313,17 +310,16 @@ def check_used(composed: Composed, unused: Sequence[str], overrides: Sequence[st
 
     Args:
         composed: The config.
-        unused: Graph nodes that the plan does not use.
+        unused: The nodes that the plan does not use.
         overrides: Which overrides to look at; all by default.
 
     Raises:
         UserError: There is such an override.
     """
     terms = ", ".join(composed.config["objective"])
-    nodes = [*unused, *composed.unused]
     for override in composed.overrides if overrides is None else overrides:
         node = split(override)[0].partition(".")[0]
-        check(node not in nodes, f"'{override}' is given, but nothing in the objective ({terms}) uses {node}")
+        check(node not in unused, f"'{override}' is given, but nothing in the objective ({terms}) uses {node}")
 
 
 def launch(
@@ -416,13 +412,11 @@ def _check_optional(hydra: Hydra, override: Override) -> None:
 def _resolved(config: DictConfig, overrides: Sequence[str]) -> Composed:
     own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     try:
-        objective = OmegaConf.to_yaml(own.get("objective", {}), resolve=False)
-        unused = [node for node in CONTRAST_NODES if "${" + node + "}" not in objective]
         plain = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
     except (OmegaConfBaseException, RecursionError) as error:
         raise UserError(f"the config cannot be resolved: {_reason(error)}") from error
     assert isinstance(plain, dict)
-    return Composed({str(key): value for key, value in plain.items()}, _as_written(overrides), unused)
+    return Composed({str(key): value for key, value in plain.items()}, _as_written(overrides))
 
 
 def _as_written(overrides: Sequence[str]) -> list[str]:

@@ -160,7 +160,7 @@ def test_every_variant_and_pair_of_a_suite_composes_and_binds(suite: str) -> Non
             continue
         composed = compose(list(run.overrides))
         planned = plan({**composed.config, "varied": run.varied})
-        check_used(composed, planned.unused_graph_nodes, [f"{key}={value}" for key, value in run.varied.items()])
+        check_used(composed, planned.unused_nodes, [f"{key}={value}" for key, value in run.varied.items()])
         assert planned.seed == first_seed
         assert planned.folder.parts[-4:-2] == (suite, run.variant)
         if run.pair == first_pair:
