@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphkd.ablation import Suite, SuiteRun, quoted
-from graphkd.errors import UserError, check, choices, did_you_mean, one_line
+from graphkd.errors import UserError, check, one_line, one_of
 from graphkd_cli import compose, studies
 
 if TYPE_CHECKING:
@@ -163,8 +163,7 @@ def _variants(text: str | None, suite: Suite) -> list[str]:
     """Return the variants that --variants names; all by default."""
     names = list(suite.variants) if text is None else text.split(",")
     for name in names:
-        hint = did_you_mean(name, suite.variants)
-        check(name in suite.variants, f"--variants: there is no '{name}'{hint} (choices: {choices(suite.variants)})")
+        one_of(name, suite.variants, "--variants: there is no")
     return names
 
 

@@ -25,7 +25,7 @@ from yaml import MarkedYAMLError, YAMLError
 
 from graphkd.ablation import quoted
 from graphkd.binding import no_option
-from graphkd.errors import UserError, check, choices, did_you_mean
+from graphkd.errors import UserError, check, choices, did_you_mean, one_of
 from graphkd.yaml_files import yaml_text
 from graphkd_cli.hydra_internals import (
     Callbacks,
@@ -405,8 +405,7 @@ def _check_optional(hydra: Hydra, override: Override) -> None:
     value = override.value()
     if _key(override) == OPTIONAL_GROUP and isinstance(value, str):
         known = hydra.config_loader.get_group_options(OPTIONAL_GROUP)
-        hint = did_you_mean(value, known)
-        check(value in known, f"{OPTIONAL_GROUP} has no config '{value}'{hint} (choices: {choices(known)})")
+        one_of(value, known, f"{OPTIONAL_GROUP} has no config")
 
 
 def _resolved(config: DictConfig, overrides: Sequence[str]) -> Composed:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from graphkd.errors import UserError, check, choices, did_you_mean
+from graphkd.errors import UserError, check, one_of
 from graphkd.report.files import make_folder
 from graphkd.report.grid import GridSpec
 from graphkd.report.load import load_records
@@ -79,7 +79,5 @@ def _against(spec: TableSpec | GridSpec, baseline: str, records: Sequence[Record
         raise UserError(f"--baseline: the table '{spec.name}' is a grid, which tests nothing; see --table default")
     rows = aggregate(records)
     known = {name for row in rows for name in (row.variant, row.label)}
-    hint = did_you_mean(baseline, known)
-    message = f"--baseline: no finished run has the variant '{baseline}'{hint} (choices: {choices(known)})"
-    check(baseline in known, message)
+    one_of(baseline, known, "--baseline: no finished run has the variant")
     return dataclasses.replace(spec, baseline=baseline)

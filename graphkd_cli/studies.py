@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from graphkd.ablation import Suite
-from graphkd.errors import UserError, check, choices, did_you_mean
+from graphkd.errors import UserError, check, one_of
 from graphkd.report.figures import write_figures
 from graphkd.report.grid import GridSpec, build_grids
 from graphkd.report.load import load_records
@@ -42,7 +42,7 @@ def read_suite(name: str, config_dir: str | None = None) -> Suite:
     """
     known = suite_names(config_dir)
     check(name != EVERY_SUITE, f"ablation/{name}.yaml: '{name}' means every suite, so none can be called that")
-    check(name in known, f"there is no suite '{name}'{did_you_mean(name, known)} (choices: {choices(known)})")
+    one_of(name, known, "there is no suite")
     node = compose.compose([], config_dir, f"ablation/{name}").config["ablation"]
 
     @functools.cache
@@ -63,12 +63,10 @@ def read_spec(name: str, config_dir: str | None = None) -> TableSpec | GridSpec:
     """
     folders = [*([Path(config_dir)] if config_dir else []), compose.config_folder()]
     known = sorted({path.stem for folder in folders for path in (folder / "table").glob("*.yaml")})
-    check(name in known, f"there is no table '{name}'{did_you_mean(name, known)} (choices: {choices(known)})")
+    one_of(name, known, "there is no table")
     options = compose.compose([], config_dir, f"table/{name}").config["table"]
     layout = str(options.get("layout", "columns"))
-    hint = did_you_mean(layout, LAYOUTS)
-    check(layout in LAYOUTS, f"table '{name}' has no layout '{layout}'{hint} (choices: {choices(LAYOUTS)})")
-    return LAYOUTS[layout].from_mapping(options)
+    return LAYOUTS[one_of(layout, LAYOUTS, f"table '{name}' has no layout")].from_mapping(options)
 
 
 def suites_of(records: Sequence[Record], config_dir: str | None) -> dict[str, Suite]:
@@ -110,8 +108,7 @@ def of_study(records: Sequence[Record], study: str) -> list[Record]:
         UserError: No run of a student is of that study.
     """
     known = {record.study for record in records if record.kind == "student"}
-    hint = did_you_mean(study, known)
-    check(study in known, f"there is no run of the study '{study}'{hint} (choices: {choices(known)})")
+    one_of(study, known, "there is no run of the study")
     return [record for record in records if record.study == study]
 
 
