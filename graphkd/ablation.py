@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from graphkd.binding import bind, convert, options_of
 from graphkd.errors import UserError, check, choices
+
+_OF_TERM = re.compile(r"objective\.([^.=]+)\.")
+"""An override of an option of a term."""
 
 
 @dataclass(frozen=True)
@@ -21,14 +25,19 @@ class SuiteRun:
         pair: Its pair, by the name in `configs/pair`, where the suite runs over pairs.
         seed: Its seed.
         overrides: What it changes in the default config, in order, as on the command line.
-        varied: What of it differs from the suite's base: value by key, as written.
+        changes: Those of the overrides in which variants differ.
     """
 
     variant: str
     pair: str | None
     seed: int
     overrides: tuple[str, ...]
-    varied: dict[str, str]
+    changes: tuple[str, ...]
+
+    @property
+    def varied(self) -> dict[str, str]:
+        """The changes by key, as written."""
+        return varied(self.changes)
 
     @property
     def label(self) -> str:
@@ -41,7 +50,8 @@ class Suite:
 
     Attributes:
         description: What the suite shows, in a line.
-        base: Overrides that all variants share.
+        base: Overrides that all variants share. Those of an option of a term (`objective.hkd.weight=0.3`) count for
+            the variants whose objective has that term, which at least one has.
         variants: Overrides of each variant by its name, in the order of the tables.
         seeds: Seeds of every variant.
         pairs: Names in `configs/pair` that every variant runs with; empty where the overrides choose the pair.
@@ -50,6 +60,7 @@ class Suite:
         baseline: The variant that tests compare the others with.
         transfer: Overrides of `graphkd transfer`, where the students are probed on other data once they are trained.
         comparison: Whether the suite is too long for `graphkd ablation all`.
+        terms_of: Returns the terms of the objective that overrides come to; without it, every variant has every term.
     """
 
     def __init__(
@@ -64,6 +75,7 @@ class Suite:
         baseline: str | None = None,
         transfer: Sequence[str] = (),
         comparison: bool = False,
+        terms_of: Callable[[Sequence[str]], Collection[str]] | None = None,
     ) -> None:
         """A suite.
 
@@ -85,6 +97,7 @@ class Suite:
         self.transfer = tuple(transfer)
         self.comparison = comparison
         self.base = tuple(base)
+        self.terms_of = terms_of
         self.variants = {
             str(name): convert(overrides, list[str], f"variant '{name}'") for name, overrides in variants.items()
         }
@@ -105,31 +118,88 @@ class Suite:
             check(not twice, f"'{name}' chooses a pair, but the suite's own are in its list 'pairs'")
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], name: str) -> Suite:
-        """A suite from the content of `configs/ablation/<name>.yaml`.
+    def from_config(
+        cls, config: Mapping[str, Any], name: str,
+        terms_of: Callable[[Sequence[str]], Collection[str]] | None = None,
+    ) -> Suite:  # fmt: skip
+        """Make a suite from the content of `configs/ablation/<name>.yaml`.
 
         Raises:
             UserError: A key is unknown, missing or of a wrong type, or as in the constructor; it names the suite.
         """
-        bound = bind(config, options_of(cls), f"suite '{name}'")
+        bound = bind(config, options_of(cls, runtime=["terms_of"]), f"suite '{name}'")
         try:
-            return cls(**bound.all)
+            return cls(**bound.all, terms_of=terms_of)
         except UserError as error:
             raise UserError(f"suite '{name}': {error}") from error
 
     def runs(self, study: str) -> list[SuiteRun]:
-        """Every run, seed by seed, so that an interrupted suite has whole seeds, and there pair by pair."""
+        """Return every run, seed by seed, so that an interrupted suite has whole seeds, and there pair by pair.
+
+        Raises:
+            UserError: A variant has no objective that can be composed, or none has a term that the base changes.
+        """
         return [
-            SuiteRun(variant, pair, seed, self._overrides(variant, pair, seed, study), varied(overrides))
+            SuiteRun(variant, pair, seed, self._overrides(changes, variant, pair, seed, study), changes)
             for seed in self.seeds
             for pair in self.pairs or (None,)
-            for variant, overrides in self.variants.items()
+            for variant, changes in self._changes.items()
         ]
 
-    def _overrides(self, variant: str, pair: str | None, seed: int, study: str) -> tuple[str, ...]:
+    def _overrides(
+        self, changes: Sequence[str], variant: str, pair: str | None, seed: int, study: str
+    ) -> tuple[str, ...]:
         chosen = [] if pair is None else [f"pair={pair}"]
         names = [f"seed={seed}", f"study={quoted(study)}", f"variant={quoted(variant)}"]
-        return (*self.base, *chosen, *self.variants[variant], *names)
+        return (*self.shared, *chosen, *changes, *names)
+
+    @property
+    def shared(self) -> tuple[str, ...]:
+        """The overrides of the base that count for all variants."""
+        return tuple(override for override in self.base if override not in self._of_some)
+
+    @functools.cached_property
+    def _terms(self) -> dict[str, Collection[str]]:
+        """The terms of each variant's objective, where the base changes an option of one."""
+        if self.terms_of is None or not any(map(_term, self.base)):
+            return {}
+        others = [override for override in self.base if _term(override) is None]
+        terms = {}
+        for name, overrides in self.variants.items():
+            try:
+                terms[name] = self.terms_of([*others, *overrides])
+            except UserError as error:
+                raise UserError(f"variant '{name}': {error}") from error
+        for override in self.base:
+            term = _term(override)
+            known = {each for of_one in terms.values() for each in of_one}
+            check(term is None or term in known, f"base: '{override}': no variant's objective has the term '{term}'")
+        return terms
+
+    @property
+    def _of_some(self) -> list[str]:
+        """The overrides of the base whose terms some variants lack."""
+        return [override for override in self.base if not all(_applies(override, its) for its in self._terms.values())]
+
+    @property
+    def _changes(self) -> dict[str, tuple[str, ...]]:
+        """Each variant's own overrides; those of the base whose terms others lack follow its choice of objective."""
+        changes = {}
+        for name, own in self.variants.items():
+            there = [override for override in self._of_some if _applies(override, self._terms[name])]
+            place = max((at for at, override in enumerate(own, 1) if override.startswith("objective=")), default=0)
+            changes[name] = (*own[:place], *there, *own[place:])
+        return changes
+
+
+def _term(override: str) -> str | None:
+    """Return the term of which an override changes an option."""
+    found = _OF_TERM.match(override.lstrip("+~"))
+    return found and found[1]
+
+
+def _applies(override: str, terms: Collection[str]) -> bool:
+    return _term(override) in {None, *terms}
 
 
 def quoted(text: str) -> str:

@@ -106,7 +106,7 @@ class Term:
     gnn: Part | None = None
     teacher_gnn: Part | Literal["shared"] | None = None
     reads: frozenset[str] = frozenset()
-    """Which of the top-level graph nodes it took."""
+    """Which of the top-level nodes for graphs and contrast it took."""
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -188,10 +188,10 @@ class Plan:
         return Path(self.config["results"])
 
     @property
-    def unused_graph_nodes(self) -> list[str]:
-        """Which of the top-level nodes builder, gnn and teacher_gnn no term takes."""
+    def unused_nodes(self) -> list[str]:
+        """Which of the top-level nodes for graphs and contrast (`builder`, `negatives`, ...) no term takes."""
         read = frozenset[str]().union(*(term.reads for term in self.terms.values()))
-        return [node for node in GRAPH_KEYS if node not in read]
+        return [node for node in (*GRAPH_KEYS, *Objective.SHARED) if node not in read]
 
     @functools.cached_property
     def identity(self) -> str:
@@ -603,14 +603,16 @@ def _term(config: Mapping[str, Any], name: str, node: Any) -> Term:
     options = _named(node, where)
     weight = _weight(options.pop("weight", 1.0), f"{where}.weight")
     factory = OBJECTIVES.factory(options["name"])
-    takes_graph = "builder" in options_of(factory)
+    known = options_of(factory)
+    takes_graph = "builder" in known
+    shared = {key for key in Objective.SHARED if key in known and key in options and options[key] == config[key]}
     own = {key: options.pop(key, None) for key in GRAPH_KEYS} if takes_graph else {}
     part = _part(OBJECTIVES, options, where)
     graph_dim = factory.graph_dim(part.bound.all)
     if graph_dim is None:
         for key, value in own.items():
             check(value is None, f"{where}.{key} is given, but with these options '{part.name}' uses no graph")
-        return Term(part, weight)
+        return Term(part, weight, reads=frozenset(shared))
     check(graph_dim >= 1, f"{where}: dim is {graph_dim}, but must be at least 1, the width of its graphs' embeddings")
     nodes = {key: config[key] if value is None else value for key, value in own.items()}
     return Term(
@@ -618,7 +620,7 @@ def _term(config: Mapping[str, Any], name: str, node: Any) -> Term:
         builder=_part(BUILDERS, nodes["builder"], f"{where}.builder"),
         gnn=_part(GNNS, nodes["gnn"], f"{where}.gnn"),
         teacher_gnn=_teacher_gnn(nodes["teacher_gnn"], f"{where}.teacher_gnn"),
-        reads=frozenset(key for key, value in own.items() if value is None),
+        reads=frozenset({*shared, *(key for key, value in own.items() if value is None)}),
     )  # fmt: skip
 
 

@@ -36,11 +36,19 @@ class NetworkOutput(NamedTuple):
 
 @dataclass(frozen=True)
 class Progress:
-    """Where in the training a step lies, for ramps: all counted from 0, `epochs` in all."""
+    """Where in the training a batch lies, counted from 0.
+
+    Attributes:
+        step: Batches before it.
+        epoch: Epochs before it.
+        epochs: Number of epochs.
+        part: Batches before it whose gradients the same optimizer step averages.
+    """
 
     step: int = 0
     epoch: int = 0
     epochs: int = 1
+    part: int = 0
 
 
 @dataclass(frozen=True)

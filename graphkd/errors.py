@@ -53,6 +53,22 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     return f"; did you mean '{by_lower[close[0]]}'?" if close else ""
 
 
+def one_of(name: str, known: Collection[str], what: str) -> str:
+    """Return a name that is among the known ones.
+
+    Args:
+        name: What the user asked for.
+        known: The valid names.
+        what: Opens the message and is followed by the name, for example "there is no suite".
+
+    Raises:
+        UserError: It is not; the message gives the nearest name and all choices.
+    """
+    if name not in known:
+        raise UserError(f"{what} '{name}'{did_you_mean(name, known)} (choices: {choices(known)})")
+    return name
+
+
 def some(names: Collection[str], most: int = 6) -> str:
     """Return the names as part of a message, the first ones of many."""
     shown = sorted(names)[:most]

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphkd.ablation import Suite, SuiteRun, quoted
-from graphkd.errors import UserError, check, choices, did_you_mean, one_line
-from graphkd_cli import compose
+from graphkd.errors import UserError, check, one_line, one_of
+from graphkd_cli import compose, studies
 
 if TYPE_CHECKING:
     from graphkd.assemble import Plan
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from graphkd.run import RunResult
 
 DEFAULT_SUITE = "digits"
-EVERY_SUITE = "all"
 BUSY = "another process is at it"
 MOST_DEATHS = 3
 """How often a parallel launcher's processes may die in a row without a run finished in between."""
@@ -86,7 +85,7 @@ def main(arguments: Sequence[str]) -> int:
         for suite in suites:
             _print_runs(suite)
         return 0
-    if name != EVERY_SUITE:
+    if name != studies.EVERY_SUITE:
         return _run(suites[0], launcher, options.config_dir)
     return max([_run_beside_others(suite, launcher, options.config_dir) for suite in suites])
 
@@ -133,25 +132,6 @@ def _count_done(place: Path, index: int, teacher: bool) -> int:
     return len(list(place.glob(f"*.{_what(teacher)}")))
 
 
-def suite_names(config_dir: str | None = None) -> list[str]:
-    """The suites in graphkd's configs and the user's own."""
-    folders = [compose.config_folder(), *([Path(config_dir)] if config_dir else [])]
-    return sorted({path.stem for folder in folders for path in (folder / "ablation").glob("*.yaml")})
-
-
-def read_suite(name: str, config_dir: str | None = None) -> Suite:
-    """The suite of a name.
-
-    Raises:
-        UserError: There is none, or it is not well formed.
-    """
-    known = suite_names(config_dir)
-    check(name != EVERY_SUITE, f"ablation/{name}.yaml: '{name}' means every suite, so none can be called that")
-    check(name in known, f"there is no suite '{name}'{did_you_mean(name, known)} (choices: {choices(known)})")
-    node = compose.compose([], config_dir, f"ablation/{name}").config["ablation"]
-    return Suite.from_config(node, name)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = compose.CommandParser("ablation")
     parser.add_argument("words", nargs="*")
@@ -181,8 +161,7 @@ def _variants(text: str | None, suite: Suite) -> list[str]:
     """Return the variants that --variants names; all by default."""
     names = list(suite.variants) if text is None else text.split(",")
     for name in names:
-        hint = did_you_mean(name, suite.variants)
-        check(name in suite.variants, f"--variants: there is no '{name}'{hint} (choices: {choices(suite.variants)})")
+        one_of(name, suite.variants, "--variants: there is no")
     return names
 
 
@@ -195,19 +174,19 @@ def _pairs(text: str, suite: str, own: Sequence[str]) -> tuple[str, ...]:
 
 def _chosen(name: str, config_dir: str | None) -> list[str]:
     """The suites that a name stands for."""
-    if name != EVERY_SUITE:
+    if name != studies.EVERY_SUITE:
         return [name]
-    return [each for each in suite_names(config_dir) if not read_suite(each, config_dir).comparison]
+    return [each for each in studies.suite_names(config_dir) if not studies.read_suite(each, config_dir).comparison]
 
 
 def _plan_suite(name: str, extra: Sequence[str], options: argparse.Namespace) -> PlannedSuite:
-    suite = read_suite(name, options.config_dir)
+    suite = studies.read_suite(name, options.config_dir)
     _check_own_keys(suite, extra)
     if options.seeds is not None:
         suite.seeds = _seeds(options.seeds)
     if options.pairs is not None:
         suite.pairs = _pairs(options.pairs, name, suite.pairs)
-    _check_table(suite.table, options.config_dir)
+    studies.read_spec(suite.table, options.config_dir)
     try:
         chosen = _variants(options.variants, suite)
         runs = [_plan(run, extra, options.config_dir) for run in suite.runs(name) if run.variant in chosen]
@@ -223,12 +202,6 @@ def _check_own_keys(suite: Suite, extra: Sequence[str]) -> None:
         key = override.lstrip("+~").partition("=")[0]
         hint = f"; see --{key}s" if key in ("seed", "pair") else ""
         check(key not in own, f"'{override}': a suite sets {key} itself{hint}")
-
-
-def _check_table(name: str, config_dir: str | None) -> None:
-    from graphkd_cli.report import read_spec
-
-    read_spec(name, config_dir)
 
 
 def _check_pairs(planned: Sequence[Planned]) -> None:
@@ -248,7 +221,7 @@ def _plan(run: SuiteRun, extra: Sequence[str], config_dir: str | None) -> Planne
     try:
         composed = compose.compose([*run.overrides, *extra], config_dir)
         planned = plan({**composed.config, "varied": run.varied})
-        compose.check_used(composed, planned.unused_graph_nodes, [f"{k}={v}" for k, v in run.varied.items()])
+        compose.check_used(composed, planned.unused_nodes, [f"{k}={v}" for k, v in run.varied.items()])
     except UserError as error:
         raise UserError(f"variant '{run.variant}': {error}") from error
     return Planned(run, planned if run.pair is None else _in_folder_of_pair(planned, run.pair))
@@ -269,9 +242,9 @@ def _print_runs(planned: PlannedSuite) -> None:
     factors = " x ".join(f"{count} {what}" for count, what in counts if count)
     print(f"{planned.name}: {suite.description}")
     print(f"{factors} = {len(planned.runs)} runs")
-    print(f"all: {' '.join([*suite.base, *planned.extra]) or '(no changes)'}")
+    print(f"all: {' '.join([*suite.shared, *planned.extra]) or '(no changes)'}")
     for item in planned.runs:
-        changes = " ".join(suite.variants[item.run.variant]) or "(no changes)"
+        changes = " ".join(item.run.changes) or "(no changes)"
         print(f"  {item.run.label}: {changes} -> {item.plan.folder}")
 
 
@@ -284,12 +257,11 @@ def _note_baseline(planned: PlannedSuite) -> None:
 def _run(planned: PlannedSuite, launcher: Sequence[str], config_dir: str | None) -> int:
     """Runs a suite and writes its tables; returns the exit code."""
     from graphkd.run import check_parts
-    from graphkd_cli.report import write_study
 
     check_parts([(f"suite '{planned.name}': variant '{item.run.variant}'", item.plan) for item in planned.runs])
     failed = _launch(planned.runs, launcher, config_dir)
     if len(failed) < len(planned.runs):
-        write_study(planned.runs[0].plan.results, planned.name, planned.suite, config_dir)
+        studies.write_study(planned.runs[0].plan.results, planned.name, planned.suite, config_dir)
     if planned.suite.transfer and not failed:
         _transfer(planned, config_dir)
     return _conclude(planned.runs, failed)

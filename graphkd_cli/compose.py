@@ -13,19 +13,11 @@ from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
 from hydra import version
-from hydra._internal.callbacks import Callbacks
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra._internal.core_plugins.file_config_source import FileConfigSource
-from hydra._internal.hydra import Hydra
-from hydra._internal.sources_registry import SourcesRegistry
-from hydra._internal.utils import create_config_search_path, get_args_parser
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
-from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 from hydra.plugins.config_source import ConfigResult
 from hydra.types import HydraContext, RunMode
@@ -35,8 +27,20 @@ from yaml import MarkedYAMLError, YAMLError
 
 from graphkd.ablation import quoted
 from graphkd.binding import no_option
-from graphkd.errors import UserError, check, choices, did_you_mean
+from graphkd.errors import UserError, check, choices, did_you_mean, one_of
 from graphkd.yaml_files import yaml_text
+from graphkd_cli.hydra_internals import (
+    Callbacks,
+    ConfigLoaderImpl,
+    FileConfigSource,
+    Hydra,
+    SourcesRegistry,
+    apply_overrides,
+    config_file,
+    create_config_search_path,
+    expand_choices,
+    get_args_parser,
+)
 from graphkd_cli.overrides import (
     NAMED,
     check_form,
@@ -58,7 +62,6 @@ RUN = ("config", "launch", "transfer")
 """The configs that commands run from; what suites and tables say of Hydra counts for nothing."""
 KEPT = {"output_subdir": None, "verbose": False, "job_logging.root": None, "hydra_logging.root": None}
 """Settings of Hydra's that would change what is printed or written."""
-CONTRAST_NODES = ("negatives", "bank")
 REFUSALS = (HydraException, OmegaConfBaseException, YAMLError, ValueError, RecursionError)
 """What Hydra raises over a config or override that it does not like."""
 
@@ -77,12 +80,10 @@ class Composed:
     Attributes:
         config: Plain containers, interpolations resolved, without Hydra's own node.
         overrides: What was asked for, as written.
-        unused: Top-level nodes for contrast (`negatives`, `bank`) that no term takes over.
     """
 
     config: dict[str, Any]
     overrides: list[str]
-    unused: list[str]
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -155,7 +156,7 @@ class _Source(FileConfigSource):
         Raises:
             UserError: As in `graphkd.yaml_files`.
         """
-        path = Path(self.path, self._normalize_file_name(config_path))
+        path = config_file(self, config_path)
         if path.is_file():
             yaml_text(path)
         try:
@@ -198,7 +199,7 @@ class _Loader(ConfigLoaderImpl):
             if is_replacement(override):
                 replace(config, override)
             else:
-                self._apply_overrides_to_config([override], config)
+                apply_overrides([override], config)
         config.hydra.overrides.task = split_hydra(overrides)[1]
         for key, value in KEPT.items():
             kept = config_name not in RUN or OmegaConf.select(config.hydra, key) == value
@@ -299,10 +300,9 @@ def expand_sweep(overrides: Sequence[str]) -> list[list[str]] | None:
         return None
     swept = [override for override in parsed if not _key(override).startswith("hydra")]
     try:
-        combinations: list[list[str]] = BasicSweeper.split_arguments(swept, max_batch_size=None)[0]
+        return expand_choices(swept)
     except HydraException as error:
         raise UserError(_reason(error)) from error
-    return combinations
 
 
 def split_hydra(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -349,7 +349,7 @@ def over(
         own = changed.get(node)
         tree = OmegaConf.create({node: {"name": own} if isinstance(own, str) else own})
         try:
-            ConfigLoaderImpl._apply_overrides_to_config(parsed, tree)
+            apply_overrides(parsed, tree)
         except REFUSALS as error:
             what = f"the run's own {node}: {_reason(error)}"
             raise UserError(f"{' '.join(words)} cannot be applied to {what}") from error
@@ -362,17 +362,16 @@ def check_used(composed: Composed, unused: Sequence[str], overrides: Sequence[st
 
     Args:
         composed: The config.
-        unused: Graph nodes that the plan does not use.
+        unused: The nodes that the plan does not use.
         overrides: Which overrides to look at; all by default.
 
     Raises:
         UserError: There is such an override.
     """
     terms = ", ".join(composed.config["objective"])
-    nodes = [*unused, *composed.unused]
     for override in composed.overrides if overrides is None else overrides:
         node = split(override)[0].partition(".")[0]
-        check(node not in nodes, f"'{override}' is given, but nothing in the objective ({terms}) uses {node}")
+        check(node not in unused, f"'{override}' is given, but nothing in the objective ({terms}) uses {node}")
 
 
 def launch(
@@ -458,20 +457,17 @@ def _check_optional(hydra: Hydra, override: Override) -> None:
     value = override.value()
     if _key(override) == OPTIONAL_GROUP and isinstance(value, str):
         known = hydra.config_loader.get_group_options(OPTIONAL_GROUP)
-        hint = did_you_mean(value, known)
-        check(value in known, f"{OPTIONAL_GROUP} has no config '{value}'{hint} (choices: {choices(known)})")
+        one_of(value, known, f"{OPTIONAL_GROUP} has no config")
 
 
 def _resolved(config: DictConfig, overrides: Sequence[str]) -> Composed:
     own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     try:
-        objective = OmegaConf.to_yaml(own.get("objective", {}), resolve=False)
-        unused = [node for node in CONTRAST_NODES if "${" + node + "}" not in objective]
         plain = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
     except (OmegaConfBaseException, RecursionError) as error:
         raise UserError(f"the config cannot be resolved: {_reason(error)}") from error
     assert isinstance(plain, dict)
-    return Composed({str(key): value for key, value in plain.items()}, _as_written(overrides), unused)
+    return Composed({str(key): value for key, value in plain.items()}, _as_written(overrides))
 
 
 def _as_written(overrides: Sequence[str]) -> list[str]:
@@ -558,16 +554,3 @@ def _culprit(hydra: Hydra, config_name: str, overrides: list[str]) -> tuple[str,
 
 def _is_group(hydra: Hydra, word: str) -> bool:
     return bool(hydra.config_loader.get_group_options(split(word)[0].partition("@")[0]))
-
-
-def _returned(job: JobReturn) -> Any:
-    """Return what a job returned or raise what it raised, where Hydra's own writes the job's overrides as a list first.
-
-    The job's failure is told by the command.
-    """
-    if job.status == JobStatus.FAILED:
-        raise job._return_value
-    return job._return_value
-
-
-JobReturn.return_value = JobReturn.__dict__["return_value"].getter(_returned)  # type: ignore[method-assign]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from graphkd.binding import convert, describe
-from graphkd.errors import check, choices, did_you_mean
+from graphkd.errors import check, one_of
 from graphkd.report.markup import Block, Cell
 from graphkd_cli import compose
 
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str]) -> int:
     overrides = [word for word in options.words if "=" in word]
     kinds = [word for word in options.words if word not in overrides]
     for kind in kinds:
-        check(kind in KINDS, f"there is no list '{kind}'{did_you_mean(kind, KINDS)} (choices: {choices(KINDS)})")
+        one_of(kind, KINDS, "there is no list")
     for override in overrides:
         check(override.startswith("plugins="), f"'{override}': list takes no overrides but plugins=[MODULE]")
 
@@ -93,7 +93,7 @@ def _figures(name: str) -> list[str]:
 
 
 def _suites(config_dir: str | None) -> Block:
-    from graphkd_cli.ablation import read_suite, suite_names
+    from graphkd_cli.studies import read_suite, suite_names
 
     suites = {name: read_suite(name, config_dir) for name in suite_names(config_dir)}
     rows = [

@@ -8,15 +8,15 @@ from collections.abc import Sequence
 from os.path import expanduser
 from typing import Any
 
-from antlr4.error.Errors import LexerNoViableAltException  # type: ignore[import-untyped]
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, Override, OverrideType, QuotedString
+from hydra.core.override_parser.types import Override, OverrideType, QuotedString
 from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf import Container, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from graphkd.ablation import quoted
 from graphkd.errors import UserError, brief, check
+from graphkd_cli.hydra_internals import swept_choices, unreadable_position
 
 NAMED = re.compile(r"(teacher|student|data|builder|gnn|teacher_gnn|objective\.[^.]+(\.(builder|gnn|teacher_gnn))?)$")
 """Where a name may stand for a part: NAME is short for {name: NAME}."""
@@ -153,8 +153,8 @@ def _unreadable(word: str, error: BaseException) -> str:
         OverridesParser.create().parse_override(f"{key}=1")
     except REFUSALS:
         return f"the override {brief(word)} cannot be read: {brief(key)} is no path of an option, such as builder.k"
-    cause = error.__cause__
-    sign = f" at {word[cause.startIndex]!r}" if isinstance(cause, LexerNoViableAltException) else ""
+    position = unreadable_position(error)
+    sign = "" if position is None else f" at {word[position]!r}"
     return f"the override {brief(word)} cannot be read{sign}{_wanted(key, word)}"
 
 
@@ -195,9 +195,10 @@ def _is_text(key: str, text: str, sweeps: bool, override: Override | None) -> bo
     if override is not None and not override.is_sweep_override():
         read = [override.value()]
     elif override is not None and sweeps:
-        if not isinstance(override._value, ChoiceSweep):
+        swept = swept_choices(override)
+        if swept is None:
             return False
-        read = override._value.list
+        read = swept
     others = [value for value in read if not isinstance(value, str | QuotedString | None)]
     if read and not others:
         return False

@@ -62,7 +62,7 @@ def _plan(composed: compose.Composed) -> Plan:
     from graphkd.assemble import plan
 
     planned = plan({**composed.config, "varied": compose.varied(composed.overrides)})
-    compose.check_used(composed, planned.unused_graph_nodes)
+    compose.check_used(composed, planned.unused_nodes)
     return planned
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphkd.errors import check
-from graphkd_cli import compose
+from graphkd_cli import compose, studies
 
 if TYPE_CHECKING:
     from graphkd.transfer import TransferPlan
@@ -88,9 +88,7 @@ def _transfer_all(folders: Sequence[Path], plans: Sequence[TransferPlan], config
     """Transfers one after the other, a line each, then shows the tables of their studies."""
     from graphkd.report.record import read
     from graphkd.transfer import transfer
-    from graphkd_cli.ablation import read_suite, suite_names
     from graphkd_cli.progress import Runs
-    from graphkd_cli.report import write_study
     from graphkd_cli.show import result_line
 
     runs, part, dataset = Runs(len(folders), "probe"), plans[0].data, plans[0].data.build()
@@ -103,5 +101,5 @@ def _transfer_all(folders: Sequence[Path], plans: Sequence[TransferPlan], config
         runs.finished(result_line(result), trained=not result.reused)
         sources[result.record.study] = read(folder / "record.json").study
     for study, source in sources.items():
-        suite = read_suite(source, config_dir) if source in suite_names(config_dir) else None
-        write_study(Path(plans[0].results), study, suite, config_dir)
+        suite = studies.read_suite(source, config_dir) if source in studies.suite_names(config_dir) else None
+        studies.write_study(Path(plans[0].results), study, suite, config_dir)

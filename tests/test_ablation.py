@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -105,6 +106,53 @@ def test_a_suite_that_is_not_well_formed_is_told(changes: dict[str, Any], messag
     with pytest.raises(UserError) as raised:
         Suite.from_config(config, "parts")
     assert message in str(raised.value)
+
+
+TERMS = {"objective=ce": ["ce"], "objective=hkd": ["ce", "hkd"], "objective=crd": ["ce", "crd"]}
+
+
+def terms_of(overrides: Sequence[str]) -> Sequence[str]:
+    """The terms of the last choice of an objective."""
+    return [terms for word in overrides for choice, terms in TERMS.items() if word == choice][-1]
+
+
+def of_terms(base: Sequence[str], **variants: Sequence[str]) -> Suite:
+    return Suite.from_config({**SUITE, "seeds": [0], "base": base, "variants": variants}, "parts", terms_of)
+
+
+def test_what_the_base_says_of_a_term_counts_where_it_is() -> None:
+    base = ["objective.hkd.weight=0.3", "data=digits", "+objective.hkd.dim=8", "objective.crd.dim=4"]
+    suite = of_terms(
+        base, alone=["objective=ce"], hkd=["gnn=gat", "objective=hkd", "objective.hkd.weight=1"], crd=["objective=crd"]
+    )
+    assert suite.shared == ("data=digits",)
+    changes = {run.variant: run.changes for run in suite.runs("parts")}
+    assert changes == {
+        "alone": ("objective=ce",),
+        "hkd": (
+            "gnn=gat", "objective=hkd", "objective.hkd.weight=0.3", "+objective.hkd.dim=8", "objective.hkd.weight=1",
+        ),
+        "crd": ("objective=crd", "objective.crd.dim=4"),
+    }  # fmt: skip
+    varied = {run.variant: run.varied for run in suite.runs("parts")}
+    assert varied["hkd"] == {
+        "gnn": "gat", "objective": "hkd", "objective.hkd.weight": "1", "objective.hkd.dim": "8",
+    }  # fmt: skip
+    assert all(run.overrides[:-3] == ("data=digits", *run.changes) for run in suite.runs("parts"))
+
+
+def test_a_term_that_all_variants_have_is_no_change() -> None:
+    base = ["objective=hkd", "objective.hkd.weight=0.3"]
+    suite = of_terms(base, as_is=[], other=["gnn=gat"])
+    assert suite.shared == tuple(base)
+    assert [run.changes for run in suite.runs("parts")] == [(), ("gnn=gat",)]
+    assert suite.runs("parts")[1].overrides[:3] == (*base, "gnn=gat")
+
+
+def test_a_term_that_no_variant_has_is_told() -> None:
+    suite = of_terms(["objective.hdk.weight=0.3"], alone=["objective=ce"], hkd=["objective=hkd"])
+    with pytest.raises(UserError, match=r"base: 'objective.hdk.weight=0.3': no variant's objective has the term 'hdk'"):
+        suite.runs("parts")
 
 
 def test_what_varies_is_told_by_key() -> None:

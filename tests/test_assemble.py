@@ -321,7 +321,7 @@ def test_each_term_may_have_a_graph_of_its_own(tiny_config: Config) -> None:
         }
     })  # fmt: skip
     planned = plan(config)
-    assert planned.unused_graph_nodes == []
+    assert planned.unused_nodes == []
     near, far = (built_hkd(planned, name) for name in ("near", "far"))
     assert (type(near.builder).__name__, type(far.builder).__name__) == ("Threshold", "KNN")
     assert near.student_gnn is not None
@@ -340,14 +340,15 @@ def test_a_term_of_the_same_class_twice_starts_differently(tiny_config: Config) 
     ("changes", "unused"),
     [
         ({}, []),
-        (MINIMAL, ["builder", "gnn", "teacher_gnn"]),
+        (MINIMAL, ["builder", "gnn", "teacher_gnn", "negatives", "bank"]),
+        ({"objective.hkd.negatives": 5}, ["negatives"]),
         ({"objective.hkd.holistic": False}, ["builder", "gnn", "teacher_gnn"]),
         ({"objective.hkd.builder": "complete"}, ["builder"]),
         ({"objective.hkd.gnn": "gat", "objective.hkd.teacher_gnn": "shared"}, ["gnn", "teacher_gnn"]),
     ],
 )
-def test_says_which_graph_nodes_nothing_uses(tiny_config: Config, changes: dict[str, Any], unused: list[str]) -> None:
-    assert plan(tiny_config(changes)).unused_graph_nodes == unused
+def test_says_which_nodes_nothing_uses(tiny_config: Config, changes: dict[str, Any], unused: list[str]) -> None:
+    assert plan(tiny_config(changes)).unused_nodes == unused
 
 
 def test_the_teachers_encoder_is_its_own_shared_or_another(tiny_config: Config) -> None:

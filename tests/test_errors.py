@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graphkd.errors import brief, did_you_mean, some
+from graphkd.errors import UserError, brief, did_you_mean, one_of, some
 
 NEAR = [
     ("knnn", "knn"), ("rum", "run"), ("width", "widths"), ("taw", "tau"), ("kk", "k"), ("sede", "seed"),
@@ -61,3 +61,12 @@ def test_a_far_word_is_not_offered(name: str, known: str) -> None:
 def test_of_many_names_some_are_shown() -> None:
     assert some(["b", "a"]) == "a, b"
     assert some([str(n) for n in range(9)]) == "0, 1, 2, 3, 4, 5 and 3 more"
+
+
+def test_one_of_the_known_names_passes_and_another_is_told_with_all_choices() -> None:
+    assert one_of("knn", ["knn", "random"], "there is no builder") == "knn"
+    with pytest.raises(UserError) as raised:
+        one_of("kn", ["random", "knn"], "there is no builder")
+    assert str(raised.value) == "there is no builder 'kn'; did you mean 'knn'? (choices: knn, random)"
+    with pytest.raises(UserError, match=r"^there is no builder 'x' \(choices: none\)$"):
+        one_of("x", [], "there is no builder")

@@ -18,8 +18,8 @@ import torch
 
 from graphkd.assemble import Plan, plan
 from graphkd.run import run
-from graphkd_cli.ablation import read_suite, suite_names
 from graphkd_cli.compose import compose
+from graphkd_cli.studies import read_suite, suite_names
 
 GOLDEN = Path(__file__).parent / "golden" / "unchanged.json"
 SHORT = [

@@ -10,7 +10,7 @@ from graphkd.bench.data import data_cases
 from graphkd.bench.graph import graph_cases
 from graphkd.bench.scale import scale_cases
 from graphkd.bench.training import loss_cases, step_cases
-from graphkd.errors import UserError, choices, did_you_mean
+from graphkd.errors import one_of
 
 PARTS: dict[str, Callable[[Settings], list[Case]]] = {
     "loss": loss_cases,
@@ -36,7 +36,6 @@ def select_cases(settings: Settings, parts: Sequence[str] = (), quick: bool = Fa
         UserError: There is no part of a name.
     """
     for name in parts:
-        if name not in PARTS:
-            raise UserError(f"bench has no part '{name}'{did_you_mean(name, PARTS)} (choices: {choices(PARTS)})")
+        one_of(name, PARTS, "bench has no part")
     selected = [part(settings) for name, part in PARTS.items() if name in parts or not parts]
     return [case for cases in selected for case in cases if case.quick or parts or not quick]

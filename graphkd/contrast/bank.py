@@ -13,7 +13,7 @@ from torch import Tensor
 from graphkd.contrast.samples import ClassOrder, Samples
 from graphkd.contrast.shard import Shard, inside
 from graphkd.contrast.view import BankView, fetch
-from graphkd.errors import UserError, check, choices, did_you_mean
+from graphkd.errors import UserError, check, choices, one_of
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 UNFILLED = -1
@@ -425,8 +425,7 @@ def build_bank(
             sharded.
     """
     for what, name, known in (("bank", kind, ("full", "queue")), ("storage of a bank", dtype, DTYPES)):
-        hint = did_you_mean(name, known)
-        check(name in known, f"there is no {what} '{name}'{hint} (choices: {choices(known)})")
+        one_of(name, known, f"there is no {what}")
     if kind == "full":
         check(length is None, f"a full bank has a row for every sample and takes no length ({length} given)")
         return FullBank(labels, dim, dtype=DTYPES[dtype], on_host=on_host, sharded=sharded, generator=generator)

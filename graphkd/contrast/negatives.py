@@ -18,7 +18,7 @@ from torch import Generator, Tensor
 
 from graphkd.contrast.bank import Bank
 from graphkd.contrast.shard import inside
-from graphkd.errors import UserError, check, choices, did_you_mean
+from graphkd.errors import check, one_of
 
 # From this many bank rows for each negative on, products with each anchor's own rows are cheaper than with
 # all rows (measured on two CPU threads: equal at 8 to 14).
@@ -326,10 +326,7 @@ def build_sampler(name: str, bank: Bank, negatives: int) -> Sampler:
     Raises:
         UserError: There is none of that name, or K is below 1.
     """
-    if name not in SAMPLERS:
-        hint = did_you_mean(name, SAMPLERS)
-        raise UserError(f"there is no sampler '{name}'{hint} (choices: {choices(SAMPLERS)})")
-    return SAMPLERS[name](bank, negatives)
+    return SAMPLERS[one_of(name, SAMPLERS, "there is no sampler")](bank, negatives)
 
 
 def _slices(whole: slice, step: int) -> Iterator[slice]:

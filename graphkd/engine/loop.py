@@ -294,7 +294,7 @@ class TrainingLoop:
 
     def _step(self, phase: Phase, batch: Batch) -> None:
         step = self.position.epoch * self._epoch_batches() + self.position.batch
-        progress = Progress(step, self.position.epoch, phase.epochs)
+        progress = Progress(step, self.position.epoch, phase.epochs, self.position.batch % self.options.accumulate)
         torch.manual_seed(derive(self.seed, "dropout", step, self.ranks.rank))  # so that it needs no state
         section = self.clock.section
         buffers = self._buffers() if self.options.non_finite == "skip" else []

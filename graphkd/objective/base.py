@@ -64,6 +64,8 @@ class Objective(nn.Module, ABC):
             "teacher_gnn",
         }
     )
+    SHARED: ClassVar[tuple[str, ...]] = ("negatives", "bank")
+    """Options that a config states once, at its top level, for all objectives whose constructors have them."""
     name: ClassVar[str] = ""
     """The name of the term that an objective of one term returns."""
     parts: ClassVar[tuple[str, ...]] = ()

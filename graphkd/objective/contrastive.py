@@ -143,11 +143,11 @@ class ContrastiveObjective(Objective):
         embedding = F.normalize(head(output.embedding.to(head.weight.dtype)), dim=1)
         return embedding, bank.to(embedding.device).gather(indices, embedding.detach())
 
-    def _bank_later(self, indices: Tensor, student: Tensor, teacher: Tensor) -> None:
-        """Keep a batch's embeddings for `after_step`; what a step that was never applied left behind is dropped."""
-        if self.student_head.weight.grad is None:  # the step's first batch
+    def _bank_later(self, batch: DistillationBatch, student: Tensor, teacher: Tensor) -> None:
+        """Keep a batch's embeddings for `after_step`; drop those that a step that was never applied left behind."""
+        if batch.progress.part == 0:
             self._pending.clear()
-        self._pending.append((indices, student.detach(), teacher.detach()))
+        self._pending.append((batch.indices, student.detach(), teacher.detach()))
 
     def _select(self, batch: DistillationBatch) -> Selection:
         """Return the batch's negatives: drawn, or those that it brings."""

@@ -83,7 +83,7 @@ class CRD(ContrastiveObjective):
             logs = self.log_normalizers.to(student.device)
         if self._student_bank.used > 0:
             self.log_normalizers = logs
-        self._bank_later(indices, student, teacher)
+        self._bank_later(batch, student, teacher)
         losses = [nce(*direction, log[None], self.samples) for direction, log in zip(directions, logs, strict=True)]
         return {self.name: torch.cat(losses).sum()}
 

@@ -156,7 +156,7 @@ class HKD(ContrastiveObjective):
         with torch.set_grad_enabled(self.teacher_gradient and torch.is_grad_enabled()):
             teacher_parts = self._contrast(teacher, student, self._teacher_bank, self._student_bank, selection)
         if self.builder is None or has_graph:
-            self._bank_later(batch.indices, student.embedding, teacher.embedding)
+            self._bank_later(batch, student.embedding, teacher.embedding)
         return {name: parts[name] + teacher_parts[name] for name in parts}
 
     def _sides(self) -> tuple[_Side, _Side]:

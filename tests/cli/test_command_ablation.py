@@ -14,6 +14,7 @@ from commands import Command, OwnConfigs, Plugin, students, top
 from graphkd import UserError
 from graphkd.assemble import Plan
 from graphkd.data import Dataset
+from graphkd_cli import studies
 
 FAILING = """
 from pathlib import Path
@@ -376,7 +377,7 @@ def test_a_suite_names_the_layout_of_its_tables(command: Command, folder: Path, 
 @pytest.fixture
 def several(suite: list[str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Three suites and nothing else: `long` is a comparison, the other two, `mini` and `other`, are not."""
-    monkeypatch.setattr("graphkd_cli.ablation.suite_names", lambda _=None: ["long", "mini", "other"])
+    monkeypatch.setattr("graphkd_cli.studies.suite_names", lambda _=None: ["long", "mini", "other"])
     mini = (Path(suite[-1]) / "ablation" / "mini.yaml").read_text()
     for name, text in {"other": mini, "long": mini + "\ncomparison: true"}.items():
         (Path(suite[-1]) / "ablation" / f"{name}.yaml").write_text(text)
@@ -401,16 +402,14 @@ def test_all_is_every_suite_but_the_comparisons(command: Command, folder: Path, 
 def test_a_suite_of_all_that_fails_does_not_stop_the_others(
     command: Command, folder: Path, several: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from graphkd_cli import report
-
-    write = report.write_study
+    write = studies.write_study
 
     def stumble(results: Path, study: str, *rest: Any) -> None:
         if study == "mini":
             raise OSError("the disk is full")
         write(results, study, *rest)
 
-    monkeypatch.setattr("graphkd_cli.report.write_study", stumble)
+    monkeypatch.setattr("graphkd_cli.studies.write_study", stumble)
     code, out, err = command("ablation", *several)
     assert code == 1
     assert err == "suite 'mini' failed: OSError: the disk is full\n"

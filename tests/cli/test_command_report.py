@@ -12,7 +12,7 @@ from commands import Command, OwnConfigs, students, top
 from graphkd.ablation import Suite
 from graphkd.report import record as records
 from graphkd_cli.main import main
-from graphkd_cli.report import write_study
+from graphkd_cli.studies import write_study
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import yaml
 from commands import OwnConfigs
 
 from graphkd import UserError
+from graphkd.assemble import plan
 from graphkd.run_folder import launch_folder
 from graphkd_cli import compose
 
@@ -73,10 +74,18 @@ def test_a_node_that_is_not_there_cannot_be_replaced(folder: Path, word: str, me
     assert message in str(raised.value)
 
 
-def test_unused_contrast_nodes_are_told(folder: Path) -> None:
-    assert compose.compose([]).unused == []
-    assert compose.compose(["objective=kd"]).unused == ["negatives", "bank"]
-    assert compose.compose(["objective.hkd.negatives=5"]).unused == ["negatives"]
+def test_a_node_for_contrast_that_nothing_takes_is_refused(folder: Path) -> None:
+    def check(*words: str) -> None:
+        composed = compose.compose(words)
+        compose.check_used(composed, plan(composed.config).unused_nodes)
+
+    check("negatives=5", "bank.kind=queue", "bank.length=90")
+    check("objective=crd", "negatives=5")
+    for words in (["objective=kd", "bank.kind=queue"], ["objective=kd", "negatives=5"]):
+        with pytest.raises(UserError, match=r"nothing in the objective .* uses (negatives|bank)"):
+            check(*words)
+    with pytest.raises(UserError, match="uses negatives"):
+        check("objective.hkd.negatives=6", "negatives=5")
 
 
 def test_a_grid_is_every_combination() -> None:

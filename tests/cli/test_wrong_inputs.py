@@ -56,6 +56,9 @@ CONFIGS = {
     "ablation/word.yaml": "description: x\nseeds: [0]\nbase: []\nvariants: {a: [objective]}\n",
     "ablation/bad_key.yaml": "description: x\nseeds: [0]\nbase: []\nvariants: {a: [], b: [bilder=knn]}\n",
     "ablation/bad_value.yaml": "description: x\nseeds: [0]\nbase: []\nvariants: {a: [trainer.epochs=0]}\n",
+    "ablation/nowhere.yaml": (
+        "description: x\nseeds: [0]\nbase: [objective.hdk.weight=0.3]\nvariants: {a: [objective=hkd]}\n"
+    ),
     "ablation/unused.yaml": "description: x\nseeds: [0]\nbase: []\nvariants: {a: [objective=ce, gnn=gat]}\n",
     "ablation/swept.yaml": "description: x\nseeds: [0]\nbase: []\nvariants: {a: ['gnn=gat,tag']}\n",
     "ablation/slash.yaml": "description: x\nseeds: [0]\nbase: []\nvariants: {../../a: []}\n",
@@ -404,6 +407,7 @@ OPTIONS: list[tuple[list[str], list[str]]] = [
     (["ablation", "word", "-cd", "OWN"], ["suite 'word'", "'objective' in 'a'"]),
     (["ablation", "bad_key", "-cd", "OWN"], ["variant 'b'", "'bilder=knn'", "'builder'"]),
     (["ablation", "bad_value", "-cd", "OWN"], ["variant 'a'", "epochs is 0"]),
+    (["ablation", "nowhere", "-cd", "OWN"], ["suite 'nowhere'", "'objective.hdk.weight=0.3'", "has the term 'hdk'"]),
     (["ablation", "unused", "-cd", "OWN"], ["variant 'a'", "'gnn=gat'"]),
     (["ablation", "swept", "-cd", "OWN"], ["variant 'a'", "'gnn=gat,tag'"]),
     (["ablation", "slash", "-cd", "OWN"], ["'../../a'"]),

@@ -15,9 +15,8 @@ from graphkd.binding import Option, bind, options_of
 from graphkd.contrast.options import BankOptions
 from graphkd.registry import Registry
 from graphkd.run import pair_name
-from graphkd_cli.ablation import read_suite
 from graphkd_cli.compose import check_used, compose
-from graphkd_cli.report import read_spec
+from graphkd_cli.studies import read_spec, read_suite
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 PARTS: dict[str, Registry[Any]] = {"builder": BUILDERS, "gnn": GNNS, "term": OBJECTIVES, "data": DATASETS}
@@ -161,7 +160,7 @@ def test_every_variant_and_pair_of_a_suite_composes_and_binds(suite: str) -> Non
             continue
         composed = compose(list(run.overrides))
         planned = plan({**composed.config, "varied": run.varied})
-        check_used(composed, planned.unused_graph_nodes, [f"{key}={value}" for key, value in run.varied.items()])
+        check_used(composed, planned.unused_nodes, [f"{key}={value}" for key, value in run.varied.items()])
         assert planned.seed == first_seed
         assert planned.folder.parts[-4:-2] == (suite, run.variant)
         if run.pair == first_pair:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,6 +41,7 @@ MAY_IMPORT["transfer"] = {*MAY_IMPORT["run"], "run", "run_folder"}
 MAY_IMPORT["bench"] = {*MAY_IMPORT["run"], "run"}
 WITHOUT_TORCH = ["report", "identity", "ablation", "errors", "binding", "registry"]
 STANDARD_LIBRARY_ONLY = ["errors", "binding", "registry", "identity"]
+HYDRA_INTERNALS = "graphkd_cli.hydra_internals"
 OF_THE_COMMAND_LINE = {"graphkd_cli", "hydra", "omegaconf", "rich"}
 
 
@@ -128,10 +129,71 @@ def test_the_library_knows_no_command_line_and_prints_nothing(module: str) -> No
     assert not [call.lineno for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"]
 
 
+def module_imports(modules: Mapping[str, Path]) -> dict[str, set[str]]:
+    """Return which of the modules each imports, inside functions and for type checking too.
+
+    A package's name in place of a module of it (`from package import name`) stands for its `__init__`.
+    """
+    return {
+        name: {found.name if found.name in modules else found.module for found in imports(path)} & set(modules) - {name}
+        for name, path in modules.items()
+    }
+
+
+def circles(graph: Mapping[str, Collection[str]]) -> set[frozenset[str]]:
+    """Return the sets of modules of which each reaches each other."""
+
+    def reach(start: str) -> set[str]:
+        seen: set[str] = set()
+        left = [start]
+        while left:
+            new = set(graph[left.pop()]) - seen
+            seen |= new
+            left += new
+        return seen
+
+    reached = {name: reach(name) for name in graph}
+    return {
+        frozenset(other for other in reached[name] if name in reached[other]) for name in graph if name in reached[name]
+    }
+
+
+def test_modules_import_each_other_in_no_circle() -> None:
+    assert circles(module_imports({**MODULES, **CLI})) == set()
+
+
+def test_a_circle_is_found_however_long() -> None:
+    graph: dict[str, list[str]] = {"a": ["b"], "b": ["c"], "c": ["a"], "d": ["a"], "e": []}
+    assert circles(graph) == {frozenset("abc")}
+    assert circles({"a": ["b"], "b": []}) == set()
+
+
 def test_one_module_imports_dgl() -> None:
     everything = {**MODULES, **CLI}
     importers = {name for name in everything if "dgl" in {top(found) for found in imports(everything[name])}}
     assert importers == {"graphkd.graph"}
+
+
+def test_one_module_uses_what_is_private_of_hydra() -> None:
+    importers = {name for name in CLI if any("._" in found.name for found in imports(CLI[name]))}
+    assert importers == {HYDRA_INTERNALS}
+
+
+@pytest.mark.parametrize("module", [name for name in CLI if name != HYDRA_INTERNALS])
+def test_private_attributes_are_their_own_modules(module: str) -> None:
+    tree = ast.parse(CLI[module].read_text())
+    own_names = {node.name for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+    own_names |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and _of_self(node)}
+    private = {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__")
+    }
+    assert private <= own_names
+
+
+def _of_self(node: ast.Attribute) -> bool:
+    return isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
 
 
 @pytest.mark.parametrize("module", [name for name in MODULES if unit(name) in STANDARD_LIBRARY_ONLY])

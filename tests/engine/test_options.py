@@ -15,7 +15,7 @@ from test_loop import StopAfter, without_times
 from torch import Tensor, nn
 
 from graphkd import MODELS, OBJECTIVES, DistillationBatch, Trainer, UserError, WeightedSum
-from graphkd.batch import NetworkOutput
+from graphkd.batch import NetworkOutput, Progress
 from graphkd.data import Batch, Dataset, Split, TensorDataset
 from graphkd.engine.callback import Callback, EpochResult
 from graphkd.engine.matmul import MatmulPrecision, matmul_precision
@@ -88,6 +88,7 @@ def test_after_step_follows_applied_steps_alone(
     trainer(epochs=1, batch_size=32, accumulate=3).fit(network(), alone(spy), digits)
     told = [event.split(" at ")[0] for event in spy.events[1:]]
     assert told == ["forward", "forward", "forward", "after step", "forward", "after step"]
+    assert [batch.progress.part for batch in spy.batches] == [0, 1, 2, 0]
 
 
 @pytest.mark.parametrize("name", ["hkd", "crd"])
@@ -107,16 +108,14 @@ def test_a_step_that_was_left_out_is_not_banked(digits: Dataset) -> None:
     objective: Any = contrast("crd", digits.train_labels, {"student": 4, "teacher": 4})
     old = objective.student_bank.clone()
 
-    def batch(*indices: int) -> DistillationBatch:
+    def batch(part: int, *indices: int) -> DistillationBatch:
         chosen = torch.tensor(indices)
         embedding = torch.randn(len(chosen), 4)
         output = NetworkOutput(torch.randn(len(chosen), 10), [], embedding)
-        return DistillationBatch(output, output, digits.train_labels[chosen], chosen)
+        return DistillationBatch(output, output, digits.train_labels[chosen], chosen, progress=Progress(part=part))
 
-    objective(batch(0, 1))["crd"].backward()
-    objective.zero_grad()
-    for indices in ((2, 3), (4, 5)):
-        objective(batch(*indices))["crd"].backward()
+    for part, *indices in ((0, 0, 1), (0, 2, 3), (1, 4, 5)):
+        objective(batch(part, *indices))
     objective.after_step()
     assert (objective.student_bank != old).any(dim=1).nonzero().flatten().tolist() == [2, 3, 4, 5]
 

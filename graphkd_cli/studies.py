@@ -1,0 +1,163 @@
+"""Suites and table layouts by name, and the tables of a study: what ablation, report and transfer have in common."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import sys
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from graphkd.ablation import Suite
+from graphkd.errors import UserError, check, one_of
+from graphkd.report.figures import write_figures
+from graphkd.report.grid import GridSpec, build_grids
+from graphkd.report.load import load_records
+from graphkd.report.markup import Table, write_tables
+from graphkd.report.record import Record
+from graphkd.report.tables import TableSpec, build_tables
+from graphkd_cli import compose
+from graphkd_cli.show import console, print_block, print_line, print_text
+
+EVERY_SUITE = "all"
+OTHER_NODES = {
+    "student", "teacher", "data", "trainer", "teacher_trainer", "builder", "gnn", "teacher_gnn", "negatives", "bank",
+}  # fmt: skip
+"""Nodes of a config that say nothing on which terms an objective has."""
+LAYOUTS: dict[str, type[TableSpec] | type[GridSpec]] = {"columns": TableSpec, "grid": GridSpec}
+
+
+def suite_names(config_dir: str | None = None) -> list[str]:
+    """Return the names of the suites in graphkd's configs and the user's own, sorted."""
+    folders = [compose.config_folder(), *([Path(config_dir)] if config_dir else [])]
+    return sorted({path.stem for folder in folders for path in (folder / "ablation").glob("*.yaml")})
+
+
+def read_suite(name: str, config_dir: str | None = None) -> Suite:
+    """Read `configs/ablation/NAME.yaml`.
+
+    Raises:
+        UserError: There is none, or it is not well formed.
+    """
+    known = suite_names(config_dir)
+    check(name != EVERY_SUITE, f"ablation/{name}.yaml: '{name}' means every suite, so none can be called that")
+    one_of(name, known, "there is no suite")
+    node = compose.compose([], config_dir, f"ablation/{name}").config["ablation"]
+
+    @functools.cache
+    def terms_of_choices(choices: tuple[str, ...]) -> Collection[str]:
+        return dict(compose.compose(choices, config_dir).config["objective"])
+
+    def terms_of(overrides: Sequence[str]) -> Collection[str]:
+        return terms_of_choices(tuple(word for word in overrides if not compose.nodes([word]) & OTHER_NODES))
+
+    return Suite.from_config(node, name, terms_of)
+
+
+def read_spec(name: str, config_dir: str | None = None) -> TableSpec | GridSpec:
+    """Read `configs/table/NAME.yaml`, the user's own before graphkd's.
+
+    Raises:
+        UserError: There is none, or it is not well formed.
+    """
+    folders = [*([Path(config_dir)] if config_dir else []), compose.config_folder()]
+    known = sorted({path.stem for folder in folders for path in (folder / "table").glob("*.yaml")})
+    one_of(name, known, "there is no table")
+    options = compose.compose([], config_dir, f"table/{name}").config["table"]
+    layout = str(options.get("layout", "columns"))
+    return LAYOUTS[one_of(layout, LAYOUTS, f"table '{name}' has no layout")].from_mapping(options)
+
+
+def suites_of(records: Sequence[Record], config_dir: str | None) -> dict[str, Suite]:
+    """Return the suites that records come from, by study; one that cannot be read is reported on stderr."""
+    found: dict[str, Suite] = {}
+    for study in sorted({record.study for record in records} & set(suite_names(config_dir))):
+        try:
+            found[study] = read_suite(study, config_dir)
+        except UserError as error:
+            print(f"the order of '{study}' is unknown: {error}", file=sys.stderr)
+    return found
+
+
+def write_study(results: Path, study: str, suite: Suite | None = None, config_dir: str | None = None) -> None:
+    """Print and write the tables of one study, and draw its figures.
+
+    Args:
+        results: The results folder.
+        study: The study.
+        suite: What it ran, where it is a suite's: the order of its variants, its layout, its baseline and its figure's
+            axis. A grid shows this study, whichever it is made for.
+        config_dir: The user's own configs.
+
+    Raises:
+        UserError: There is no such layout, or no run of the study.
+    """
+    records = of_study(load_records(results).records, study)
+    suites = {} if suite is None else {study: suite}
+    folder = results / "tables"
+    spec = read_spec("default" if suite is None else suite.table, config_dir)
+    show_tables(tables_by_study(records, for_study(spec, study), suites), folder)
+    draw_figures(records, suites, folder)
+
+
+def of_study(records: Sequence[Record], study: str) -> list[Record]:
+    """Return the records of a study.
+
+    Raises:
+        UserError: No run of a student is of that study.
+    """
+    known = {record.study for record in records if record.kind == "student"}
+    one_of(study, known, "there is no run of the study")
+    return [record for record in records if record.study == study]
+
+
+def for_study(spec: TableSpec | GridSpec, study: str) -> TableSpec | GridSpec:
+    """Return a layout, where it is a grid as one of this study, whichever it is made for."""
+    return dataclasses.replace(spec, study=study) if isinstance(spec, GridSpec) else spec
+
+
+def tables_by_study(records: Sequence[Record], spec: TableSpec | GridSpec, suites: Mapping[str, Suite]) -> list[Table]:
+    """Build the tables study by study, each against its suite's baseline unless the layout names one."""
+    if isinstance(spec, GridSpec):
+        return build_grids(records, spec)
+    tables: list[Table] = []
+    order = variants_in_order(suites)
+    for study in sorted({record.study for record in records}):
+        own = spec
+        if spec.baseline is None and study in suites:
+            own = dataclasses.replace(spec, baseline=suites[study].baseline)
+        tables += build_tables([record for record in records if record.study == study], own, order)
+    return tables
+
+
+def variants_in_order(suites: Mapping[str, Suite]) -> list[str]:
+    """Return the variants in the order of their suites."""
+    return list(dict.fromkeys(variant for suite in suites.values() for variant in suite.variants))
+
+
+def draw_figures(records: Sequence[Record], suites: Mapping[str, Suite], folder: Path) -> None:
+    """Draw a figure for each study and pair; print the names of the files."""
+    for study in sorted({record.study for record in records}):
+        suite = suites.get(study)
+        own = [record for record in records if record.study == study]
+        options: dict[str, Any] = {}
+        if suite is not None:
+            options = {"order": list(suite.variants), "axis": suite.figure, "baseline": suite.baseline}
+        for path in write_figures(own, folder, **options):
+            print_line(console(), f"written: {path}")
+
+
+def show_tables(tables: Sequence[Table], folder: Path) -> None:
+    """Print tables and write them as files."""
+    screen = console()
+    for table in tables:
+        print_text(screen, table.title)
+        for block in table.blocks:
+            if block.title:
+                print_text(screen, block.title)
+            print_block(screen, block, elsewhere="the files below")
+        for line in filter(None, (table.caption, table.legend, *table.notes)):
+            print_text(screen, line)
+    for path in write_tables(tables, folder):
+        print_line(screen, f"written: {path}")
