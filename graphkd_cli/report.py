@@ -10,8 +10,8 @@ from typing import Any
 
 from graphkd.ablation import Suite
 from graphkd.errors import UserError, check, choices, did_you_mean
+from graphkd.files import make_folder
 from graphkd.report.figures import write_figures
-from graphkd.report.files import make_folder
 from graphkd.report.grid import GridSpec, build_grids
 from graphkd.report.load import load_records
 from graphkd.report.markup import Table, visible, write_tables

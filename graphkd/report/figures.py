@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from graphkd.errors import check, choices, did_you_mean
-from graphkd.report.files import make_folder, write_atomically
+from graphkd.files import make_folder, write_atomically
 from graphkd.report.markup import escaped
 from graphkd.report.record import Record
 from graphkd.report.statistics import Row, Summary, aggregate, summarise

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from graphkd.report.files import make_folder, write_atomically
+from graphkd.files import make_folder, write_atomically
 from graphkd.report.statistics import Summary
 
 if TYPE_CHECKING:
