@@ -11,7 +11,7 @@ from typing import Any
 from graphkd.ablation import Suite
 from graphkd.errors import UserError, check, choices, did_you_mean
 from graphkd.files import make_folder
-from graphkd.report.figures import write_figures
+from graphkd.report.figures import build_figures, write_figures
 from graphkd.report.grid import GridSpec, build_grids
 from graphkd.report.load import load_records
 from graphkd.report.markup import Table, visible, write_tables
@@ -169,15 +169,17 @@ def _order(suites: Mapping[str, Suite]) -> list[str]:
 
 
 def _draw(records: Sequence[Record], suites: Mapping[str, Suite], folder: Path) -> None:
-    """A figure for each study and pair."""
+    """Draw a figure for each study, pair and data set."""
+    figures: list[tuple[str, Any]] = []
     for study in sorted({record.study for record in records}):
-        suite = suites.get(study)
         own = [record for record in records if record.study == study]
         options: dict[str, Any] = {}
-        if suite is not None:
+        if study in suites:
+            suite = suites[study]
             options = {"order": list(suite.variants), "axis": suite.figure, "baseline": suite.baseline}
-        for path in write_figures(own, folder, **options):
-            print_line(console(), f"written: {path}")
+        figures += build_figures(own, **options)
+    for path in write_figures(figures, folder):
+        print_line(console(), f"written: {path}")
 
 
 def _show(tables: Sequence[Table], folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import re
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from graphkd.files import make_folder, write_atomically
+from graphkd.report.metrics import Direction
 from graphkd.report.statistics import Summary
 
 if TYPE_CHECKING:
@@ -37,7 +39,6 @@ MARKDOWN_START = re.compile(r"^(?:\d{1,9}(?=[.)](?:\s|$))|(?=>|[-+=](?:[-+=\s]|$
 FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n]")
 """How a text begins that a spreadsheet would run: signs of a formula, wide ones too, or what tears the cell."""
 
-Direction = Literal["max", "min"]
 Mark = Literal["best", "second"]
 
 
@@ -150,11 +151,24 @@ def write_tables(tables: Sequence[Table], folder: str | os.PathLike[str]) -> lis
     """
     make_folder(folder)
     paths = []
-    for stem, table in zip(_stems([table.name for table in tables]), tables, strict=True):
+    for stem, table in zip(file_stems(table.name for table in tables), tables, strict=True):
         for suffix, text in ((".csv", table.csv()), (".md", table.markdown()), (".tex", table.latex())):
             paths.append(Path(folder, stem + suffix))
             write_atomically(paths[-1], text)
     return paths
+
+
+def file_stems(names: Iterable[str]) -> list[str]:
+    """Return a file name for each name: portable, without folders, and distinct even where case does not count."""
+    stems: dict[str, str] = {}
+    for name in names:
+        base = stem = re.sub(r"[^A-Za-z0-9_.]+", "-", name).strip("-.")[:LONGEST_STEM] or "table"
+        for number in itertools.count(2):
+            if stem.lower() not in stems:
+                break
+            stem = f"{base}-{number}"
+        stems[stem.lower()] = stem
+    return list(stems.values())
 
 
 def markdown_block(block: Block) -> str:
@@ -208,17 +222,3 @@ def _latex_row(cells: Iterable[str]) -> str:
 
 def _latex(text: str) -> str:
     return LATEX_PATTERN.sub(lambda sign: LATEX_SIGNS.get(sign[0], "{}".join(sign[0])), visible(text))
-
-
-def _stems(names: Sequence[str]) -> list[str]:
-    """A file name for each table: portable, inside the folder, and distinct whatever the file system."""
-    stems: list[str] = []
-    for name in names:
-        base = re.sub(r"[^A-Za-z0-9_.]+", "-", name).strip("-.")[:LONGEST_STEM] or "table"
-        taken = {stem.lower() for stem in stems}
-        stem, number = base, 1
-        while stem.lower() in taken:
-            number += 1
-            stem = f"{base}-{number}"
-        stems.append(stem)
-    return stems
