@@ -23,7 +23,6 @@ from graphkd.report.statistics import Group, Row, Summary, aggregate, grouped, n
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.font_manager import FontProperties
     from matplotlib.lines import Line2D
 
 WIDTH = 540.0
@@ -251,7 +250,11 @@ def _draw_along(plot: _Plot) -> Figure:
     dodge = min(DODGE, 0.3 * WIDTH / len(series))
     _set_scale(axes, values, is_log, DODGE + dodge * (len(series) - 1) / 2)
     for place, (rows, style) in enumerate(zip(series.values(), styles, strict=True)):
-        _draw_series(axes, rows, style, dodge * (place - (len(series) - 1) / 2))
+        shift = dodge * (place - (len(series) - 1) / 2)  # keeps series of equal values apart
+        placed = [(shown, float(shown.at or 0)) for shown in rows]
+        _draw_rows(axes, placed, style, "y", shift)
+        line: dict[str, Any] = {"color": style[0], "linestyle": style[2], "linewidth": 1.2, "label": "_series"}
+        _put(axes, [(shown.summary.mean, at) for shown, at in placed], "y", shift, **line)
     for shown, dash in zip(levels, dashes, strict=True):
         axes.axhline(shown.summary.mean, color=GREY, linestyle=dash, linewidth=1.1, label="_level")
     return figure
@@ -294,14 +297,6 @@ def _settle(figure: Figure) -> None:
         texts.append(label.get_text() if fits else "")
     if "" in texts:
         axes.set_xticks(axes.get_xticks(), texts)
-
-
-def _draw_series(axes: Axes, rows: Sequence[_Shown], style: Style, shift: float) -> None:
-    """Draw points with bars and seeds, joined; `shift` to the right in points keeps series of equal values apart."""
-    placed = [(shown, float(shown.at or 0)) for shown in rows]
-    _draw_rows(axes, placed, style, "y", shift)
-    means = [(shown.summary.mean, at) for shown, at in placed]
-    _put(axes, means, "y", shift, color=style[0], linestyle=style[2], linewidth=1.2, label="_series")
 
 
 def _draw_rows(
@@ -379,17 +374,12 @@ def _note(plot: _Plot) -> str:
     parts.append(f"{dots}, the large mark is their mean, the bar {bar}." if max(counts) > 1 else f"{dots}.")
     points = [shown for shown in plot.rows if shown.at is not None]
     if any(shown.n for shown in points):
-        parts.append(_counts(points))
+        ((usual, _),) = Counter(shown.n for shown in points).most_common(1)
+        others = [f"n={shown.n} for {shown.row.label}" for shown in points if shown.n != usual]
+        parts.append(f"n={usual} at each point{', but ' * bool(others)}{', '.join(others)}.")
     elif plot.baseline:
         parts.append(f"Dashed line: mean of {plot.baseline.row.label}, the baseline.")
     return " ".join(parts)
-
-
-def _counts(points: Sequence[_Shown]) -> str:
-    """Return the number of seeds, and of which points it differs."""
-    ((usual, _),) = Counter(shown.n for shown in points).most_common(1)
-    others = [f"n={shown.n} for {shown.row.label}" for shown in points if shown.n != usual]
-    return f"n={usual} at each point{', but ' * bool(others)}{', '.join(others)}."
 
 
 def _new_figure(plot: _Plot, inner_height: float, horizontal: str, keys: Sequence[Line2D]) -> Figure:
@@ -420,36 +410,27 @@ def _new_figure(plot: _Plot, inner_height: float, horizontal: str, keys: Sequenc
 
 
 def _wrapped(text: str, width: float, size: str = "text") -> str:
-    """Return the text in lines that are no wider than this, broken behind spaces and signs, or anywhere if need be."""
+    """Return the text in lines that are no wider than this, broken behind spaces and signs, or anywhere if need be.
+
+    Signs that the font lacks, which would all be the same empty box, become escapes.
+    """
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+    from matplotlib.textpath import text_to_path
+
+    font = FontProperties(size=SIZES[size], weight="bold" if size == "title" else "normal")
+    glyphs = get_font(findfont(font))
+
+    def fits(line: str) -> bool:
+        return bool(text_to_path.get_text_width_height_descent(line.rstrip(), font, ismath=False)[0] <= width)
+
+    drawable = "".join(sign if glyphs.get_char_index(ord(sign)) else escaped(sign) for sign in text)
     lines = [""]
-    for word in re.findall(r"[^ _,/+>-]*[ _,/+>-]+|[^ _,/+>-]+", _drawable(text, size)):
-        for part in [word] if _width(word.rstrip(), size) <= width else word:
-            if lines[-1] and _width((lines[-1] + part).rstrip(), size) > width:
+    for word in re.findall(r"[^ _,/+>-]*[ _,/+>-]+|[^ _,/+>-]+", drawable):
+        for part in [word] if fits(word) else word:
+            if lines[-1] and not fits(lines[-1] + part):
                 lines.append("")
             lines[-1] += part
     return "\n".join(line.rstrip() for line in lines)
-
-
-def _drawable(text: str, size: str) -> str:
-    """Return the text with escapes in place of signs that the font lacks, which would all be the same empty box."""
-    from matplotlib.font_manager import findfont, get_font
-
-    font = get_font(findfont(_font(size)))
-    return "".join(sign if font.get_char_index(ord(sign)) else escaped(sign) for sign in text)
-
-
-def _width(text: str, size: str) -> float:
-    """Return the width of a line of text in points."""
-    from matplotlib.textpath import text_to_path
-
-    width, _, _ = text_to_path.get_text_width_height_descent(text, _font(size), ismath=False)
-    return float(width)
-
-
-def _font(size: str) -> FontProperties:
-    from matplotlib.font_manager import FontProperties
-
-    return FontProperties(size=SIZES[size], weight="bold" if size == "title" else "normal")
 
 
 def _height(text: str, size: str) -> float:

@@ -196,28 +196,17 @@ def _inert(value: Any) -> Any:
 
 
 def _markdown(text: str) -> str:
-    return MARKDOWN_START.sub(r"\g<0>\\", MARKDOWN_SIGNS.sub(_markdown_sign, visible(text).strip()))
-
-
-def _markdown_sign(match: re.Match[str]) -> str:
-    return match[0] if match[1] else f"\\{match[0]}"
+    safe = MARKDOWN_SIGNS.sub(lambda sign: sign[0] if sign[1] else f"\\{sign[0]}", visible(text).strip())
+    return MARKDOWN_START.sub(r"\g<0>\\", safe)
 
 
 def _latex_block(block: Block) -> list[str]:
-    rows = [[LATEX[cell.mark].format(_latex(cell.text)) for cell in row] for row in block.cells]
-    return [
-        rf"\begin{{tabular}}{{l{'r' * (len(block.header) - 1)}}}",
-        r"\toprule",
-        _latex_row(_latex(label) for label in block.header),
-        r"\midrule",
-        *(_latex_row(row) for row in rows),
-        r"\bottomrule",
-        r"\end{tabular}",
+    head, *rows = [
+        " & ".join(LATEX[cell.mark].format(_latex(cell.text)) for cell in row) + r" \\"
+        for row in (map(Cell, block.header), *block.cells)
     ]
-
-
-def _latex_row(cells: Iterable[str]) -> str:
-    return rf"{' & '.join(cells)} \\"
+    begin = rf"\begin{{tabular}}{{l{'r' * (len(block.header) - 1)}}}"
+    return [begin, r"\toprule", head, r"\midrule", *rows, r"\bottomrule", r"\end{tabular}"]
 
 
 def _latex(text: str) -> str:

@@ -9,7 +9,7 @@ import math
 import re
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,7 +115,8 @@ def grouped(records: Iterable[Record], by: Sequence[str] = ("study", "pair")) ->
     """
     groups: dict[tuple[str, ...], list[Record]] = defaultdict(list)
     for record in records:
-        groups[(*(getattr(record, field) for field in by), record.data or "")].append(record)
+        key = (*(getattr(record, field) for field in by), record.data or "")
+        groups[key].append(record)
     done = {key: group for key, group in sorted(groups.items()) if any(map(is_finished, group))}
     several = Counter(key[:-1] for key in done)
     return [
@@ -183,8 +184,7 @@ def named(rows: Iterable[Row], name: str | None) -> list[Row]:
 
 def warnings_about(rows: Sequence[Row]) -> list[str]:
     """Return warnings for readers of a table with these rows, a line each."""
-    looks = (_repeated_runs, _mixed_code, _mixed_machines, _unequal_seeds, _few_seeds)
-    return [line for look in looks for line in look(rows)]
+    return [*_about_code(rows), *_about_machines(rows), *_about_seeds(rows)]
 
 
 def left_out(records: Iterable[Record]) -> list[str]:
@@ -263,41 +263,36 @@ def _shortened(identities: Sequence[str]) -> list[str]:
     return brief if len(set(brief)) == len(brief) else list(identities)
 
 
-def _repeated_runs(rows: Sequence[Row]) -> list[str]:
-    names = [f"{row.label} seed {seed}" for row in rows for seed in row.repeated]
-    return [f"recorded more than once, counted once (newest code): {listed(names)}"] if names else []
-
-
-def _mixed_code(rows: Sequence[Row]) -> list[str]:
+def _about_code(rows: Sequence[Row]) -> Iterator[str]:
+    if again := [f"{row.label} seed {seed}" for row in rows for seed in row.repeated]:
+        yield f"recorded more than once, counted once (newest code): {listed(again)}"
     codes = [run.code for row in rows for run in row.runs]
     counts = Counter(_printable(f"{code.version} ({code.git or 'no git hash'})") for code in codes)
-    names = [f"{code}: {_count(n, 'run')}" for code, n in sorted(counts.items())]
-    mixed = [f"code versions are mixed: {listed(names)}"] if len(counts) > 1 else []
+    if len(counts) > 1:
+        names = [f"{code}: {_count(n, 'run')}" for code, n in sorted(counts.items())]
+        yield f"code versions are mixed: {listed(names)}"
     sources = {(_printable(module), source) for code in codes for module, source in code.plugins.items()}
-    plugins = [module for module, n in sorted(Counter(module for module, _ in sources).items()) if n > 1]
-    return mixed + ([f"plug-ins changed between runs: {listed(plugins)}"] if plugins else [])
+    modules = Counter(module for module, _ in sources)
+    if changed := sorted(module for module, n in modules.items() if n > 1):
+        yield f"plug-ins changed between runs: {listed(changed)}"
 
 
-def _mixed_machines(rows: Sequence[Row]) -> list[str]:
-    machines = Counter((run.device, run.threads) for row in rows for run in row.runs)
-    names = [f"{_printable(device)} with {_count(threads, 'thread')}" for device, threads in sorted(machines)]
-    warning = f"devices or threads are mixed, so times do not compare: {listed(names)}"
-    return [warning] if len(machines) > 1 else []
+def _about_machines(rows: Sequence[Row]) -> Iterator[str]:
+    machines = sorted({(run.device, run.threads) for row in rows for run in row.runs})
+    if len(machines) > 1:
+        names = [f"{_printable(device)} with {_count(threads, 'thread')}" for device, threads in machines]
+        yield f"devices or threads are mixed, so times do not compare: {listed(names)}"
 
 
-def _unequal_seeds(rows: Sequence[Row]) -> list[str]:
+def _about_seeds(rows: Sequence[Row]) -> Iterator[str]:
     counts = Counter(row.seeds for row in rows)
-    if len(counts) < 2:
-        return []
-    usual = max(counts, key=lambda seeds: (counts[seeds], len(seeds), seeds))
-    others = [f"{row.label} ({_spaced(row.seeds)})" for row in rows if row.seeds != usual]
-    return [f"seeds differ between rows: {_spaced(usual)} is usual, but not for {listed(others)}"]
+    if len(counts) > 1:
+        usual = max(counts, key=lambda seeds: (counts[seeds], len(seeds), seeds))
+        others = [f"{row.label} ({_spaced(row.seeds)})" for row in rows if row.seeds != usual]
+        yield f"seeds differ between rows: {_spaced(usual)} is usual, but not for {listed(others)}"
+    if few := [f"{row.label} (n={len(row.runs)})" for row in rows if len(row.runs) < FEW_SEEDS]:
+        yield f"fewer than {FEW_SEEDS} seeds, so the spread is unsure: {listed(few)}"
 
 
-def _few_seeds(rows: Sequence[Row]) -> list[str]:
-    names = [f"{row.label} (n={len(row.runs)})" for row in rows if len(row.runs) < FEW_SEEDS]
-    return [f"fewer than {FEW_SEEDS} seeds, so the spread is unsure: {listed(names)}"] if names else []
-
-
-def _spaced(seeds: Sequence[int]) -> str:
-    return " ".join(str(seed) for seed in seeds)
+def _spaced(seeds: Iterable[int]) -> str:
+    return " ".join(map(str, seeds))

@@ -105,7 +105,7 @@ def _build_table(group: Group, spec: TableSpec, order: Sequence[str]) -> Table:
         caption=_caption(rows),
         blocks=(Block(header, tuple(zip(*columns, strict=True)), tail=len(test_header)),),
         legend=LEGEND,
-        frame=_frame(rows, summaries, tests, baseline, spec.compare),
+        frame=_with_tests(_frame(rows, summaries), tests, baseline=baseline, compared=spec.compare),
         notes=(*notes, *warnings_about(rows), *left_out(group.records)),
     )
 
@@ -163,13 +163,7 @@ def _caption(rows: Sequence[Row]) -> str:
     return f"Teachers differ between rows: test top-1 {several}." if several else ""
 
 
-def _frame(
-    rows: Sequence[Row],
-    summaries: Mapping[str, Sequence[Summary]],
-    tests: Sequence[Comparison],
-    baseline: str,
-    compared: str,
-) -> pd.DataFrame:
+def _frame(rows: Sequence[Row], summaries: Mapping[str, Sequence[Summary]]) -> pd.DataFrame:
     import pandas as pd
 
     names = ("study", "pair", "data", "variant", "label", "identity")
@@ -182,7 +176,10 @@ def _frame(
         **{f"{name}_{part}": [getattr(one, part) for one in of] for name, of in summaries.items() for part in PARTS},
     }
     frame: pd.DataFrame = pd.DataFrame(columns)
-    if tests:
-        frame[["baseline", "compared"]] = baseline, compared
-        frame = frame.join(pd.DataFrame(tests).rename(columns=TEST_COLUMNS))
     return frame
+
+
+def _with_tests(frame: pd.DataFrame, tests: Sequence[Comparison], **names: str) -> pd.DataFrame:
+    import pandas as pd
+
+    return frame.assign(**names).join(pd.DataFrame(tests).rename(columns=TEST_COLUMNS)) if tests else frame
