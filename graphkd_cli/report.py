@@ -38,7 +38,7 @@ as CSV (unrounded), Markdown and LaTeX (booktabs); with the default layout a fig
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the command; returns its exit code."""
+    """Run the command; return its exit code."""
     parser = compose.CommandParser("report")
     parser.add_argument("results", nargs="?", default="results")
     parser.add_argument("--table", default="default")
@@ -79,7 +79,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def write_study(results: Path, study: str, suite: Suite | None = None, config_dir: str | None = None) -> None:
-    """Prints and writes the tables of one study, and draws its figures.
+    """Print and write the tables of one study, and draws its figures.
 
     Args:
         results: The results folder.
@@ -100,7 +100,7 @@ def write_study(results: Path, study: str, suite: Suite | None = None, config_di
 
 
 def read_spec(name: str, config_dir: str | None = None) -> TableSpec | GridSpec:
-    """The layout of a name, from the user's own configs or graphkd's.
+    """Return the layout of a name, from the user's own configs or graphkd's.
 
     Raises:
         UserError: There is none, or it is not well formed.
@@ -123,12 +123,12 @@ def _of_study(records: Sequence[Record], study: str) -> list[Record]:
 
 
 def _for_study(spec: TableSpec | GridSpec, study: str) -> TableSpec | GridSpec:
-    """The layout; a grid of this study, whichever it is made for."""
+    """Return the layout; a grid of this study, whichever it is made for."""
     return dataclasses.replace(spec, study=study) if isinstance(spec, GridSpec) else spec
 
 
 def _against(spec: TableSpec | GridSpec, baseline: str, records: Sequence[Record]) -> TableSpec:
-    """The layout with tests against a baseline that at least one study has."""
+    """Return the layout with tests against a baseline that at least one study has."""
     if isinstance(spec, GridSpec):
         raise UserError(f"--baseline: the table '{spec.name}' is a grid, which tests nothing; see --table default")
     rows = aggregate(records)
@@ -140,7 +140,7 @@ def _against(spec: TableSpec | GridSpec, baseline: str, records: Sequence[Record
 
 
 def _build(records: Sequence[Record], spec: TableSpec | GridSpec, suites: Mapping[str, Suite]) -> list[Table]:
-    """The tables study by study, each against its suite's baseline unless the layout names one."""
+    """Build the tables study by study, each against its suite's baseline unless the layout names one."""
     if isinstance(spec, GridSpec):
         return build_grids(records, spec)
     tables: list[Table] = []
@@ -153,7 +153,7 @@ def _build(records: Sequence[Record], spec: TableSpec | GridSpec, suites: Mappin
 
 
 def _suites(records: Sequence[Record], config_dir: str | None) -> dict[str, Suite]:
-    """The suites that the records come from, by study."""
+    """Return the suites that the records come from, by study."""
     found: dict[str, Suite] = {}
     for study in sorted({record.study for record in records} & set(ablation.suite_names(config_dir))):
         try:
@@ -164,7 +164,7 @@ def _suites(records: Sequence[Record], config_dir: str | None) -> dict[str, Suit
 
 
 def _order(suites: Mapping[str, Suite]) -> list[str]:
-    """Variants in the order of their suites."""
+    """Return variants in the order of their suites."""
     return list(dict.fromkeys(variant for suite in suites.values() for variant in suite.variants))
 
 

@@ -15,7 +15,6 @@ from graphkd.report.markup import NONE, Block, Cell, Table, fixed, marks, spread
 from graphkd.report.metrics import METRICS
 from graphkd.report.record import Record
 from graphkd.report.statistics import (
-    PARTS,
     Group,
     Row,
     Summary,
@@ -25,7 +24,7 @@ from graphkd.report.statistics import (
     listed,
     summarise,
     warnings_about,
-)  # fmt: skip
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -93,8 +92,8 @@ class GridSpec:
     def __post_init__(self) -> None:
         """Raise `UserError` where a pair is named twice, or a row or a published figure has no place."""
         table = f"table '{self.name}'"
-        for pair, count in Counter(self.pairs).items():
-            check(count == 1, f"{table} has the pair '{pair}' twice")
+        for pair in self.pairs:
+            check(self.pairs.count(pair) == 1, f"{table} has the pair '{pair}' twice")
         published = self.published.rows if self.published else {}
         named = [("target", self.target), ("student", self.student), *(("published", name) for name in published)]
         for option, variant in named:
@@ -131,7 +130,7 @@ class GridSpec:
         at = self.pairs.index(pair) if pair in self.pairs else None
         mean = None if row is None or at is None else row.mean[at]
         std = None if row is None or at is None or row.std is None else row.std[at]
-        return summarise([mean]) if std is None or mean is None else Summary(1, mean, std, math.nan)
+        return summarise([mean]) if std is None or mean is None else Summary(mean, std, math.nan, 1)
 
     def published_ari(self, variant: str) -> float:
         """Return the published ARI of a variant, NaN where there is none."""
@@ -374,7 +373,7 @@ def _values(line: _Line, pair: str, spec: GridSpec) -> dict[str, float]:
     """Return what the frame holds of a cell."""
     published = spec.published_mean(line.variant, pair)
     return {
-        **{f"{pair}_{part}": getattr(line.accuracy[pair], part) for part in PARTS},
+        **{f"{pair}_{part}": value for part, value in vars(line.accuracy[pair]).items()},
         f"{pair}_published": published.mean,
         f"{pair}_published_std": published.std,
         f"{pair}_difference": line.differences[pair],

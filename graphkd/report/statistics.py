@@ -20,8 +20,6 @@ from graphkd.report.record import Record
 FEW_SEEDS = 3
 MOST_NAMES = 10
 LONGEST_VALUE = 60
-PARTS = ("mean", "std", "ci95", "n")
-"""Fields of `Summary` in the order of a table's frame."""
 
 
 @dataclass(frozen=True)
@@ -29,16 +27,16 @@ class Summary:
     """Mean and spread of one value over seeds; NaN where it is undefined.
 
     Attributes:
-        n: Number of runs that have the value.
-        mean: Their mean.
+        mean: Mean of the runs that have the value.
         std: Sample standard deviation (divided by n - 1), NaN for n = 1.
         ci95: Half the width of the 95 % confidence interval of the mean (Student's t), NaN for n = 1.
+        n: Number of runs that have the value.
     """
 
-    n: int
     mean: float
     std: float
     ci95: float
+    n: int
 
 
 @dataclass(frozen=True)
@@ -130,12 +128,12 @@ def summarise(values: Iterable[float | None]) -> Summary:
     known = [value for value in values if value is not None and math.isfinite(value)]
     n = len(known)
     if n == 0:
-        return Summary(0, math.nan, math.nan, math.nan)
+        return Summary(math.nan, math.nan, math.nan, 0)
     mean = float(statistics.mean(known))
     if n == 1:
-        return Summary(1, mean, math.nan, math.nan)
+        return Summary(mean, math.nan, math.nan, 1)
     std = math.hypot(*(value - mean for value in known)) / math.sqrt(n - 1)
-    return Summary(n, mean, std, t_quantile(n - 1) * std / math.sqrt(n))
+    return Summary(mean, std, t_quantile(n - 1) * std / math.sqrt(n), n)
 
 
 @functools.cache
@@ -171,14 +169,12 @@ def aggregate(records: Iterable[Record], order: Sequence[str] = ()) -> list[Row]
         repeated = tuple(seed for seed in sorted(by_seed) if len(by_seed[seed]) > 1)
         rows.append(Row(*key, label=key[3], runs=runs, repeated=repeated))
     place = {variant: index for index, variant in enumerate(order)}
-    return sorted(
-        _labelled(rows), key=lambda row: (row.table, place.get(row.variant, len(place)), row.variant, row.label)
-    )
+    rank = {row.variant: (place.get(row.variant, len(place)), row.variant) for row in rows}
+    return sorted(_labelled(rows), key=lambda row: (row.table, rank[row.variant], row.label))
 
 
-def named(rows: Iterable[Row], name: str | None) -> list[Row]:
+def named(rows: Sequence[Row], name: str | None) -> list[Row]:
     """Return the rows of that label, or else of that variant."""
-    rows = list(rows)
     return [row for row in rows if row.label == name] or [row for row in rows if row.variant == name]
 
 

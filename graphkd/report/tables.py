@@ -14,18 +14,7 @@ from graphkd.report.comparison import Comparison, compare_all
 from graphkd.report.markup import NONE, Block, Cell, Table, fixed, marks, spread
 from graphkd.report.metrics import METRICS, Metric, check_metric
 from graphkd.report.record import Record
-from graphkd.report.statistics import (
-    PARTS,
-    Group,
-    Row,
-    Summary,
-    aggregate,
-    grouped,
-    left_out,
-    listed,
-    named,
-    warnings_about,
-)  # fmt: skip
+from graphkd.report.statistics import Group, Row, Summary, aggregate, grouped, left_out, listed, named, warnings_about
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -168,14 +157,14 @@ def _frame(rows: Sequence[Row], summaries: Mapping[str, Sequence[Summary]]) -> p
 
     names = ("study", "pair", "data", "variant", "label", "identity")
     teachers = [row.runs[0].teacher for row in rows]
-    columns: dict[str, Sequence[Any]] = {
+    first = pd.DataFrame({
         **{name: [getattr(row, name) for row in rows] for name in names},
         "teacher_accuracy": [math.nan if one is None or one.accuracy is None else one.accuracy for one in teachers],
         "n": [len(row.runs) for row in rows],
         "seeds": [" ".join(map(str, row.seeds)) for row in rows],
-        **{f"{name}_{part}": [getattr(one, part) for one in of] for name, of in summaries.items() for part in PARTS},
-    }
-    frame: pd.DataFrame = pd.DataFrame(columns)
+    })  # fmt: skip
+    values = [pd.DataFrame(of).add_prefix(f"{name}_") for name, of in summaries.items()]
+    frame: pd.DataFrame = pd.concat([first, *values], axis="columns")
     return frame
 
 

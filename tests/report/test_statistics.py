@@ -66,7 +66,7 @@ def test_absurd_values_end_in_infinity_not_in_an_error() -> None:
 
 
 def test_equal_values_have_no_spread() -> None:
-    assert summarise([91.1] * 7) == Summary(7, 91.1, 0.0, 0.0)
+    assert summarise([91.1] * 7) == Summary(91.1, 0.0, 0.0, 7)
 
 
 def test_a_row_is_one_configuration_over_its_seeds() -> None:
