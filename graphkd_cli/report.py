@@ -170,15 +170,16 @@ def _order(suites: Mapping[str, Suite]) -> list[str]:
 
 def _draw(records: Sequence[Record], suites: Mapping[str, Suite], folder: Path) -> None:
     """Draw a figure for each study, pair and data set."""
-    figures: list[tuple[str, Any]] = []
-    for study in sorted({record.study for record in records}):
+
+    def of(study: str) -> list[tuple[str, Any]]:
+        suite = suites.get(study)
         own = [record for record in records if record.study == study]
-        options: dict[str, Any] = {}
-        if study in suites:
-            suite = suites[study]
-            options = {"order": list(suite.variants), "axis": suite.figure, "baseline": suite.baseline}
-        figures += build_figures(own, **options)
-    for path in write_figures(figures, folder):
+        if suite is None:
+            return build_figures(own)
+        return build_figures(own, order=list(suite.variants), axis=suite.figure, baseline=suite.baseline)
+
+    studies = sorted({record.study for record in records})
+    for path in write_figures((figure for study in studies for figure in of(study)), folder):
         print_line(console(), f"written: {path}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import os
 import re
@@ -56,6 +57,8 @@ LEVEL_DASHES: tuple[Any, ...] = ("--", ":", "-.", (0, (10, 3)), (0, (3, 6)), (0,
 def write_figures(figures: Iterable[tuple[str, Figure]], folder: str | os.PathLike[str]) -> list[Path]:
     """Write `<name>.png` and `.svg` for each figure of `build_figures`; create the folder if there is one.
 
+    Figures are taken one after the other: an iterator need not hold them all.
+
     The same records give the same bytes under the same version of matplotlib.
 
     Returns:
@@ -65,9 +68,10 @@ def write_figures(figures: Iterable[tuple[str, Figure]], folder: str | os.PathLi
         UserError: The folder cannot be made.
         OSError: A file cannot be written.
     """
-    figures, paths = list(figures), []
+    names, drawn = itertools.tee(figures)
+    paths = []
     with _look():
-        for stem, (_, figure) in zip(file_stems(name for name, _ in figures), figures, strict=True):
+        for stem, (_, figure) in zip(file_stems(name for name, _ in names), drawn, strict=True):
             make_folder(folder)
             for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
                 content = io.BytesIO()

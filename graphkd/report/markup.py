@@ -6,7 +6,7 @@ import itertools
 import math
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -158,17 +158,16 @@ def write_tables(tables: Sequence[Table], folder: str | os.PathLike[str]) -> lis
     return paths
 
 
-def file_stems(names: Iterable[str]) -> list[str]:
-    """Return a file name for each name: portable, without folders, and distinct even where case does not count."""
-    stems: dict[str, str] = {}
+def file_stems(names: Iterable[str]) -> Iterator[str]:
+    """Yield a file name for each name: portable, without folders, and distinct even where case does not count."""
+    taken: set[str] = set()
     for name in names:
         base = stem = re.sub(r"[^A-Za-z0-9_.]+", "-", name).strip("-.")[:LONGEST_STEM] or "table"
-        for number in itertools.count(2):
-            if stem.lower() not in stems:
-                break
-            stem = f"{base}-{number}"
-        stems[stem.lower()] = stem
-    return list(stems.values())
+        numbers = itertools.count(2)
+        while stem.lower() in taken:
+            stem = f"{base}-{next(numbers)}"
+        taken.add(stem.lower())
+        yield stem
 
 
 def markdown_block(block: Block) -> str:
