@@ -25,6 +25,7 @@ from graphkd.engine.checkpoint import content_hash
 from graphkd.engine.seeding import initialising
 from graphkd.engine.trainer import Trainer, checked_trainer
 from graphkd.errors import UserError, brief, check, choices, did_you_mean, one_line
+from graphkd.files import real_folder
 from graphkd.gnn import GNNS
 from graphkd.identity import identity, short
 from graphkd.model import MODELS, Network, OwnInput, adapt_input
@@ -32,7 +33,6 @@ from graphkd.model.base import shapes_of, trial_output
 from graphkd.objective import OBJECTIVES, Objective, WeightedSum
 from graphkd.objective.weighted_sum import Weight, check_terms
 from graphkd.registry import Registry, import_plugins
-from graphkd.report.files import real_folder
 from graphkd.run_folder import weights_file
 
 KEYS = {

@@ -14,8 +14,8 @@ from graphkd.binding import bind, options_of
 from graphkd.data import Dataset, DatasetInfo
 from graphkd.engine.checkpoint import load_weights
 from graphkd.errors import UserError, check, one_line
+from graphkd.files import write_atomically
 from graphkd.model import Network, output_shapes
-from graphkd.report.files import write_atomically
 from graphkd.report.record import Record
 from graphkd.run_folder import CONFIG, WEIGHTS, done_record, read_config
 

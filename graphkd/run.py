@@ -26,13 +26,13 @@ from graphkd.engine.guard import not_finite
 from graphkd.engine.resume import Checkpoints
 from graphkd.engine.trainer import Trainer
 from graphkd.errors import UserError, check
+from graphkd.files import folder_if_used, real_folder
 from graphkd.finished import write_info
 from graphkd.identity import short
 from graphkd.model import Network
 from graphkd.objective import OBJECTIVES, WeightedSum
 from graphkd.objective.base import Setting
 from graphkd.report import record as records
-from graphkd.report.files import folder_if_used, real_folder
 from graphkd.report.record import Code, Metrics, Record, Teacher, Term
 from graphkd.reuse import changed_plugins, why_not_reused
 from graphkd.run_folder import (

@@ -17,9 +17,9 @@ from filelock import FileLock, Timeout
 from graphkd import launch
 from graphkd.engine.callback import Callback, EpochResult, History
 from graphkd.errors import UserError, check, one_line
+from graphkd.files import folder_if_used, make_folder, real_folder, remove_unfinished, write_atomically
 from graphkd.identity import short
 from graphkd.report import record as records
-from graphkd.report.files import folder_if_used, make_folder, real_folder, remove_unfinished, write_atomically
 from graphkd.report.record import Record
 from graphkd.yaml_files import read_yaml
 

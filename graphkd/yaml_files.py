@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from graphkd.errors import UserError, check, one_line
-from graphkd.report.files import read_small
+from graphkd.files import read_small
 
 MOST_BYTES = 4 << 20
 MOST_VALUES = 100_000

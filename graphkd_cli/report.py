@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from graphkd.errors import UserError, check, one_of
-from graphkd.report.files import make_folder
+from graphkd.files import make_folder
 from graphkd.report.grid import GridSpec
 from graphkd.report.load import load_records
 from graphkd.report.markup import visible
@@ -33,7 +33,7 @@ as CSV (unrounded), Markdown and LaTeX (booktabs); with the default layout a fig
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the command; returns its exit code."""
+    """Run the command; return its exit code."""
     parser = compose.CommandParser("report")
     parser.add_argument("results", nargs="?", default="results")
     parser.add_argument("--table", default="default")
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _against(spec: TableSpec | GridSpec, baseline: str, records: Sequence[Record]) -> TableSpec:
-    """The layout with tests against a baseline that at least one study has."""
+    """Return the layout with tests against a baseline that at least one study has."""
     if isinstance(spec, GridSpec):
         raise UserError(f"--baseline: the table '{spec.name}' is a grid, which tests nothing; see --table default")
     rows = aggregate(records)

@@ -11,7 +11,7 @@ from typing import Any
 
 from graphkd.ablation import Suite
 from graphkd.errors import UserError, check, one_of
-from graphkd.report.figures import write_figures
+from graphkd.report.figures import build_figures, write_figures
 from graphkd.report.grid import GridSpec, build_grids
 from graphkd.report.load import load_records
 from graphkd.report.markup import Table, write_tables
@@ -137,15 +137,18 @@ def variants_in_order(suites: Mapping[str, Suite]) -> list[str]:
 
 
 def draw_figures(records: Sequence[Record], suites: Mapping[str, Suite], folder: Path) -> None:
-    """Draw a figure for each study and pair; print the names of the files."""
-    for study in sorted({record.study for record in records}):
+    """Draw a figure for each study, pair and data set; print the names of the files."""
+
+    def of(study: str) -> list[tuple[str, Any]]:
         suite = suites.get(study)
         own = [record for record in records if record.study == study]
-        options: dict[str, Any] = {}
-        if suite is not None:
-            options = {"order": list(suite.variants), "axis": suite.figure, "baseline": suite.baseline}
-        for path in write_figures(own, folder, **options):
-            print_line(console(), f"written: {path}")
+        if suite is None:
+            return build_figures(own)
+        return build_figures(own, order=list(suite.variants), axis=suite.figure, baseline=suite.baseline)
+
+    studies = sorted({record.study for record in records})
+    for path in write_figures((figure for study in studies for figure in of(study)), folder):
+        print_line(console(), f"written: {path}")
 
 
 def show_tables(tables: Sequence[Table], folder: Path) -> None:

@@ -17,7 +17,7 @@ import torch
 
 from graphkd.bench.case import Settings
 from graphkd.bench.measurement import Row
-from graphkd.report.files import make_folder, write_atomically
+from graphkd.files import make_folder, write_atomically
 
 NAME = "bench"
 HEADER = ("part", "case", "baseline ms", "graphkd ms", "times faster", "(range)", "baseline MiB", "graphkd MiB")

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from graphkd.errors import UserError, check
-from graphkd.report.files import write_atomically
+from graphkd.files import write_atomically
 
 _WIDTH = 32  # bytes of a SHA-256
 _BLOCK = 2**20

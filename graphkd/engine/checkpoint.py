@@ -19,8 +19,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from graphkd.errors import UserError, check, one_line
+from graphkd.files import write_atomically
 from graphkd.model import Network
-from graphkd.report.files import write_atomically
 
 CHECKSUM = "sha256"
 """Under what the header of our own files has the checksum of names and tensors."""

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, cast
 import torch
 
 from graphkd.errors import UserError, check
-from graphkd.report.files import write_atomically
+from graphkd.files import write_atomically
 
 _MAGIC = b"graphkd checkpoint 2\n"
 _HEAD = len(_MAGIC) + 16 + 1 + 64 + 1

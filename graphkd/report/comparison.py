@@ -1,4 +1,7 @@
-"""Tests of variants against a baseline over seeds, corrected for their number."""
+"""Tests of variants against a baseline over seeds, corrected for their number.
+
+The formulas are written out: importing `scipy.stats` takes longer than most reports, and its last digits differ.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,7 @@ class Comparison:
 
 
 def compare(values: Mapping[int, float], baseline: Mapping[int, float]) -> Comparison:
-    """Tests a variant against the baseline, both by seed.
+    """Test a variant against the baseline, both by seed.
 
     A paired t-test over the seeds that both have, where these are two or more: runs of one seed share the student's
     initialisation and the order of the data. Otherwise Welch's t-test, which needs two seeds on either side.
@@ -63,14 +66,14 @@ def compare(values: Mapping[int, float], baseline: Mapping[int, float]) -> Compa
 
 
 def compare_all(rows: Sequence[Mapping[int, float]], baseline: Mapping[int, float]) -> list[Comparison]:
-    """Tests each row, by seed, against the baseline, with Holm's correction over them all."""
+    """Test each row, by seed, against the baseline, with Holm's correction over them all."""
     comparisons = [compare(values, baseline) for values in rows]
     corrected = holm([comparison.p for comparison in comparisons])
     return [dataclasses.replace(one, p_holm=p) for one, p in zip(comparisons, corrected, strict=True)]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Corrects p values for their number (Holm, 1979, step-down); those that are NaN stay so and do not count."""
+    """Correct p values for their number (Holm, 1979, step-down); those that are NaN stay so and do not count."""
     corrected = list(p_values)
     known = sorted((p, index) for index, p in enumerate(p_values) if not math.isnan(p))
     highest = 0.0
@@ -81,7 +84,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def _tested(bare: Comparison, error: float, freedom: float, scale: float) -> Comparison:
-    """The comparison with interval and p value from its standard error; without them where nothing varies."""
+    """Add interval and p value, from the standard error; leave them out where nothing varies."""
     if not NO_SPREAD * scale < error < math.inf:
         return bare
     from scipy.special import stdtr

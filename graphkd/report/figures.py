@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import os
 import re
@@ -14,31 +15,16 @@ from itertools import cycle, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from graphkd.errors import check, choices, did_you_mean
-from graphkd.report.files import make_folder, write_atomically
-from graphkd.report.markup import escaped
+from graphkd.files import make_folder, write_atomically
+from graphkd.report.markup import escaped, file_stems
+from graphkd.report.metrics import METRICS, check_metric
 from graphkd.report.record import Record
-from graphkd.report.statistics import Row, Summary, aggregate, summarise
+from graphkd.report.statistics import Group, Row, Summary, aggregate, grouped, named, summarise
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.font_manager import FontProperties
     from matplotlib.lines import Line2D
-
-LABELS = {
-    "test_top1_last": "test top-1, last epoch (%)",
-    "test_top1_at_best_val": "test top-1, at best validation (%)",
-    "val_top1_best": "validation top-1, best epoch (%)",
-    "test_top1_max": "test top-1, best epoch, chosen on test (%)",
-    "test_top5_last": "test top-5, last epoch (%)",
-    "test_nll_last": "test NLL, last epoch (nats)",
-    "agreement_last": "agreement with teacher, last epoch (%)",
-    "seconds_per_step": "seconds per step",
-    "peak_memory_mib": "peak memory (MiB)",
-    "duration_s": "duration (s)",
-}
-"""What a figure can show, and the label of its axis."""
 
 WIDTH = 540.0
 """Width of a figure in points (1/72 inch), the unit of all lengths here: 900 pixels at `DPI`."""
@@ -51,13 +37,13 @@ LEAST_HEIGHT = 250.0
 """The least height of a row of the dot plot, and of the axes of the plot along an option."""
 LOG_FROM = 8
 """Positive values that span more than this factor stand on a logarithmic axis."""
-LONGEST_STEM = 120
 DODGE = 19.0
 """Distance of the points of two series that share a value."""
 PAIR = 2
 """So few seeds have a bar of their sample standard deviation."""
 GREY = "0.35"
 Style = tuple[str, str, Any]
+Point = tuple[float, float]
 STYLES: tuple[Style, ...] = (
     ("#0072B2", "o", "-"), ("#D55E00", "s", "--"), ("#009E73", "^", "-."), ("#CC79A7", "D", ":"),
     ("#56B4E9", "v", "-"), ("#E69F00", "P", "--"), ("#000000", "X", "-."),
@@ -68,37 +54,24 @@ LEVEL_DASHES: tuple[Any, ...] = ("--", ":", "-.", (0, (10, 3)), (0, (3, 6)), (0,
 """Lines of the variants that are no points on the axis."""
 
 
-def write_figures(
-    records: Iterable[Record],
-    folder: str | os.PathLike[str],
-    *,
-    order: Sequence[str] = (),
-    axis: str | None = None,
-    baseline: str | None = None,
-    metric: str = "test_top1_last",
-) -> list[Path]:
-    """Write `<study>_<pair>.png` and `.svg` for each figure of `build_figures`; create the folder for them.
+def write_figures(figures: Iterable[tuple[str, Figure]], folder: str | os.PathLike[str]) -> list[Path]:
+    """Write `<name>.png` and `.svg` for each figure of `build_figures`; create the folder if there is one.
+
+    Figures are taken one after the other: an iterator need not hold them all.
 
     The same records give the same bytes under the same version of matplotlib.
 
-    Args:
-        records: As in `build_figures`, like the options.
-        folder: Where to write.
-        order: Variants from top to bottom.
-        axis: The option to plot along.
-        baseline: The variant to compare with.
-        metric: What to show.
-
     Returns:
-        The files; none, and no folder, where there is nothing to draw.
+        The files, in the order of the figures.
 
     Raises:
-        UserError: There is no such metric, or the folder cannot be made.
+        UserError: The folder cannot be made.
         OSError: A file cannot be written.
     """
+    names, drawn = itertools.tee(figures)
     paths = []
     with _look():
-        for stem, figure in build_figures(records, order=order, axis=axis, baseline=baseline, metric=metric).items():
+        for stem, (_, figure) in zip(file_stems(name for name, _ in names), drawn, strict=True):
             make_folder(folder)
             for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
                 content = io.BytesIO()
@@ -115,7 +88,7 @@ def build_figures(
     axis: str | None = None,
     baseline: str | None = None,
     metric: str = "test_top1_last",
-) -> dict[str, Figure]:
+) -> list[tuple[str, Figure]]:
     """Build a figure for each study, pair and data set of which a finished run has the metric.
 
     Without `axis` a dot plot with a line for each variant. With it the variants that give that option a number are
@@ -127,33 +100,24 @@ def build_figures(
         order: Variants from top to bottom of the dot plot; the others follow by name.
         axis: A key of `Record.varied`, such as "builder.k".
         baseline: The variant, or label of a row, whose mean is a line through the figure.
-        metric: A key of `LABELS`.
+        metric: A key of `METRICS`.
 
     Returns:
-        The figures by file name, without an ending.
+        The names, as of tables, and the figures.
 
     Raises:
         UserError: There is no such metric.
     """
-    hint = did_you_mean(metric, LABELS)
-    check(metric in LABELS, f"there is no metric '{metric}' to draw{hint} (choices: {choices(LABELS)})")
-    place = {variant: index for index, variant in enumerate(order)}
-    rows = sorted(aggregate(records), key=lambda row: place.get(row.variant, len(place)))
-    groups: dict[tuple[str, str, str], list[_Shown]] = defaultdict(list)
-    for row in rows:
-        groups[row.study, row.pair, row.data].append(_Shown.of(row, metric, axis))
-    several = Counter((study, pair) for study, pair, _ in groups)
-    figures: dict[str, Figure] = {}
+    check_metric(metric, "there is no metric")
+    figures = []
     with _look():
-        for study, pair, data in sorted(groups):
-            group = groups[study, pair, data]
-            if any(shown.n for shown in group):
-                name = f"{study}_{pair}" + f"_{data or 'unknown'}" * (several[study, pair] > 1)
-                plot = _Plot(LABELS[metric], axis or "", data, _baseline(group, baseline))
-                along = any(shown.at is not None and shown.n for shown in group)
-                figure = (_draw_along if along else _draw_dots)(group, plot)
-                _settle(figure)
-                figures[_stem(name, figures)] = figure
+        for group in grouped(records):
+            rows = [_Shown.of(row, metric, axis) for row in aggregate(group.records, order)]
+            if any(shown.n for shown in rows):
+                plot = _Plot(rows, group, METRICS[metric].axis, axis or "", _baseline(rows, baseline))
+                along = any(shown.at is not None and shown.n for shown in rows)
+                figures.append((group.name, (_draw_along if along else _draw_dots)(plot)))
+                _settle(figures[-1][1])
     return figures
 
 
@@ -175,8 +139,7 @@ class _Shown:
 
     @classmethod
     def of(cls, row: Row, metric: str, axis: str | None) -> _Shown:
-        known = row.by_seed(lambda run: getattr(run if hasattr(run, metric) else run.metrics, metric))
-        values = tuple(known.values())
+        values = tuple(row.by_seed(metric).values())
         at = None if axis is None else _number(row.runs[0].varied.get(axis))
         return cls(row, values, summarise(values), at)
 
@@ -197,11 +160,12 @@ class _Shown:
 
 @dataclass(frozen=True)
 class _Plot:
-    """What a figure shows besides its rows."""
+    """What a figure shows: rows of a group, the metric's label, the option along which, and the baseline's row."""
 
+    rows: Sequence[_Shown]
+    group: Group
     label: str
     axis: str
-    data: str
     baseline: _Shown | None
 
     @property
@@ -210,7 +174,7 @@ class _Plot:
 
 
 def _look() -> AbstractContextManager[None]:
-    """Matplotlib's own defaults whatever the user's are, and names inside SVG that are the same every time."""
+    """Set matplotlib's defaults whatever the user's are, our looks, and constant names inside SVG."""
     from matplotlib import style
 
     look = {
@@ -223,43 +187,29 @@ def _look() -> AbstractContextManager[None]:
 
 
 def _number(value: Any) -> float | None:
-    """A finite number from a JSON value or a text as on the command line, else None."""
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        return None
+    """Return a finite number from a JSON value or a text as on the command line, else None."""
     try:
-        number = float(value)
-    except (ValueError, OverflowError):
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
         return None
     return number if math.isfinite(number) else None
 
 
-def _baseline(group: Sequence[_Shown], name: str | None) -> _Shown | None:
-    """The row of that label or else variant, None where there is none with a value, or several."""
-    known = [shown for shown in group if shown.n]
-    labelled = [shown for shown in known if shown.row.label == name]
-    found = labelled or [shown for shown in known if shown.row.variant == name]
-    return found[0] if len(found) == 1 else None
+def _baseline(rows: Sequence[_Shown], name: str | None) -> _Shown | None:
+    """Return the row of that label or else variant, None where there is none with a value, or several."""
+    known = [shown for shown in rows if shown.n]
+    found = named([shown.row for shown in known], name)
+    return next(shown for shown in known if shown.row is found[0]) if len(found) == 1 else None
 
 
-def _stem(name: str, taken: Iterable[str]) -> str:
-    """A file name: portable, inside the folder, and distinct from those taken whatever the file system."""
-    base = re.sub(r"[^A-Za-z0-9_.]+", "-", name).strip("-.")[:LONGEST_STEM] or "figure"
-    lower = {stem.lower() for stem in taken}
-    stem, number = base, 1
-    while stem.lower() in lower:
-        number += 1
-        stem = f"{base}-{number}"
-    return stem
-
-
-def _draw_dots(group: Sequence[_Shown], plot: _Plot) -> Figure:
-    """A line for each row: label, every seed, the mean and its bar."""
-    labels = [_wrapped(f"{shown.row.label} (n={shown.n})", 0.42 * WIDTH) for shown in group]
+def _draw_dots(plot: _Plot) -> Figure:
+    """Draw a line for each row: label, every seed, the mean and its bar."""
+    labels = [_wrapped(f"{shown.row.label} (n={shown.n})", 0.42 * WIDTH) for shown in plot.rows]
     heights = [max(LEAST_ROW, _height(label, "text") + 8) for label in labels]
     ends = [sum(heights[:place]) for place in range(len(heights) + 1)]
-    figure = _new_figure(group, plot, ends[-1], plot.label, [])
+    figure = _new_figure(plot, ends[-1], plot.label, [])
     (axes,) = figure.axes
-    axes.set_xlim(*_limits(group, plot))
+    axes.set_xlim(*_limits(plot))
     axes.ticklabel_format(axis="x", useOffset=False)
     axes.set_ylim(ends[-1], 0)
     middles = [(above + below) / 2 for above, below in pairwise(ends)]
@@ -272,18 +222,18 @@ def _draw_dots(group: Sequence[_Shown], plot: _Plot) -> Figure:
     if plot.baseline:
         axes.axvline(plot.baseline.summary.mean, color=GREY, linestyle="--", linewidth=1, label="_baseline")
     for is_baseline in (False, True):
-        placed = zip(group, middles, strict=True)
+        placed = zip(plot.rows, middles, strict=True)
         rows = [(shown, at) for shown, at in placed if (shown is plot.baseline) == is_baseline]
         _draw_rows(axes, rows, BASELINE_STYLE if is_baseline else STYLES[0], "x", 4)
     return figure
 
 
-def _draw_along(group: Sequence[_Shown], plot: _Plot) -> Figure:
-    """Points at the rows' numbers on the axis, joined within a series; the other rows are horizontal lines."""
+def _draw_along(plot: _Plot) -> Figure:
+    """Draw points at the rows' numbers on the axis, joined within a series; the other rows are horizontal lines."""
     from matplotlib.lines import Line2D
 
-    series = _series([shown for shown in group if shown.at is not None and shown.n], plot.axis)
-    levels = [shown for shown in group if shown.n and (shown.at is None or shown is plot.baseline)]
+    series = _series([shown for shown in plot.rows if shown.at is not None and shown.n], plot.axis)
+    levels = [shown for shown in plot.rows if shown.n and (shown.at is None or shown is plot.baseline)]
     styles = [style for _, style in zip(series, cycle(STYLES), strict=False)]
     dashes = [dash for _, dash in zip(levels, cycle(LEVEL_DASHES), strict=False)]
     keys = [
@@ -296,22 +246,26 @@ def _draw_along(group: Sequence[_Shown], plot: _Plot) -> Figure:
     ]
     values = sorted({float(shown.at or 0) for rows in series.values() for shown in rows})
     is_log = values[0] > 0 and values[-1] > LOG_FROM * values[0]
-    figure = _new_figure(group, plot, LEAST_HEIGHT, f"{plot.axis} (log scale)" if is_log else plot.axis, keys)
+    figure = _new_figure(plot, LEAST_HEIGHT, f"{plot.axis} (log scale)" if is_log else plot.axis, keys)
     (axes,) = figure.axes
     axes.set_title(plot.label, loc="left", fontsize=SIZES["text"])
-    axes.set_ylim(*_limits(group, plot))
+    axes.set_ylim(*_limits(plot))
     axes.ticklabel_format(axis="y", useOffset=False)
     dodge = min(DODGE, 0.3 * WIDTH / len(series))
     _set_scale(axes, values, is_log, DODGE + dodge * (len(series) - 1) / 2)
     for place, (rows, style) in enumerate(zip(series.values(), styles, strict=True)):
-        _draw_series(axes, rows, style, dodge * (place - (len(series) - 1) / 2))
+        shift = dodge * (place - (len(series) - 1) / 2)  # keeps series of equal values apart
+        placed = [(shown, float(shown.at or 0)) for shown in rows]
+        _draw_rows(axes, placed, style, "y", shift)
+        line: dict[str, Any] = {"color": style[0], "linestyle": style[2], "linewidth": 1.2, "label": "_series"}
+        _put(axes, [(shown.summary.mean, at) for shown, at in placed], "y", shift, **line)
     for shown, dash in zip(levels, dashes, strict=True):
         axes.axhline(shown.summary.mean, color=GREY, linestyle=dash, linewidth=1.1, label="_level")
     return figure
 
 
 def _series(points: Sequence[_Shown], axis: str) -> dict[str, list[_Shown]]:
-    """Rows that vary the same besides the axis, by number, under what tells each series from the others."""
+    """Return rows that vary the same besides the axis, by number, under what tells each series from the others."""
     others = [
         {name: str(value) for name, value in shown.row.runs[0].varied.items() if name != axis} for shown in points
     ]
@@ -349,70 +303,60 @@ def _settle(figure: Figure) -> None:
         axes.set_xticks(axes.get_xticks(), texts)
 
 
-def _draw_series(axes: Axes, rows: Sequence[_Shown], style: Style, shift: float) -> None:
-    """Points with bars and seeds, joined; `shift` to the right in points keeps series of equal values apart."""
-    from matplotlib.transforms import offset_copy
-
-    colour, _, dashes = style
-    _draw_rows(axes, [(shown, float(shown.at or 0)) for shown in rows], style, "y", shift)
-    places = [float(shown.at or 0) for shown in rows], [shown.summary.mean for shown in rows]
-    moved = offset_copy(axes.transData, axes.get_figure(root=True), shift, 0, "points")
-    axes.plot(*places, color=colour, linestyle=dashes, linewidth=1.2, transform=moved, label="_series")
-
-
 def _draw_rows(
     axes: Axes, rows: Sequence[tuple[_Shown, float]], style: Style, along: Literal["x", "y"], shift: float
 ) -> None:
-    """Mean, bar and, beside these so that all are seen, the seeds; values run along one axis, rows are on the other.
+    """Draw mean, bar and, beside these so that all are seen, the seeds; values run along one axis.
 
     `shift` moves all of it across the values: up where they run along x, to the right along y; in points. Marks that
     are alike in all rows are one artist: each takes a millisecond.
     """
-    from matplotlib.transforms import offset_copy
-
     colour, marker, _ = style
     cap = "|" if along == "x" else "_"
-
-    def put(points: Sequence[tuple[float, float]], aside: float, label: str, **look: Any) -> None:
-        values, level = [value for value, _ in points], [at for _, at in points]
-        places = (values, level) if along == "x" else (level, values)
-        moved = (0.0, shift - aside) if along == "x" else (shift + aside, 0.0)
-        transform = offset_copy(axes.transData, axes.get_figure(root=True), *moved, "points")
-        axes.plot(*places, color=colour, transform=transform, label=label, **look)
-
-    means: list[tuple[float, float]] = []
-    seeds: dict[float, list[tuple[float, float]]] = defaultdict(list)
+    means: list[Point] = []
+    seeds: dict[float, list[Point]] = defaultdict(list)
     for shown, at in rows:
-        mean = shown.summary.mean
         if shown.n > 1:
-            ends = [(mean - shown.reach, at), (mean + shown.reach, at)]
-            caps = cap if shown.n > PAIR else ""
-            put(ends, 0, "_bar", linewidth=1.6, marker=caps, markersize=9, markeredgewidth=1.6)
-            means.append((mean, at))
+            means.append((shown.summary.mean, at))
+            ends = [(means[-1][0] - shown.reach, at), (means[-1][0] + shown.reach, at)]
+            caps = {"marker": cap if shown.n > PAIR else "", "markersize": 9, "markeredgewidth": 1.6}
+            _put(axes, ends, along, shift, color=colour, linewidth=1.6, label="_bar", **caps)
         step = min(3.0, 6.0 / max(1, shown.n - 1))
         for place, value in enumerate(shown.values):
             seeds[6.5 + step * place if shown.n > 1 else 0.0].append((value, at))
     if means:
-        white: dict[str, Any] = {"markeredgecolor": "white", "markeredgewidth": 0.8}
-        put(means, 0, "_mean", linestyle="", marker=marker, markersize=8, **white)
+        white = {"markeredgecolor": "white", "markeredgewidth": 0.8}
+        _put(axes, means, along, shift, color=colour, linestyle="", marker=marker, markersize=8, label="_mean", **white)
     for aside, those in seeds.items():
-        hollow: dict[str, Any] = {"markerfacecolor": "white", "markeredgewidth": 1}
-        put(those, aside, "_seed", linestyle="", marker="o", markersize=4, **hollow)
+        off = shift - aside if along == "x" else shift + aside
+        hollow = {"markerfacecolor": "white", "markeredgewidth": 1, "markersize": 4}
+        _put(axes, those, along, off, color=colour, linestyle="", marker="o", label="_seed", **hollow)
 
 
-def _limits(group: Sequence[_Shown], plot: _Plot) -> tuple[float, float]:
-    """The range of the metric that holds all that is drawn, in percent no wider than 0 to 100 needs."""
-    ends = [end for shown in group for end in shown.ends()]
+def _put(
+    axes: Axes, points: Sequence[tuple[float, float]], along: Literal["x", "y"], shift: float, **look: Any
+) -> None:
+    """Plot points of a value along one axis and a place on the other, moved across the values."""
+    from matplotlib.transforms import offset_copy
+
+    values, places = zip(*points, strict=True)
+    x, y, dx, dy = (values, places, 0.0, shift) if along == "x" else (places, values, shift, 0.0)
+    axes.plot(x, y, transform=offset_copy(axes.transData, axes.get_figure(root=True), dx, dy, "points"), **look)
+
+
+def _limits(plot: _Plot) -> tuple[float, float]:
+    """Return the range of the metric that holds all that is drawn, in percent no wider than 0 to 100 needs."""
+    ends = [end for shown in plot.rows for end in shown.ends()]
     low, high = min(ends), max(ends)
     if plot.is_percent:
-        values = [value for shown in group for value in shown.values]
+        values = [value for shown in plot.rows for value in shown.values]
         low, high = max(low, min(0.0, *values)), min(high, max(100.0, *values))
     pad = 0.05 * (high - low) or 0.05 * abs(low) or 1.0
     return low - pad, high + pad
 
 
 def _level_text(shown: _Shown, plot: _Plot) -> str:
-    """What the legend says of a horizontal line; the mean of a point is seen at the point."""
+    """Return what the legend says of a horizontal line; the mean of a point is seen at the point."""
     name = f"{shown.row.label} (baseline)" if shown is plot.baseline else shown.row.label
     if shown.at is not None:
         return name
@@ -421,10 +365,10 @@ def _level_text(shown: _Shown, plot: _Plot) -> str:
     return f"{name}: {shown.summary.mean:{form}}{bar} (n={shown.n})"
 
 
-def _note(group: Sequence[_Shown], plot: _Plot) -> str:
-    """What the figure shows, in sentences: the data set, the marks, the numbers of seeds, the baseline."""
-    counts = {shown.n for shown in group}
-    parts = [f"Data set: {plot.data}."] if plot.data else []
+def _note(plot: _Plot) -> str:
+    """Return what the figure shows, in sentences: the data set, the marks, the numbers of seeds, the baseline."""
+    counts = {shown.n for shown in plot.rows}
+    parts = [f"Data set: {plot.group.data}."] if plot.group.data else []
     dots = "Small circles are the n seeds"
     bar = "the 95 % interval of the mean"
     if max(counts) == PAIR:
@@ -432,39 +376,30 @@ def _note(group: Sequence[_Shown], plot: _Plot) -> str:
     elif PAIR in counts:
         bar += "; without ends, where n=2, the sample standard deviation"
     parts.append(f"{dots}, the large mark is their mean, the bar {bar}." if max(counts) > 1 else f"{dots}.")
-    points = [shown for shown in group if shown.at is not None]
+    points = [shown for shown in plot.rows if shown.at is not None]
     if any(shown.n for shown in points):
-        parts.append(_counts(points))
+        ((usual, _),) = Counter(shown.n for shown in points).most_common(1)
+        others = [f"n={shown.n} for {shown.row.label}" for shown in points if shown.n != usual]
+        parts.append(f"n={usual} at each point{', but ' * bool(others)}{', '.join(others)}.")
     elif plot.baseline:
         parts.append(f"Dashed line: mean of {plot.baseline.row.label}, the baseline.")
     return " ".join(parts)
 
 
-def _counts(points: Sequence[_Shown]) -> str:
-    """The number of seeds, and of which points it differs."""
-    ((usual, _),) = Counter(shown.n for shown in points).most_common(1)
-    others = [f"n={shown.n} for {shown.row.label}" for shown in points if shown.n != usual]
-    return f"n={usual} at each point{', but ' * bool(others)}{', '.join(others)}."
-
-
-def _new_figure(
-    group: Sequence[_Shown], plot: _Plot, inner_height: float, horizontal: str, keys: Sequence[Line2D]
-) -> Figure:
-    """A figure of fixed width, as high as title, axes, legend and note need; matplotlib's constrained layout does it.
+def _new_figure(plot: _Plot, inner_height: float, horizontal: str, keys: Sequence[Line2D]) -> Figure:
+    """Return a figure of fixed width, as high as title, axes, legend and note need, laid out by matplotlib.
 
     Args:
-        group: The rows.
-        plot: What else is shown.
+        plot: What is shown.
         inner_height: Height of the axes, in points.
         horizontal: Label of the horizontal axis.
         keys: Entries of the legend; the note is its title.
     """
     from matplotlib.figure import Figure
 
-    row = group[0].row
-    title = _wrapped(f"{row.study}, {row.pair}", 0.94 * WIDTH, "title")
+    title = _wrapped(", ".join(plot.group.keys), 0.94 * WIDTH, "title")
     label = _wrapped(horizontal, 0.5 * WIDTH)
-    note = _wrapped(_note(group, plot), 0.94 * WIDTH, "small")
+    note = _wrapped(_note(plot), 0.94 * WIDTH, "small")
     for key in keys:
         key.set_label(_wrapped(str(key.get_label()), 0.84 * WIDTH, "small"))
     legend_height = sum(_height(str(key.get_label()), "small") + 4 for key in keys)
@@ -479,36 +414,27 @@ def _new_figure(
 
 
 def _wrapped(text: str, width: float, size: str = "text") -> str:
-    """The text in lines that are no wider than this, broken behind spaces and signs, or anywhere if need be."""
+    """Return the text in lines that are no wider than this, broken behind spaces and signs, or anywhere if need be.
+
+    Signs that the font lacks, which would all be the same empty box, become escapes.
+    """
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+    from matplotlib.textpath import text_to_path
+
+    font = FontProperties(size=SIZES[size], weight="bold" if size == "title" else "normal")
+    glyphs = get_font(findfont(font))
+
+    def fits(line: str) -> bool:
+        return bool(text_to_path.get_text_width_height_descent(line.rstrip(), font, ismath=False)[0] <= width)
+
+    drawable = "".join(sign if glyphs.get_char_index(ord(sign)) else escaped(sign) for sign in text)
     lines = [""]
-    for word in re.findall(r"[^ _,/+>-]*[ _,/+>-]+|[^ _,/+>-]+", _drawable(text, size)):
-        for part in [word] if _width(word.rstrip(), size) <= width else word:
-            if lines[-1] and _width((lines[-1] + part).rstrip(), size) > width:
+    for word in re.findall(r"[^ _,/+>-]*[ _,/+>-]+|[^ _,/+>-]+", drawable):
+        for part in [word] if fits(word) else word:
+            if lines[-1] and not fits(lines[-1] + part):
                 lines.append("")
             lines[-1] += part
     return "\n".join(line.rstrip() for line in lines)
-
-
-def _drawable(text: str, size: str) -> str:
-    """Return the text with escapes in place of signs that the font lacks, which would all be the same empty box."""
-    from matplotlib.font_manager import findfont, get_font
-
-    font = get_font(findfont(_font(size)))
-    return "".join(sign if font.get_char_index(ord(sign)) else escaped(sign) for sign in text)
-
-
-def _width(text: str, size: str) -> float:
-    """The width of a line of text in points."""
-    from matplotlib.textpath import text_to_path
-
-    width, _, _ = text_to_path.get_text_width_height_descent(text, _font(size), ismath=False)
-    return float(width)
-
-
-def _font(size: str) -> FontProperties:
-    from matplotlib.font_manager import FontProperties
-
-    return FontProperties(size=SIZES[size], weight="bold" if size == "title" else "normal")
 
 
 def _height(text: str, size: str) -> float:

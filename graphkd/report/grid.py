@@ -12,18 +12,19 @@ from typing import TYPE_CHECKING, Any, Literal
 from graphkd.binding import bind, convert, options_of
 from graphkd.errors import check, choices, did_you_mean
 from graphkd.report.markup import NONE, Block, Cell, Table, fixed, marks, spread
+from graphkd.report.metrics import METRICS
 from graphkd.report.record import Record
 from graphkd.report.statistics import (
+    Group,
     Row,
     Summary,
     aggregate,
-    is_finished,
+    grouped,
     left_out,
     listed,
     summarise,
     warnings_about,
 )
-from graphkd.report.tables import COLUMNS, on_data, value_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -89,10 +90,10 @@ class GridSpec:
     published: Published | None = None
 
     def __post_init__(self) -> None:
-        """Raises `UserError` where a pair is named twice, or a row or a published figure has no place."""
+        """Raise `UserError` where a pair is named twice, or a row or a published figure has no place."""
         table = f"table '{self.name}'"
-        for pair, count in Counter(self.pairs).items():
-            check(count == 1, f"{table} has the pair '{pair}' twice")
+        for pair in self.pairs:
+            check(self.pairs.count(pair) == 1, f"{table} has the pair '{pair}' twice")
         published = self.published.rows if self.published else {}
         named = [("target", self.target), ("student", self.student), *(("published", name) for name in published)]
         for option, variant in named:
@@ -106,7 +107,7 @@ class GridSpec:
 
     @classmethod
     def from_mapping(cls, options: Mapping[str, Any]) -> GridSpec:
-        """Builds the spec from a config.
+        """Build the spec from a config.
 
         Raises:
             UserError: A key is unknown or missing, a value is of a wrong type, or as in the constructor.
@@ -124,16 +125,15 @@ class GridSpec:
         return cls(**values)
 
     def published_mean(self, variant: str, pair: str) -> Summary:
-        """The published figure of a variant and pair as mean and std, with n = 0 where there is none."""
+        """Return the published figure of a variant and pair as mean and std, with n = 0 where there is none."""
         row = self.published.rows.get(variant) if self.published else None
-        mean = row.mean[self.pairs.index(pair)] if row and pair in self.pairs else None
-        if row is None or mean is None:
-            return summarise([])
-        std = row.std[self.pairs.index(pair)] if row.std else None
-        return Summary(1, mean, math.nan if std is None else std, math.nan)
+        at = self.pairs.index(pair) if pair in self.pairs else None
+        mean = None if row is None or at is None else row.mean[at]
+        std = None if row is None or at is None or row.std is None else row.std[at]
+        return summarise([mean]) if std is None or mean is None else Summary(mean, std, math.nan, 1)
 
     def published_ari(self, variant: str) -> float:
-        """The published ARI of a variant, NaN where there is none."""
+        """Return the published ARI of a variant, NaN where there is none."""
         row = self.published.rows.get(variant) if self.published else None
         return math.nan if row is None or row.ari is None else row.ari
 
@@ -156,7 +156,7 @@ class Ari:
 def average_relative_improvement(
     target: Mapping[str, float], method: Mapping[str, float], student: Mapping[str, float]
 ) -> Ari:
-    """Mean over pairs of (target - method) / (method - student) x 100 (HKD, ICCV 2021, Table 1).
+    """Return the mean over pairs of (target - method) / (method - student) x 100 (HKD, ICCV 2021, Table 1).
 
     Args:
         target: Mean accuracies by pair of the method whose improvement is measured.
@@ -175,7 +175,7 @@ def average_relative_improvement(
 
 
 def build_grids(records: Iterable[Record], spec: GridSpec) -> list[Table]:
-    """One table for each study that the spec asks for, and each data set of it, sorted by these.
+    """Build one table for each study that the spec asks for, and each data set of it, sorted by these.
 
     Args:
         records: Runs of any kind and status; those that are no finished students become a note.
@@ -184,92 +184,98 @@ def build_grids(records: Iterable[Record], spec: GridSpec) -> list[Table]:
     Raises:
         UserError: The study that is asked for has no finished run.
     """
-    groups: dict[tuple[str, str], list[Record]] = defaultdict(list)
-    for record in records:
-        groups[record.study, record.data or ""].append(record)
-    done = {key: group for key, group in sorted(groups.items()) if any(map(is_finished, group))}
-    studies = {study for study, _ in done}
+    groups = grouped(records, by=("study",))
+    studies = {study for group in groups for study in group.keys}
     hint = did_you_mean(spec.study or "", studies)
     message = f"table '{spec.name}': there is no finished run of the study '{spec.study}'{hint}"
     check(spec.study in (None, *studies), f"{message} (choices: {choices(studies)})")
-    shown = {key: group for key, group in done.items() if spec.study in (None, key[0])}
-    several = Counter(study for study, _ in shown)
-    return [
-        _build_grid(study + f"_{data or 'unknown'}" * (several[study] > 1), study, data, group, spec)
-        for (study, data), group in shown.items()
-    ]
+    return [_build_grid(group, spec) for group in groups if spec.study in (None, *group.keys)]
 
 
 @dataclass(frozen=True)
 class _Line:
-    """A row of the grid: variant, or label where a variant has several configurations on a pair; values by pair."""
+    """A row of the grid.
+
+    Attributes:
+        variant: The variant, or label where a variant has several configurations on a pair.
+        label: How it is printed.
+        accuracy: Its accuracy on each pair, with n = 0 where there is none.
+        rows: Its runs by pair.
+        ari: Improvement of the target over it.
+        differences: Its accuracy less the published one on each pair; NaN where one is missing or the data differ.
+        ari_difference: The same of ARI; NaN too where the pairs that they are the mean of differ.
+    """
 
     variant: str
     label: str
     accuracy: Mapping[str, Summary]
-    runs: Mapping[str, Row]
+    rows: Mapping[str, Row]
     ari: Ari
+    differences: Mapping[str, float]
+    ari_difference: float
+
+    def mean(self, pair: str, metric: str) -> float:
+        """Return the mean of a metric on a pair, NaN where there is none."""
+        return self.rows[pair].summary(metric).mean if pair in self.rows else math.nan
 
 
-def _build_grid(name: str, study: str, data: str, records: Sequence[Record], spec: GridSpec) -> Table:
-    rows = aggregate(records)
-    pairs = _in_order(spec.pairs, {row.pair for row in rows})
-    lines = _lines(rows, pairs, spec)
-    cells = [summary for line in lines if line.variant != TEACHER for summary in line.accuracy.values() if summary.n]
-    counts = Counter(summary.n for summary in cells)
+def _build_grid(group: Group, spec: GridSpec) -> Table:
+    (study,) = group.keys
+    rows = aggregate(group.records)
+    found = {row.pair for row in rows}
+    pairs = [*(pair for pair in spec.pairs if pair in found), *sorted(found.difference(spec.pairs))]
+    lines = _lines(rows, pairs, group.data, spec)
+    counts = Counter(one.n for line in lines if line.variant != TEACHER for one in line.accuracy.values() if one.n)
     usual = max(counts, key=lambda n: (counts[n], n), default=0)
-    published = _published(lines, pairs, data, spec)
+    published = _published(lines, pairs, spec)
     target, student = spec.rows[spec.target], spec.rows[spec.student]
     where_else = [dataclasses.replace(row, label=f"{row.pair}: {row.label}") for row in rows]
     return Table(
-        name=name + ("" if spec.name == study else f"_{spec.name}"),
-        title=f"{study}{on_data(data)}",
-        caption=f"{COLUMNS[ACCURACY].label}, n = {usual} where a cell does not say otherwise.",
+        name=group.name + ("" if spec.name == study else f"_{spec.name}"),
+        title=group.title,
+        caption=f"{METRICS[ACCURACY].label}, n = {usual} where a cell does not say otherwise.",
         blocks=(_accuracies(lines, pairs, usual), *published, *_seconds(lines, pairs)),
         legend=(
             "Mean ± sample standard deviation over n seeds, best mean of a pair in bold, second best underlined (the "
             f"teacher aside), {NONE} where there is none. ARI of a row: mean over pairs of "
             f"({target} - row) / (row - {student}) x 100."
         ),
-        frame=_frame(study, data, lines, pairs, spec),
+        frame=_frame(group, lines, pairs, spec),
         notes=(
-            *_about_ari(lines, student), *(_about_data(data, spec) if published else ()), *_about_teachers(rows),
-            *warnings_about(where_else), *left_out(records),
+            *_about_ari(lines, student), *(_about_data(group.data, spec) if published else ()), *_about_teachers(rows),
+            *warnings_about(where_else), *left_out(group.records),
         ),
     )  # fmt: skip
 
 
-def _in_order(first: Sequence[str], found: set[str]) -> list[str]:
-    """Those of `first` that were found, then the others by name."""
-    return [*(name for name in first if name in found), *sorted(found.difference(first))]
-
-
-def _lines(rows: Sequence[Row], pairs: Sequence[str], spec: GridSpec) -> list[_Line]:
-    runs: dict[str, dict[str, Row]] = defaultdict(dict)
+def _lines(rows: Sequence[Row], pairs: Sequence[str], data: str, spec: GridSpec) -> list[_Line]:
+    by_label: dict[str, dict[str, Row]] = defaultdict(dict)
     for row in rows:
-        runs[row.label][row.pair] = row
-    accuracy = {
-        label: {pair: row.summary(lambda run: value_of(run, ACCURACY)) for pair, row in by_pair.items()}
-        for label, by_pair in runs.items()
-    }
-    means = {label: {pair: summary.mean for pair, summary in of.items()} for label, of in accuracy.items()}
-    target, student = means.get(spec.target, {}), means.get(spec.student, {})
-    none = Ari(math.nan, (), ())
+        by_label[row.label][row.pair] = row
+    accuracy = {label: {pair: row.summary(ACCURACY) for pair, row in of.items()} for label, of in by_label.items()}
+    means = {label: {pair: one.mean for pair, one in of.items() if one.n} for label, of in accuracy.items()}
+    if TEACHER in spec.rows:
+        by_label[TEACHER] = {}
+        accuracy[TEACHER] = {pair: summarise(_teachers(rows, pair).values()) for pair in pairs}
+    on_same_data = spec.published is not None and data == spec.published.data
     lines = []
-    for variant in (*spec.rows, *sorted(runs.keys() - spec.rows.keys())):
-        if variant == TEACHER:
-            teachers = {pair: summarise(_teachers(rows, pair).values()) for pair in pairs}
-            lines.append(_Line(variant, spec.rows[variant], teachers, {}, none))
-            continue
-        is_compared = variant not in (spec.target, spec.student)
-        ari = average_relative_improvement(target, means.get(variant, {}), student) if is_compared else none
-        label = spec.rows.get(variant, variant)
-        lines.append(_Line(variant, label, accuracy.get(variant, {}), runs.get(variant, {}), ari))
+    for variant in (*spec.rows, *sorted(by_label.keys() - spec.rows.keys())):
+        own = {pair: accuracy.get(variant, {}).get(pair, summarise([])) for pair in pairs}
+        of = {} if variant in (TEACHER, spec.target, spec.student) else means.get(variant, {})
+        ari = average_relative_improvement(means.get(spec.target, {}), of, means.get(spec.student, {}))
+        differences = {pair: own[pair].mean - spec.published_mean(variant, pair).mean for pair in pairs}
+        ari_difference = ari.value - spec.published_ari(variant)
+        if not on_same_data:
+            differences = dict.fromkeys(pairs, math.nan)
+        if not on_same_data or set(ari.pairs) != set(spec.pairs):
+            ari_difference = math.nan
+        label, runs = spec.rows.get(variant, variant), by_label.get(variant, {})
+        lines.append(_Line(variant, label, own, runs, ari, differences, ari_difference))
     return lines
 
 
 def _teachers(rows: Sequence[Row], pair: str) -> dict[tuple[str, float | None], float | None]:
-    """The accuracy of each teacher of a pair."""
+    """Return the accuracy of each teacher of a pair."""
     teachers = [run.teacher for row in rows if row.pair == pair for run in row.runs]
     return {(one.identity, one.accuracy): one.accuracy for one in teachers if one is not None}
 
@@ -277,79 +283,56 @@ def _teachers(rows: Sequence[Row], pair: str) -> dict[tuple[str, float | None], 
 def _accuracies(lines: Sequence[_Line], pairs: Sequence[str], usual: int) -> Block:
     columns = [[Cell(line.label) for line in lines]]
     for pair in pairs:
-        summaries = [line.accuracy.get(pair, summarise([])) for line in lines]
-        means = [
-            math.nan if line.variant == TEACHER else summary.mean
-            for line, summary in zip(lines, summaries, strict=True)
-        ]  # fmt: skip
-        columns.append([
-            Cell(_teacher(summary) if line.variant == TEACHER else spread(summary, usual, 2), mark)
-            for line, summary, mark in zip(lines, summaries, marks(means, "max"), strict=True)
-        ])  # fmt: skip
+        means = [math.nan if line.variant == TEACHER else line.accuracy[pair].mean for line in lines]
+        texts = [
+            _bare(line.accuracy[pair]) if line.variant == TEACHER else spread(line.accuracy[pair], usual, 2)
+            for line in lines
+        ]
+        columns.append([Cell(*cell) for cell in zip(texts, marks(means, "max"), strict=True)])
     columns.append([Cell(_ari(line.ari, len(pairs))) for line in lines])
     return Block(("method", *pairs, "ARI (%)"), tuple(zip(*columns, strict=True)))
 
 
-def _teacher(summary: Summary) -> str:
-    """A pair's usual one teacher has no spread."""
-    return fixed(summary.mean, 2) if summary.n < 2 else spread(summary, 1, 2)
+def _bare(summary: Summary) -> str:
+    """Return the mean, and the spread where there is one: a pair's usual one teacher has none."""
+    return fixed(summary.mean, 2) if math.isnan(summary.std) else spread(summary, 1, 2)
 
 
 def _ari(ari: Ari, pairs: int) -> str:
     return fixed(ari.value, 2) + (f" ({len(ari.pairs)} of {pairs} pairs)" if 0 < len(ari.pairs) < pairs else "")
 
 
-def _published(lines: Sequence[_Line], pairs: Sequence[str], data: str, spec: GridSpec) -> list[Block]:
-    """The published figures of the pairs that are shown, if there are any."""
+def _published(lines: Sequence[_Line], pairs: Sequence[str], spec: GridSpec) -> list[Block]:
+    """Return the published figures of the pairs that are shown, if there are any."""
     pairs = [pair for pair in pairs if any(spec.published_mean(line.variant, pair).n for line in lines)]
     if spec.published is None or not pairs:
         return []
-    cells = []
-    for line in lines:
-        if line.variant in spec.published.rows:
-            figures = [_published_cell(line, pair, data, spec) for pair in pairs]
-            ari = fixed(spec.published_ari(line.variant), 2)
-            difference = fixed(_ari_difference(line, data, spec), 2, "+")
-            cells.append((Cell(line.label), *figures, Cell(ari if ari == NONE else f"{ari} ({difference})")))
+
+    def cell(published: str, difference: float) -> Cell:
+        return Cell(published if published == NONE else f"{published} ({fixed(difference, 2, '+')})")
+
+    cells = tuple(
+        (
+            Cell(line.label),
+            *(cell(_bare(spec.published_mean(line.variant, pair)), line.differences[pair]) for pair in pairs),
+            cell(fixed(spec.published_ari(line.variant), 2), line.ari_difference),
+        )
+        for line in lines
+        if line.variant in spec.published.rows
+    )
     title = f"Published on {spec.published.data} ({spec.published.source}); in brackets: above less published"
-    return [Block(("method", *pairs, f"ARI (%), {len(spec.pairs)} pairs"), tuple(cells), title)]
-
-
-def _published_cell(line: _Line, pair: str, data: str, spec: GridSpec) -> Cell:
-    figure = spec.published_mean(line.variant, pair)
-    if not figure.n:
-        return Cell(NONE)
-    text = fixed(figure.mean, 2) if math.isnan(figure.std) else spread(figure, 1, 2)
-    return Cell(f"{text} ({fixed(_difference(line, pair, data, spec), 2, '+')})")
-
-
-def _difference(line: _Line, pair: str, data: str, spec: GridSpec) -> float:
-    """Mean here less the published one; NaN where either is missing or the data differ."""
-    if spec.published is None or data != spec.published.data or pair not in line.accuracy:
-        return math.nan
-    return line.accuracy[pair].mean - spec.published_mean(line.variant, pair).mean
-
-
-def _ari_difference(line: _Line, data: str, spec: GridSpec) -> float:
-    """ARI here less the published one; NaN where the data or the pairs that they are the mean of differ."""
-    if spec.published is None or data != spec.published.data or set(line.ari.pairs) != set(spec.pairs):
-        return math.nan
-    return line.ari.value - spec.published_ari(line.variant)
+    return [Block(("method", *pairs, f"ARI (%), {len(spec.pairs)} pairs"), cells, title)]
 
 
 def _seconds(lines: Sequence[_Line], pairs: Sequence[str]) -> list[Block]:
-    column = COLUMNS["seconds_per_step"]
-    cells = [
-        (Cell(line.label), *(Cell(fixed(_mean(line, pair, "seconds_per_step"), column.decimals)) for pair in pairs))
-        for line in lines
-        if any(not math.isnan(_mean(line, pair, "seconds_per_step")) for pair in pairs)
-    ]
-    return [Block(("method", *pairs), tuple(cells), f"{column.label[0].upper()}{column.label[1:]}")] if cells else []
-
-
-def _mean(line: _Line, pair: str, column: str) -> float:
-    row = line.runs.get(pair)
-    return math.nan if row is None else row.summary(lambda run: value_of(run, column)).mean
+    metric = METRICS["seconds_per_step"]
+    means = [(line.label, [line.mean(pair, "seconds_per_step") for pair in pairs]) for line in lines]
+    cells = tuple(
+        (Cell(label), *(Cell(fixed(mean, metric.decimals)) for mean in of))
+        for label, of in means
+        if not all(map(math.isnan, of))
+    )
+    return [Block(("method", *pairs), cells, f"{metric.label[0].upper()}{metric.label[1:]}")] if cells else []
 
 
 def _about_ari(lines: Sequence[_Line], student: str) -> list[str]:
@@ -373,27 +356,26 @@ def _about_teachers(rows: Sequence[Row]) -> list[str]:
     return [f"students of a pair had different teachers: {listed(several)}"] if several else []
 
 
-def _frame(study: str, data: str, lines: Sequence[_Line], pairs: Sequence[str], spec: GridSpec) -> pd.DataFrame:
+def _frame(group: Group, lines: Sequence[_Line], pairs: Sequence[str], spec: GridSpec) -> pd.DataFrame:
     import pandas as pd
 
     frame: pd.DataFrame = pd.DataFrame([
-        {"study": study, "data": data, "variant": line.variant, "label": line.label,
-         **{name: value for pair in pairs for name, value in _values(line, pair, data, spec).items()},
+        {"study": group.keys[0], "data": group.data, "variant": line.variant, "label": line.label,
+         **{name: value for pair in pairs for name, value in _values(line, pair, spec).items()},
          "ari": line.ari.value, "ari_pairs": len(line.ari.pairs), "ari_published": spec.published_ari(line.variant),
-         "ari_difference": _ari_difference(line, data, spec),
-         "published_data": spec.published.data if spec.published else ""}
+         "ari_difference": line.ari_difference, "published_data": spec.published.data if spec.published else ""}
         for line in lines
     ])  # fmt: skip
     return frame
 
 
-def _values(line: _Line, pair: str, data: str, spec: GridSpec) -> dict[str, float]:
-    """What the frame holds of a cell."""
-    summary, published = line.accuracy.get(pair, summarise([])), spec.published_mean(line.variant, pair)
+def _values(line: _Line, pair: str, spec: GridSpec) -> dict[str, float]:
+    """Return what the frame holds of a cell."""
+    published = spec.published_mean(line.variant, pair)
     return {
-        **{f"{pair}_{part}": getattr(summary, part) for part in ("mean", "std", "ci95", "n")},
+        **{f"{pair}_{part}": value for part, value in vars(line.accuracy[pair]).items()},
         f"{pair}_published": published.mean,
         f"{pair}_published_std": published.std,
-        f"{pair}_difference": _difference(line, pair, data, spec),
-        **{f"{pair}_{column}": _mean(line, pair, column) for column in ("seconds_per_step", "peak_memory_mib")},
+        f"{pair}_difference": line.differences[pair],
+        **{f"{pair}_{metric}": line.mean(pair, metric) for metric in ("seconds_per_step", "peak_memory_mib")},
     }

@@ -1,4 +1,4 @@
-"""Finds and reads every run record below a folder."""
+"""Find and read every run record below a folder."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Loaded:
 
 
 def load_records(folder: str | os.PathLike[str]) -> Loaded:
-    """Reads every file named `record.json` below a folder, of any kind and status.
+    """Read every file named `record.json` below a folder, of any kind and status.
 
     Folder names mean nothing, but for two: direct children named `reference` (published results, kept by git)
     and `tables` are skipped, and read only where they are the folder asked for. Links are not followed; those
@@ -49,7 +49,7 @@ def load_records(folder: str | os.PathLike[str]) -> Loaded:
 
 
 def _find(root: str) -> tuple[list[str], list[str]]:
-    """Paths of all record files below `root`, sorted, and what stood in the way."""
+    """Return the paths of all record files below `root`, sorted, and what stood in the way."""
     paths: list[str] = []
     problems: list[str] = []
     pending = [root]
@@ -76,7 +76,7 @@ def _find(root: str) -> tuple[list[str], list[str]]:
 
 
 def _leads_out(link: os.DirEntry[str], root: str) -> bool:
-    """Whether a link that could hold records points outside `root`."""
+    """Return whether a link that could hold records points outside `root`."""
     if link.name != RECORD_FILE and not os.path.isdir(link.path):
         return False
     inside = os.path.join(os.path.realpath(root), "")

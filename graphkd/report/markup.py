@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from graphkd.report.files import make_folder, write_atomically
+from graphkd.files import make_folder, write_atomically
+from graphkd.report.metrics import Direction
 from graphkd.report.statistics import Summary
 
 if TYPE_CHECKING:
@@ -37,7 +39,6 @@ MARKDOWN_START = re.compile(r"^(?:\d{1,9}(?=[.)](?:\s|$))|(?=>|[-+=](?:[-+=\s]|$
 FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n]")
 """How a text begins that a spreadsheet would run: signs of a formula, wide ones too, or what tears the cell."""
 
-Direction = Literal["max", "min"]
 Mark = Literal["best", "second"]
 
 
@@ -150,11 +151,23 @@ def write_tables(tables: Sequence[Table], folder: str | os.PathLike[str]) -> lis
     """
     make_folder(folder)
     paths = []
-    for stem, table in zip(_stems([table.name for table in tables]), tables, strict=True):
+    for stem, table in zip(file_stems(table.name for table in tables), tables, strict=True):
         for suffix, text in ((".csv", table.csv()), (".md", table.markdown()), (".tex", table.latex())):
             paths.append(Path(folder, stem + suffix))
             write_atomically(paths[-1], text)
     return paths
+
+
+def file_stems(names: Iterable[str]) -> Iterator[str]:
+    """Yield a file name for each name: portable, without folders, and distinct even where case does not count."""
+    taken: set[str] = set()
+    for name in names:
+        base = stem = re.sub(r"[^A-Za-z0-9_.]+", "-", name).strip("-.")[:LONGEST_STEM] or "table"
+        numbers = itertools.count(2)
+        while stem.lower() in taken:
+            stem = f"{base}-{next(numbers)}"
+        taken.add(stem.lower())
+        yield stem
 
 
 def markdown_block(block: Block) -> str:
@@ -182,43 +195,18 @@ def _inert(value: Any) -> Any:
 
 
 def _markdown(text: str) -> str:
-    return MARKDOWN_START.sub(r"\g<0>\\", MARKDOWN_SIGNS.sub(_markdown_sign, visible(text).strip()))
-
-
-def _markdown_sign(match: re.Match[str]) -> str:
-    return match[0] if match[1] else f"\\{match[0]}"
+    safe = MARKDOWN_SIGNS.sub(lambda sign: sign[0] if sign[1] else f"\\{sign[0]}", visible(text).strip())
+    return MARKDOWN_START.sub(r"\g<0>\\", safe)
 
 
 def _latex_block(block: Block) -> list[str]:
-    rows = [[LATEX[cell.mark].format(_latex(cell.text)) for cell in row] for row in block.cells]
-    return [
-        rf"\begin{{tabular}}{{l{'r' * (len(block.header) - 1)}}}",
-        r"\toprule",
-        _latex_row(_latex(label) for label in block.header),
-        r"\midrule",
-        *(_latex_row(row) for row in rows),
-        r"\bottomrule",
-        r"\end{tabular}",
+    head, *rows = [
+        " & ".join(LATEX[cell.mark].format(_latex(cell.text)) for cell in row) + r" \\"
+        for row in (map(Cell, block.header), *block.cells)
     ]
-
-
-def _latex_row(cells: Iterable[str]) -> str:
-    return rf"{' & '.join(cells)} \\"
+    begin = rf"\begin{{tabular}}{{l{'r' * (len(block.header) - 1)}}}"
+    return [begin, r"\toprule", head, r"\midrule", *rows, r"\bottomrule", r"\end{tabular}"]
 
 
 def _latex(text: str) -> str:
     return LATEX_PATTERN.sub(lambda sign: LATEX_SIGNS.get(sign[0], "{}".join(sign[0])), visible(text))
-
-
-def _stems(names: Sequence[str]) -> list[str]:
-    """A file name for each table: portable, inside the folder, and distinct whatever the file system."""
-    stems: list[str] = []
-    for name in names:
-        base = re.sub(r"[^A-Za-z0-9_.]+", "-", name).strip("-.")[:LONGEST_STEM] or "table"
-        taken = {stem.lower() for stem in stems}
-        stem, number = base, 1
-        while stem.lower() in taken:
-            number += 1
-            stem = f"{base}-{number}"
-        stems.append(stem)
-    return stems

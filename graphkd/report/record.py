@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, NoReturn
 
 from graphkd.binding import describe
 from graphkd.errors import UserError, brief, check, one_line
-from graphkd.report.files import read_small, write_atomically
+from graphkd.files import read_small, write_atomically
 
 SCHEMA: Final = 1
 LARGEST_BYTES = 4 << 20
@@ -174,7 +174,7 @@ def read(path: str | os.PathLike[str]) -> Record:
     try:
         content = read_small(path, LARGEST_BYTES)
     except UserError as error:
-        raise UserError(f"{shown(path)} {error}") from error
+        raise UserError(f"{shown(path)}: {error}") from error
     return Record.from_json(content, path)
 
 

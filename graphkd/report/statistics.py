@@ -1,4 +1,4 @@
-"""Aggregates finished runs over their seeds, and says what a reader must know about the aggregate."""
+"""Groups of runs, finished runs aggregated over their seeds, and warnings about the aggregate."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import math
 import re
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from graphkd.identity import short
+from graphkd.report.metrics import value_of
 from graphkd.report.record import Record
 
 FEW_SEEDS = 3
@@ -26,16 +27,16 @@ class Summary:
     """Mean and spread of one value over seeds; NaN where it is undefined.
 
     Attributes:
-        n: Number of runs that have the value.
-        mean: Their mean.
+        mean: Mean of the runs that have the value.
         std: Sample standard deviation (divided by n - 1), NaN for n = 1.
         ci95: Half the width of the 95 % confidence interval of the mean (Student's t), NaN for n = 1.
+        n: Number of runs that have the value.
     """
 
-    n: int
     mean: float
     std: float
     ci95: float
+    n: int
 
 
 @dataclass(frozen=True)
@@ -72,47 +73,91 @@ class Row:
         """The seeds, sorted."""
         return tuple(run.seed for run in self.runs)
 
-    def by_seed(self, value: Callable[[Record], float | None]) -> dict[int, float]:
-        """A value of each run that has it, finite, by seed."""
-        known = ((run.seed, value(run)) for run in self.runs)
-        return {seed: number for seed, number in known if number is not None and math.isfinite(number)}
+    def by_seed(self, metric: str) -> dict[int, float]:
+        """Return the metric of each run that has a finite one, by seed."""
+        known = ((run.seed, value_of(run, metric)) for run in self.runs)
+        return {seed: value for seed, value in known if value is not None and math.isfinite(value)}
 
-    def summary(self, value: Callable[[Record], float | None]) -> Summary:
-        """Mean and spread of a value of each run."""
-        return summarise(value(run) for run in self.runs)
+    def summary(self, metric: str) -> Summary:
+        """Return mean and spread of a metric over the runs."""
+        return summarise(self.by_seed(metric).values())
+
+
+@dataclass(frozen=True)
+class Group:
+    """The runs of one table or figure.
+
+    Attributes:
+        keys: The study, or study and pair.
+        data: Name of the data set, or "" where the records do not say it.
+        name: Name of the table or figure, from which files get theirs.
+        records: The runs, of any kind and status.
+    """
+
+    keys: tuple[str, ...]
+    data: str
+    name: str
+    records: list[Record]
+
+    @property
+    def title(self) -> str:
+        """The heading."""
+        return ", ".join(self.keys) + (f" on {self.data}" if self.data else "")
+
+
+def grouped(records: Iterable[Record], by: Sequence[str] = ("study", "pair")) -> list[Group]:
+    """Group records by these fields and the data set; groups without a finished run are dropped.
+
+    Returns:
+        The groups, sorted. The data set is part of a name where the same keys stand for several data sets.
+    """
+    groups: dict[tuple[str, ...], list[Record]] = defaultdict(list)
+    for record in records:
+        key = (*(getattr(record, field) for field in by), record.data or "")
+        groups[key].append(record)
+    done = {key: group for key, group in sorted(groups.items()) if any(map(is_finished, group))}
+    several = Counter(key[:-1] for key in done)
+    return [
+        Group(key[:-1], key[-1], "_".join(key[:-1]) + f"_{key[-1] or 'unknown'}" * (several[key[:-1]] > 1), group)
+        for key, group in done.items()
+    ]
 
 
 def summarise(values: Iterable[float | None]) -> Summary:
-    """Mean and spread; values that are None or not finite are left out, and `n` counts the rest."""
+    """Return mean and spread; values that are None or not finite are left out, and `n` counts the rest."""
     known = [value for value in values if value is not None and math.isfinite(value)]
     n = len(known)
     if n == 0:
-        return Summary(0, math.nan, math.nan, math.nan)
+        return Summary(math.nan, math.nan, math.nan, 0)
     mean = float(statistics.mean(known))
     if n == 1:
-        return Summary(1, mean, math.nan, math.nan)
+        return Summary(mean, math.nan, math.nan, 1)
     std = math.hypot(*(value - mean for value in known)) / math.sqrt(n - 1)
-    return Summary(n, mean, std, t_quantile(n - 1) * std / math.sqrt(n))
+    return Summary(mean, std, t_quantile(n - 1) * std / math.sqrt(n), n)
 
 
 @functools.cache
 def t_quantile(freedom: float) -> float:
-    """The 97.5 % quantile of Student's t: how many standard errors a 95 % interval reaches to each side."""
+    """Return the 97.5 % quantile of Student's t: how many standard errors a 95 % interval reaches to each side."""
     from scipy.special import stdtrit
 
     return float(stdtrit(freedom, 0.975))
 
 
 def is_finished(record: Record) -> bool:
-    """Whether a run belongs in tables: a student that was trained to its end."""
+    """Return whether a run belongs in tables: a student that was trained to its end."""
     return record.kind == "student" and record.status == "done"
 
 
-def aggregate(records: Iterable[Record]) -> list[Row]:
-    """One row for each (study, pair, data, variant, identity) of the finished runs, sorted by these and the label.
+def aggregate(records: Iterable[Record], order: Sequence[str] = ()) -> list[Row]:
+    """Return one row for each (study, pair, data, variant, identity) of the finished runs, sorted by these and label.
 
     A seed that is recorded twice counts once: the run of the newest code version, or of a clean checkout
     where versions are equal. The result does not depend on the order of the records.
+
+    Args:
+        records: Runs of any kind and status.
+        order: Variants in the order of their rows within a table; the others follow by name.
     """
     by_row: dict[tuple[str, str, str, str, str], dict[int, list[Record]]] = defaultdict(lambda: defaultdict(list))
     for record in filter(is_finished, records):
@@ -123,17 +168,23 @@ def aggregate(records: Iterable[Record]) -> list[Row]:
         runs = tuple(_newest(by_seed[seed]) for seed in sorted(by_seed))
         repeated = tuple(seed for seed in sorted(by_seed) if len(by_seed[seed]) > 1)
         rows.append(Row(*key, label=key[3], runs=runs, repeated=repeated))
-    return sorted(_labelled(rows), key=lambda row: (row.table, row.variant, row.label))
+    place = {variant: index for index, variant in enumerate(order)}
+    rank = {row.variant: (place.get(row.variant, len(place)), row.variant) for row in rows}
+    return sorted(_labelled(rows), key=lambda row: (row.table, rank[row.variant], row.label))
+
+
+def named(rows: Sequence[Row], name: str | None) -> list[Row]:
+    """Return the rows of that label, or else of that variant."""
+    return [row for row in rows if row.label == name] or [row for row in rows if row.variant == name]
 
 
 def warnings_about(rows: Sequence[Row]) -> list[str]:
-    """What a reader of a table with these rows must know, a line each."""
-    looks = (_repeated_runs, _mixed_code, _mixed_machines, _unequal_seeds, _few_seeds)
-    return [line for look in looks for line in look(rows)]
+    """Return warnings for readers of a table with these rows, a line each."""
+    return [*_about_code(rows), *_about_machines(rows), *_about_seeds(rows)]
 
 
 def left_out(records: Iterable[Record]) -> list[str]:
-    """Lines that count and name the students that are in no table: those that failed or are unfinished."""
+    """Return lines that count and name the students that are in no table: those that failed or are unfinished."""
     names: dict[str, list[str]] = defaultdict(list)
     for record in records:
         if record.kind == "student" and record.status != "done":
@@ -142,7 +193,7 @@ def left_out(records: Iterable[Record]) -> list[str]:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Names in a row, the first ten and how many more."""
+    """Return the first ten names in a line, and how many more there are."""
     more = len(names) - MOST_NAMES
     return ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
 
@@ -164,7 +215,7 @@ def _newness(record: Record) -> tuple[list[int], bool, str]:
 
 
 def _labelled(rows: Sequence[Row]) -> list[Row]:
-    """The rows with labels that tell those of one variant apart: by what they varied, else by identity."""
+    """Return the rows with labels that tell those of one variant apart: by what they varied, else by identity."""
     siblings: dict[tuple[tuple[str, str, str], str], list[Row]] = defaultdict(list)
     for row in rows:
         siblings[row.table, row.variant].append(row)
@@ -191,7 +242,7 @@ def _told_apart(rows: Sequence[Row]) -> list[Row]:
 
 
 def _flat(options: Mapping[str, Any], inside: str = "") -> Iterable[tuple[str, str]]:
-    """Dotted names with values as one printable text each."""
+    """Yield dotted names with values as one printable text each."""
     for name, value in options.items():
         if isinstance(value, Mapping) and value:
             yield from _flat(value, f"{inside}{name}.")
@@ -208,41 +259,36 @@ def _shortened(identities: Sequence[str]) -> list[str]:
     return brief if len(set(brief)) == len(brief) else list(identities)
 
 
-def _repeated_runs(rows: Sequence[Row]) -> list[str]:
-    names = [f"{row.label} seed {seed}" for row in rows for seed in row.repeated]
-    return [f"recorded more than once, counted once (newest code): {listed(names)}"] if names else []
-
-
-def _mixed_code(rows: Sequence[Row]) -> list[str]:
+def _about_code(rows: Sequence[Row]) -> Iterator[str]:
+    if again := [f"{row.label} seed {seed}" for row in rows for seed in row.repeated]:
+        yield f"recorded more than once, counted once (newest code): {listed(again)}"
     codes = [run.code for row in rows for run in row.runs]
     counts = Counter(_printable(f"{code.version} ({code.git or 'no git hash'})") for code in codes)
-    names = [f"{code}: {_count(n, 'run')}" for code, n in sorted(counts.items())]
-    mixed = [f"code versions are mixed: {listed(names)}"] if len(counts) > 1 else []
+    if len(counts) > 1:
+        names = [f"{code}: {_count(n, 'run')}" for code, n in sorted(counts.items())]
+        yield f"code versions are mixed: {listed(names)}"
     sources = {(_printable(module), source) for code in codes for module, source in code.plugins.items()}
-    plugins = [module for module, n in sorted(Counter(module for module, _ in sources).items()) if n > 1]
-    return mixed + ([f"plug-ins changed between runs: {listed(plugins)}"] if plugins else [])
+    modules = Counter(module for module, _ in sources)
+    if changed := sorted(module for module, n in modules.items() if n > 1):
+        yield f"plug-ins changed between runs: {listed(changed)}"
 
 
-def _mixed_machines(rows: Sequence[Row]) -> list[str]:
-    machines = Counter((run.device, run.threads) for row in rows for run in row.runs)
-    names = [f"{_printable(device)} with {_count(threads, 'thread')}" for device, threads in sorted(machines)]
-    warning = f"devices or threads are mixed, so times do not compare: {listed(names)}"
-    return [warning] if len(machines) > 1 else []
+def _about_machines(rows: Sequence[Row]) -> Iterator[str]:
+    machines = sorted({(run.device, run.threads) for row in rows for run in row.runs})
+    if len(machines) > 1:
+        names = [f"{_printable(device)} with {_count(threads, 'thread')}" for device, threads in machines]
+        yield f"devices or threads are mixed, so times do not compare: {listed(names)}"
 
 
-def _unequal_seeds(rows: Sequence[Row]) -> list[str]:
+def _about_seeds(rows: Sequence[Row]) -> Iterator[str]:
     counts = Counter(row.seeds for row in rows)
-    if len(counts) < 2:
-        return []
-    usual = max(counts, key=lambda seeds: (counts[seeds], len(seeds), seeds))
-    others = [f"{row.label} ({_spaced(row.seeds)})" for row in rows if row.seeds != usual]
-    return [f"seeds differ between rows: {_spaced(usual)} is usual, but not for {listed(others)}"]
+    if len(counts) > 1:
+        usual = max(counts, key=lambda seeds: (counts[seeds], len(seeds), seeds))
+        others = [f"{row.label} ({_spaced(row.seeds)})" for row in rows if row.seeds != usual]
+        yield f"seeds differ between rows: {_spaced(usual)} is usual, but not for {listed(others)}"
+    if few := [f"{row.label} (n={len(row.runs)})" for row in rows if len(row.runs) < FEW_SEEDS]:
+        yield f"fewer than {FEW_SEEDS} seeds, so the spread is unsure: {listed(few)}"
 
 
-def _few_seeds(rows: Sequence[Row]) -> list[str]:
-    names = [f"{row.label} (n={len(row.runs)})" for row in rows if len(row.runs) < FEW_SEEDS]
-    return [f"fewer than {FEW_SEEDS} seeds, so the spread is unsure: {listed(names)}"] if names else []
-
-
-def _spaced(seeds: Sequence[int]) -> str:
-    return " ".join(str(seed) for seed in seeds)
+def _spaced(seeds: Iterable[int]) -> str:
+    return " ".join(map(str, seeds))

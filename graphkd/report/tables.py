@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from graphkd.binding import bind, options_of
-from graphkd.errors import check, choices, did_you_mean
+from graphkd.errors import check, choices
 from graphkd.report.comparison import Comparison, compare_all
-from graphkd.report.markup import NONE, Block, Cell, Direction, Table, fixed, marks, spread
+from graphkd.report.markup import NONE, Block, Cell, Table, fixed, marks, spread
+from graphkd.report.metrics import METRICS, Metric, check_metric
 from graphkd.report.record import Record
-from graphkd.report.statistics import (
-    Row,
-    Summary,
-    aggregate,
-    is_finished,
-    left_out,
-    listed,
-    warnings_about,
-)
+from graphkd.report.statistics import Group, Row, Summary, aggregate, grouped, left_out, listed, named, warnings_about
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,35 +23,8 @@ LEGEND = (
     "Mean ± sample standard deviation over n seeds (fewer where a cell says so), best mean in bold, second best "
     f"underlined, {NONE} where there is none."
 )
-
-
-@dataclass(frozen=True)
-class Column:
-    """A value of a run as a table shows it.
-
-    Attributes:
-        label: The heading, with the unit.
-        decimals: Digits behind the point in print.
-        best: Which mean is best, or None where a column is no competition.
-    """
-
-    label: str
-    decimals: int
-    best: Direction | None = None
-
-
-COLUMNS: dict[str, Column] = {
-    "test_top1_last": Column("test top-1, last epoch (%)", 2, "max"),
-    "test_top1_at_best_val": Column("test top-1, at best validation (%)", 2, "max"),
-    "val_top1_best": Column("validation top-1, best epoch (%)", 2, "max"),
-    "test_top1_max": Column("test top-1, best epoch, chosen on test (%)", 2, "max"),
-    "test_top5_last": Column("test top-5, last epoch (%)", 2, "max"),
-    "test_nll_last": Column("test NLL, last epoch", 4, "min"),
-    "agreement_last": Column("agreement with teacher, last epoch (%)", 2, "max"),
-    "seconds_per_step": Column("seconds per step", 4),
-    "peak_memory_mib": Column("peak memory (MiB)", 0),
-    "duration_s": Column("duration (s)", 1),
-}
+TEST_COLUMNS = {"low": "difference_low", "high": "difference_high", "n": "test_n", "n_baseline": "test_n_baseline"}
+"""Names in the frame of fields of `Comparison`, where they differ."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +33,10 @@ class TableSpec:
 
     Attributes:
         name: Name of the layout.
-        columns: Keys of `COLUMNS`, in order.
+        columns: Keys of `METRICS`, in order.
         layout: The kind of layout.
         baseline: The variant, or label of a row, that the others are tested against; None for no tests.
-        compare: The key of `COLUMNS` that is tested.
+        compare: The key of `METRICS` that is tested.
     """
 
     name: str
@@ -80,135 +46,87 @@ class TableSpec:
     compare: str = "test_top1_last"
 
     def __post_init__(self) -> None:
-        """Raises `UserError` where a column is unknown or named twice, or there is none."""
+        """Raise `UserError` where a column is unknown or named twice, or there is none."""
         table = f"table '{self.name}'"
-        check(bool(self.columns), f"{table}: the list 'columns' is empty (choices: {choices(COLUMNS)})")
+        check(bool(self.columns), f"{table}: the list 'columns' is empty (choices: {choices(METRICS)})")
         for column in (*self.columns, self.compare):
-            hint = did_you_mean(column, COLUMNS)
-            check(column in COLUMNS, f"{table} has no column '{column}'{hint} (choices: {choices(COLUMNS)})")
-        for column, count in Counter(self.columns).items():
-            check(count == 1, f"{table} has the column '{column}' twice")
+            check_metric(column, f"{table} has no column")
+            check(self.columns.count(column) < 2, f"{table} has the column '{column}' twice")
 
     @classmethod
     def from_mapping(cls, options: Mapping[str, Any]) -> TableSpec:
-        """Builds the spec from a config.
+        """Build the spec from a config.
 
         Raises:
             UserError: A key or column is unknown or missing, or a value is of a wrong type.
         """
-        part = f"table '{options.get('name', '')}'"
-        return cls(**bind(options, options_of(cls), part).all)
+        return cls(**bind(options, options_of(cls), f"table '{options.get('name', '')}'").all)
 
 
 def build_tables(records: Iterable[Record], spec: TableSpec, order: Sequence[str] = ()) -> list[Table]:
-    """One table for each study, pair and data set that has a finished run, sorted by these.
+    """Build one table for each study, pair and data set that has a finished run, sorted by these.
 
     Args:
         records: Runs of any kind and status; those that are no finished students become a note.
         spec: What to show.
         order: Variants in the order of their rows; the others follow by name.
     """
-    groups: dict[tuple[str, str, str], list[Record]] = defaultdict(list)
-    for record in records:
-        groups[record.study, record.pair, record.data or ""].append(record)
-    shown = {key: group for key, group in sorted(groups.items()) if any(map(is_finished, group))}
-    several = Counter((study, pair) for study, pair, _ in shown)
-    return [
-        _build_table(f"{study}_{pair}" + f"_{data or 'unknown'}" * (several[study, pair] > 1), group, spec, order)
-        for (study, pair, data), group in shown.items()
+    return [_build_table(group, spec, order) for group in grouped(records)]
+
+
+def _build_table(group: Group, spec: TableSpec, order: Sequence[str]) -> Table:
+    rows = aggregate(group.records, order)
+    summaries = {name: [row.summary(name) for row in rows] for name in spec.columns}
+    printed = {METRICS[name]: of for name, of in summaries.items() if any(summary.n for summary in of)}
+    baseline, tests, notes = _compare(rows, spec)
+    tested = METRICS[spec.compare]
+    test_header = (f"difference to {baseline}, {tested.label}", "95 % interval", "p (Holm)", "test") if tests else ()
+    columns = [
+        [Cell(row.label) for row in rows],
+        [Cell(str(len(row.runs))) for row in rows],
+        *(_cells(rows, of, metric) for metric, of in printed.items()),
+        *zip(*(_test_cells(test, tested.decimals) for test in tests), strict=True),
     ]
-
-
-def value_of(record: Record, column: str) -> float | None:
-    """The value of a run that a column of `COLUMNS` shows."""
-    value: float | None = getattr(record if hasattr(record, column) else record.metrics, column)
-    return value
-
-
-def on_data(data: str) -> str:
-    """How titles name the data set, where records say it."""
-    return f" on {data}" if data else ""
-
-
-def _build_table(name: str, records: Sequence[Record], spec: TableSpec, order: Sequence[str]) -> Table:
-    place = {variant: index for index, variant in enumerate(order)}
-    rows = sorted(aggregate(records), key=lambda row: place.get(row.variant, len(place)))
-    summaries = {column: [_summary(row, column) for row in rows] for column in spec.columns}
-    printed = [column for column in spec.columns if any(summary.n for summary in summaries[column])]
-    columns = [_cells(rows, summaries[column], COLUMNS[column]) for column in printed]
-    leading = ([Cell(row.label) for row in rows], [Cell(str(len(row.runs))) for row in rows])
-    tests = _tests(rows, spec)
-    header = ("variant", "n", *(COLUMNS[column].label for column in printed), *tests.header)
+    header = ("variant", "n", *(metric.label for metric in printed), *test_header)
     return Table(
-        name=name + ("" if spec.name == "default" else f"_{spec.name}"),
-        title=f"{rows[0].study}, {rows[0].pair}{on_data(rows[0].data)}",
+        name=group.name + ("" if spec.name == "default" else f"_{spec.name}"),
+        title=group.title,
         caption=_caption(rows),
-        blocks=(Block(header, tuple(zip(*leading, *columns, *tests.cells, strict=True)), tail=len(tests.header)),),
+        blocks=(Block(header, tuple(zip(*columns, strict=True)), tail=len(test_header)),),
         legend=LEGEND,
-        frame=_frame(rows, summaries, tests.values),
-        notes=(*tests.notes, *warnings_about(rows), *left_out(records)),
+        frame=_with_tests(_frame(rows, summaries), tests, baseline=baseline, compared=spec.compare),
+        notes=(*notes, *warnings_about(rows), *left_out(group.records)),
     )
 
 
-def _summary(row: Row, column: str) -> Summary:
-    return row.summary(lambda run: value_of(run, column))
-
-
-def _cells(rows: Sequence[Row], summaries: Sequence[Summary], column: Column) -> list[Cell]:
-    ranks = marks([summary.mean for summary in summaries], column.best)
+def _cells(rows: Sequence[Row], summaries: Sequence[Summary], metric: Metric) -> list[Cell]:
+    ranks = marks([summary.mean for summary in summaries], metric.best)
     return [
-        Cell(spread(summary, len(row.runs), column.decimals), mark)
+        Cell(spread(summary, len(row.runs), metric.decimals), mark)
         for row, summary, mark in zip(rows, summaries, ranks, strict=True)
     ]
 
 
-@dataclass(frozen=True)
-class _Tests:
-    """What comparisons with a baseline add to a table: printed columns, columns of the frame, and notes."""
-
-    header: tuple[str, ...] = ()
-    cells: tuple[list[Cell], ...] = ()
-    values: Mapping[str, Sequence[Any]] | None = None
-    notes: tuple[str, ...] = ()
-
-
-def _tests(rows: Sequence[Row], spec: TableSpec) -> _Tests:
-    """Tests every row against the baseline's."""
+def _compare(rows: Sequence[Row], spec: TableSpec) -> tuple[str, list[Comparison], list[str]]:
+    """Test every row against the baseline's; return the baseline's label, a test for each row or none, and notes."""
     if spec.baseline is None:
-        return _Tests()
-    found = [row for row in rows if row.label == spec.baseline] or [row for row in rows if row.variant == spec.baseline]
+        return "", [], []
+    found = named(rows, spec.baseline)
     if len(found) != 1:
         labels = listed([row.label for row in found])
         reason = f"is several rows here ({labels})" if found else "has no finished run here"
-        return _Tests(notes=(f"nothing is compared: the baseline '{spec.baseline}' {reason}",))
-    baseline = found[0]
-    values = [row.by_seed(lambda run: value_of(run, spec.compare)) for row in rows if row is not baseline]
-    compared = iter(compare_all(values, baseline.by_seed(lambda run: value_of(run, spec.compare))))
-    tests = [Comparison(math.nan) if row is baseline else next(compared) for row in rows]
-    column = COLUMNS[spec.compare]
+        return "", [], [f"nothing is compared: the baseline '{spec.baseline}' {reason}"]
+    (baseline,) = found
+    values = [{} if row is baseline else row.by_seed(spec.compare) for row in rows]
+    compared = zip(rows, compare_all(values, baseline.by_seed(spec.compare)), strict=True)
+    tests = [Comparison(math.nan) if row is baseline else test for row, test in compared]
     number = sum(not math.isnan(test.p) for test in tests)
     note = (
         f"differences to {baseline.label} are those of a paired t-test over the seeds that both have, or of Welch's "
         f"where these are fewer than 2; p is two-sided and corrected after Holm, number of comparisons: {number}; few "
         "seeds (n) show large differences only"
     )
-    return _Tests(
-        header=(f"difference to {baseline.label}, {column.label}", "95 % interval", "p (Holm)", "test"),
-        cells=tuple(map(list, zip(*(_test_cells(test, column.decimals) for test in tests), strict=True))),
-        values={
-            "baseline": [baseline.label] * len(rows),
-            "compared": [spec.compare] * len(rows),
-            **{name: [getattr(test, field) for test in tests] for name, field in _FIELDS.items()},
-        },
-        notes=(note,),
-    )
-
-
-_FIELDS = {
-    "difference": "difference", "difference_low": "low", "difference_high": "high", "p": "p", "p_holm": "p_holm",
-    "test": "test", "test_n": "n", "test_n_baseline": "n_baseline",
-}  # fmt: skip
-"""Columns of the frame, and the field of `Comparison` that each holds."""
+    return baseline.label, tests, [note]
 
 
 def _test_cells(test: Comparison, decimals: int) -> list[Cell]:
@@ -221,7 +139,7 @@ def _test_cells(test: Comparison, decimals: int) -> list[Cell]:
 
 
 def _caption(rows: Sequence[Row]) -> str:
-    """The accuracy of the teacher, or of each teacher with its rows."""
+    """Return the accuracy of the teacher, or of each teacher with its rows."""
     labels: dict[tuple[str, str], list[str]] = defaultdict(list)
     for row in rows:
         teacher = row.runs[0].teacher
@@ -234,21 +152,23 @@ def _caption(rows: Sequence[Row]) -> str:
     return f"Teachers differ between rows: test top-1 {several}." if several else ""
 
 
-def _frame(
-    rows: Sequence[Row], summaries: Mapping[str, Sequence[Summary]], tests: Mapping[str, Sequence[Any]] | None
-) -> pd.DataFrame:
+def _frame(rows: Sequence[Row], summaries: Mapping[str, Sequence[Summary]]) -> pd.DataFrame:
     import pandas as pd
 
     names = ("study", "pair", "data", "variant", "label", "identity")
-    columns: dict[str, Sequence[Any]] = {name: [getattr(row, name) for row in rows] for name in names}
     teachers = [row.runs[0].teacher for row in rows]
-    columns["teacher_accuracy"] = [
-        math.nan if teacher is None or teacher.accuracy is None else teacher.accuracy for teacher in teachers
-    ]
-    columns["n"] = [len(row.runs) for row in rows]
-    columns["seeds"] = [" ".join(str(seed) for seed in row.seeds) for row in rows]
-    for column, values in summaries.items():
-        for part in ("mean", "std", "ci95", "n"):
-            columns[f"{column}_{part}"] = [getattr(summary, part) for summary in values]
-    frame: pd.DataFrame = pd.DataFrame({**columns, **(tests or {})})
+    first = pd.DataFrame({
+        **{name: [getattr(row, name) for row in rows] for name in names},
+        "teacher_accuracy": [math.nan if one is None or one.accuracy is None else one.accuracy for one in teachers],
+        "n": [len(row.runs) for row in rows],
+        "seeds": [" ".join(map(str, row.seeds)) for row in rows],
+    })  # fmt: skip
+    values = [pd.DataFrame(of).add_prefix(f"{name}_") for name, of in summaries.items()]
+    frame: pd.DataFrame = pd.concat([first, *values], axis="columns")
     return frame
+
+
+def _with_tests(frame: pd.DataFrame, tests: Sequence[Comparison], **names: str) -> pd.DataFrame:
+    import pandas as pd
+
+    return frame.assign(**names).join(pd.DataFrame(tests).rename(columns=TEST_COLUMNS)) if tests else frame

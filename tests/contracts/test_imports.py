@@ -18,29 +18,30 @@ MAY_IMPORT: dict[str, set[str]] = {
     "registry": {"errors", "binding"},
     "batch": set(),
     "identity": set(),
-    "report": {"errors", "binding", "identity"},
+    "files": {"errors"},
+    "report": {"errors", "binding", "identity", "files"},
     "ablation": {"errors", "binding"},
     "graph": {"errors", "batch", "registry"},
     "contrast": {"errors", "batch", "registry"},
     "model": {"errors", "binding", "batch", "registry"},
-    "data": {"errors", "binding", "batch", "registry", "report"},
+    "data": {"errors", "binding", "batch", "registry", "files"},
     "builder": {"errors", "batch", "registry", "graph", "contrast"},
     "gnn": {"errors", "batch", "registry", "graph", "contrast"},
 }
 """What each module or package of graphkd may import of graphkd, beside itself."""
 MAY_IMPORT["objective"] = {"errors", "batch", "registry", "graph", "contrast", "builder", "gnn"}
-MAY_IMPORT["engine"] = {*MAY_IMPORT["objective"], "binding", "objective", "model", "data", "report"}
+MAY_IMPORT["engine"] = {*MAY_IMPORT["objective"], "binding", "objective", "model", "data", "files"}
 MAY_IMPORT["assemble"] = {*MAY_IMPORT["engine"], "engine", "identity", "run_folder"}
 MAY_IMPORT["launch"] = {"errors", "engine"}
-MAY_IMPORT["yaml_files"] = {"errors", "report"}
-MAY_IMPORT["run_folder"] = {"errors", "identity", "launch", "engine", "report", "yaml_files"}
-MAY_IMPORT["finished"] = {*MAY_IMPORT["assemble"], "assemble"}
+MAY_IMPORT["yaml_files"] = {"errors", "files"}
+MAY_IMPORT["run_folder"] = {"errors", "identity", "launch", "engine", "files", "report", "yaml_files"}
+MAY_IMPORT["finished"] = {*MAY_IMPORT["assemble"], "assemble", "report"}
 MAY_IMPORT["reuse"] = {"errors", "report", "run_folder"}
 MAY_IMPORT["run"] = {*MAY_IMPORT["finished"], "finished", "launch", "reuse"}
 MAY_IMPORT["transfer"] = {*MAY_IMPORT["run"], "run", "run_folder"}
 MAY_IMPORT["bench"] = {*MAY_IMPORT["run"], "run"}
-WITHOUT_TORCH = ["report", "identity", "ablation", "errors", "binding", "registry"]
-STANDARD_LIBRARY_ONLY = ["errors", "binding", "registry", "identity"]
+WITHOUT_TORCH = ["files", "report", "identity", "ablation", "errors", "binding", "registry"]
+STANDARD_LIBRARY_ONLY = ["errors", "binding", "registry", "identity", "files"]
 HYDRA_INTERNALS = "graphkd_cli.hydra_internals"
 OF_THE_COMMAND_LINE = {"graphkd_cli", "hydra", "omegaconf", "rich"}
 

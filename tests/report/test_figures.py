@@ -24,9 +24,9 @@ from matplotlib.text import Text
 from test_record import make_record
 
 from graphkd.errors import UserError
-from graphkd.report.figures import DPI, LABELS, SIZES, WIDTH, build_figures, write_figures
+from graphkd.report.figures import DPI, SIZES, WIDTH, build_figures, write_figures
+from graphkd.report.metrics import METRICS
 from graphkd.report.record import Metrics, Record
-from graphkd.report.tables import COLUMNS
 
 T_OF_2 = 4.302652729749462
 """The 97.5 % quantile of Student's t with two degrees of freedom."""
@@ -51,7 +51,7 @@ def swept(values: list[Any], **changes: Any) -> list[Record]:
 
 def draw(records: list[Record], **options: Any) -> Figure:
     """The only figure of these records."""
-    (figure,) = build_figures(records, **options).values()
+    ((_, figure),) = build_figures(records, **options)
     return figure
 
 
@@ -290,17 +290,15 @@ def test_percent_axes_end_near_100_whatever_the_interval() -> None:
     assert 100 < high < 106
 
 
-@pytest.mark.parametrize("metric", list(LABELS))
+@pytest.mark.parametrize("metric", list(METRICS))
 def test_every_column_of_a_table_can_be_drawn_under_its_label(metric: str) -> None:
     figure = draw(runs("kd", [0.5, 0.5], **({} if metric == "test_top1_last" else {metric: 0.5})), metric=metric)
     assert [value for value, _ in marks(figure, "_mean")] == [0.5]
-    assert axes_of(figure).get_xlabel() == LABELS[metric]
-    assert set(LABELS) == set(COLUMNS)
-    assert LABELS[metric].startswith(COLUMNS[metric].label)
+    assert axes_of(figure).get_xlabel() == METRICS[metric].label + " (nats)" * (metric == "test_nll_last")
 
 
 def test_a_wrong_metric_is_named() -> None:
-    with pytest.raises(UserError, match=r"there is no metric 'test_top_last' to draw; did you mean 'test_top"):
+    with pytest.raises(UserError, match=r"there is no metric 'test_top_last'; did you mean 'test_top"):
         build_figures(runs("kd", [90.0]), metric="test_top_last")
 
 
@@ -322,7 +320,7 @@ def test_signs_that_the_font_lacks_are_drawn_as_escapes(tmp_path: Path) -> None:
     shown = [text.get_text() for text in draw(records).findobj(Text)]
     assert any(r"\u65e5\u672c 50 % a_b $x^2$ (n=2)" in text.replace("\n", " ") for text in shown)
     assert any(r"\u8a9e->b" in text for text in shown)
-    assert len(write_figures(records, tmp_path)) == 2
+    assert len(write_figures(build_figures(records), tmp_path)) == 2
 
 
 def test_a_long_option_is_not_cut_off() -> None:
@@ -363,7 +361,7 @@ def test_whatever_is_recorded_is_inside_the_figure(
 
 def test_files_are_named_as_tables_and_as_wide_as_a_readme(tmp_path: Path) -> None:
     records = runs("hkd", [90.0]) + runs("hkd", [91.0], study="two") + runs("hkd", [92.0], pair="a->b")
-    paths = write_figures(records, tmp_path / "new" / "figures")
+    paths = write_figures(build_figures(records), tmp_path / "new" / "figures")
     assert [path.name for path in paths] == [
         "suite_a-b.png", "suite_a-b.svg", "suite_large-small.png", "suite_large-small.svg",
         "two_large-small.png", "two_large-small.svg",
@@ -376,25 +374,26 @@ def test_files_are_named_as_tables_and_as_wide_as_a_readme(tmp_path: Path) -> No
     assert all(b"</svg>" in path.read_bytes() for path in paths[1::2])
 
 
-def test_data_sets_have_their_own_files(tmp_path: Path) -> None:
+def test_data_sets_have_their_own_figures() -> None:
     records = runs("hkd", [90.0], data="digits") + runs("hkd", [91.0], data="cifar100") + runs("hkd", [91.0])
-    names = list(build_figures(records))
-    assert names == ["suite_large-small_unknown", "suite_large-small_cifar100", "suite_large-small_digits"]
-    assert any("Data set: digits." in text for text in texts_of(build_figures(records)[names[2]]))
+    figures = dict(build_figures(records))
+    assert list(figures) == [f"suite_large->small_{data}" for data in ("unknown", "cifar100", "digits")]
+    assert any("Data set: digits." in text for text in texts_of(figures["suite_large->small_digits"]))
 
 
-def test_names_that_become_the_same_stay_apart() -> None:
+def test_names_that_become_the_same_stay_apart(tmp_path: Path) -> None:
     records = runs("hkd", [90.0], study="A/b") + runs("hkd", [91.0], study="a b") + runs("hkd", [91.0], study="..")
-    assert list(build_figures(records)) == ["_large-small", "A-b_large-small", "a-b_large-small-2"]
+    stems = [path.stem for path in write_figures(build_figures(records), tmp_path)[::2]]
+    assert stems == ["_large-small", "A-b_large-small", "a-b_large-small-2"]
 
 
 @pytest.mark.parametrize("axis", [None, "builder.k"])
 def test_the_same_records_give_the_same_bytes(tmp_path: Path, axis: str | None) -> None:
     records = swept(["2", "4", "32"]) + runs("kd", [90.0, 90.5])
-    first = write_figures(records, tmp_path / "first", axis=axis)
+    first = write_figures(build_figures(records, axis=axis), tmp_path / "first")
     random.Random(1).shuffle(records)
     with rc_context({"font.size": 20, "svg.hashsalt": None}):
-        second = write_figures(records, tmp_path / "second", axis=axis)
+        second = write_figures(build_figures(records, axis=axis), tmp_path / "second")
         assert rcParams["font.size"] == 20
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
     assert b"<dc:date>" not in first[1].read_bytes()
@@ -405,22 +404,22 @@ def test_the_same_records_give_the_same_bytes(tmp_path: Path, axis: str | None) 
     [[], runs("kd", [90.0], status="failed"), runs("kd", [math.nan]), runs("kd", [90.0], kind="teacher")],
 )
 def test_nothing_is_written_where_there_is_nothing_to_draw(tmp_path: Path, records: list[Record]) -> None:
-    assert write_figures(records, tmp_path / "figures") == []
+    assert write_figures(build_figures(records), tmp_path / "figures") == []
     assert not (tmp_path / "figures").exists()
 
 
 def test_a_file_in_the_way_of_the_folder_is_a_user_error(tmp_path: Path) -> None:
     (tmp_path / "figures").write_text("")
     with pytest.raises(UserError, match="cannot be made"):
-        write_figures(runs("kd", [90.0]), tmp_path / "figures")
+        write_figures(build_figures(runs("kd", [90.0])), tmp_path / "figures")
 
 
 def test_no_display_no_pyplot_and_no_matplotlib_before_it_is_needed(tmp_path: Path) -> None:
     code = (
-        "import sys; from graphkd.report.figures import write_figures; "
+        "import sys; from graphkd.report.figures import build_figures, write_figures; "
         "assert not {'matplotlib', 'torch', 'dgl'} & set(sys.modules); "
         "from graphkd.report.record import read; "
-        f"paths = write_figures([read({str(tmp_path / 'record.json')!r})], {str(tmp_path)!r}); "
+        f"paths = write_figures(build_figures([read({str(tmp_path / 'record.json')!r})]), {str(tmp_path)!r}); "
         "assert len(paths) == 2; assert not {'matplotlib.pyplot', 'torch', 'dgl'} & set(sys.modules)"
     )
     (tmp_path / "record.json").write_text(make_record().to_json())

@@ -47,7 +47,7 @@ def test_the_two_best_are_marked(means: list[float], best: str | None, expected:
 def test_figures_as_they_are_printed() -> None:
     assert spread(summarise([1.0, 2.0, 3.0]), 3, 2) == "2.00 ± 1.00"
     assert spread(summarise([1.0, 2.0, 3.0]), 5, 2) == "2.00 ± 1.00 (n=3)"
-    assert spread(Summary(1, 2.0, math.nan, math.nan), 1, 2) == "2.00 ± —"
+    assert spread(Summary(2.0, math.nan, math.nan, 1), 1, 2) == "2.00 ± —"
     assert spread(summarise([]), 3, 2) == "—"
     assert [fixed(value, 1, "+") for value in (1.25, -1.26, math.nan)] == ["+1.2", "-1.3", "—"]
 

@@ -22,8 +22,9 @@ from test_record import make_record
 
 from graphkd.errors import UserError
 from graphkd.report.markup import Block, Table
+from graphkd.report.metrics import METRICS
 from graphkd.report.record import Code, Metrics, Record, Teacher
-from graphkd.report.tables import COLUMNS, TableSpec, build_tables
+from graphkd.report.tables import TableSpec, build_tables
 
 CONFIG = Path(__file__).parents[2] / "configs" / "table" / "default.yaml"
 DEFAULT = TableSpec.from_mapping(yaml.safe_load(CONFIG.read_text()))
@@ -104,7 +105,7 @@ def test_one_run_has_a_dash_for_its_spread_and_a_warning() -> None:
     assert "- fewer than 3 seeds, so the spread is unsure: hkd (n=1)" in table.markdown()
 
 
-@pytest.mark.parametrize("columns", [("test_top1_last",), ("peak_memory_mib",), tuple(COLUMNS)])
+@pytest.mark.parametrize("columns", [("test_top1_last",), ("peak_memory_mib",), tuple(METRICS)])
 def test_n_is_always_shown(columns: tuple[str, ...]) -> None:
     table = build(runs("hkd", [90.0, 91.0]), TableSpec("short", columns))
     assert block(table).header[:2] == ("variant", "n")
@@ -120,9 +121,9 @@ def test_values_that_some_runs_lack_show_how_many_have_them() -> None:
 
 
 def test_the_max_over_epochs_is_always_labelled_as_chosen_on_test() -> None:
-    assert "chosen on test" in COLUMNS["test_top1_max"].label
-    assert not any("chosen on test" in COLUMNS[name].label for name in COLUMNS if name != "test_top1_max")
-    labels = [column.label for column in COLUMNS.values()]
+    assert "chosen on test" in METRICS["test_top1_max"].label
+    assert not any("chosen on test" in METRICS[name].label for name in METRICS if name != "test_top1_max")
+    labels = [column.label for column in METRICS.values()]
     assert len(set(labels)) == len(labels)
 
 
@@ -239,11 +240,11 @@ def test_a_wrong_spec_is_named(options: dict[str, Any], reason: str) -> None:
 
 
 def test_every_column_can_be_shown() -> None:
-    values = {name: 50.0 for name in COLUMNS if name != "test_top1_last"}
+    values = {name: 50.0 for name in METRICS if name != "test_top1_last"}
     table = build(runs("hkd", [50.0, 50.0], **values),
-                  TableSpec("all", tuple(COLUMNS)))  # fmt: skip
-    assert len(block(table).header) == 2 + len(COLUMNS)
-    assert all((table.frame[f"{name}_mean"] == 50.0).all() for name in COLUMNS)
+                  TableSpec("all", tuple(METRICS)))  # fmt: skip
+    assert len(block(table).header) == 2 + len(METRICS)
+    assert all((table.frame[f"{name}_mean"] == 50.0).all() for name in METRICS)
 
 
 def test_another_layout_gets_other_files() -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from crashes import DIFFERENT, Command, Machine, descendants, latest, left_by
 
-from graphkd.report.tables import COLUMNS
+from graphkd.report.metrics import METRICS
 from graphkd_cli import ablation, compose
 from graphkd_cli.main import main
 
@@ -57,7 +57,7 @@ def tables(results: Path) -> dict[str, list[dict[str, str]]]:
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
-    left_out = tuple(f"{name}_" for name in COLUMNS if name in DIFFERENT)
+    left_out = tuple(f"{name}_" for name in METRICS if name in DIFFERENT)
     with path.open() as file:
         rows = list(csv.DictReader(file))
     return [{name: cell for name, cell in row.items() if not name.startswith(left_out)} for row in rows]

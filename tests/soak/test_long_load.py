@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from graphkd.assemble import plan
-from graphkd.report.files import write_atomically
+from graphkd.files import write_atomically
 from graphkd.report.load import RUN_FILES
 from graphkd.report.record import Code, Metrics, Record, Teacher, Term
 from graphkd.run import run

@@ -19,12 +19,11 @@ import torch
 from filelock import FileLock
 
 import graphkd
-from graphkd import UserError
+from graphkd import UserError, files
 from graphkd.assemble import plan
 from graphkd.engine.callback import Callback
 from graphkd.engine.checkpoint import load_weights
 from graphkd.engine.resume import Checkpoints
-from graphkd.report import files
 from graphkd.report import record as records
 from graphkd.run import run
 from graphkd.run_folder import busy

@@ -13,7 +13,7 @@ from graphkd.errors import UserError, check
 
 
 def make_folder(folder: str | os.PathLike[str]) -> None:
-    """Makes a folder that is to be written in, and those above it.
+    """Create a folder for writing, and its missing parents.
 
     Raises:
         UserError: A file is in the way, or it cannot be written in.
@@ -62,7 +62,7 @@ def real_folder(folder: Path) -> Path:
 
 @contextlib.contextmanager
 def folder_if_used(folder: str | os.PathLike[str]) -> Iterator[None]:
-    """Make a folder as `make_folder` does; in the end those that were made and are still empty are gone.
+    """Make a folder as `make_folder` does; on exit remove those that were made and are still empty.
 
     Raises:
         UserError: As in `make_folder`.
@@ -79,7 +79,7 @@ def folder_if_used(folder: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def write_atomically(path: str | os.PathLike[str], content: bytes | str, durable: bool = True) -> None:
-    """Writes a file beside `path`, flushes it to disk, and renames it into place.
+    """Write a file beside `path`, flush it to disk, and rename it into place.
 
     A reader, also one after a crash, finds the old file or the new one, never a part. A symbolic link at
     `path` is replaced, not followed. The folder must exist.
@@ -112,21 +112,21 @@ def write_atomically(path: str | os.PathLike[str], content: bytes | str, durable
 
 
 def remove_unfinished(folder: str | os.PathLike[str]) -> None:
-    """Removes what writers that were killed left beside their files; nobody else may write in the folder."""
+    """Remove temporary files of writers that were killed; nobody else may write in the folder."""
     for path in Path(folder).glob(".*.tmp"):
         if re.fullmatch(r"\..+\.\d+-[0-9a-f]{8}\.tmp", path.name):
             path.unlink(missing_ok=True)
 
 
 def _failure(target: Path, error: OSError) -> OSError:
-    """The error of a write in words that name the file; of the same type."""
+    """Return an error of the same type whose message names the file."""
     if not target.parent.is_dir():
         return type(error)(f"{target} cannot be written: its folder is gone")
     return type(error)(f"{target} cannot be written: {error.strerror or error}")
 
 
 def _sync_folder(folder: Path) -> None:
-    """Makes a rename durable where the system can: Windows and some network drives cannot."""
+    """Make a rename durable where the system can: Windows and some network drives cannot."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:
