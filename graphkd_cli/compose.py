@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import os
-import pickle
 import re
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
@@ -174,7 +174,7 @@ def _state(path: Path) -> Hashable:
     return status.st_mode, status.st_ino, status.st_size, status.st_mtime_ns
 
 
-_REMEMBERED: dict[Hashable, tuple[dict[Path, Hashable], bytes]] = {}
+_REMEMBERED: dict[Hashable, tuple[dict[Path, Hashable], DictConfig]] = {}
 """Configs by the choices they were composed from, each with the state of the files that it rests on."""
 
 
@@ -213,16 +213,15 @@ class _Loader(ConfigLoaderImpl):
         """
         sources = tuple(part.path for part in self.get_search_path().get_path())
         key = config_name, tuple(choices), how, sources
-        asked, kept = _REMEMBERED.get(key, ({}, b""))
-        if kept and all(_state(path) == state for path, state in asked.items()):
-            config: DictConfig = pickle.loads(kept)
+        asked, kept = _REMEMBERED.get(key, ({}, None))
+        if kept is not None and all(_state(path) == state for path, state in asked.items()):
+            config = copy.deepcopy(kept)
             config.hydra.runtime.cwd = os.getcwd()
             return config
         _Source.asked.clear()
         config = super().load_configuration(config_name, choices, *how)
         if len(config.hydra.runtime.config_sources) == len(sources):  # a config may add folders that others read
-            with suppress(pickle.PicklingError):  # in a launcher's process the classes of a plug-in may be there twice
-                _REMEMBERED[key] = dict(_Source.asked), pickle.dumps(config)
+            _REMEMBERED[key] = dict(_Source.asked), copy.deepcopy(config)
         return config
 
     def _is_value(self, override: Override) -> bool:

@@ -29,7 +29,7 @@ def test_takes_an_objective_in_each_form(
     trainer().fit(expected, WeightedSum({"kd": (kd, 1.0)}), digits, teacher=network(1), seed=5)
     assert result.student is student
     assert all(torch.equal(a, b) for a, b in zip(student.parameters(), expected.parameters(), strict=True))
-    assert result.fit.epochs[-1].terms.keys() == {"kd"}
+    assert result.history.epochs[-1].terms.keys() == {"kd"}
     assert result.test == evaluate(student, digits, teacher=teacher)
 
 
@@ -37,7 +37,7 @@ def test_several_terms_have_weights_of_their_own(digits: Dataset, network: MakeN
     objective: dict[str, tuple[Objective, float]] = {
         "ce": (OBJECTIVES.build("ce"), 0.1), "soft": (OBJECTIVES.build("kd"), 0.9),
     }  # fmt: skip
-    last = graphkd.distill(network(1), network(), digits, objective, trainer=trainer()).fit.epochs[-1]
+    last = graphkd.distill(network(1), network(), digits, objective, trainer=trainer()).history.epochs[-1]
     assert last.terms.keys() == {"ce", "soft"}
     assert last.total == pytest.approx(sum(term["weighted"] for term in last.terms.values()), rel=1e-5)
 
