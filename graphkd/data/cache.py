@@ -49,7 +49,7 @@ def cached(
         return found
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(_alone(folder, f".{file.stem}.lock"))
+            stack.enter_context(alone(folder, f".{file.stem}.lock"))
         except OSError as error:
             return _uncached(decode(), folder, error)
         found = _load(file, source)
@@ -91,7 +91,7 @@ def keep_hashes(contents: Iterable[Contents], notes: tuple[str, ...]) -> tuple[s
 
 
 @contextlib.contextmanager
-def _alone(folder: Path, lock: str) -> Iterator[None]:
+def alone(folder: Path, lock: str) -> Iterator[None]:
     """Let one process at a time work in a folder, which is made for it; unless it writes there, nothing stays."""
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:

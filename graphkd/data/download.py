@@ -15,8 +15,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock
-
+from graphkd.data.cache import alone
 from graphkd.errors import UserError, check, one_line
 
 Progress = Callable[[str, int, "int | None"], None]
@@ -55,15 +54,14 @@ def download_progress(callback: Progress) -> Iterator[None]:
 
 
 def fetch(archive: Archive, root: Path) -> Path:
-    """The archive's place below `root`, downloaded unless it is there already.
+    """Return an archive's place below `root`; download it unless it is there. No folder is left if nothing came.
 
     Raises:
         UserError: There is no network, or the file is not the one expected; the message names address and place.
     """
     path = root / archive.name
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        with FileLock(root / f".{archive.name}.lock"):
+        with alone(root, f".{archive.name}.lock"):
             if not path.exists():
                 _download(archive, path)
                 return path

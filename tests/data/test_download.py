@@ -101,11 +101,12 @@ def test_a_wrong_file_put_by_hand_is_named_and_kept(server: Any, tmp_path: Path)
 def test_without_a_network_names_address_and_place(tmp_path: Path) -> None:
     archive = Archive("http://127.0.0.1:1/some.zip", "0" * 32, "some.zip")
     with pytest.raises(UserError) as caught:
-        fetch(archive, tmp_path)
+        fetch(archive, tmp_path / "new" / "data")
     message = str(caught.value)
     assert "\n" not in message
     assert "cannot download http://127.0.0.1:1/some.zip (ConnectionRefusedError" in message
-    assert f"put the file at {tmp_path / 'some.zip'} by hand" in message
+    assert f"put the file at {tmp_path / 'new' / 'data' / 'some.zip'} by hand" in message
+    assert list(tmp_path.iterdir()) == [], "no folder stays"
 
 
 def test_a_missing_page_and_a_folder_that_cannot_be(server: Any, tmp_path: Path) -> None:
