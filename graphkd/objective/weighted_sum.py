@@ -114,10 +114,10 @@ class WeightedSum(nn.Module):
             return weight == 0
         return all(weight.get(part, 1.0) == 0 for part in objective.parts or (objective.name,))
 
-    def transform(self, images: Tensor) -> Tensor:
-        """Return the views of a batch of images (`Objective.transform`)."""
-        viewers = [objective for objective in self._objectives().values() if objective.views > 1]
-        return viewers[0].transform(images) if viewers else images
+    @property
+    def viewer(self) -> Objective | None:
+        """The objective whose views of the images all are shown (`Objective.transform`); None for a single view."""
+        return next((objective for objective in self._objectives().values() if objective.views > 1), None)
 
     def stages(self) -> list[tuple[str, Stage, Objective]]:
         """Return every objective's stages with their full names, `term.stage`, and the objective."""
