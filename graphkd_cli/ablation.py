@@ -5,21 +5,18 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphkd.ablation import Suite, SuiteRun, quoted
 from graphkd.errors import UserError, check, one_line, one_of
-from graphkd_cli import compose, studies
+from graphkd_cli import compose, studies, worker
 
 if TYPE_CHECKING:
-    from graphkd.assemble import Plan
-    from graphkd.engine.callback import Callback
-    from graphkd.run import RunResult
+    from graphkd.run import RunSpec, StudentSpec
 
 DEFAULT_SUITE = "digits"
 BUSY = "another process is at it"
@@ -48,7 +45,7 @@ class Planned:
     """A run of the suite, checked."""
 
     run: SuiteRun
-    plan: Plan
+    spec: StudentSpec
 
 
 @dataclass(frozen=True)
@@ -91,45 +88,33 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def job(config: Any) -> dict[str, Any]:
-    """Do one run of a suite, called by Hydra's launcher; a run that fails is told of, not raised."""
-    from graphkd.assemble import plan, plan_teacher
-    from graphkd.run import run, run_teacher
-    from graphkd.run_folder import busy, read_config
+    """Do one run of a suite or a teacher for it, called by Hydra's launcher; a failure is told of, not raised."""
+    from graphkd.run import read_spec, run
+    from graphkd.run.folder import busy
     from graphkd_cli.progress import present_runs
     from graphkd_cli.show import result_line
 
-    place = Path(config.folder)
-    resolved = read_config(place / f"{config.index}.yaml")
-    runs = present_runs(config.total, _what(config.teacher))
-    error, line, trained = None, "", False
+    file = Path(config.folder) / f"{config.index}.yaml"
+    spec = read_spec(file)
+    what = _what(spec)
+    runs = present_runs(config.total, what)
+    if not config.wait and busy(spec.folder):
+        return {"index": config.index, "error": BUSY}
+    error, trained = None, False
     try:
-        work: Callable[[Callback], RunResult]
-        if config.teacher:
-            teacher = plan_teacher(resolved)
-            folder, work = Path(resolved["results"]) / teacher.folder, partial(run_teacher, resolved, teacher)
-        else:
-            planned = plan(resolved)
-            folder, work = planned.folder, partial(run, planned)
-        if not config.wait and busy(folder):
-            return {"index": config.index, "error": BUSY}
         with runs.watch() as callback:
-            result = work(callback)
+            result = run(spec, callback, worker=worker.MODULE)
         line, trained = result_line(result), not result.reused
     except Exception as failure:
         error = one_line(failure)
-        line = f"{resolved['variant']} seed {resolved['seed']}: failed: {error}"
-    runs.finished(line, trained, _count_done(place, config.index, config.teacher))
+        line = f"{spec.variant} seed {spec.seed}: failed: {error}"
+    file.with_suffix(f".{what}").touch()
+    runs.finished(line, trained, len(list(file.parent.glob(f"*.{what}"))))  # in whatever processes
     return {"index": config.index, "error": error}
 
 
-def _what(teacher: bool) -> str:
-    return "teacher" if teacher else "run"
-
-
-def _count_done(place: Path, index: int, teacher: bool) -> int:
-    """Mark a job as done in the launch's folder; return how many are, in whatever processes."""
-    (place / f"{index}.{_what(teacher)}").touch()
-    return len(list(place.glob(f"*.{_what(teacher)}")))
+def _what(spec: RunSpec) -> str:
+    return "teacher" if spec.kind == "teacher" else "run"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -206,33 +191,33 @@ def _check_own_keys(suite: Suite, extra: Sequence[str]) -> None:
 
 def _check_pairs(planned: Sequence[Planned]) -> None:
     """Records tell pairs apart by the names of their networks alone."""
-    from graphkd.run import pair_name
+    from graphkd.run.records import pair_name
 
     known: dict[str, str | None] = {}
     for item in planned:
-        name = pair_name(item.plan.config)
+        name = pair_name(item.spec.config)
         first = known.setdefault(name, item.run.pair)
         check(first == item.run.pair, f"the pairs '{first}' and '{item.run.pair}' are both {name}: one table for two")
 
 
 def _plan(run: SuiteRun, extra: Sequence[str], config_dir: str | None) -> Planned:
-    from graphkd.assemble import plan
+    from graphkd.run import parse
 
     try:
         composed = compose.compose([*run.overrides, *extra], config_dir)
-        planned = plan({**composed.config, "varied": run.varied})
-        compose.check_used(composed, planned.unused_nodes, [f"{k}={v}" for k, v in run.varied.items()])
+        spec = parse({**composed.config, "varied": run.varied})
+        compose.check_used(composed, spec.unused_nodes, [f"{k}={v}" for k, v in run.varied.items()])
     except UserError as error:
         raise UserError(f"variant '{run.variant}': {error}") from error
-    return Planned(run, planned if run.pair is None else _in_folder_of_pair(planned, run.pair))
+    return Planned(run, spec if run.pair is None else _in_folder_of_pair(spec, run.pair))
 
 
-def _in_folder_of_pair(planned: Plan, pair: str) -> Plan:
+def _in_folder_of_pair(spec: StudentSpec, pair: str) -> StudentSpec:
     """A student that learns from no teacher is the same run in every pair, but each pair's table needs its record."""
     check(pair == Path(pair).name, f"the pair '{pair}' must have a plain name: it becomes a folder of the results")
-    study = planned.results / str(planned.config["study"])
-    folder = study / pair / planned.folder.relative_to(study)
-    return dataclasses.replace(planned, config={**planned.config, "run_dir": str(folder)})
+    study = Path(spec.config["results"]) / spec.config["study"]
+    folder = study / pair / spec.folder.relative_to(study)
+    return dataclasses.replace(spec, config={**spec.config, "run_dir": str(folder)})
 
 
 def _print_runs(planned: PlannedSuite) -> None:
@@ -245,7 +230,7 @@ def _print_runs(planned: PlannedSuite) -> None:
     print(f"all: {' '.join([*suite.shared, *planned.extra]) or '(no changes)'}")
     for item in planned.runs:
         changes = " ".join(item.run.changes) or "(no changes)"
-        print(f"  {item.run.label}: {changes} -> {item.plan.folder}")
+        print(f"  {item.run.label}: {changes} -> {item.spec.folder}")
 
 
 def _note_baseline(planned: PlannedSuite) -> None:
@@ -258,10 +243,10 @@ def _run(planned: PlannedSuite, launcher: Sequence[str], config_dir: str | None)
     """Runs a suite and writes its tables; returns the exit code."""
     from graphkd.run import check_parts
 
-    check_parts([(f"suite '{planned.name}': variant '{item.run.variant}'", item.plan) for item in planned.runs])
+    check_parts([(f"suite '{planned.name}': variant '{item.run.variant}'", item.spec) for item in planned.runs])
     failed = _launch(planned.runs, launcher, config_dir)
     if len(failed) < len(planned.runs):
-        studies.write_study(planned.runs[0].plan.results, planned.name, planned.suite, config_dir)
+        studies.write_study(Path(planned.runs[0].spec.config["results"]), planned.name, planned.suite, config_dir)
     if planned.suite.transfer and not failed:
         _transfer(planned, config_dir)
     return _conclude(planned.runs, failed)
@@ -271,7 +256,7 @@ def _transfer(planned: PlannedSuite, config_dir: str | None) -> None:
     """Probes the suite's students on the data that it names."""
     from graphkd_cli import transfer
 
-    results = planned.runs[0].plan.results
+    results = Path(planned.runs[0].spec.config["results"])
     words = [str(results / planned.name), *planned.suite.transfer, f"results={quoted(str(results))}"]
     transfer.main([*words, *(["--config-dir", config_dir] if config_dir else [])])
 
@@ -287,59 +272,48 @@ def _run_beside_others(planned: PlannedSuite, launcher: Sequence[str], config_di
 
 
 def _launch(planned: Sequence[Planned], launcher: Sequence[str], config_dir: str | None) -> dict[int, str]:
-    """Runs everything, teachers first; returns the errors by the run's position."""
-    from graphkd.run_folder import launch_folder, write_config
+    """Run everything, teachers first; return the errors by the run's position."""
+    from graphkd.run.folder import launch_folder
 
-    with launch_folder(planned[0].plan.results) as folder:
-        for index, item in enumerate(planned):
-            write_config(item.plan.config, folder / f"{index}.yaml")
+    specs: list[RunSpec] = [item.spec for item in planned]
+    teachers = {}
+    for spec in specs:
+        if spec.teacher is not None and spec.teacher.checkpoint is None:
+            config = {**spec.teacher.config, "force": spec.config["force"]}
+            teachers[spec.teacher.folder] = dataclasses.replace(spec.teacher, config=config)
+    with launch_folder(Path(specs[0].config["results"])) as folder:
         common = [*launcher, f"folder={quoted(str(folder))}"]
-        students = [_Job.of_student(index, item.plan) for index, item in enumerate(planned)]
-        teachers = [_Job.of_teacher(index, item.plan) for index, item in enumerate(planned) if _trains_one(item.plan)]
-        once = {(each.identity, each.seed): each for each in teachers}
-        _launch_jobs(list(once.values()), common, config_dir, teacher=True)
-        return _launch_jobs(students, common, config_dir)
-
-
-def _trains_one(planned: Plan) -> bool:
-    return planned.teacher is not None and planned.teacher.checkpoint is None
+        first = [_Job(len(specs) + at, spec) for at, spec in enumerate(teachers.values())]
+        _launch_jobs(first, folder, common, config_dir)
+        return _launch_jobs([_Job(at, spec) for at, spec in enumerate(specs)], folder, common, config_dir)
 
 
 @dataclass(frozen=True)
 class _Job:
-    """A job of the launcher: which config, and by what one sees that it is done."""
+    """A job of the launcher."""
 
     index: int
-    folder: Path
-    identity: str
-    seed: int
-    again: bool
-
-    @classmethod
-    def of_student(cls, index: int, planned: Plan) -> _Job:
-        return cls(index, planned.folder, planned.identity, planned.seed, bool(planned.config["force"]))
-
-    @classmethod
-    def of_teacher(cls, index: int, planned: Plan) -> _Job:
-        assert planned.teacher is not None
-        teacher = planned.teacher
-        again = bool(planned.config["force"])
-        return cls(index, planned.results / teacher.folder, teacher.identity, teacher.seed, again)
+    spec: RunSpec
 
     def is_done(self) -> bool:
-        from graphkd.run_folder import is_done
+        from graphkd.run.folder import is_done
 
-        return not self.again and is_done(self.folder, self.identity, self.seed)
+        return not self.spec.config["force"] and is_done(self.spec.folder, self.spec.identity, self.spec.seed)
 
 
 def _launch_jobs(
-    jobs: Sequence[_Job], overrides: Sequence[str], config_dir: str | None, teacher: bool = False
+    jobs: Sequence[_Job], folder: Path, overrides: Sequence[str], config_dir: str | None
 ) -> dict[int, str]:
     """Run jobs; what another suite works on comes last. Return the errors by the job's index."""
+    from graphkd.run import write_spec
     from graphkd_cli.progress import several
 
-    words = [*overrides, f"teacher={str(teacher).lower()}", f"total={len(jobs)}"]
-    with several(len(jobs), _what(teacher)):
+    if not jobs:
+        return {}
+    for each in jobs:
+        write_spec(each.spec, folder / f"{each.index}.yaml")
+    words = [*overrides, f"total={len(jobs)}"]
+    with several(len(jobs), _what(jobs[0].spec)):
         answers = _launch_round(jobs, [*words, "wait=false"], config_dir)
         others = [each for each in jobs if answers[each.index] == BUSY]
         answers |= _launch_round(others, [*words, "wait=true"], config_dir)

@@ -15,9 +15,10 @@ from typing import TypeVar
 
 import torch.distributed as dist
 
-from graphkd.engine.group import in_group, is_main_process, processes, rank
+from graphkd.engine.group import in_group, is_main_process, rank, world_size
 from graphkd.engine.interrupts import Interrupts
-from graphkd.errors import UserError
+from graphkd.engine.trainer import Trainer
+from graphkd.errors import UserError, check
 
 __all__ = [
     "broadcast_object",
@@ -26,14 +27,13 @@ __all__ = [
     "is_main_process",
     "joined",
     "leave",
-    "processes",
     "rank",
     "start",
     "wait",
+    "world_size",
 ]
 
 T = TypeVar("T")
-WORKER = "graphkd_cli.worker"
 _BEGIN = """
 import sys
 sys.path = [*filter(None, sys.path), ""]
@@ -56,6 +56,35 @@ _SIGNAL_OF = {130: signal.SIGINT, -signal.SIGINT: signal.SIGINT, 143: signal.SIG
 def joined() -> bool:
     """Whether this process has met the others of its group."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def join(trainer: Trainer, node: str) -> None:
+    """Meet the other processes, where this is one of several that were started together.
+
+    Raises:
+        UserError: They are more or fewer than the trainer's devices; it names the config's node of the trainer.
+    """
+    if in_group():
+        count = world_size()
+        check(
+            count == trainer.processes,
+            f"{node}: devices x nodes is {trainer.processes}, but {count} processes were started together",
+        )
+        if not joined():
+            trainer.fabric().launch()
+
+
+def needed(trainer: Trainer, worker: str | None) -> bool:
+    """Return whether processes for the trainer's devices are still to be started.
+
+    Raises:
+        UserError: They are on several machines, or it is not known what they are to run.
+    """
+    several = trainer.processes > 1 and not in_group()
+    start = "which torchrun or srun must start" + (f": -m {worker} CONFIG" if worker else "")
+    check(not several or trainer.nodes == 1, f"trainer: nodes is {trainer.nodes}, {start}")
+    check(not several or worker is not None, f"trainer: devices is {trainer.devices}, {start}")
+    return several
 
 
 def wait() -> None:
@@ -91,13 +120,14 @@ def broadcast_object(look: Callable[[], T]) -> T:
     return seen[0]  # type: ignore[return-value]
 
 
-def start(config: Path, count: int, options: Sequence[str] = ()) -> None:
-    """Runs a config in several processes on this machine and waits for them.
+def start(worker: str, config: Path, count: int, options: Sequence[str] = ()) -> None:
+    """Run a config in several processes on this machine and wait for them.
 
     Ctrl-C and SIGTERM are passed on to them once; they leave with a checkpoint. A second one ends them.
 
     Args:
-        config: A resolved config (`graphkd.run_folder.write_config`), in a folder that takes what they write to stderr.
+        worker: The module that each of them runs, as `python -m` does.
+        config: A resolved config (`graphkd.run.folder.write_config`), in a folder that takes what they write to stderr.
         count: How many processes.
         options: Further words for each of them.
 
@@ -112,7 +142,7 @@ def start(config: Path, count: int, options: Sequence[str] = ()) -> None:
     with Interrupts() as interrupts:
         try:
             for number, log in enumerate(logs):
-                workers.append(_start([str(config), LAUNCHED, *options], number, count, port, log))
+                workers.append(_start(worker, [str(config), LAUNCHED, *options], number, count, port, log))
             failure = _wait(workers, interrupts)
         finally:
             _end(workers)
@@ -141,14 +171,14 @@ def follow_parent() -> None:
     threading.Thread(target=follow, daemon=True).start()
 
 
-def _start(words: Sequence[str], number: int, count: int, port: int, log: Path) -> subprocess.Popen[bytes]:
+def _start(worker: str, words: Sequence[str], number: int, count: int, port: int, log: Path) -> subprocess.Popen[bytes]:
     group = {
         "RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count,
         "GROUP_RANK": 0, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": port,
         "TORCH_CPP_LOG_LEVEL": os.environ.get("TORCH_CPP_LOG_LEVEL", "ERROR"),  # advice on DDP, from every rank
     }  # fmt: skip
     environment = {**os.environ, **{name: str(value) for name, value in group.items()}}
-    command = [sys.executable, "-c", _BEGIN.format(WORKER), *words]
+    command = [sys.executable, "-c", _BEGIN.format(worker), *words]
     with log.open("wb") as errors:
         # A session of its own: the terminal's Ctrl-C reaches it through us, so that it comes once.
         return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stderr=errors, start_new_session=True)
