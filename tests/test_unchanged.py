@@ -16,8 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-from graphkd.assemble import Plan, plan
-from graphkd.run import run
+from graphkd.run import StudentSpec, parse, run
 from graphkd_cli.compose import compose
 from graphkd_cli.studies import read_suite, suite_names
 
@@ -38,9 +37,9 @@ TRAININGS = {
 }
 
 
-def planned(words: Sequence[str]) -> Plan:
+def spec(words: Sequence[str]) -> StudentSpec:
     """The run of some overrides."""
-    return plan(compose(words).config)
+    return parse(compose(words).config)
 
 
 def identities(suite: str) -> dict[str, str]:
@@ -50,7 +49,7 @@ def identities(suite: str) -> dict[str, str]:
         name = f"{each.pair} {each.variant}" if each.pair else each.variant
         if name in found and name != next(iter(found)):
             continue  # that seeds do not count, the suite's first variant shows
-        found.setdefault(name, set()).add(planned(each.overrides).identity[:16])
+        found.setdefault(name, set()).add(spec(each.overrides).identity[:16])
     assert all(len(of) == 1 for of in found.values()), "an identity depends on the seed"
     return {name: of.pop() for name, of in found.items()}
 
@@ -62,7 +61,7 @@ def machine() -> str:
 
 def weights_hash(name: str, results: Path) -> str:
     """SHA-256 of the student's weights after a short training."""
-    folder = run(planned([*SHORT, *TRAININGS[name], f"results={results}"])).folder
+    folder = run(spec([*SHORT, *TRAININGS[name], f"results={results}"])).folder
     return hashlib.sha256((folder / "student.safetensors").read_bytes()).hexdigest()
 
 

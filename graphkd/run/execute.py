@@ -128,6 +128,7 @@ class _Execution:
         self.spec, self.callback = spec, callback
         self.folder = real_folder(spec.folder)
         self.record: Record | None = None
+        self.problem: str | None = None
         self.outcome: RunResult | Exception | None = None
         self.held = ExitStack()
         """The folder's lock, while it is worked in."""
@@ -171,7 +172,7 @@ class _Execution:
     def build(self, dataset: Dataset, teacher: Network | None) -> None:
         """Build everything before anything is written, so that what does not fit together leaves no trace."""
         self.built = self.spec.build(dataset, teacher)
-        for note in [*self.spec.notes(dataset, self.built), *filter(None, [self._why_not_reused()])]:
+        for note in [*self.spec.notes(dataset, self.built), *filter(None, [self.problem, self._why_not_reused()])]:
             self.callback.note(note)
         if isinstance(self.spec, StudentSpec) and self.spec.checkpoint is not None:
             _fill(self.built.network, self.spec.checkpoint, self.callback)
@@ -188,7 +189,8 @@ class _Execution:
         if processes.is_main_process():
             records.write(self.record, self.place / RECORD)  # first, for it makes the folder a run's
             write_config(absolute_paths(self.spec.document), self.place / CONFIG)
-            write_info(dataset.info, self.place)
+            if self.spec.predicts:
+                write_info(dataset.info, self.place)
 
     def start(self, dataset: Dataset) -> None:
         """Set the training up."""
@@ -196,11 +198,13 @@ class _Execution:
         fabric = spec.trainer.fabric()
         fabric.launch()
         self.checkpoints = Checkpoints(self.place, spec.trainer.checkpoint_every)
+        callback = self.callback if processes.is_main_process() else Callback()
+        if spec.predicts and processes.is_main_process():
+            callback = MetricsLogger(self.place / METRICS, callback)
         self.loop = TrainingLoop(
             spec.trainer, fabric, built.network, built.objective, spec.training_data(dataset, built),
-            teacher=built.teacher, seed=spec.seed, name=f"{spec.kind} {spec.variant} seed {spec.seed}",
-            callback=MetricsLogger(self.place / METRICS, self.callback) if processes.is_main_process() else None,
-            checkpoints=self.checkpoints,
+            teacher=built.teacher, seed=spec.seed, callback=callback,
+            name=f"{spec.kind} {spec.variant} seed {spec.seed}", checkpoints=self.checkpoints,
         )  # fmt: skip
 
     def finish(self, history: History) -> None:
@@ -230,10 +234,9 @@ class _Execution:
         """Return the record of the finished run, unless it is to run again; else check the folder."""
         found = finished(self.folder, self.spec.identity, self.spec.seed)
         if found is not None and not self.spec.config["force"]:
-            problem = self.spec.problem(self.folder)
-            if problem is None:
+            self.problem = self.spec.problem(self.folder)
+            if self.problem is None:
                 return found
-            self.callback.note(problem)
         check_own(self.folder)
         return None
 

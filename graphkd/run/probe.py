@@ -205,6 +205,7 @@ class ProbeSpec(RunSpec):
 
     kind = "probe"
     trainer_node = "probe"
+    predicts = False
 
     student: FinishedRun
     run_dir: Path

@@ -49,6 +49,8 @@ class RunSpec(ABC):
     kind: ClassVar[Literal["student", "teacher", "probe"]]
     trainer_node: ClassVar[str] = "trainer"
     """The node of the config that has the trainer's options, for messages."""
+    predicts: ClassVar[bool] = True
+    """Whether its folder keeps all that predicting by itself needs, and the figures of every epoch."""
 
     config: dict[str, Any]
     data: Part

@@ -10,11 +10,12 @@ import pytest
 from omegaconf import OmegaConf
 
 from graphkd import BUILDERS, DATASETS, GNNS, MODELS, OBJECTIVES, Trainer
-from graphkd.assemble import KEYS, plan
 from graphkd.binding import Option, bind, options_of
 from graphkd.contrast.options import BankOptions
 from graphkd.registry import Registry
-from graphkd.run import pair_name
+from graphkd.run import parse
+from graphkd.run.parse import KEYS
+from graphkd.run.records import pair_name
 from graphkd_cli.compose import check_used, compose
 from graphkd_cli.studies import read_spec, read_suite
 
@@ -128,13 +129,13 @@ def read_main() -> dict[str, Any]:
     [(group, name) for group in ("objective", "pair", "experiment", "data", "trainer") for name in files(group)],
 )
 def test_a_choice_of_a_group_composes_and_binds(group: str, name: str) -> None:
-    plan(compose([f"{group}={name}"]).config)
+    parse(compose([f"{group}={name}"]).config)
 
 
 @pytest.mark.parametrize(("group", "name"), [(group, name) for group in ("builder", "gnn") for name in files(group)])
 def test_a_choice_of_graph_part_is_what_the_run_uses(group: str, name: str) -> None:
-    planned = plan(compose([f"{group}={name}"]).config)
-    term = planned.terms["hkd"]
+    spec = parse(compose([f"{group}={name}"]).config)
+    term = spec.terms["hkd"]
     part = {"builder": term.builder, "gnn": term.gnn}[group]
     assert part is not None
     assert part.name == name
@@ -143,8 +144,8 @@ def test_a_choice_of_graph_part_is_what_the_run_uses(group: str, name: str) -> N
 
 @pytest.mark.parametrize("name", files("term"))
 def test_a_term_can_stand_alone(name: str) -> None:
-    planned = plan(compose([f"+term@objective.more={name}"]).config)
-    assert planned.terms["more"].part.name == name
+    spec = parse(compose([f"+term@objective.more={name}"]).config)
+    assert spec.terms["more"].part.name == name
 
 
 @pytest.mark.parametrize("suite", files("ablation"))
@@ -159,12 +160,12 @@ def test_every_variant_and_pair_of_a_suite_composes_and_binds(suite: str) -> Non
         if run.seed != first_seed or (run.pair != first_pair and run.variant != first_variant):
             continue
         composed = compose(list(run.overrides))
-        planned = plan({**composed.config, "varied": run.varied})
-        check_used(composed, planned.unused_nodes, [f"{key}={value}" for key, value in run.varied.items()])
-        assert planned.seed == first_seed
-        assert planned.folder.parts[-4:-2] == (suite, run.variant)
+        spec = parse({**composed.config, "varied": run.varied})
+        check_used(composed, spec.unused_nodes, [f"{key}={value}" for key, value in run.varied.items()])
+        assert spec.seed == first_seed
+        assert spec.folder.parts[-4:-2] == (suite, run.variant)
         if run.pair == first_pair:
-            variants[run.variant] = planned.identity
+            variants[run.variant] = spec.identity
         assert pairs.setdefault(pair_name(composed.config), run.pair) == run.pair
     assert variants.keys() == read_in.variants.keys()
     assert len(set(variants.values())) == len(variants), "two variants are the same run"

@@ -10,7 +10,7 @@ import ranks_worker
 import torch
 from torch import Tensor
 
-from graphkd import launch
+from graphkd.run import processes
 
 WORLD = 2
 pytestmark = pytest.mark.slow
@@ -22,8 +22,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("ranks")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(Path(ranks_worker.__file__).parent))
-        patch.setattr(launch, "WORKER", "ranks_worker")
-        launch.start(folder / "any", WORLD)
+        processes.start("ranks_worker", folder / "any", WORLD)
     return [torch.load(folder / f"rank-{rank}.pt", weights_only=False) for rank in range(WORLD)]
 
 

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from graphkd import MODELS, UserError
-from graphkd.assemble import plan
 from graphkd.engine.checkpoint import load_weights, save_weights
 from graphkd.model import Network, Shapes, Wrapped, output_shapes
 from graphkd.model.complexity import complexity
+from graphkd.run import parse
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = {
@@ -173,12 +173,12 @@ def test_what_does_not_fit_is_told(name: str, options: dict[str, Any], message: 
 
 @pytest.mark.parametrize("student", ["torchvision/resnet18", {"name": "torchvision/resnet18", "weights": "DEFAULT"}])
 def test_a_config_names_it(tiny_config: Callable[..., dict[str, Any]], student: Any) -> None:
-    planned = plan(tiny_config({"student": student}))
+    spec = parse(tiny_config({"student": student}))
     expected = {"name": student} if isinstance(student, str) else student
-    assert planned.student.identity == expected
-    assert "model" not in planned.student.document
+    assert spec.model.identity == expected
+    assert "model" not in spec.model.document
     with pytest.raises(UserError, match="student: 'model' is no option, graphkd supplies it"):
-        plan(tiny_config({"student": {**expected, "model": "resnet34"}}))
+        parse(tiny_config({"student": {**expected, "model": "resnet34"}}))
 
 
 @pytest.mark.slow
