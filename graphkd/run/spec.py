@@ -238,7 +238,9 @@ class StudentSpec(RunSpec):
     def build(self, dataset: Dataset, teacher: Network | None = None) -> Built:
         """See `RunSpec`."""
         student = self.network(dataset)
-        if teacher is None and self.teacher is not None:
+        if self.teacher is None:
+            teacher = None
+        elif teacher is None:
             teacher = self.teacher.network(dataset)
         objective = build_objective(self.terms, self.seed, dataset, student, teacher)
         self.trainer.check_batches(student, dataset, objective.views)
