@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from torch import Tensor
+
 from graphkd.data import Dataset
+from graphkd.engine import memory
 from graphkd.engine.callback import Callback, History
 from graphkd.engine.checkpoint import load_weights, save_weights
 from graphkd.engine.evaluate import evaluate
@@ -48,6 +51,9 @@ from graphkd.run.parse import PARSERS, absolute_paths, write_spec
 from graphkd.run.records import finished_record, new_record
 from graphkd.run.reuse import changed_plugins, why_not_reused
 from graphkd.run.spec import RunSpec, StudentSpec
+
+MEMORY_SHARE = 0.25
+"""How much of the memory that is free the runs of a group may take; other workers begin at the same time."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +122,7 @@ def run_together(
         elif left:
             _train(left, dataset or specs[0].data.build(), worker, wait)
     finally:
-        for each in left:
+        for each in runs:
             each.held.close()
     return [each.outcome for each in runs if each.outcome is not None]
 
@@ -177,6 +183,13 @@ class _Execution:
         if isinstance(self.spec, StudentSpec) and self.spec.checkpoint is not None:
             _fill(self.built.network, self.spec.checkpoint, self.callback)
             self.callback.note(f"student: {self.spec.model.name} starts from {self.spec.checkpoint}")
+
+    def bytes(self) -> int:
+        """Return about how much memory the run takes between its steps: weights, gradients, optimizer and banks."""
+        network, objective = self.built.network, self.built.objective
+        trained = sum(tensor.nbytes for part in (network, objective) for tensor in part.parameters())
+        state = [*network.state_dict().values(), *objective.state_dict().values()]
+        return 4 * trained + sum(tensor.nbytes for tensor in state if isinstance(tensor, Tensor))
 
     def open(self, group_size: int, teacher: Teacher | None, dataset: Dataset, wait: bool) -> None:
         """Lock the folder and begin the record, unless somebody else has done the run in the meantime."""
@@ -249,22 +262,31 @@ class _Execution:
 
 
 def _train(runs: Sequence[_Execution], dataset: Dataset, worker: str | None, wait: bool) -> None:
-    """Train what is not finished, after its teacher."""
-    teacher: Network | None = None
-    for each in runs:
-        each.attempt(partial(each.build, dataset, teacher))
-        teacher = each.built.teacher if each.outcome is None and teacher is None else teacher
-    built = _left(runs)
+    """Train runs after their teacher: as many of them together as memory allows, then the others."""
+    left, teacher = list(runs), None
+    while left:
+        budget = memory.available_bytes() * MEMORY_SHARE
+        group: list[_Execution] = []
+        while left and (not group or sum(each.bytes() for each in group if each.outcome is None) < budget):
+            each = left.pop(0)
+            each.attempt(partial(each.build, dataset, teacher))
+            teacher = each.built.teacher if each.outcome is None and teacher is None else teacher
+            group.append(each)
+        _train_built(_left(group), dataset, teacher, worker, wait)
+
+
+def _train_built(
+    runs: Sequence[_Execution], dataset: Dataset, teacher: Network | None, worker: str | None, wait: bool
+) -> None:
     with ExitStack() as folders:
-        for each in built:
+        for each in runs:
             folders.enter_context(folder_if_used(each.folder.parent))
-        learning = next((each for each in built if each.built.teacher is not None), None)
+        learning = next((each for each in runs if each.built.teacher is not None), None)
         known = None if learning is None else _known_teacher(learning, dataset, worker)
-        for each in built:
-            each.attempt(partial(each.open, len(built), None if each.built.teacher is None else known, dataset, wait))
-        for each in _left(built):
+        for each in runs:
+            each.attempt(partial(each.open, len(runs), None if each.built.teacher is None else known, dataset, wait))
             each.attempt(partial(each.start, dataset))
-        _train_started(_left(built), teacher)
+        _train_started(_left(runs), teacher)
 
 
 def _train_started(runs: Sequence[_Execution], teacher: Network | None) -> None:
