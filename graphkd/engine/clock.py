@@ -1,4 +1,4 @@
-"""Where the time of a training goes, without waiting for the device."""
+"""Time of the sections of a training, measured without waiting for the device."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class Clock:
-    """Sums the time of named sections: of the host on the CPU, of the device (by its events) on CUDA."""
+    """Sums the time of named sections: host time on the CPU, device time (by events) on CUDA."""
 
     def __init__(self, device: torch.device) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
@@ -23,7 +23,7 @@ class Clock:
 
     @contextmanager
     def section(self, name: str) -> Iterator[None]:
-        """Count what happens within it under a name."""
+        """Add the time of this context to the section."""
         if self._cuda:
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
             start.record()
@@ -36,7 +36,7 @@ class Clock:
             self.seconds[name] += time.perf_counter() - started
 
     def each(self, items: Iterable[T], name: str) -> Iterator[T]:
-        """Yield the items, with the time until each of them counted under a name."""
+        """Yield the items, and add the time of fetching each to the section."""
         iterator = iter(items)
         while True:
             with self.section(name):
@@ -46,7 +46,7 @@ class Clock:
             yield item
 
     def read(self) -> dict[str, float]:
-        """Seconds by section so far; waits for the device."""
+        """Return the seconds by section so far; waits for the device."""
         if self._events:
             torch.cuda.synchronize()
             for name, start, end in self._events:
