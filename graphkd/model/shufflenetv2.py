@@ -74,7 +74,8 @@ class ShuffleNetV2(Network):
     Ma et al., "ShuffleNet V2: practical guidelines for efficient CNN architecture design" (arXiv 1807.11164), table 5;
     tensor names, the stem and the initialisation (PyTorch's own) as in the CRD benchmark (arXiv 1910.10699).
 
-    Pre-activations have the channel order of the maps; the benchmark's are the same values unshuffled.
+    Pre-activations have the channel order of the maps; the benchmark's are the same values unshuffled. This is
+    harmless, since losses on them sum over the channels or begin with a convolution.
 
     Args:
         num_classes: Width of the logits.

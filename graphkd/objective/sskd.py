@@ -30,6 +30,7 @@ class SSKD(Objective):
     """
 
     name = "sskd"
+    revision = 2  # since the stage has a temperature of its own, 1 as released
     needs_maps = False
     parts = ("transfer", "selfsupervised")
     views = 4
@@ -40,6 +41,7 @@ class SSKD(Objective):
         teacher_dim: int,
         temperature: float = 4.0,
         similarity_temperature: float = 0.5,
+        stage_temperature: float = 1.0,
         keep_wrong: float = 0.75,
         keep_wrong_transfer: float = 1.0,
         stage_epochs: int = 60,
@@ -50,7 +52,9 @@ class SSKD(Objective):
             student_dim: Width of the student's embedding.
             teacher_dim: Width of the teacher's.
             temperature: T of `transfer`, by which logits are divided.
-            similarity_temperature: T of `selfsupervised` and of the stage, by which similarities are divided.
+            similarity_temperature: T of `selfsupervised`, by which similarities are divided.
+            stage_temperature: T of the stage, by which similarities are divided. The released code divides by nothing
+                there, which is 1; graphkd before 0.2 divided by `similarity_temperature`.
             keep_wrong: Share of the rows of `selfsupervised` where the teacher errs that is kept.
             keep_wrong_transfer: The same for `transfer`.
             stage_epochs: Epochs of the stage.
@@ -59,13 +63,19 @@ class SSKD(Objective):
             UserError: An option is out of range.
         """
         super().__init__()
-        for option, value in {"temperature": temperature, "similarity_temperature": similarity_temperature}.items():
+        temperatures = {
+            "temperature": temperature,
+            "similarity_temperature": similarity_temperature,
+            "stage_temperature": stage_temperature,
+        }
+        for option, value in temperatures.items():
             check(value > 0, f"objective 'sskd': {option} is {value}, but must be positive")
         for option, share in {"keep_wrong": keep_wrong, "keep_wrong_transfer": keep_wrong_transfer}.items():
             check(0 <= share <= 1, f"objective 'sskd': {option} is {share}, but must be between 0 and 1")
         check(stage_epochs >= 1, f"objective 'sskd': stage_epochs is {stage_epochs}, but must be at least 1")
         self.temperature = temperature
         self.similarity_temperature = similarity_temperature
+        self.stage_temperature = stage_temperature
         self.keep_wrong = keep_wrong
         self.keep_wrong_transfer = keep_wrong_transfer
         self.stage_epochs = stage_epochs
@@ -108,7 +118,7 @@ class SSKD(Objective):
 
     def _teacher_loss(self, batch: DistillationBatch) -> Tensor:
         similarities = self._similarities(self.teacher_head, teacher_output(batch).embedding, batch)
-        return F.cross_entropy(similarities / self.similarity_temperature, self._upright(batch))
+        return F.cross_entropy(similarities / self.stage_temperature, self._upright(batch))
 
     def _similarities(self, head: nn.Module, embedding: Tensor, batch: DistillationBatch) -> Tensor:
         """Return the cosines between projections of rotated and upright images, float32 [3 B, B]."""
