@@ -193,7 +193,7 @@ class Bank(ABC):
 
     @abstractmethod
     def _held(self, indices: Tensor, fallback: Tensor) -> Tensor:
-        """Return this process's summand of `gather`."""
+        """Return this process's part of the sum in `gather`."""
 
     def _write(self, places: Tensor, values: Tensor) -> None:
         """Replace the rows at these places in the bank, int64 [B], by values [B, D]."""

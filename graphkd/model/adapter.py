@@ -302,7 +302,7 @@ class _Activations(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return False  # loading torch._dynamo takes seconds
+        return False  # True would load torch._dynamo, which takes seconds
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None

@@ -77,7 +77,7 @@ def shapes_of(output: NetworkOutput) -> Shapes:
 
 
 def parts_behind_the_maps(network: nn.Module, in_channels: int, image_size: int) -> list[nn.Module]:
-    """Return the parts with parameters on none of which the last feature map depends; raises as `trial_output`."""
+    """Return the parts whose own parameters do not affect the last feature map; raises as `trial_output`."""
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     last = trial_output(network, in_channels, image_size, with_gradient=True).features[-1]
     gradients = torch.autograd.grad(last.sum(), parameters, allow_unused=True)

@@ -50,7 +50,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return False  # unlike torch's FlopCounterMode, which takes seconds to load torch._dynamo
+        return False  # True, as in torch's FlopCounterMode, would load torch._dynamo, which takes seconds
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from graphkd.errors import UserError, check, choices, did_you_mean, one_line
+from graphkd.errors import UserError, check, did_you_mean, one_line, one_of
 from graphkd.model.adapter import Wrapped, example_image, replace_part
 from graphkd.model.base import MODELS, check_ends
 
@@ -62,7 +62,8 @@ def _build(name: str, num_classes: int, weights: str | None, image_size: int | N
     what = f"torchvision model '{name}'"
     check(name in names, f"there is no {what}{did_you_mean(name, names)} (torchvision.models.list_models has all)")
     known = models.get_model_weights(name).__members__
-    check(weights is None or weights in known, f"{what} has no weights '{weights}' (choices: {choices(known)})")
+    if weights is not None:
+        one_of(weights, known, f"{what} has no weights")
     options: dict[str, Any] = {"num_classes": num_classes} if weights is None else {"weights": weights}
     if image_size is not None:
         option = _SIZE_OPTIONS.get(name.partition("_")[0])

@@ -83,8 +83,8 @@ class AB(Objective):
         losses: list[Tensor] = []
         for number, (connector, student, teacher) in enumerate(zip(self.connectors, students, teachers, strict=True)):
             x = connector(student.float())
-            short = torch.where(teacher > 0, F.relu(self.margin - x), F.relu(self.margin + x))
-            losses.append(2.0 ** (number - last) * short.square().sum())
+            distance = torch.where(teacher > 0, F.relu(self.margin - x), F.relu(self.margin + x))
+            losses.append(2.0 ** (number - last) * distance.square().sum())
         return _SCALE * torch.stack(losses).sum() / len(batch.labels)
 
 

@@ -75,7 +75,7 @@ class Objective(nn.Module, ABC):
     needs_maps: ClassVar[bool] = True
     """Whether it uses feature maps; several devices exchange them only then."""
     fewest_maps: ClassVar[int] = 0
-    """Least number of feature maps of each network, the stem's included."""
+    """Smallest number of feature maps of each network, the stem's included."""
     needs_preactivations: ClassVar[frozenset[str]] = frozenset()
     """Which networks must show the pre-activations of their maps: of "student" and "teacher"."""
     has_terms: ClassVar[bool] = True
