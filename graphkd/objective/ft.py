@@ -78,7 +78,7 @@ class FT(Objective):
         return self._notes
 
     def stages(self) -> Sequence[Stage]:
-        """Return `paraphraser`, in which it learns to reconstruct the teacher's map."""
+        """Return `paraphraser`, in which the paraphraser learns to reconstruct the teacher's map."""
         modules = [self.paraphraser]
         return [Stage("paraphraser", self.stage_epochs, self._reconstruction_loss, modules, lr=self.stage_lr)]
 

@@ -128,7 +128,7 @@ class ConvRegressor(nn.Module):
             what: Beginning of an error message, for example "objective 'fitnet': layer 2".
 
         Raises:
-            UserError: The output would have to be larger than the input, but not twice as large.
+            UserError: The teacher's map is larger than the student's, but not twice as large.
         """
         super().__init__()
         self.conv = _convolution(student_shape, teacher_shape, what)
