@@ -579,7 +579,9 @@ def test_a_student_can_be_built_whatever_else_the_config_holds(tiny_config: Conf
         parse_student(tiny_config({"student": "resnet9"}))
 
 
-@pytest.mark.parametrize(("name", "revision"), [("reviewkd", 2), ("ab", 2), ("fsp", 2), ("at", None), ("kd", None)])
+@pytest.mark.parametrize(
+    ("name", "revision"), [("reviewkd", 2), ("ab", 2), ("fsp", 2), ("sskd", 2), ("at", None), ("kd", None)]
+)
 def test_a_revision_counts_in_the_identity_from_the_second_on(
     tiny_config: Callable[..., dict[str, Any]], name: str, revision: int | None
 ) -> None:

@@ -38,7 +38,7 @@ class Span:
 
 
 class Clock:
-    """Sums the time of named sections on the training device."""
+    """Sum the time of named sections on the training device."""
 
     def __init__(self, device: torch.device) -> None:
         self.seconds: dict[str, float] = defaultdict(float)

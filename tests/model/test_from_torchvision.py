@@ -156,7 +156,11 @@ def test_published_multiply_adds() -> None:
     [
         ("resnet81", {}, r"^there is no torchvision model 'resnet81'; did you mean 'resnet18'\?"),
         ("fasterrcnn_resnet50_fpn", {}, "there is no torchvision model 'fasterrcnn_resnet50_fpn'"),
-        ("resnet18", {"weights": "IMAGENET"}, r"has no weights 'IMAGENET' \(choices: DEFAULT, IMAGENET1K_V1\)$"),
+        (
+            "resnet18",
+            {"weights": "IMAGENET"},
+            r"has no weights 'IMAGENET'; did you mean 'IMAGENET1K_V1'\? \(choices: DEFAULT, IMAGENET1K_V1\)$",
+        ),
         ("resnet18", {"image_size": 32}, "'resnet18' takes images of many sizes; it has no option 'image_size'"),
         ("vit_b_32", {"image_size": 33}, "torchvision model 'vit_b_32' cannot be built: .*patch size"),
         ("vit_b_32", {"image_size": 0}, "image_size is 0"),
