@@ -94,6 +94,7 @@ def run(
 def run_together(
     specs: Sequence[RunSpec], callbacks: Sequence[Callback], *,
     dataset: Dataset | None = None, worker: str | None = None, wait: bool = True,
+    ended: Callable[[int, RunResult | Exception], None] = lambda at, outcome: None,
 ) -> list[RunResult | Exception]:  # fmt: skip
     """Do several runs on one stream of batches and teacher outputs; each comes to the same bytes as alone.
 
@@ -105,13 +106,17 @@ def run_together(
         dataset: As in `run`.
         worker: As in `run`; several devices take one run at a time.
         wait: Whether to wait for folders that other processes work in.
+        ended: Called when a run has come to its end, with its position in `specs`.
 
     Returns:
         The result of each, or what it failed with (`BusyError` where nobody waits).
     """
     trainer = specs[0].trainer
     processes.join(trainer, specs[0].trainer_node)
-    runs = [_Execution(spec, callback) for spec, callback in zip(specs, callbacks, strict=True)]
+    runs = [
+        _Execution(spec, callback, partial(ended, at))
+        for at, (spec, callback) in enumerate(zip(specs, callbacks, strict=True))
+    ]
     for each in runs:
         each.attempt(each.look)
     left = _left(runs)
@@ -130,8 +135,8 @@ def run_together(
 class _Execution:
     """One run on its way: what it is, what is built of it, and what it comes to."""
 
-    def __init__(self, spec: RunSpec, callback: Callback) -> None:
-        self.spec, self.callback = spec, callback
+    def __init__(self, spec: RunSpec, callback: Callback, ended: Callable[[RunResult | Exception], None]) -> None:
+        self.spec, self.callback, self.ended = spec, callback, ended
         self.folder = real_folder(spec.folder)
         self.record: Record | None = None
         self.problem: str | None = None
@@ -235,6 +240,7 @@ class _Execution:
     def _end(self, outcome: RunResult | Exception) -> None:
         self.outcome = outcome
         self.held.close()
+        self.ended(outcome)
 
     def _reuse(self) -> bool:
         found = processes.broadcast_object(self._reusable)
