@@ -137,6 +137,10 @@ class Augmentation:
         return operation + SIGNED * negative
 
 
+CROP_AND_FLIP = Augmentation(padding=4, flip=True)
+"""The augmentation that is usual for CIFAR."""
+
+
 def random_bits(indices: Tensor, seed: int, streams: int = 1) -> Tensor:
     """Random integers that depend on seed, stream and index alone: a counter-based generator.
 

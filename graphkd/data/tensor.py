@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from graphkd.data.augment import Augmentation, random_bits
 from graphkd.data.base import Batch, Dataset
-from graphkd.errors import UserError, check, choices
+from graphkd.errors import UserError, check, choices, one_of
 
 SPLITS = ("train", "val", "test")
+S = TypeVar("S", bound="SplitDataset")
 _STATISTICS_BATCH = 2048  # images counted at a time
 
 
@@ -58,7 +59,57 @@ class Normalisation(NamedTuple):
         return images * self.scale + self.shift
 
 
-class TensorDataset(Dataset):
+class SplitDataset(Dataset):
+    """Labelled samples of each split, of which training may use a part; a subclass makes batches of them.
+
+    Args:
+        splits: Samples by split: "train" and any of "val" and "test". In place of pixels they may have what stands
+            for them, such as positions of files.
+        class_names: The name of each class.
+        image_size: Height and width of an image, in pixels.
+        in_channels: Channels of an image.
+        mean: Mean of each channel, for pixel values in 0 .. 1.
+        std: Standard deviation of each channel, likewise.
+        train_fraction: Part of the training samples to keep, as in `with_train_fraction`.
+        split_seed: Chooses that part.
+    """
+
+    def __init__(
+        self,
+        splits: Mapping[str, Split],
+        class_names: Sequence[str],
+        image_size: int,
+        in_channels: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        train_fraction: float,
+        split_seed: int,
+    ) -> None:
+        self.num_classes, self.class_names = len(class_names), tuple(class_names)
+        self.in_channels, self.image_size = in_channels, image_size
+        self.splits = tuple(name for name in SPLITS if name in splits)
+        self.mean, self.std = tuple(mean), tuple(std)
+        self._normalisation = Normalisation.of(mean, std, in_channels)
+        self._data = dict(splits)
+        self._split_seed = split_seed
+        self._keep_train_fraction(train_fraction)
+
+    def with_train_fraction(self: S, fraction: float) -> S:
+        """See `Dataset.with_train_fraction`."""
+        part = copy.copy(self)
+        part._data = dict(self._data)
+        part._keep_train_fraction(fraction)
+        return part
+
+    def _keep_train_fraction(self, fraction: float) -> None:
+        images, labels = self._data["train"]
+        chosen = stratified_subset(labels.cpu(), fraction, self._split_seed).to(labels.device)
+        if len(chosen) < len(labels):
+            self._data["train"] = Split(images[chosen], labels[chosen])
+        self.train_labels = self._data["train"].labels.cpu()
+
+
+class TensorDataset(SplitDataset):
     """Whole splits as uint8 tensors, augmented and normalised in batches on the device where they are used.
 
     A split moves to the device at its first use and stays there, so no worker processes are needed.
@@ -87,19 +138,11 @@ class TensorDataset(Dataset):
         split_seed: int = 0,
     ) -> None:
         _check_splits(splits, len(class_names))
-        images = splits["train"].images
-        self.num_classes = len(class_names)
-        self.in_channels, self.image_size = images.shape[1], images.shape[2]
-        self.class_names = tuple(class_names)
-        self.splits = tuple(name for name in SPLITS if name in splits)
-        self._data = dict(splits)
+        _, channels, size, _ = splits["train"].images.shape
         self._augmentation = augmentation or Augmentation()
         padding = self._augmentation.padding
-        check(padding <= self.image_size, f"padding is {padding}, but the images have {self.image_size} pixels a side")
-        self._split_seed = split_seed
-        self._normalisation = Normalisation.of(mean, std, self.in_channels)
-        self.mean, self.std = tuple(mean), tuple(std)
-        self._keep_train_fraction(train_fraction)
+        check(padding <= size, f"padding is {padding}, but the images have {size} pixels a side")
+        super().__init__(splits, class_names, size, channels, mean, std, train_fraction, split_seed)
 
     def train_batches(
         self, order: Tensor, batch_size: int, augmentation_seed: int, device: torch.device | str
@@ -119,23 +162,8 @@ class TensorDataset(Dataset):
         for indices in cut(torch.arange(len(labels), device=device), batch_size):
             yield Batch(normalised(images[indices]), labels[indices], indices)
 
-    def with_train_fraction(self, fraction: float) -> TensorDataset:
-        """See `Dataset.with_train_fraction`."""
-        part = copy.copy(self)
-        part._data = dict(self._data)
-        part._keep_train_fraction(fraction)
-        return part
-
-    def _keep_train_fraction(self, fraction: float) -> None:
-        images, labels = self._data["train"]
-        chosen = stratified_subset(labels.cpu(), fraction, self._split_seed).to(labels.device)
-        if len(chosen) < len(labels):
-            self._data["train"] = Split(images[chosen], labels[chosen])
-        self.train_labels = self._data["train"].labels.cpu()
-
     def _placed(self, name: str, device: torch.device | str) -> Split:
-        check(name in self._data, f"there is no split '{name}' (choices: {choices(self._data)})")
-        images, labels = self._data[name]
+        images, labels = self._data[one_of(name, self._data, "there is no split")]
         self._data[name] = Split(images.to(device), labels.to(device))
         return self._data[name]
 
@@ -290,28 +318,26 @@ def cut(indices: Tensor, batch_size: int) -> tuple[Tensor, ...]:
     return torch.split(indices, batch_size)
 
 
+def check_has_test(splits: Collection[str]) -> None:
+    """Raises `UserError` without a test split."""
+    check("test" in splits, "there is no test split: name it by data.test, or cut one off by data.test_fraction=0.2")
+
+
 def _check_splits(splits: Mapping[str, Split], num_classes: int) -> None:
     check("train" in splits, f"a data set needs a train split (it has: {choices(splits)})")
-    for name, split in splits.items():
-        check(name in SPLITS, f"there is no split '{name}' (choices: {choices(SPLITS)})")
-        _check_split(name, split, num_classes)
-        shape, expected = tuple(split.images.shape[1:]), tuple(splits["train"].images.shape[1:])
-        check(shape == expected, f"{name} images have shape {shape}, but train images {expected}")
-
-
-def _check_split(name: str, split: Split, num_classes: int) -> None:
-    images, labels = split
-    check(
-        images.dtype == torch.uint8 and images.ndim == 4 and images.shape[2] == images.shape[3],
-        f"{name} images are {images.dtype} of shape {tuple(images.shape)}, but must be uint8 [N, C, H, H]",
-    )
-    check(
-        labels.dtype == torch.int64 and labels.shape == images.shape[:1],
-        f"{name} labels are {labels.dtype} of shape {tuple(labels.shape)}, but must be int64 [{len(images)}]",
-    )
-    check(images.numel() > 0, f"the {name} split is empty")
-    low, high = int(labels.min()), int(labels.max())
-    check(
-        low >= 0 and high < num_classes,
-        f"{name} labels run from {low} to {high}, but must lie in 0 .. {num_classes - 1}",
-    )
+    expected = splits["train"].images.shape[1:]
+    for name, (images, labels) in splits.items():
+        one_of(name, SPLITS, "there is no split")
+        check(
+            images.dtype == torch.uint8 and images.ndim == 4 and images.shape[2] == images.shape[3],
+            f"{name} images are {images.dtype} of shape {tuple(images.shape)}, but must be uint8 [N, C, H, H]",
+        )
+        check(
+            labels.dtype == torch.int64 and labels.shape == images.shape[:1],
+            f"{name} labels are {labels.dtype} of shape {tuple(labels.shape)}, but must be int64 [{len(images)}]",
+        )
+        check(images.numel() > 0, f"the {name} split is empty")
+        low, high, most = int(labels.min()), int(labels.max()), num_classes - 1
+        check(low >= 0 and high <= most, f"{name} labels run from {low} to {high}, but must lie in 0 .. {most}")
+        shape = images.shape[1:]
+        check(shape == expected, f"{name} images have shape {tuple(shape)}, but train images {tuple(expected)}")
