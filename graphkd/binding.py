@@ -72,20 +72,18 @@ def flat(constructor: Callable[..., None]) -> Callable[..., None]:
     callers and configs say `flip=False`, and the constructor gets `Augmentation(flip=False)`. A field that the
     constructor has as a parameter of its own is left out.
     """
-    hints = typing.get_type_hints(constructor)
-    own = inspect.signature(constructor).parameters
-    groups: dict[str, Any] = {
-        name: parameter.default for name, parameter in own.items() if dataclasses.is_dataclass(parameter.default)
-    }
+    hints, own = typing.get_type_hints(constructor), inspect.signature(constructor).parameters
     parameters: list[inspect.Parameter] = []
+    groups: dict[str, Any] = {}
     for name, parameter in own.items():
-        if name not in groups:
+        group = parameter.default
+        if not dataclasses.is_dataclass(group):
             parameters.append(parameter)
             continue
-        for option in options_of(type(groups[name])).values():
+        groups[name] = group
+        for option in options_of(type(group)).values():
             if option.name not in own:
-                default = getattr(groups[name], option.name)
-                parameters.append(parameter.replace(name=option.name, default=default))
+                parameters.append(parameter.replace(name=option.name, default=getattr(group, option.name)))
                 hints[option.name] = option.annotation
     signature = inspect.Signature(parameters)
 
@@ -93,9 +91,8 @@ def flat(constructor: Callable[..., None]) -> Callable[..., None]:
     def construct(*args: Any, **options: Any) -> None:
         given = signature.bind(*args, **options).arguments
         for name, group in groups.items():
-            fields = {field.name for field in dataclasses.fields(group)} - own.keys()
-            changes = {field: given.pop(field) for field in fields & given.keys()}
-            given[name] = dataclasses.replace(group, **changes)
+            fields = vars(group).keys() & given.keys() - own.keys()
+            given[name] = dataclasses.replace(group, **{field: given.pop(field) for field in fields})
         constructor(**given)
 
     construct.__signature__ = signature  # type: ignore[attr-defined]

@@ -19,13 +19,7 @@ _CROP_AND_FLIP, _CUTOUT = 3, 2  # streams of random bits; those of RandAugment f
 
 
 class Draws(NamedTuple):
-    """The random choices for a batch.
-
-    Attributes:
-        top: First row of the crop in the padded image, int64 [B].
-        left: First column of it, int64 [B].
-        flip: Whether to mirror left and right, bool [B].
-    """
+    """First row and column of each crop in the padded image, int64 [B], and whether to mirror it, bool [B]."""
 
     top: Tensor
     left: Tensor

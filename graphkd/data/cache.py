@@ -22,13 +22,11 @@ from graphkd.data.tensor import Split
 from graphkd.errors import one_line
 
 _FORMAT = 1
+_NOT_CACHED = "the data are not cached in"
 
 
 def cached(
-    folder: Path | None,
-    options: Mapping[str, Any],
-    source: Callable[[], Any],
-    decode: Callable[[], Decoded],
+    folder: Path | None, options: Mapping[str, Any], source: Callable[[], Any], decode: Callable[[], Decoded]
 ) -> Decoded:
     """Return what `decode` gives, from the cache in `folder` where it holds this source under these options.
 
@@ -65,27 +63,19 @@ def cached(
 
 
 def cache_folder(cache: bool | str, beside: Path) -> Path | None:
-    """Where an option `cache` puts caches: true for beside the data, false for nowhere, or a folder."""
+    """Return where an option `cache` puts caches: true for beside the data, false for nowhere, or a folder."""
     if isinstance(cache, str):
         return Path(os.path.expanduser(cache))
     return beside if cache else None
 
 
 def keep_hashes(contents: Iterable[Contents], notes: tuple[str, ...]) -> tuple[str, ...]:
-    """Write hashes of files to their caches, once the files are known to be sound; return the notes with what failed.
-
-    Args:
-        contents: The files.
-        notes: What is told about them already.
-    """
+    """Write hashes of files that are known to be sound to their caches; return the notes with what failed."""
     for part in contents:
-        if part.cache is None:
-            continue
         try:
-            part.cache.mkdir(parents=True, exist_ok=True)
             part.keep()
         except OSError as error:
-            told = any(note.startswith(_not_cached(part.cache)) for note in notes)
+            told = any(note.startswith(f"{_NOT_CACHED} {part.cache} (") for note in notes)
             return notes if told else (*notes, _uncached_note(part.cache, error))
     return notes
 
@@ -165,9 +155,5 @@ def _uncached(decoded: Decoded, folder: Path, error: BaseException) -> Decoded:
     return replace(decoded, notes=(*decoded.notes, _uncached_note(folder, error)))
 
 
-def _uncached_note(folder: Path, error: BaseException) -> str:
-    return f"{_not_cached(folder)} ({one_line(error)}); data.cache=FOLDER chooses another"
-
-
-def _not_cached(folder: Path) -> str:
-    return f"the data are not cached in {folder}"
+def _uncached_note(folder: Path | None, error: BaseException) -> str:
+    return f"{_NOT_CACHED} {folder} ({one_line(error)}); data.cache=FOLDER chooses another"

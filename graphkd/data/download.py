@@ -66,8 +66,10 @@ def fetch(archive: Archive, root: Path) -> Path:
                 _download(archive, path)
                 return path
     except _BROKEN as error:
+        reason = getattr(error, "reason", None)  # of a URLError: what it hides
+        cause = one_line(reason if isinstance(reason, BaseException) else error)
         raise UserError(
-            f"cannot download {archive.url} ({_reason(error)}): try again to go on where it stopped, "
+            f"cannot download {archive.url} ({cause}): try again to go on where it stopped, "
             f"or put the file at {path} by hand"
         ) from error
     found = _md5(path)
@@ -92,7 +94,7 @@ def read_tar(archive: Path, names: Collection[str]) -> dict[str, bytes]:
                     break
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
         raise UserError(f"{archive} is no readable tar archive ({one_line(error)})") from error
-    missing = sorted(set(names) - set(found))
+    missing = sorted(set(names) - found.keys())
     check(not missing, f"{archive} lacks {', '.join(missing)}")
     return found
 
@@ -128,6 +130,7 @@ def _complete(archive: Archive, part: Path) -> None:
 
 def _receive(archive: Archive, part: Path) -> None:
     """Appends what is missing of the archive to the file `part`."""
+    callback = _progress.get()
     start = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(archive.url, headers={"Range": f"bytes={start}-"} if start else {})
     try:
@@ -146,20 +149,10 @@ def _receive(archive: Archive, part: Path) -> None:
             while chunk := response.read(_CHUNK):
                 file.write(chunk)
                 done += len(chunk)
-                _report(archive.name, done, total)
+                if callback is not None:
+                    callback(archive.name, done, total)
     if total is not None and done < total:
         raise ConnectionError(f"the connection broke after {done} of {total} bytes")
-
-
-def _report(name: str, done: int, total: int | None) -> None:
-    callback = _progress.get()
-    if callback is not None:
-        callback(name, done, total)
-
-
-def _reason(error: BaseException) -> str:
-    reason = getattr(error, "reason", None)  # of a URLError: what it hides
-    return one_line(reason if isinstance(reason, BaseException) else error)
 
 
 def _md5(path: Path) -> str:

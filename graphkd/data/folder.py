@@ -114,8 +114,7 @@ class Folder(Dataset):
     def fingerprint(cls, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return a hash of each split's classes, files' names and contents."""
         splits, _ = _list_splits(options["root"], {name: options[name] for name in SPLITS})
-        cache = cache_folder(options["cache"], Path(os.path.expanduser(options["root"])))
-        return {name: split.digest(cache) for name, split in splits.items()}
+        return _digests(splits, cache_folder(options["cache"], Path(os.path.expanduser(options["root"]))))
 
     def train_batches(
         self, order: Tensor, batch_size: int, augmentation_seed: int, device: torch.device | str
@@ -176,9 +175,16 @@ class _Reader:
 
     def decode(self) -> Decoded:
         """Return all pixels, from the cache if they are there."""
-        images = self.images
-        how = {"size": images.image_size, "channels": images.in_channels}
-        return self._cached(self._decode, **how, skip_broken=images.skip_broken, background=images.colour)
+        images, class_names = self.images, self.splits["train"].class_names
+        encoded = {
+            name: Encoded(in_batches(split.files), split.files.__getitem__, split.labels)
+            for name, split in self.splits.items()
+        }
+        return self._cached(
+            lambda: _with_missing(decode_splits(encoded, class_names, images)),
+            size=images.image_size, channels=images.in_channels, skip_broken=images.skip_broken,
+            background=images.colour,
+        )  # fmt: skip
 
     def kept(self) -> Decoded:
         """Return the files' positions instead of pixels, without the broken ones if these are to be left out."""
@@ -194,17 +200,7 @@ class _Reader:
 
     def _cached(self, decode: Callable[[], Decoded], **how: Any) -> Decoded:
         names = {name: os.path.relpath(split.folder, self.root) for name, split in self.splits.items()}
-        return cached(self._folder, {"names": names, **how}, self._source, decode)
-
-    def _source(self) -> dict[str, str]:
-        return {name: split.digest(self._folder) for name, split in self.splits.items()}
-
-    def _decode(self) -> Decoded:
-        encoded = {
-            name: Encoded(in_batches(split.files), split.files.__getitem__, split.labels)
-            for name, split in self.splits.items()
-        }
-        return _with_missing(decode_splits(encoded, self.splits["train"].class_names, self.images))
+        return cached(self._folder, {"names": names, **how}, lambda: _digests(self.splits, self._folder), decode)
 
     def _without(self, broken: Mapping[str, Mapping[int, str]]) -> Decoded:
         splits: dict[str, Split] = {}
@@ -219,6 +215,10 @@ class _Reader:
         notes += note_sample("train", self.splits["train"].files, decoder)
         class_names, skipped = self.splits["train"].class_names, sum(map(len, broken.values()))
         return _with_missing(Decoded(splits, class_names, skipped, notes))
+
+
+def _digests(splits: Mapping[str, _Listing], cache: Path | None) -> dict[str, str]:
+    return {name: split.digest(cache) for name, split in splits.items()}
 
 
 def _with_missing(decoded: Decoded) -> Decoded:
@@ -256,7 +256,7 @@ class _LeftOut:
 
 
 def _list_splits(root: str, given: Mapping[str, str | None]) -> tuple[dict[str, _Listing], tuple[str, ...]]:
-    """The files of each split that is given, labelled by the training split's classes, and what to tell of them."""
+    """Return the files of each split that is given, labelled by the training split's classes, and the notes on them."""
     folder = Path(os.path.expanduser(root))
     check(folder.is_dir(), f"data.root: there is no folder {root}")
     left_out = _LeftOut()

@@ -207,11 +207,11 @@ def _packed(files: Sequence[str]) -> np.ndarray:
     return np.array([os.fsencode(file) for file in files])
 
 
+@dataclass(eq=False)
 class _Pixels:
     """A batch, uint8 [B, C, H, W], that travels through a pipe: a tensor takes shared memory, scarce in containers."""
 
-    def __init__(self, images: np.ndarray) -> None:
-        self.images = images
+    images: np.ndarray
 
     def pin_memory(self) -> Tensor:
         """See `torch.utils.data.DataLoader`."""

@@ -62,12 +62,7 @@ class Images(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """One decoded image.
-
-    Attributes:
-        pixels: uint8 [C, H, W].
-        animated: Whether it is the first of several frames.
-    """
+    """One decoded image, uint8 [C, H, W], and whether it is the first of several frames."""
 
     pixels: np.ndarray
     animated: bool
@@ -114,8 +109,6 @@ class Decoder:
                         "data.image_size=N makes all N x N"
                     )
                 return Picture(self._pixels(seen), _is_animated(image))
-        except BrokenImageError:
-            raise
         except Exception as error:  # Pillow's readers raise nearly anything on broken data
             raise BrokenImageError(explain(error)) from error
 
@@ -265,7 +258,7 @@ def check_image(image: Image.Image) -> None:
 
 
 def explain(error: BaseException) -> str:
-    """Why an image cannot be decoded, without the addresses in memory that Pillow's messages hold."""
+    """Return why an image cannot be decoded, without the addresses in memory that Pillow's messages hold."""
     from PIL import UnidentifiedImageError
 
     if isinstance(error, BrokenImageError):
@@ -282,7 +275,7 @@ def decode_images(
     skip_broken: bool,
     background: Colour = WHITE,
 ) -> Images:
-    """Decodes images in threads, into memory that is asked for once.
+    """Decode images in threads, into memory that is asked for once.
 
     Args:
         batches: The images, some at a time.
@@ -322,7 +315,7 @@ def decode_images(
 
 
 def in_batches(items: Sequence[T], size: int = 2048) -> Iterator[Sequence[T]]:
-    """The items, `size` at a time."""
+    """Return the items, `size` at a time."""
     return (items[start : start + size] for start in range(0, len(items), size))
 
 

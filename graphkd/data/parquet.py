@@ -6,7 +6,7 @@ import glob
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -202,14 +202,11 @@ class _Open:
 
     @classmethod
     def of(cls, path: Path) -> _Open:
-        import pyarrow as pa
         import pyarrow.parquet as pq
 
-        try:
+        with _reading(f"{path} is no readable Parquet file"):
             parquet = pq.ParquetFile(path)
             return cls(path, parquet, parquet.schema_arrow)
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{path} is no readable Parquet file ({one_line(error)})") from error
 
     def check_columns(self, image_column: str, label_column: str) -> None:
         """Check that both are there, once, and of a type that can be read."""
@@ -272,14 +269,8 @@ class _Open:
             for batch in self.parquet.iter_batches(rows, row_groups=[group], columns=[column]):
                 yield batch.column(column)
 
-    @contextmanager
-    def _reading(self, column: str) -> Iterator[None]:
-        import pyarrow as pa
-
-        try:
-            yield
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise UserError(f"column '{column}' of {self.path} cannot be read ({one_line(error)})") from error
+    def _reading(self, column: str) -> AbstractContextManager[None]:
+        return _reading(f"column '{column}' of {self.path} cannot be read")
 
     def _type(self, column: str, option: str) -> pa.DataType:
         names = self.schema.names
@@ -296,6 +287,17 @@ class _Open:
         with self._reading(column):
             first = next(self._batches(column, rows=1), None)
         return first is not None and _images(first, named=False) in ([], [None])
+
+
+@contextmanager
+def _reading(told: str) -> Iterator[None]:
+    """Tell what failed, and why, where pyarrow cannot read a file."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{told} ({one_line(error)})") from error
 
 
 def _kind(of: pa.DataType) -> str:
@@ -348,14 +350,11 @@ def _given_twice(files: Mapping[str, Sequence[Path]]) -> tuple[str, ...]:
 
 def _row_namer(split: Sequence[_Open]) -> Callable[[int], str]:
     """What messages call the row at a position of a split."""
-    lengths = [file.parquet.metadata.num_rows for file in split]
+    starts = np.cumsum([0, *(file.parquet.metadata.num_rows for file in split)])
 
     def name(index: int) -> str:
-        for file, length in zip(split, lengths, strict=True):
-            if index < length:
-                return f"row {index} of {file.path}"
-            index -= length
-        raise IndexError(index)
+        file = int(np.searchsorted(starts, index, side="right")) - 1
+        return f"row {index - starts[file]} of {split[file].path}"
 
     return name
 
@@ -365,15 +364,13 @@ def _split_files(given: Mapping[str, Paths]) -> dict[str, list[Path]]:
     check(given["train"] is not None, "data set 'parquet' needs data.train=FILE, its training split")
     files: dict[str, list[Path]] = {}
     for name, paths in given.items():
-        if paths is not None:
-            patterns = [paths] if isinstance(paths, str) else paths
-            files[name] = [file for pattern in patterns for file in _matching(pattern, f"data.{name}")]
-            check(len(files[name]) > 0, f"data.{name} is an empty list")
+        if paths is None:
+            continue
+        files[name] = []
+        for pattern in [paths] if isinstance(paths, str) else paths:
+            path = Path(os.path.expanduser(pattern))
+            found = [path] if path.is_file() else sorted(filter(Path.is_file, map(Path, glob.glob(str(path)))))
+            check(len(found) > 0, f"data.{name}: there is no file {pattern}")
+            files[name] += found
+        check(len(files[name]) > 0, f"data.{name} is an empty list")
     return files
-
-
-def _matching(pattern: str, option: str) -> list[Path]:
-    path = Path(os.path.expanduser(pattern))
-    found = [path] if path.is_file() else sorted(Path(file) for file in glob.glob(str(path)) if Path(file).is_file())
-    check(len(found) > 0, f"{option}: there is no file {pattern}")
-    return found

@@ -62,16 +62,8 @@ class Normalisation(NamedTuple):
 class SplitDataset(Dataset):
     """Labelled samples of each split, of which training may use a part; a subclass makes batches of them.
 
-    Args:
-        splits: Samples by split: "train" and any of "val" and "test". In place of pixels they may have what stands
-            for them, such as positions of files.
-        class_names: The name of each class.
-        image_size: Height and width of an image, in pixels.
-        in_channels: Channels of an image.
-        mean: Mean of each channel, for pixel values in 0 .. 1.
-        std: Standard deviation of each channel, likewise.
-        train_fraction: Part of the training samples to keep, as in `with_train_fraction`.
-        split_seed: Chooses that part.
+    Arguments as in `TensorDataset`, with the facts of `Dataset`. In place of pixels, the splits may have what stands
+    for them, such as the positions of files.
     """
 
     def __init__(
@@ -169,9 +161,9 @@ class TensorDataset(SplitDataset):
 
 
 def stratified_split(labels: Tensor, fractions: Sequence[float], seed: int) -> list[Tensor]:
-    """Cuts samples into one part for each fraction and a last one with the rest, each class alike.
+    """Cut samples, each class alike, into a part for each fraction and one with the rest, of all classes.
 
-    A part depends on the fractions up to its own only. The rest keeps at least one sample of each class.
+    A part depends on the fractions up to its own only.
 
     Args:
         labels: Classes, int64 [N], on the CPU.
@@ -188,7 +180,7 @@ def stratified_split(labels: Tensor, fractions: Sequence[float], seed: int) -> l
 
 
 def stratified_subset(labels: Tensor, fraction: float, seed: int) -> Tensor:
-    """The sorted indices, int64 [n], of a part of the samples, at least one of each class.
+    """Return the sorted indices, int64 [n], of a part of the samples, at least one of each class.
 
     Of two fractions under one seed, the smaller one's samples are among the larger one's.
 
@@ -227,7 +219,7 @@ def check_held_out(labels: Tensor, shares: Mapping[str, float], parts: Mapping[s
 
 
 def check_fractions(train_fraction: float, held_out: Mapping[str, float]) -> None:
-    """Checks a training fraction, and the shares that `hold_out` is to cut off.
+    """Check a training fraction, and the shares that `hold_out` is to cut off.
 
     Raises:
         UserError: One is out of range, or nothing is left to train on.
@@ -240,7 +232,7 @@ def check_fractions(train_fraction: float, held_out: Mapping[str, float]) -> Non
 
 
 def hold_out(splits: Mapping[str, Split], shares: Mapping[str, float], seed: int) -> dict[str, Split]:
-    """Cuts further splits off the training split, stratified.
+    """Cut further splits off the training split, stratified.
 
     Args:
         splits: The splits there are.
@@ -263,7 +255,7 @@ def hold_out(splits: Mapping[str, Split], shares: Mapping[str, float], seed: int
 
 
 def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel for pixel values in 0 .. 1; exact, from the counts of each value.
+    """Return mean and standard deviation of each channel for pixel values in 0 .. 1, exact by counting each value.
 
     Args:
         images: uint8 [N, C, H, W].
