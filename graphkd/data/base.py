@@ -13,6 +13,8 @@ from torch import Tensor
 from graphkd.errors import check
 from graphkd.registry import Registry
 
+Device = torch.device | str
+
 
 class Batch(NamedTuple):
     """Samples of one split.
@@ -102,9 +104,7 @@ class Dataset(ABC):
         return DatasetInfo(self.class_names, self.in_channels, self.image_size, self.mean, self.std)
 
     @abstractmethod
-    def train_batches(
-        self, order: Tensor, batch_size: int, augmentation_seed: int, device: torch.device | str
-    ) -> Iterator[Batch]:
+    def train_batches(self, order: Tensor, batch_size: int, augmentation_seed: int, device: Device) -> Iterator[Batch]:
         """Yield augmented training batches in the given order; the last, smaller one is kept.
 
         Args:
@@ -118,7 +118,7 @@ class Dataset(ABC):
         """
 
     @abstractmethod
-    def eval_batches(self, split: str, batch_size: int, device: torch.device | str) -> Iterator[Batch]:
+    def eval_batches(self, split: str, batch_size: int, device: Device) -> Iterator[Batch]:
         """Yield batches of a split in its order, without augmentation; the last, smaller one is kept.
 
         Raises:

@@ -124,8 +124,9 @@ def _load(place: Path | None) -> np.ndarray:
         table = np.load(place, allow_pickle=False) if place is not None else None
     except (OSError, ValueError, EOFError):
         table = None
-    sound = isinstance(table, np.ndarray) and table.dtype == np.uint8 and table.shape[1:] == (2 * _WIDTH,)
-    return table if sound else np.empty((0, 2 * _WIDTH), dtype=np.uint8)
+    if isinstance(table, np.ndarray) and table.dtype == np.uint8 and table.shape[1:] == (2 * _WIDTH,):
+        return table
+    return np.empty((0, 2 * _WIDTH), dtype=np.uint8)
 
 
 def _sha256(file: str) -> bytes:

@@ -32,13 +32,7 @@ class Decoded:
 
 
 class Encoded(NamedTuple):
-    """The images of a split before they are decoded.
-
-    Attributes:
-        batches: The images, some at a time.
-        where: What messages call the image of an index.
-        labels: Classes, int64 [N].
-    """
+    """The images of a split, some at a time; what messages call that of an index; and the classes, int64 [N]."""
 
     batches: Iterable[Sequence[Source]]
     where: Callable[[int], str]

@@ -30,13 +30,7 @@ _progress: ContextVar[Progress | None] = ContextVar("progress", default=None)
 
 @dataclass(frozen=True)
 class Archive:
-    """A file to download.
-
-    Args:
-        url: Its address.
-        md5: MD5 sum of its content, in hexadecimal.
-        name: The file's name below the data folder.
-    """
+    """A file to download: its address, the MD5 sum of its content, and its name in the data folder."""
 
     url: str
     md5: str
@@ -78,7 +72,7 @@ def fetch(archive: Archive, root: Path) -> Path:
 
 
 def read_tar(archive: Path, names: Collection[str]) -> dict[str, bytes]:
-    """The content of some members of a tar archive; nothing is unpacked to disk.
+    """Return the content of some members of a tar archive; nothing is unpacked to disk.
 
     Raises:
         UserError: The archive is broken or lacks a member.
@@ -103,17 +97,14 @@ def _download(archive: Archive, path: Path) -> None:
     part = path.with_name(path.name + ".part")
     resumed = part.exists()
     _complete(archive, part)
-    if resumed and _md5(part) != archive.md5:  # the part may have been of another file: once more, from the start
-        part.unlink()
-        _complete(archive, part)
     found = _md5(part)
-    if found != archive.md5:
-        part.unlink()
-        raise UserError(
-            f"{archive.url} gave a file of MD5 sum {found}, not {archive.md5}: try again, "
-            f"or put the file at {path} by hand"
-        )
-    os.replace(part, path)
+    if found == archive.md5:
+        os.replace(part, path)
+        return
+    part.unlink()
+    wrong = f"{archive.url} gave a file of MD5 sum {found}, not {archive.md5}"
+    check(resumed, f"{wrong}: try again, or put the file at {path} by hand")
+    _download(archive, path)  # the part may have been of another file: once more, from the start
 
 
 def _complete(archive: Archive, part: Path) -> None:
@@ -129,7 +120,7 @@ def _complete(archive: Archive, part: Path) -> None:
 
 
 def _receive(archive: Archive, part: Path) -> None:
-    """Appends what is missing of the archive to the file `part`."""
+    """Append what is missing of the archive to the file `part`."""
     callback = _progress.get()
     start = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(archive.url, headers={"Range": f"bytes={start}-"} if start else {})

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from graphkd.binding import flat
 from graphkd.data.augment import CROP_AND_FLIP, Augmentation
-from graphkd.data.base import DATASETS, Batch, Dataset, check_classes, missing_class_notes
+from graphkd.data.base import DATASETS, Batch, Dataset, Device, check_classes, missing_class_notes
 from graphkd.data.cache import cache_folder, cached, keep_hashes
 from graphkd.data.content import Contents
 from graphkd.data.decoded import Decoded, DecodedDataset, Encoded, decode_splits
@@ -116,13 +116,11 @@ class Folder(Dataset):
         splits, _ = _list_splits(options["root"], {name: options[name] for name in SPLITS})
         return _digests(splits, cache_folder(options["cache"], Path(os.path.expanduser(options["root"]))))
 
-    def train_batches(
-        self, order: Tensor, batch_size: int, augmentation_seed: int, device: torch.device | str
-    ) -> Iterator[Batch]:
+    def train_batches(self, order: Tensor, batch_size: int, augmentation_seed: int, device: Device) -> Iterator[Batch]:
         """See `Dataset.train_batches`."""
         return self._samples.train_batches(order, batch_size, augmentation_seed, device)
 
-    def eval_batches(self, split: str, batch_size: int, device: torch.device | str) -> Iterator[Batch]:
+    def eval_batches(self, split: str, batch_size: int, device: Device) -> Iterator[Batch]:
         """See `Dataset.eval_batches`."""
         return self._samples.eval_batches(split, batch_size, device)
 

@@ -9,24 +9,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from graphkd.data.augment import Augmentation, random_bits
-from graphkd.data.base import Batch
+from graphkd.data.base import Batch, Device
 from graphkd.data.decoded import Decoded
 from graphkd.data.images import Colour, as_seen, explain, open_image
 from graphkd.data.options import ImageOptions, SplitOptions
 from graphkd.data.tensor import SplitDataset, check_has_test, cut, hold_out
 from graphkd.errors import UserError, one_line, one_of
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 _RESIZE = 256 / 224  # what evaluation resizes the shorter side to, over the size of the crop
 _MEAN, _STD = {1: (0.449,), 3: (0.485, 0.456, 0.406)}, {1: (0.226,), 3: (0.229, 0.224, 0.225)}
@@ -72,16 +70,16 @@ class ImageFileDataset(SplitDataset):
             splits, kept.class_names, image_size, channels, mean, std, split.train_fraction, split.split_seed
         )
         self.skipped, self.notes = kept.skipped, kept.notes
-        self._files = {name: _packed(files[name if name in files else "train"]) for name in splits}
+        # Without a Python object for each path: workers would copy the memory of those as they touch them.
+        packed = {name: np.array([os.fsencode(file) for file in split]) for name, split in files.items()}
+        self._files = {name: packed[name if name in packed else "train"] for name in splits}
         self._augmentation, self._workers, self._background = augmentation, workers, images.colour
 
-    def train_batches(
-        self, order: Tensor, batch_size: int, augmentation_seed: int, device: torch.device | str
-    ) -> Iterator[Batch]:
+    def train_batches(self, order: Tensor, batch_size: int, augmentation_seed: int, device: Device) -> Iterator[Batch]:
         """See `Dataset.train_batches`."""
         return self._batches("train", order.cpu(), batch_size, device, self._augmentation, augmentation_seed)
 
-    def eval_batches(self, split: str, batch_size: int, device: torch.device | str) -> Iterator[Batch]:
+    def eval_batches(self, split: str, batch_size: int, device: Device) -> Iterator[Batch]:
         """See `Dataset.eval_batches`."""
         labels = self._data[one_of(split, self._data, "there is no split")].labels
         return self._batches(split, torch.arange(len(labels)), batch_size, device)
@@ -91,7 +89,7 @@ class ImageFileDataset(SplitDataset):
         split: str,
         order: Tensor,
         batch_size: int,
-        device: torch.device | str,
+        device: Device,
         augmentation: Augmentation | None = None,
         seed: int = 0,
     ) -> Iterator[Batch]:
@@ -200,11 +198,6 @@ class _Samples(TorchDataset[Any]):
                 return self.transform(as_seen(image, self.channels, self.background))
         except Exception as error:  # as in Decoder
             return f"{file}: {explain(error)}"
-
-
-def _packed(files: Sequence[str]) -> np.ndarray:
-    """Paths without a Python object each: workers would copy the memory of those as they touch them."""
-    return np.array([os.fsencode(file) for file in files])
 
 
 @dataclass(eq=False)

@@ -11,16 +11,14 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.pool import ThreadPool
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
+from PIL import Image, ImageColor, UnidentifiedImageError
 from torch import Tensor
 
 from graphkd.errors import brief, check, one_line
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 T = TypeVar("T")
 Source = bytes | str | None
@@ -113,8 +111,6 @@ class Decoder:
             raise BrokenImageError(explain(error)) from error
 
     def _pixels(self, image: Image.Image) -> np.ndarray:
-        from PIL import Image
-
         if self.size is not None and image.size != (self.size, self.size):
             side = min(image.size)
             left, top = ((length - side) / 2 for length in image.size)
@@ -144,8 +140,6 @@ def as_seen(image: Image.Image, channels: int, background: Colour) -> Image.Imag
 
 def upright(image: Image.Image) -> Image.Image:
     """Return an opened image turned and flipped as its EXIF data say."""
-    from PIL import Image
-
     image.load()  # this turns a TIFF file
     try:
         orientation = image.getexif().get(_ORIENTATION, 1)
@@ -157,8 +151,6 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def _with_8_bits(image: Image.Image) -> Image.Image:
-    from PIL import Image
-
     if not image.mode.startswith("I"):
         return image
     values = np.asarray(image)
@@ -171,8 +163,6 @@ def _with_8_bits(image: Image.Image) -> Image.Image:
 
 
 def _on_background(image: Image.Image, background: Colour) -> Image.Image:
-    from PIL import Image
-
     if image.mode in ("La", "LAB"):  # Pillow converts them to one mode only
         image = image.convert({"La": "LA", "LAB": "RGB"}[image.mode])
     if not image.has_transparency_data:
@@ -199,8 +189,6 @@ def colour(background: str | Sequence[int]) -> Colour:
     Raises:
         UserError: It is no colour.
     """
-    from PIL import ImageColor
-
     try:
         values = ImageColor.getrgb(background)[:3] if isinstance(background, str) else tuple(background)
     except ValueError:
@@ -216,8 +204,6 @@ def colour(background: str | Sequence[int]) -> Colour:
 
 def open_image(source: Source) -> Image.Image:
     """Return the image, its header read only."""
-    from PIL import Image
-
     if source is None:
         raise BrokenImageError("there is no image")
     return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_formats())
@@ -225,8 +211,6 @@ def open_image(source: Source) -> Image.Image:
 
 @functools.cache
 def _formats() -> tuple[str, ...]:
-    from PIL import Image
-
     Image.init()
     return tuple(name for name in Image.ID if name not in _NO_PICTURES)
 
@@ -234,8 +218,6 @@ def _formats() -> tuple[str, ...]:
 @functools.cache
 def image_endings() -> frozenset[str]:
     """Return the endings of image files, in lower case with their dots: all that Pillow reads as pictures."""
-    from PIL import Image
-
     formats = _formats()
     return frozenset(ending for ending, name in Image.registered_extensions().items() if name in formats)
 
@@ -246,8 +228,6 @@ def check_image(image: Image.Image) -> None:
     Raises:
         BrokenImageError: It does not.
     """
-    from PIL import Image
-
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and image.width * image.height > limit:
         raise BrokenImageError(f"its {_times(image.size)} pixels are more than Pillow's limit of {limit}")
@@ -259,8 +239,6 @@ def check_image(image: Image.Image) -> None:
 
 def explain(error: BaseException) -> str:
     """Return why an image cannot be decoded, without the addresses in memory that Pillow's messages hold."""
-    from PIL import UnidentifiedImageError
-
     if isinstance(error, BrokenImageError):
         return str(error)
     return "it is no image" if isinstance(error, UnidentifiedImageError) else one_line(error)

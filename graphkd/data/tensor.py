@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from graphkd.data.augment import Augmentation, random_bits
-from graphkd.data.base import Batch, Dataset
+from graphkd.data.base import Batch, Dataset, Device
 from graphkd.errors import UserError, check, choices, one_of
 
 SPLITS = ("train", "val", "test")
@@ -51,7 +51,7 @@ class Normalisation(NamedTuple):
         scale, shift = 1 / (255 * stds), -means / stds
         return cls(scale.float()[:, None, None], shift.float()[:, None, None])
 
-    def to(self, device: torch.device | str) -> Normalisation:
+    def to(self, device: Device) -> Normalisation:
         """The same on a device."""
         return Normalisation(self.scale.to(device), self.shift.to(device))
 
@@ -136,9 +136,7 @@ class TensorDataset(SplitDataset):
         check(padding <= size, f"padding is {padding}, but the images have {size} pixels a side")
         super().__init__(splits, class_names, size, channels, mean, std, train_fraction, split_seed)
 
-    def train_batches(
-        self, order: Tensor, batch_size: int, augmentation_seed: int, device: torch.device | str
-    ) -> Iterator[Batch]:
+    def train_batches(self, order: Tensor, batch_size: int, augmentation_seed: int, device: Device) -> Iterator[Batch]:
         """See `Dataset.train_batches`."""
         images, labels = self._placed("train", device)
         normalised = self._normalisation.to(device)
@@ -147,14 +145,14 @@ class TensorDataset(SplitDataset):
             augmented = self._augmentation.cut_out(augmented, indices, augmentation_seed)
             yield Batch(augmented, labels[indices], indices)
 
-    def eval_batches(self, split: str, batch_size: int, device: torch.device | str) -> Iterator[Batch]:
+    def eval_batches(self, split: str, batch_size: int, device: Device) -> Iterator[Batch]:
         """See `Dataset.eval_batches`."""
         images, labels = self._placed(split, device)
         normalised = self._normalisation.to(device)
         for indices in cut(torch.arange(len(labels), device=device), batch_size):
             yield Batch(normalised(images[indices]), labels[indices], indices)
 
-    def _placed(self, name: str, device: torch.device | str) -> Split:
+    def _placed(self, name: str, device: Device) -> Split:
         images, labels = self._data[one_of(name, self._data, "there is no split")]
         self._data[name] = Split(images.to(device), labels.to(device))
         return self._data[name]
