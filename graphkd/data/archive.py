@@ -24,10 +24,7 @@ class ArchiveDataset(DecodedDataset):
     Args:
         read: Gives the samples of the archive at a path.
         root: Folder of the archive and of the decoded images.
-        split: Which samples are trained on.
-        augmentation: What training batches go through.
-        mean: Mean of each channel, for pixel values in 0 .. 1.
-        std: Standard deviation of each channel, likewise.
+        split, augmentation, mean, std: As in `DecodedDataset`.
         image_size: Height and width that `read` gives images of, in pixels; None where it has no choice.
 
     Raises:

@@ -14,7 +14,6 @@ from typing import Any
 from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
 
 from graphkd.data.content import Contents
 from graphkd.data.decoded import Decoded
@@ -41,7 +40,8 @@ def cached(
     """
     if folder is None:
         return decode()
-    file = folder / f"graphkd-{_digest({'format': _FORMAT, **options})[:12]}.safetensors"
+    which = json.dumps({"format": _FORMAT, **options}, sort_keys=True)
+    file = folder / f"graphkd-{hashlib.sha256(which.encode()).hexdigest()[:12]}.safetensors"
     found = _load(file, source)
     if found is not None:
         return found
@@ -98,10 +98,6 @@ def alone(folder: Path, lock: str) -> Iterator[None]:
                 path.rmdir()
 
 
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
 def _load(file: Path, source: Callable[[], Any]) -> Decoded | None:
     if not file.is_file():
         return None
@@ -111,7 +107,7 @@ def _load(file: Path, source: Callable[[], Any]) -> Decoded | None:
             if facts["source"] != source():
                 return None
             splits = {
-                name: Split(stored.get_tensor(f"{name}.images"), stored.get_tensor(f"{name}.labels"))
+                name: Split(*(stored.get_tensor(f"{name}.{field}") for field in Split._fields))
                 for name in facts["splits"]
             }
     except (OSError, SafetensorError, ValueError, KeyError, TypeError):
@@ -127,25 +123,17 @@ def _save(file: Path, decoded: Decoded, source: Any) -> None:
         "skipped": decoded.skipped,
         "notes": decoded.notes,
     }
-    with _replacing(file) as part:
-        mode = part.stat().st_mode
-        save_file(dict(_tensors(decoded.splits)), part, metadata={"graphkd": json.dumps(facts)})
-        part.chmod(mode)  # safetensors makes files for their owner only, but data are shared
-
-
-def _tensors(splits: Mapping[str, Split]) -> Iterator[tuple[str, Tensor]]:
-    for name, (images, labels) in splits.items():
-        yield f"{name}.images", images.contiguous()
-        yield f"{name}.labels", labels.contiguous()
-
-
-@contextlib.contextmanager
-def _replacing(file: Path) -> Iterator[Path]:
-    """A file to write that takes the place of `file` when all went well."""
+    tensors = {
+        f"{name}.{field}": getattr(split, field).contiguous()
+        for name, split in decoded.splits.items()
+        for field in Split._fields
+    }
     part = file.with_suffix(".part")
     try:
         part.touch()
-        yield part
+        mode = part.stat().st_mode
+        save_file(tensors, part, metadata={"graphkd": json.dumps(facts)})
+        part.chmod(mode)  # safetensors makes files for their owner only, but data are shared
         os.replace(part, file)
     finally:
         part.unlink(missing_ok=True)
