@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from graphkd.errors import check, one_line
 from graphkd_cli import compose, worker
+from graphkd_cli.launch import HELP as LAUNCH_HELP
+from graphkd_cli.launch import Ways, conclude, launch, parse_ways
 from graphkd_cli.overrides import in_grammar
 
 if TYPE_CHECKING:
@@ -25,21 +27,23 @@ Distils a student, after training its teacher where there is none of that descri
   teacher.checkpoint=FILE                 a trained teacher
   objective.hkd.temperature=0.1           any option of any part, by its path in `--cfg job`
   seed=N run_dir=DIR results=DIR force=true
-  -m, --multirun                          every combination of comma-separated values
+  -m, --multirun                          every combination of comma-separated values; runs that share data, seed,
+                                          batch size and teacher train together
   --cfg job                               print the config and do nothing
 """
 
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
-    options = compose.parse_arguments("run", arguments)
+    ways, words = parse_ways("run", arguments)
+    options = compose.parse_arguments("run", words)
     if options.help:
-        print(HELP, end="")
+        print(HELP + LAUNCH_HELP, end="")
         return 0
     if options.cfg or options.info or options.hydra_help:
         return _show(options)
     if options.multirun:
-        return _sweep(options)
+        return _sweep(options, ways)
     return _single(options)
 
 
@@ -66,21 +70,31 @@ def _parse(composed: compose.Composed) -> StudentSpec:
     return spec
 
 
-def _sweep(options: argparse.Namespace) -> int:
+def _sweep(options: argparse.Namespace, ways: argparse.Namespace) -> int:
     """Run every combination, after a check of all of them with their data where the sweeper is Hydra's own."""
+    from graphkd.run import check_parts
+
+    compose.check_multirun("config", options.overrides, options.config_dir)
+    combinations = compose.expand_sweep(options.overrides)
+    if combinations is None:
+        return _search(options)
+    specs = [_parse(compose.compose(overrides, options.config_dir)) for overrides in combinations]
+    _check_folders(specs)
+    names = [" ".join(words) for words in combinations]
+    check_parts(zip(names, specs, strict=True))
+    launcher = compose.split_hydra(options.overrides)[0]
+    return conclude(names, launch(specs, Ways.chosen(ways, launcher, options.config_dir)))
+
+
+def _search(options: argparse.Namespace) -> int:
+    """Leave the runs to a sweeper that chooses them by the scores of those before."""
     import yaml
 
-    from graphkd.run import check_parts
     from graphkd.run.folder import launch_folder
     from graphkd_cli.progress import several
 
-    compose.check_multirun("config", options.overrides, options.config_dir)
-    combinations = compose.expand_sweep(options.overrides) or []
-    specs = [_parse(compose.compose(overrides, options.config_dir)) for overrides in combinations]
-    _check_folders(specs)
-    check_parts([(" ".join(words), spec) for words, spec in zip(combinations, specs, strict=True)])
-    with launch_folder(Path(specs[0].config["results"]) if specs else _results(options)) as folder:
-        with several(len(combinations) or None):
+    with launch_folder(_results(options)) as folder:
+        with several(None):
             compose.sweep(options.overrides, options.config_dir, folder, job)
         found = folder / "optimization_results.yaml"  # of sweepers that search, by Hydra's convention
         if found.exists():

@@ -276,14 +276,18 @@ class TrainingLoop:
             part.eval()
         with_teacher = phase.with_teacher and self.teacher is not None
         for number in range(self.position.batch, self._epoch_batches()):
+            self._note_time()
             fed = yield Request(
                 phase.name, self.position.epoch, number, phase.viewer, with_teacher, self.objective.needs_maps
             )
+            self.since = time.monotonic()
+            shared = sum(share * cost.host for _, cost, share in fed.costs)
+            self.history.elapsed += shared
             with Span(self.device) as span:
                 self._step(phase, fed)
             for name, cost, share in fed.costs:
                 self.clock.add(name, cost, share)
-            self.seconds += span.host + sum(share * cost.host for _, cost, share in fed.costs)
+            self.seconds += span.host + shared
             self.position.batch += 1
             self.callback.step()
             if self._applies(self.position.batch):  # half a step cannot be gone on with
@@ -413,9 +417,13 @@ class TrainingLoop:
             if self.ranks.is_main_process:
                 self.checkpoints.save(state)
 
-    def _note_costs(self) -> None:
+    def _note_time(self) -> None:
+        """Count the time since the loop was last handed something; others may work between its steps."""
         now = time.monotonic()
         self.history.elapsed, self.since = self.history.elapsed + now - self.since, now
+
+    def _note_costs(self) -> None:
+        self._note_time()
         self.history.peak_memory_mib = max(self.history.peak_memory_mib, memory.peak_mib(self.device))
         self.history.phases = self.clock.read()
 
