@@ -19,13 +19,13 @@ NO_SPREAD = 1e-9
 
 @dataclass(frozen=True)
 class Comparison:
-    """A value of one variant against that of the baseline; NaN where it is undefined.
+    """A variant against the baseline; what is undefined is NaN.
 
     Attributes:
         difference: Mean of the variant less that of the baseline, over the seeds that the test uses.
         low: Lower end of the 95 % interval of the difference.
         high: Upper end.
-        p: Two-sided p value, not corrected. Undefined where there is no spread to measure a difference by.
+        p: Two-sided p value, not corrected; NaN where nothing varies.
         p_holm: The same, corrected for all comparisons of the table.
         test: "paired t", "Welch t", or "" where there are too few seeds for either.
         n: Number of seeds of the variant in the test.
@@ -58,9 +58,9 @@ def compare(values: Mapping[int, float], baseline: Mapping[int, float]) -> Compa
     bare = Comparison(own.mean - other.mean, n=own.n, n_baseline=other.n)
     if min(own.n, other.n) < 2:
         return bare
-    parts = [(side.std**2 / side.n, side.n - 1) for side in (own, other)]
-    square = sum(part for part, _ in parts)
-    spread = sum(part**2 / freedom for part, freedom in parts)
+    variances = [side.std**2 / side.n for side in (own, other)]
+    square = sum(variances)
+    spread = variances[0] ** 2 / (own.n - 1) + variances[1] ** 2 / (other.n - 1)
     freedom = square**2 / spread if spread > 0 else math.nan
     return _tested(dataclasses.replace(bare, test="Welch t"), math.sqrt(square), freedom, scale)
 
