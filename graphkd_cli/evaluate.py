@@ -24,7 +24,7 @@ Accuracy, negative log-likelihood and, where a teacher is given, agreement with 
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the command; returns its exit code."""
+    """Run the command; return its exit code."""
     parser = compose.CommandParser("evaluate")
     parser.add_argument("words", nargs="*")
     parser.add_argument("--split", default="test")
@@ -58,8 +58,7 @@ def _evaluate_run(folder: Path, overrides: Sequence[str], config_dir: str | None
     finished = load(folder, data=config["data"] if "data" in asked else None)
     dataset = finished.dataset
     note = check_fits(finished, dataset, str(folder))
-    if note is not None:
-        _tell(note)
+    _tell([] if note is None else [note])
     teacher = _teacher(config, dataset) if "teacher" in asked else None
     _show(str(folder), finished.student, dataset, split, teacher)
 
@@ -92,25 +91,25 @@ def _fill(network: Any, path: Path) -> None:
     """Load weights and show what there is to say of their file."""
     from graphkd.engine.checkpoint import load_weights
 
-    for note in load_weights(network, path):
-        _tell(note)
+    _tell(load_weights(network, path))
 
 
-def _tell(note: str) -> None:
+def _tell(notes: Sequence[str]) -> None:
     from graphkd_cli.show import console, print_line
 
-    print_line(console(), note)
+    for note in notes:
+        print_line(console(), note)
 
 
 def _show(name: str, network: Any, dataset: Any, split: str, teacher: Any) -> None:
     from graphkd.engine.evaluate import evaluate
-    from graphkd_cli.show import console, percent, print_figures, rounded
+    from graphkd_cli.show import console, print_figures, rounded
 
     found = evaluate(network, dataset, split, teacher=teacher)
     figures = {
-        "top-1 (%)": percent(found.top1),
-        "top-5 (%)": percent(found.top5),
+        "top-1 (%)": rounded(found.top1, 2),
+        "top-5 (%)": rounded(found.top5, 2),
         "negative log-likelihood": rounded(found.nll, 4),
-        "agreement with the teacher (%)": percent(found.agreement),
+        "agreement with the teacher (%)": rounded(found.agreement, 2),
     }
     print_figures(console(), f"{name} on {split} ({found.samples} samples)", figures)

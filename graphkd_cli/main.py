@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from graphkd.errors import UserError, choices, did_you_mean, one_line
+from graphkd.errors import UserError, one_line, one_of
 
 COMMANDS = {
     "run": "distil one student; train its teacher first if there is none yet",
@@ -63,13 +63,10 @@ class _Screen(io.FileIO):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command.
+    """Run a command and return its exit code.
 
     Args:
         arguments: The command line without the program; the process's own by default.
-
-    Returns:
-        The exit code.
     """
     if arguments is None and sys.flags.optimize:
         _begin_again()
@@ -86,10 +83,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def guarded(command: Callable[[], int], debug: bool = False) -> int:
-    """Runs a command; what it raises becomes one line on stderr and the exit code.
+    """Run a command that returns its exit code; what it raises becomes one line on stderr and the exit code.
 
     Args:
-        command: Returns its own exit code.
+        command: The command.
         debug: Whether to show the traceback too.
     """
     # How long torch's threads spin while they wait for each other: beside other work, libgomp's own 300,000 makes small
@@ -144,7 +141,7 @@ def _open_screens() -> None:
 
 
 def _lost() -> OSError | None:
-    """Why something could not be shown, if so."""
+    """Return why something could not be shown, None where all was."""
     raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
     return raw.error if isinstance(raw, _Screen) else None
 
@@ -161,9 +158,7 @@ def _dispatch(words: list[str]) -> int:
         return 0
     if name in ("-sc", "--shell-completion"):
         return _command("completion")(rest)
-    if name not in COMMANDS:
-        hint = did_you_mean(name, COMMANDS)
-        raise UserError(f"there is no command '{name}'{hint} (commands: {choices(COMMANDS)})")
+    one_of(name, COMMANDS, "there is no command")
     return _command(MODULES.get(name, name))(rest)
 
 

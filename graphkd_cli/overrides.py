@@ -47,7 +47,13 @@ def parse(words: Sequence[str]) -> list[Override]:
         UserError: It refuses one; the message says how the word is to be typed.
     """
     check_form(words)
-    return [_parse(word) for word in words]
+    parsed = []
+    for word in words:
+        try:
+            parsed.append(OverridesParser.create().parse_override(word))
+        except REFUSALS as error:
+            raise UserError(_unreadable(word, error)) from error
+    return parsed
 
 
 def in_grammar(words: Sequence[str], sweeps: bool = False) -> list[str]:
@@ -87,9 +93,8 @@ def is_replacement(override: Override) -> bool:
 
 def replace(config: DictConfig, override: Override) -> None:
     """Put a mapping in a node's place, open to further overrides: names are checked when it is bound."""
-    key = str(override.key_or_group)
     try:
-        _open(config, key, override.value())
+        _open(config, str(override.key_or_group), override.value())
     except OmegaConfBaseException as error:
         raise ConfigCompositionException(f"Error in the override {override.input_line}") from error
 
@@ -109,22 +114,17 @@ def make_way(config: DictConfig, override: Override, before: Sequence[Override])
     nodes = str(override.key_or_group).split(".")[:-1]
     for place in (".".join(nodes[: count + 1]) for count in range(len(nodes))):
         node = OmegaConf.select(config, place)
-        if node == "shared" and place.endswith("teacher_gnn"):
-            raise UserError(_optionless(config, word, place, node))
+        is_shared = node == "shared" and place.endswith("teacher_gnn")
+        if is_shared or (node is None and NAMED.match(place) and _is_there(config, place)):
+            name = OmegaConf.select(config, f"{place.rpartition('.')[2].removeprefix('teacher_')}.name") or "NAME"
+            without = f"{place} is {'shared' if is_shared else 'null'} and so has no options"
+            raise UserError(f"'{word}': {without}; name it too, for example {place}={name}")
         if isinstance(node, str) and NAMED.match(place):
             _open(config, place, {"name": node})
-        elif node is None and NAMED.match(place) and _is_there(config, place):
-            raise UserError(_optionless(config, word, place, "null"))
         elif not isinstance(node, Container):
             for other in before:
                 gone = f"{place}.".startswith(f"{other.key_or_group}.")
                 check(not gone, f"'{word}': there is no {place} after '{other.input_line}'")
-
-
-def _optionless(config: DictConfig, word: str | None, place: str, value: str) -> str:
-    like = place.rpartition(".")[2].removeprefix("teacher_")
-    name = OmegaConf.select(config, f"{like}.name") or "NAME"
-    return f"'{word}': {place} is {value} and so has no options; name it too, for example {place}={name}"
 
 
 def _open(config: DictConfig, key: str, value: Any) -> None:
@@ -138,20 +138,10 @@ def _is_there(config: DictConfig, place: str) -> bool:
     return isinstance(node, DictConfig) and name in node
 
 
-def _parse(word: str) -> Override:
-    try:
-        override: Override = OverridesParser.create().parse_override(word)
-    except REFUSALS as error:
-        raise UserError(_unreadable(word, error)) from error
-    return override
-
-
 def _unreadable(word: str, error: BaseException) -> str:
     """Return how a word that the grammar refuses is to be typed."""
     key = split(word)[0]
-    try:
-        OverridesParser.create().parse_override(f"{key}=1")
-    except REFUSALS:
+    if _tried(f"{key}=1") is None:
         return f"the override {brief(word)} cannot be read: {brief(key)} is no path of an option, such as builder.k"
     position = unreadable_position(error)
     sign = "" if position is None else f" at {word[position]!r}"
@@ -173,7 +163,7 @@ def _wanted(key: str, word: str) -> str:
 
 def _in_grammar(word: str, sweeps: bool) -> str:
     start, equals, text = word.partition("=")
-    if not equals or not _is_text(split(word)[0], text, sweeps, _tried(word)):
+    if not equals or not _is_text(word, text, sweeps):
         return word
     apart = _COMMA if text.count("'") % 2 == 0 else ","
     values = re.split(apart, text) if sweeps else [text]
@@ -189,16 +179,16 @@ def _tried(word: str) -> Override | None:
     return override
 
 
-def _is_text(key: str, text: str, sweeps: bool, override: Override | None) -> bool:
-    """Return whether a value is a text although the grammar refuses it or makes something else of it."""
-    read: list[Any] = []
+def _is_text(word: str, text: str, sweeps: bool) -> bool:
+    """Return whether an override's value is a text although the grammar refuses it or makes something else of it."""
+    override = _tried(word)
+    read: list[Any] | None = []
     if override is not None and not override.is_sweep_override():
         read = [override.value()]
     elif override is not None and sweeps:
-        swept = swept_choices(override)
-        if swept is None:
-            return False
-        read = swept
+        read = swept_choices(override)
+    if read is None:
+        return False
     others = [value for value in read if not isinstance(value, str | QuotedString | None)]
     if read and not others:
         return False
@@ -206,7 +196,7 @@ def _is_text(key: str, text: str, sweeps: bool, override: Override | None) -> bo
     from graphkd.assemble import annotations_at
     from graphkd.binding import fits
 
-    kinds = annotations_at(key)
+    kinds = annotations_at(split(word)[0])
     in_brackets = text.startswith("[") and any(fits([], kind) for kind in kinds)
     takes_texts = any(fits(text, kind) for kind in kinds)
     return takes_texts and not in_brackets and not any(fits(value, kind) for value in others for kind in kinds)

@@ -62,11 +62,11 @@ class Settings:
         return generator(self.seed, "bench", name, device=self.device)
 
     def normal(self, name: str, *shape: int) -> Tensor:
-        """Standard normal values of that name, on the device."""
+        """Return standard normal values of that name, on the device."""
         return torch.randn(*shape, generator=self.generator(name), device=self.device)
 
     def training_labels(self) -> Tensor:
-        """Class of every training sample, int64 [N]."""
+        """Return the class of every training sample, int64 [N]."""
         return torch.arange(self.samples, device=self.device).remainder_(self.classes)
 
     def indices(self) -> Tensor:

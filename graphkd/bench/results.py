@@ -67,7 +67,8 @@ class Results:
         """Return the rows, unrounded."""
         import pandas as pd
 
-        return pd.DataFrame(self.rows).to_csv(index=False, lineterminator="\n")
+        text: str = pd.DataFrame(self.rows).to_csv(index=False, lineterminator="\n")
+        return text
 
     def json(self) -> str:
         """Return everything, unrounded."""

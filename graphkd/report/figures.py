@@ -136,7 +136,7 @@ class _Shown:
     @classmethod
     def of(cls, row: Row, metric: str, axis: str) -> _Shown:
         values = tuple(row.by_seed(metric).values())
-        number = row.runs[0].varied.get(axis)
+        number: Any = row.runs[0].varied.get(axis)
         try:
             at = math.nan if isinstance(number, bool) else float(number)
         except (TypeError, ValueError, OverflowError):

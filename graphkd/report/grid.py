@@ -252,13 +252,13 @@ def _lines(rows: Sequence[Row], pairs: Sequence[str], data: str, spec: GridSpec)
         label = spec.rows.get(variant, variant)
         values: dict[str, Any] = {"variant": variant, "label": label}
         for pair in pairs:
-            published, row = spec.published_mean(variant, pair), by_label.get(variant, {}).get(pair)
+            published, runs = spec.published_mean(variant, pair), by_label.get(variant, {}).get(pair)
             cell = {
                 **vars(own[pair]),
                 "published": published.mean,
                 "published_std": published.std,
                 "difference": own[pair].mean - published.mean if is_same_data else math.nan,
-                **{metric: row.summary(metric).mean if row else math.nan for metric in COSTS},
+                **{metric: runs.summary(metric).mean if runs else math.nan for metric in COSTS},
             }
             values |= {f"{pair}_{name}": value for name, value in cell.items()}
         published_ari = spec.published_ari(variant)

@@ -164,6 +164,8 @@ def _frame(
         "n": [len(row.runs) for row in rows],
         "seeds": [" ".join(map(str, row.seeds)) for row in rows],
     })  # fmt: skip
-    for name, of in summaries.items():
-        frame = frame.join(pd.DataFrame(of).add_prefix(f"{name}_"))
-    return frame.assign(**tested).join(pd.DataFrame(tests).rename(columns=TEST_COLUMNS)) if tests else frame
+    parts = [pd.DataFrame(of).add_prefix(f"{name}_") for name, of in summaries.items()]
+    if tests:
+        parts += [pd.DataFrame(tested, frame.index), pd.DataFrame(tests).rename(columns=TEST_COLUMNS)]
+    whole: pd.DataFrame = pd.concat([frame, *parts], axis="columns")
+    return whole
