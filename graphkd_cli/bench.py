@@ -45,9 +45,6 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--out")
     options = parser.parse_intermixed_args(list(arguments))
-    if options.help:
-        print(HELP, end="")
-        return 0
 
     from graphkd.bench import FULL, QUICK, Results, Row, hardware, measure, select_cases
     from graphkd.bench.results import HEADER, LEGEND

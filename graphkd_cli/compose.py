@@ -41,17 +41,7 @@ from graphkd_cli.hydra_internals import (
     expand_choices,
     get_args_parser,
 )
-from graphkd_cli.overrides import (
-    NAMED,
-    check_form,
-    depth,
-    in_grammar,
-    is_replacement,
-    make_way,
-    parse,
-    replace,
-    split,
-)
+from graphkd_cli.overrides import NAMED, apply, check_form, depth, in_grammar, make_way, parse, split
 
 NOT_VARIED = {"seed", "results", "run_dir", "force", "study", "variant", "plugins"}
 NOT_OPTIONS = ("config_path", "config_name", "experimental_rerun")
@@ -192,10 +182,7 @@ class _Loader(ConfigLoaderImpl):
         config = self._composed(config_name, others, run_mode, from_shell, validate_sweep_overrides)
         for count, override in enumerate(values):
             make_way(config, override, values[:count])
-            if is_replacement(override):
-                replace(config, override)
-            else:
-                apply_overrides([override], config)
+            apply(config, override)
         config.hydra.overrides.task = split_hydra(overrides)[1]
         for key, value in KEPT.items():
             kept = config_name not in RUN or OmegaConf.select(config.hydra, key) == value
@@ -301,10 +288,8 @@ def expand_sweep(overrides: Sequence[str]) -> list[list[str]] | None:
     if any(_key(override) == "hydra/sweeper" for override in parsed):
         return None
     swept = [override for override in parsed if not _key(override).startswith("hydra")]
-    try:
-        return expand_choices(swept)
-    except HydraException as error:
-        raise UserError(_reason(error)) from error
+    combinations: list[list[str]] = call(lambda: expand_choices(swept))
+    return combinations
 
 
 def split_hydra(overrides: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -33,9 +33,6 @@ def main(arguments: Sequence[str]) -> int:
     parser = compose.CommandParser("list")
     parser.add_argument("words", nargs="*")
     options = parser.parse_intermixed_args(list(arguments))
-    if options.help:
-        print(HELP, end="")
-        return 0
     overrides = [word for word in options.words if "=" in word]
     kinds = [word for word in options.words if word not in overrides]
     for kind in kinds:

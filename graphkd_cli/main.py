@@ -85,9 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def guarded(command: Callable[[], int], debug: bool = False) -> int:
     """Run a command that returns its exit code; what it raises becomes one line on stderr and the exit code.
 
-    Args:
-        command: The command.
-        debug: Whether to show the traceback too.
+    With `debug` the traceback is shown too.
     """
     # How long torch's threads spin while they wait for each other: beside other work, libgomp's own 300,000 makes small
     # networks many times slower; on a quiet machine this is as fast.
@@ -157,14 +155,15 @@ def _dispatch(words: list[str]) -> int:
         print(f"graphkd {version('graphkd')}")
         return 0
     if name in ("-sc", "--shell-completion"):
-        return _command("completion")(rest)
+        from graphkd_cli.completion import main as complete
+
+        return complete(rest)
     one_of(name, COMMANDS, "there is no command")
-    return _command(MODULES.get(name, name))(rest)
-
-
-def _command(module: str) -> Callable[[Sequence[str]], int]:
-    command: Callable[[Sequence[str]], int] = importlib.import_module(f"graphkd_cli.{module}").main
-    return command
+    command = importlib.import_module(f"graphkd_cli.{MODULES.get(name, name)}")
+    if "--help" in rest or "-h" in rest:
+        print(command.HELP, end="")
+        return 0
+    return int(command.main(rest))
 
 
 def _fail(error: BaseException, code: int, message: str, debug: bool) -> int:

@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from graphkd.ablation import quoted
 from graphkd.errors import UserError, brief, check
-from graphkd_cli.hydra_internals import swept_choices, unreadable_position
+from graphkd_cli.hydra_internals import apply_overrides, swept_choices, unreadable_position
 
 NAMED = re.compile(r"(teacher|student|data|builder|gnn|teacher_gnn|objective\.[^.]+(\.(builder|gnn|teacher_gnn))?)$")
 """Where a name may stand for a part: NAME is short for {name: NAME}."""
@@ -57,11 +57,7 @@ def parse(words: Sequence[str]) -> list[Override]:
 
 
 def in_grammar(words: Sequence[str], sweeps: bool = False) -> list[str]:
-    """Return overrides as Hydra's grammar wants them: values of options that are texts need no quotes.
-
-    Args:
-        words: As typed.
-        sweeps: Whether a comma parts the values of a sweep.
+    """Return overrides as Hydra's grammar wants them: values that are texts need no quotes; `sweeps` have commas.
 
     Raises:
         UserError: A word is no override or chooses something of Hydra's that graphkd keeps to itself.
@@ -86,13 +82,15 @@ def depth(override: Override) -> tuple[int, str, str]:
     return key.count("."), key, override.package or ""
 
 
-def is_replacement(override: Override) -> bool:
-    """Return whether a mapping takes a node's place, where Hydra would merge it into what is there."""
-    return override.type == OverrideType.CHANGE and isinstance(override.value(), dict)
+def apply(config: DictConfig, override: Override) -> None:
+    """Apply an override to a config in place.
 
-
-def replace(config: DictConfig, override: Override) -> None:
-    """Put a mapping in a node's place, open to further overrides: names are checked when it is bound."""
+    A mapping takes a node's place, where Hydra would merge it into what is there, and is open to further overrides:
+    names are checked when it is bound.
+    """
+    if override.type != OverrideType.CHANGE or not isinstance(override.value(), dict):
+        apply_overrides([override], config)
+        return
     try:
         _open(config, str(override.key_or_group), override.value())
     except OmegaConfBaseException as error:
@@ -102,20 +100,20 @@ def replace(config: DictConfig, override: Override) -> None:
 def make_way(config: DictConfig, override: Override, before: Sequence[Override]) -> None:
     """Prepare a config for an override below a node: a name on the way to it becomes a mapping with that name.
 
-    Args:
-        config: The config.
-        override: The override.
-        before: Those of shorter paths, applied.
+    `before` are the overrides of shorter paths, which have been applied.
 
     Raises:
         UserError: On the way is null, or something that another override took away.
     """
     word = override.input_line
     nodes = str(override.key_or_group).split(".")[:-1]
-    for place in (".".join(nodes[: count + 1]) for count in range(len(nodes))):
+    for count, last in enumerate(nodes):
+        place = ".".join(nodes[: count + 1])
+        parent = OmegaConf.select(config, ".".join(nodes[:count])) if count else config
         node = OmegaConf.select(config, place)
         is_shared = node == "shared" and place.endswith("teacher_gnn")
-        if is_shared or (node is None and NAMED.match(place) and _is_there(config, place)):
+        is_null = node is None and isinstance(parent, DictConfig) and last in parent and NAMED.match(place)
+        if is_shared or is_null:
             name = OmegaConf.select(config, f"{place.rpartition('.')[2].removeprefix('teacher_')}.name") or "NAME"
             without = f"{place} is {'shared' if is_shared else 'null'} and so has no options"
             raise UserError(f"'{word}': {without}; name it too, for example {place}={name}")
@@ -130,12 +128,6 @@ def make_way(config: DictConfig, override: Override, before: Sequence[Override])
 def _open(config: DictConfig, key: str, value: Any) -> None:
     OmegaConf.update(config, key, value, merge=False)
     OmegaConf.set_struct(OmegaConf.select(config, key), False)
-
-
-def _is_there(config: DictConfig, place: str) -> bool:
-    parent, _, name = place.rpartition(".")
-    node = OmegaConf.select(config, parent) if parent else config
-    return isinstance(node, DictConfig) and name in node
 
 
 def _unreadable(word: str, error: BaseException) -> str:

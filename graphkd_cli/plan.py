@@ -39,9 +39,6 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("sizes", nargs="*")
     parser.add_argument("--gflops", type=float)
     options = parser.parse_intermixed_args(list(arguments))
-    if options.help:
-        print(HELP, end="")
-        return 0
     check(options.gflops is None or options.gflops > 0, f"plan: --gflops is {options.gflops}, but must be positive")
 
     from graphkd.bench.plan import Plan

@@ -34,12 +34,14 @@ def growth_cases(settings: Settings) -> list[Case]:
     large = replace(settings, samples=settings.larger_samples)
     largest = replace(large, batch=settings.larger_batch, negatives=settings.larger_negatives)
     gathered = 2 * largest.batch * largest.negatives * largest.dim * 4 / 2**30
+    size = f"N={largest.samples:,}, B={largest.batch:,}, K={largest.negatives:,}"
+    grown = f"shared, from N={settings.samples:,} to {large.samples:,}"
     too_large = f"at B={largest.batch:,}, K={largest.negatives:,} the baseline would gather {gathered:.3g} GiB"
     of_grown = "from N to M compares graphkd at M with graphkd at N, as the baseline"
     return [
         Case("growth", partial(contrast, large, ("explicit", "shared"), f", N={large.samples:,}"), quick=False),
-        Case("growth", partial(grown, settings, large), of_grown, quick=False),
-        Case("growth", partial(largest_shared, largest), too_large, quick=False),
+        Case("growth", partial(shared, large, grown, settings), of_grown, quick=False),
+        Case("growth", partial(shared, largest, f"shared, {size}"), too_large, quick=False),
     ]
 
 
@@ -62,16 +64,10 @@ def sampling(settings: Settings) -> Sides:
     return Sides(partial(published.Sampler(labels, settings.negatives, settings.seed).draw, anchors), ours)
 
 
-def grown(small: Settings, large: Settings) -> Sides:
-    """Return `shared` over a larger bank against `shared` over a smaller one."""
-    name = f"shared, from N={small.samples:,} to {large.samples:,}"
-    return Sides(_Contrast(small).drawn("shared"), {name: _Contrast(large).drawn("shared")})
-
-
-def largest_shared(settings: Settings) -> Sides:
-    """`shared` at a size at which gathering takes too much memory."""
-    name = f"shared, N={settings.samples:,}, B={settings.batch:,}, K={settings.negatives:,}"
-    return Sides(None, {name: _Contrast(settings).drawn("shared")})
+def shared(settings: Settings, name: str, smaller: Settings | None = None) -> Sides:
+    """Return `shared` under the name of its row, against `shared` over a smaller bank or nothing."""
+    baseline = None if smaller is None else _Contrast(smaller).drawn("shared")
+    return Sides(baseline, {name: _Contrast(settings).drawn("shared")})
 
 
 class _Contrast:

@@ -30,14 +30,7 @@ LONG_S = 0.5
 
 @dataclass(frozen=True)
 class Effort:
-    """How much to measure.
-
-    Attributes:
-        seconds: Time for the rounds of a case, which decides their number.
-        least: The fewest rounds.
-        most: The most rounds.
-        full: Whether memory is measured wherever that makes sense.
-    """
+    """Seconds for the rounds of a case, their least and most number, and whether memory is measured wherever it can."""
 
     seconds: float
     least: int
@@ -81,13 +74,7 @@ class Row:
 
 
 def measure(case: Case, settings: Settings, effort: Effort) -> list[Row]:
-    """Return the rows of a case.
-
-    Args:
-        case: What to measure.
-        settings: Those that the case was made with.
-        effort: How much to measure.
-    """
+    """Return the rows of a case, measured with the settings that it was made with."""
     with torch_threads(settings.threads), initialising(settings.seed, "bench"):
         sides = case.make()
         seconds = in_turn(_works(sides), torch.device(settings.device), effort)

@@ -96,14 +96,7 @@ def gather(bank: Tensor, negatives: Tensor) -> Tensor:
 
 
 def contrast(queries: Tensor, positives: Tensor, negatives: Tensor, temperature: float) -> Tensor:
-    """Return the cross-entropy with the positive at place 0.
-
-    Args:
-        queries: Float [B, D].
-        positives: Float [B, D].
-        negatives: Embeddings, float [B, K, D].
-        temperature: T.
-    """
+    """Return the cross-entropy of queries [B, D] with positives [B, D] at place 0 and negatives [B, K, D] behind."""
     positive = (queries * positives).sum(dim=1, keepdim=True)
     negative = torch.bmm(negatives, queries[:, :, None]).squeeze(2)
     target = torch.zeros(len(queries), dtype=torch.int64, device=queries.device)

@@ -116,17 +116,14 @@ def step(settings: Settings, workers: int, steps: int) -> Sides:
         ours[name] = Stepwise(trainer, student, objective, dataset, copy.deepcopy(teacher), settings.seed)
     clocks = {"baseline": baseline.clock} | {name: training.clock for name, training in ours.items()}
 
-    def repeated(training: Stepwise | PublishedTraining) -> Work:
-        def work() -> None:
-            for _ in range(steps):
-                training.step()
-
-        return work
+    def work(training: Stepwise | PublishedTraining) -> None:
+        for _ in range(steps):
+            training.step()
 
     suffix = f", {workers} workers in the baseline" if workers else ""
     return Sides(
-        repeated(baseline),
-        {f"{name}{suffix}": repeated(training) for name, training in ours.items()},
+        partial(work, baseline),
+        {f"{name}{suffix}": partial(work, training) for name, training in ours.items()},
         lambda: "; ".join(f"{name}: {shares(clock)}" for name, clock in clocks.items()),
     )
 

@@ -1,6 +1,6 @@
 """Tests of variants against a baseline over seeds, corrected for their number.
 
-The formulas are written out: importing `scipy.stats` takes longer than most reports, and its last digits differ.
+The t-tests are written out: importing `scipy.stats` takes longer than most reports, and its last digits differ.
 """
 
 from __future__ import annotations
@@ -74,12 +74,12 @@ def compare_all(rows: Sequence[Mapping[int, float]], baseline: Mapping[int, floa
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Correct p values for their number (Holm, 1979, step-down); those that are NaN stay so and do not count."""
-    corrected = list(p_values)
-    known = sorted((p, index) for index, p in enumerate(p_values) if not math.isnan(p))
-    highest = 0.0
-    for place, (p, index) in enumerate(known):
-        highest = max(highest, min(1.0, p * (len(known) - place)))
-        corrected[index] = highest
+    import numpy as np
+    import pandas as pd
+
+    p = pd.Series(p_values, dtype=float)
+    known = p.dropna().sort_values()
+    corrected: list[float] = (known * np.arange(len(known), 0, -1)).cummax().clip(upper=1.0).reindex(p.index).tolist()
     return corrected
 
 

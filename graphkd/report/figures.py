@@ -189,8 +189,7 @@ def _draw_dots(plot: _Plot) -> Figure:
     """Draw a line for each row: label, every seed, the mean and its bar."""
     labels = [_wrapped(f"{shown.row.label} (n={shown.n})", 0.42 * WIDTH) for shown in plot.rows]
     ends = [*itertools.accumulate((max(LEAST_ROW, _height(label, "text") + 8) for label in labels), initial=0.0)]
-    figure = _new_figure(plot, ends[-1], plot.label, [])
-    (axes,) = figure.axes
+    figure, axes = _new_figure(plot, ends[-1], plot.label, [])
     axes.set_xlim(*_limits(plot))
     axes.ticklabel_format(axis="x", useOffset=False)
     axes.set_ylim(ends[-1], 0)
@@ -228,8 +227,7 @@ def _draw_along(plot: _Plot) -> Figure:
     ]
     values = sorted({shown.at for rows in series.values() for shown in rows})
     is_log = values[0] > 0 and values[-1] > LOG_FROM * values[0]
-    figure = _new_figure(plot, LEAST_HEIGHT, f"{plot.axis} (log scale)" if is_log else plot.axis, keys)
-    (axes,) = figure.axes
+    figure, axes = _new_figure(plot, LEAST_HEIGHT, f"{plot.axis} (log scale)" if is_log else plot.axis, keys)
     axes.set_title(plot.label, loc="left", fontsize=SIZES["text"])
     axes.set_ylim(*_limits(plot))
     axes.ticklabel_format(axis="y", useOffset=False)
@@ -367,8 +365,8 @@ def _note(plot: _Plot) -> str:
     return " ".join(parts)
 
 
-def _new_figure(plot: _Plot, inner_height: float, horizontal: str, keys: Sequence[Line2D]) -> Figure:
-    """Return a figure of fixed width, as high as its texts and axes (`inner_height` points) need.
+def _new_figure(plot: _Plot, inner_height: float, horizontal: str, keys: Sequence[Line2D]) -> tuple[Figure, Axes]:
+    """Return a figure of fixed width, as high as its texts and axes (`inner_height` points) need, and its axes.
 
     The note is the title of the legend, whose entries are the keys; `horizontal` is the label of the axis.
     """
@@ -384,10 +382,11 @@ def _new_figure(plot: _Plot, inner_height: float, horizontal: str, keys: Sequenc
     figure = Figure((WIDTH / 72, (inner_height + around) / 72), dpi=DPI, layout="constrained")
     figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)  # type: ignore[union-attr,call-arg]
     figure.suptitle(title, x=8 / WIDTH, ha="left", fontsize=SIZES["title"], weight="bold")
-    figure.subplots().set_xlabel(label)
+    axes = figure.subplots()
+    axes.set_xlabel(label)
     legend = figure.legend(handles=keys, loc="outside lower left", title=note, alignment="left", borderaxespad=0)
     legend.get_title().set_color(GREY)
-    return figure
+    return figure, axes
 
 
 def _wrapped(text: str, width: float, size: str = "text") -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -124,12 +124,9 @@ class GridSpec:
 
 @dataclass(frozen=True)
 class Ari:
-    """Average relative improvement over a method.
+    """Average relative improvement over a method: the mean over `pairs` in percent, NaN where there are none.
 
-    Attributes:
-        value: In percent; NaN where no pair is usable.
-        pairs: The pairs it is the mean of.
-        below: Pairs that are left out because the method is not above the student there.
+    Pairs where the method is not above the student are left out and `below`.
     """
 
     value: float
@@ -142,14 +139,8 @@ def average_relative_improvement(
 ) -> Ari:
     """Return the mean over pairs of (target - method) / (method - student) x 100 (HKD, ICCV 2021, Table 1).
 
-    Args:
-        target: Mean accuracies by pair of the method whose improvement is measured.
-        method: The same of the method it improves on.
-        student: The same of the student alone.
-
-    Returns:
-        The improvement over the pairs that all three have, but for those where the method is not above the student:
-        there the ratio means nothing.
+    All three are mean accuracies by pair. The mean is over the pairs that all three have, but for those where the
+    method is not above the student: there the ratio means nothing.
     """
     common = [pair for pair in method if pair in target and pair in student]
     used = tuple(pair for pair in common if method[pair] > student[pair])
@@ -207,11 +198,6 @@ def _build_grid(group: Group, spec: GridSpec) -> Table:
     published = _published(lines, pairs, spec)
     target, student = spec.rows[spec.target], spec.rows[spec.student]
     by_pair = [dataclasses.replace(row, label=f"{row.pair}: {row.label}") for row in rows]
-    about_ari = [
-        f"ARI of {line.label} leaves out {listed(line.ari.below)}, where {line.label} is not above {student}"
-        for line in lines
-        if line.ari.below
-    ]
     return Table(
         name=group.name + ("" if spec.name == study else f"_{spec.name}"),
         title=group.title,
@@ -224,9 +210,7 @@ def _build_grid(group: Group, spec: GridSpec) -> Table:
         ),
         frame=pd.DataFrame([{"study": study, "data": group.data, **line.values} for line in lines]),
         notes=(
-            *about_ari,
-            *(_about_data(group.data, spec) if published else ()),
-            *_about_teachers(rows),
+            *_notes(group.data, rows, lines, spec if published else dataclasses.replace(spec, published=None)),
             *warnings_about(by_pair),
             *left_out(group.records),
         ),
@@ -336,14 +320,14 @@ def _seconds(lines: Sequence[_Line], pairs: Sequence[str]) -> list[Block]:
     return [Block.of(("method", *pairs), cells, metric.label.capitalize())] if cells else []
 
 
-def _about_data(data: str, spec: GridSpec) -> list[str]:
-    if spec.published is None or data == spec.published.data:
-        return []
-    here = f"are on {data}" if data else "do not say their data set"
-    return [f"no differences to the published figures: those are on {spec.published.data}, these runs {here}"]
-
-
-def _about_teachers(rows: Sequence[Row]) -> list[str]:
+def _notes(data: str, rows: Sequence[Row], lines: Sequence[_Line], spec: GridSpec) -> Iterator[str]:
+    student = spec.rows[spec.student]
+    for line in lines:
+        if line.ari.below:
+            yield f"ARI of {line.label} leaves out {listed(line.ari.below)}, where {line.label} is not above {student}"
+    if spec.published is not None and data != spec.published.data:
+        here = f"are on {data}" if data else "do not say their data set"
+        yield f"no differences to the published figures: those are on {spec.published.data}, these runs {here}"
     counts = {pair: len(_teachers(rows, pair)) for pair in sorted({row.pair for row in rows})}
-    several = [f"{pair} ({n})" for pair, n in counts.items() if n > 1]
-    return [f"students of a pair had different teachers: {listed(several)}"] if several else []
+    if several := [f"{pair} ({n})" for pair, n in counts.items() if n > 1]:
+        yield f"students of a pair had different teachers: {listed(several)}"

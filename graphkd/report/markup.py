@@ -124,7 +124,12 @@ class Table:
         lines = [r"% \usepackage{booktabs}", r"\begin{table}", r"\centering", rf"\caption{{{_latex(caption)}.}}"]
         for block in self.blocks:
             lines += [rf"\par\medskip {_latex(block.title)}\par" if block.title else r"\par\medskip"]
-            lines += _latex_block(block)
+            head, *rows = [
+                " & ".join(LATEX[cell.mark].format(_latex(cell.text)) for cell in row) + r" \\"
+                for row in (map(Cell, block.header), *block.cells)
+            ]
+            begin = rf"\begin{{tabular}}{{l{'r' * (len(block.header) - 1)}}}"
+            lines += [begin, r"\toprule", head, r"\midrule", *rows, r"\bottomrule", r"\end{tabular}"]
         lines += [rf"\par\smallskip\footnotesize {_latex(line)}" for line in (self.legend, *self.notes)]
         return "\n".join([*lines, r"\end{table}"]) + "\n"
 
@@ -205,15 +210,6 @@ def escaped(sign: str) -> str:
 def _markdown(text: str) -> str:
     safe = MARKDOWN_SIGNS.sub(lambda sign: sign[0] if sign[1] else f"\\{sign[0]}", visible(text).strip())
     return MARKDOWN_START.sub(r"\g<0>\\", safe)
-
-
-def _latex_block(block: Block) -> list[str]:
-    head, *rows = [
-        " & ".join(LATEX[cell.mark].format(_latex(cell.text)) for cell in row) + r" \\"
-        for row in (map(Cell, block.header), *block.cells)
-    ]
-    begin = rf"\begin{{tabular}}{{l{'r' * (len(block.header) - 1)}}}"
-    return [begin, r"\toprule", head, r"\midrule", *rows, r"\bottomrule", r"\end{tabular}"]
 
 
 def _latex(text: str) -> str:

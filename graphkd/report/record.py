@@ -8,6 +8,7 @@ import math
 import os
 import types
 import typing
+from collections import Counter
 from dataclasses import asdict, dataclass, field, is_dataclass
 from typing import Any, Final, Literal, NoReturn
 
@@ -215,8 +216,7 @@ def _unique(items: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return an object's items; JSON readers differ in which of two of one name they take."""
     found = dict(items)
     if len(found) < len(items):
-        names = [name for name, _ in items]
-        twice = next(name for place, name in enumerate(names) if name in names[:place])
+        ((twice, _),) = Counter(name for name, _ in items).most_common(1)
         raise ValueError(f"the key {brief(twice)} stands twice")
     return found
 

@@ -85,13 +85,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Group:
-    """The runs of one table or figure.
+    """The runs of one table or figure, of any kind and status.
 
-    Attributes:
-        keys: The study, or study and pair.
-        data: Name of the data set, or "" where the records do not say it.
-        name: Name of the table or figure, from which files get theirs.
-        records: The runs, of any kind and status.
+    `keys` are the study, or study and pair, `data` is "" where records do not say it, and files are named after `name`.
     """
 
     keys: tuple[str, ...]
