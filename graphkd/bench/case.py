@@ -29,8 +29,7 @@ class Settings:
         classes: Classes of the training set, equally large.
         k: In-degree of the kNN graph.
         feature_dim: Width of the networks' embeddings, where no network is run.
-        teacher: Network of the training step.
-        student: Network of the training step.
+        teacher, student: Networks of the training step.
         larger_batch: B of the larger graphs and of the largest contrast.
         larger_samples: N to which the contrast grows.
         larger_negatives: K of the largest contrast.

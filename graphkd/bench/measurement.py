@@ -49,11 +49,9 @@ class Row:
     Attributes:
         part: Part of the benchmark.
         case: What was measured.
-        baseline_ms: Median time of a step in milliseconds; None where there is no baseline.
-        graphkd_ms: Likewise.
+        baseline_ms, graphkd_ms: Median time of a step in milliseconds; None where there is no baseline.
         ratio: How many times faster graphkd is: baseline_ms / graphkd_ms.
-        ratio_min: The smallest ratio within a round.
-        ratio_max: The largest.
+        ratio_min, ratio_max: The smallest and the largest ratio within a round.
         baseline_mib: By how much the first step raises the peak of memory in MiB; None where that was not measured.
         graphkd_mib: Likewise.
         rounds: How many rounds the medians are over.

@@ -23,13 +23,11 @@ class Comparison:
 
     Attributes:
         difference: Mean of the variant less that of the baseline, over the seeds that the test uses.
-        low: Lower end of the 95 % interval of the difference.
-        high: Upper end.
+        low, high: Ends of the 95 % interval of the difference.
         p: Two-sided p value, not corrected; NaN where nothing varies.
         p_holm: The same, corrected for all comparisons of the table.
         test: "paired t", "Welch t", or "" where there are too few seeds for either.
-        n: Number of seeds of the variant in the test.
-        n_baseline: The same for the baseline; equal to `n` in a paired test.
+        n, n_baseline: Number of seeds of the variant and of the baseline in the test; equal in a paired test.
     """
 
     difference: float

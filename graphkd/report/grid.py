@@ -210,7 +210,7 @@ def _build_grid(group: Group, spec: GridSpec) -> Table:
         ),
         frame=pd.DataFrame([{"study": study, "data": group.data, **line.values} for line in lines]),
         notes=(
-            *_notes(group.data, rows, lines, spec if published else dataclasses.replace(spec, published=None)),
+            *_notes(rows, lines, student, group.data, spec.published.data if spec.published and published else None),
             *warnings_about(by_pair),
             *left_out(group.records),
         ),
@@ -320,14 +320,15 @@ def _seconds(lines: Sequence[_Line], pairs: Sequence[str]) -> list[Block]:
     return [Block.of(("method", *pairs), cells, metric.label.capitalize())] if cells else []
 
 
-def _notes(data: str, rows: Sequence[Row], lines: Sequence[_Line], spec: GridSpec) -> Iterator[str]:
-    student = spec.rows[spec.student]
+def _notes(
+    rows: Sequence[Row], lines: Sequence[_Line], student: str, data: str, published_data: str | None
+) -> Iterator[str]:
     for line in lines:
         if line.ari.below:
             yield f"ARI of {line.label} leaves out {listed(line.ari.below)}, where {line.label} is not above {student}"
-    if spec.published is not None and data != spec.published.data:
+    if published_data not in (None, data):
         here = f"are on {data}" if data else "do not say their data set"
-        yield f"no differences to the published figures: those are on {spec.published.data}, these runs {here}"
+        yield f"no differences to the published figures: those are on {published_data}, these runs {here}"
     counts = {pair: len(_teachers(rows, pair)) for pair in sorted({row.pair for row in rows})}
     if several := [f"{pair} ({n})" for pair, n in counts.items() if n > 1]:
         yield f"students of a pair had different teachers: {listed(several)}"

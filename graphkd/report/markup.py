@@ -67,9 +67,7 @@ class Block:
     tail: int = 0
 
     @classmethod
-    def of(
-        cls, header: Iterable[str], rows: Iterable[Iterable[Cell | str]], title: str = "", tail: int = 0
-    ) -> Block:  # fmt: skip
+    def of(cls, header: Iterable[str], rows: Iterable[Iterable[Cell | str]], title: str = "", tail: int = 0) -> Block:
         """Return a block of rows of cells, or of texts that are not marked."""
         cells = (tuple(Cell(cell) if isinstance(cell, str) else cell for cell in row) for row in rows)
         return cls(tuple(header), tuple(cells), title, tail)
