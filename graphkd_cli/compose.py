@@ -494,7 +494,7 @@ def _explain(hydra: Hydra, config_name: str, overrides: list[str], error: Except
         from graphkd.assemble import registry_at
 
         registry = registry_at(parent)
-        holders = registry.holders(name) if registry else []
+        holders = [] if registry is None else registry.holders(name)
         return f"'{word}': {parent} '{node.name}' has {no_option(name, known, holders)}"
     hint = did_you_mean(name, known)
     where = f"{parent} has" if parent else "the config has"

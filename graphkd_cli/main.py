@@ -24,7 +24,8 @@ COMMANDS = {
     "plan": "memory and work of HKD at sizes beyond this machine",
     "list": "what there is: builders, gnns, objectives, models, data, suites",
 }
-MODULES = {"list": "list_parts"}
+MODULES = {"list": "list_parts", "-sc": "completion", "--shell-completion": "completion"}
+"""The modules of commands that have another name."""
 
 HELP = f"""\
 usage: graphkd COMMAND [ARGUMENTS] [--debug]
@@ -154,13 +155,10 @@ def _dispatch(words: list[str]) -> int:
 
         print(f"graphkd {version('graphkd')}")
         return 0
-    if name in ("-sc", "--shell-completion"):
-        from graphkd_cli.completion import main as complete
-
-        return complete(rest)
-    one_of(name, COMMANDS, "there is no command")
+    if name not in MODULES:
+        one_of(name, COMMANDS, "there is no command")
     command = importlib.import_module(f"graphkd_cli.{MODULES.get(name, name)}")
-    if "--help" in rest or "-h" in rest:
+    if name in COMMANDS and ("--help" in rest or "-h" in rest):
         print(command.HELP, end="")
         return 0
     return int(command.main(rest))

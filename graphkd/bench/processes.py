@@ -47,7 +47,7 @@ class Together:
 
 def _work(pipe: Connection, make: Callable[[], Work], meeting: Path, rank: int, count: int, seed: int) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", meeting.as_uri(), MEETING_TIME, world_size=count, rank=rank)
+    dist.init_process_group("gloo", init_method=meeting.as_uri(), timeout=MEETING_TIME, world_size=count, rank=rank)
     with initialising(seed, "bench"):
         work = make()
     pipe.send(None)
