@@ -199,7 +199,7 @@ def _print_runs(planned: PlannedSuite, ways: Ways) -> None:
         changes = " ".join(item.run.changes) or "(no changes)"
         print(f"  {item.run.label}: {changes} -> {item.spec.folder}")
     together = groups([item.spec for item in planned.runs], range(len(planned.runs)), ways)
-    print(f"{len(together)} groups train together:")
+    print("runs that train together:")
     for group in together:
         print(f"  {', '.join(planned.runs[number].run.label for number in group)}")
 
