@@ -217,4 +217,4 @@ def test_a_pool_that_always_breaks_is_given_up(
     assert main([*suite, "results=torn", "trainer.epochs=1", "--alone", "hydra/launcher=basic"]) == 1
     out = capsys.readouterr().out
     assert "1 of 4 runs are finished." in out
-    assert out.count("its process died: BrokenExecutor: a worker was killed") == 3
+    assert len(re.findall(r"^failed: .*: its process died: BrokenExecutor: a worker was killed$", out, re.M)) == 3
