@@ -193,24 +193,26 @@ sys.exit(128 + count[0])
 def test_who_was_begun_leaves_with_the_one_that_began_it(tmp_path: Path) -> None:
     """Also one that hears no signal."""
     begun = """
-import signal, sys, time
+import os, signal, time
 from graphkd import launch
 launch._KILL_AFTER_S = 0.1
-if len(sys.argv) > 1:
+os.dup2(os.open("{pipe}", os.O_RDONLY), 0)
+if {deaf}:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 launch.follow_parent()
 print("ready", flush=True)
 time.sleep(100)
 """
-    for words, expected in (([], -signal.SIGTERM), (["deaf"], 143)):
-        command = [sys.executable, "-c", begun, *words]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdin is not None
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-            assert process.poll() is None
-            process.stdin.close()
-            assert process.wait(20) == expected
+    for deaf, expected in ((False, -signal.SIGTERM), (True, 143)):
+        pipe, out = tmp_path / f"pipe {deaf}", tmp_path / f"out {deaf}"
+        os.mkfifo(pipe)
+        process = forked.start(forked.source, [begun.format(pipe=pipe, deaf=deaf)], tmp_path, out, out)
+        with pipe.open("w"):
+            while process.is_alive() and not out.read_text():
+                time.sleep(0.01)
+            assert out.read_text() == "ready\n"
+            assert process.is_alive()
+        assert forked.wait(process) == expected
 
 
 def test_a_display_begins_with_the_training() -> None:

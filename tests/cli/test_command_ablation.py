@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
-import subprocess
-import sys
+import time
 from collections.abc import Iterator
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 from commands import Command, OwnConfigs, Plugin, students, top
 
@@ -241,28 +243,29 @@ def test_an_interrupted_suite_leaves_nothing_of_hydra(
 
 
 @pytest.fixture
-def owner(folder: Path) -> Iterator[subprocess.Popen[str]]:
+def owner(folder: Path) -> Iterator[ForkServerProcess]:
     """Another process that launches runs of these results."""
     source = (
         "import time\nfrom pathlib import Path\nfrom graphkd.run_folder import launch_folder\n"
         "with launch_folder(Path('results')) as place:\n"
-        "    (place / '0.yaml').write_text('seed: 0'); print(place.name, flush=True); time.sleep(100)"
+        "    (place / '0.yaml').write_text('seed: 0'); time.sleep(100)"
     )
-    with subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE, text=True) as process:
-        yield process
-        process.kill()
+    process = forked.start(forked.source, [source], folder, Path(os.devnull), Path(os.devnull))
+    while process.is_alive() and not list(folder.glob("results/.launch-*/0.yaml")):
+        time.sleep(0.01)
+    yield process
+    process.kill()
 
 
 def test_what_a_killed_suite_left_is_removed_by_the_next(
-    command: Command, folder: Path, suite: list[str], owner: subprocess.Popen[str]
+    command: Command, folder: Path, suite: list[str], owner: ForkServerProcess
 ) -> None:
-    assert owner.stdout is not None
-    name = owner.stdout.readline().strip()
-    left = {name, f"{name}.lock"}
+    (place,) = (path.parent for path in folder.glob("results/.launch-*/0.yaml"))
+    left = {place.name, f"{place.name}.lock"}
     assert command("ablation", *suite, "--seeds", "0").code == 0
     assert left < top(folder / "results"), "its owner is at work"
     owner.kill()
-    owner.wait()
+    owner.join()
     (folder / "results" / ".launch-without-a-lock").mkdir()
     assert command("report", "results", "--config-dir", suite[-1]) == command(
         "report", "results/mini", "--out", "results/tables", "--config-dir", suite[-1]

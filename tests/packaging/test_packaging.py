@@ -14,6 +14,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from graphkd.errors import UserError
+from graphkd.graph import load_dgl
+
 pytestmark = pytest.mark.slow
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -175,26 +178,34 @@ def test_reading_reports_loads_no_torch(tmp_path: Path) -> None:
 
 
 def test_loading_dgl_prints_and_writes_nothing(tmp_path: Path) -> None:
-    code = "from graphkd.graph import load_dgl; print(load_dgl().graph(([0, 1], [1, 0])).num_edges())"
+    code = (
+        "import sys; from graphkd.graph import load_dgl; print(load_dgl().graph(([0, 1], [1, 0])).num_edges());"
+        "assert 'dgl.graphbolt' not in sys.modules"
+    )
     done = call(sys.executable, "-c", code, cwd=tmp_path, HOME=str(tmp_path), PYTHONPATH=str(REPOSITORY))
     assert (done.returncode, done.stdout, done.stderr) == (0, "2\n", "")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_dgl_that_cannot_work_is_named_with_versions(tmp_path: Path) -> None:
+def test_names_and_options_load_no_packages_of_data_or_models(tmp_path: Path) -> None:
+    statement = """
+import graphkd.data.digits
+from graphkd import MODELS, wrap
+MODELS.names(), MODELS.options('torchvision/resnet18')
+"""
+    assert loaded(statement, {"sklearn", "torchvision", "timm", "torch._dynamo"}, tmp_path) == []
+
+
+def test_dgl_that_cannot_work_is_named_with_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = tmp_path / "dgl" / "__init__.py"
     broken.parent.mkdir()
     broken.write_text("raise FileNotFoundError('there is no libdgl\\nsecond line')\n")
-    code = """
-from graphkd.errors import UserError
-from graphkd.graph import load_dgl
-try:
-    load_dgl()
-except UserError as error:
-    print(error)
-"""
-    path = os.pathsep.join([str(tmp_path), str(REPOSITORY)])
-    message = succeed(sys.executable, "-c", code, cwd=tmp_path, PYTHONPATH=path)
-    assert message.count("\n") == 1
+    for name in [name for name in sys.modules if name.partition(".")[0] == "dgl"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError) as caught:
+        load_dgl.__wrapped__()
+    message = str(caught.value)
+    assert "\n" not in message
     for part in (f"DGL {version('dgl')}", f"torch {version('torch')}", "there is no libdgl", "dgl >= 2.1"):
         assert part in message
