@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -50,17 +51,23 @@ def build(source: Path, out: Path, *options: str) -> Path:
     return out
 
 
-def environment(root: Path) -> Path:
-    """A fresh virtual environment with this one's dependencies behind its own packages; returns its Python.
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
+    """Makes a fresh virtual environment with this one's dependencies behind its own packages; returns its Python.
 
     They are added as folders, so the .pth file of an editable install among them is not obeyed.
     """
-    succeed(sys.executable, "-m", "venv", root / "venv", cwd=root)
-    python = root / "venv" / "bin" / "python"
-    own = succeed(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=root).strip()
+    blank = tmp_path_factory.mktemp("blank") / "venv"
+    succeed(sys.executable, "-m", "venv", blank, cwd=blank.parent)
+    python = blank / "bin" / "python"
+    own = succeed(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=blank).strip()
     shared = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
     (Path(own) / "dependencies.pth").write_text("\n".join(shared) + "\n")
-    return python
+
+    def make(root: Path) -> Path:
+        return Path(shutil.copytree(blank, root / "venv", symlinks=True)) / "bin" / "python"
+
+    return make
 
 
 def install(python: Path, *what: object) -> None:
@@ -98,7 +105,7 @@ def sdist(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def installed(wheel: Path, environment: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The Python of an environment that holds the wheel."""
     python = environment(tmp_path_factory.mktemp("installed"))
     install(python, wheel)
@@ -149,7 +156,9 @@ def test_installed_command_answers_a_mistake_in_one_line(installed: Path, tmp_pa
     assert "did you mean 'run'?" in done.stderr
 
 
-def test_editable_install_uses_the_configs_of_its_checkout(source: Path, tmp_path: Path) -> None:
+def test_editable_install_uses_the_configs_of_its_checkout(
+    source: Path, environment: Callable[[Path], Path], tmp_path: Path
+) -> None:
     python = environment(tmp_path)
     install(python, "--editable", source)
     package, _, configs = succeed(python, "-c", PLACES, cwd=tmp_path).splitlines()
