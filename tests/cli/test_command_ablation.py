@@ -36,6 +36,18 @@ class Failing(CrossEntropy):
 PLUGIN = "plugins=[failing_plugin]"
 
 
+@pytest.fixture(autouse=True)
+def _without_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draws figures, which takes longer than the trainings, only for tests that ask for `with_figures`."""
+    if "with_figures" not in request.fixturenames:
+        monkeypatch.setattr("graphkd_cli.studies.draw_figures", lambda *_: None)
+
+
+@pytest.fixture
+def with_figures() -> None:
+    """See above."""
+
+
 @pytest.fixture
 def suite(own_configs: OwnConfigs, tiny_words: list[str]) -> list[str]:
     """The words that run a suite of two variants and two seeds, a table's order not that of the alphabet."""
@@ -99,6 +111,7 @@ def test_some_of_the_variants_are_run_in_the_suites_order(command: Command, fold
         assert [row["variant"] for row in csv.DictReader(file)] == ["taught", "alone"], "what ran before stands there"
 
 
+@pytest.mark.usefixtures("with_figures")
 def test_runs_everything_then_writes_its_tables(command: Command, folder: Path, suite: list[str]) -> None:
     code, out, err = command("ablation", *suite)
     assert (code, err) == (0, "")
@@ -113,10 +126,12 @@ def test_runs_everything_then_writes_its_tables(command: Command, folder: Path, 
     (table,) = (folder / "results" / "tables").glob("*.csv")
     with table.open() as file:
         assert [(row["variant"], row["n"]) for row in csv.DictReader(file)] == [("taught", "2"), ("alone", "2")]
+    assert list((folder / "results" / "tables").glob("*.svg"))
     assert top(folder) == {"results"}
     assert top(folder / "results") == {"mini", "tables", "teachers"}
 
 
+@pytest.mark.usefixtures("with_figures")
 def test_the_report_has_the_suites_order_too(command: Command, folder: Path, suite: list[str]) -> None:
     command("ablation", *suite, "--seeds", "0")
     tables = folder / "results" / "tables"
