@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from graphkd.engine.distill import Result, distill
     from graphkd.engine.trainer import Trainer
     from graphkd.errors import UserError
-    from graphkd.finished import load
     from graphkd.gnn import GNNS
     from graphkd.graph import BatchGraph, Nodes
     from graphkd.model import MODELS, wrap
     from graphkd.objective import OBJECTIVES, WeightedSum
+    from graphkd.run.finished import load
 
 __all__ = [
     "BUILDERS",
@@ -57,7 +57,7 @@ _HOMES = {
     "UserError": "errors",
     "WeightedSum": "objective",
     "distill": "engine.distill",
-    "load": "finished",
+    "load": "run.finished",
     "wrap": "model",
 }
 

@@ -1,4 +1,4 @@
-"""What flows from the networks to the objectives in one training step."""
+"""Outputs of networks and batches for objectives."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor
 
 
 class NetworkOutput(NamedTuple):
-    """What a network returns for a batch of images.
+    """Output of a network for a batch of images.
 
     Attributes:
         logits: Class scores before the softmax, float [B, C].
-        features: Feature maps, the stem's first, each float [B, channels, height, width].
+        features: Feature maps after their last ReLU, the stem's first, each float [B, channels, height, width].
         embedding: The last, pooled feature, float [B, D].
-        preactivations: The maps before their last ReLU (the maps themselves where no activation gives them), where a
-            network offers them.
+        preactivations: The maps before their last ReLU (the maps themselves where they are not activated); None where
+            the network does not return them.
     """
 
     logits: Tensor
@@ -26,7 +26,7 @@ class NetworkOutput(NamedTuple):
     preactivations: list[Tensor] | None = None
 
     def map(self, function: Callable[[Tensor], Tensor]) -> NetworkOutput:
-        """Return the same with a function applied to every tensor."""
+        """Return the output with a function applied to every tensor."""
         logits, features, embedding, preactivations = self
         return NetworkOutput(
             function(logits), [function(feature) for feature in features], function(embedding),
@@ -36,13 +36,13 @@ class NetworkOutput(NamedTuple):
 
 @dataclass(frozen=True)
 class Progress:
-    """Where in the training a batch lies, counted from 0.
+    """Position of a batch in the training, counted from 0.
 
     Attributes:
-        step: Batches before it.
-        epoch: Epochs before it.
-        epochs: Number of epochs.
-        part: Batches before it whose gradients the same optimizer step averages.
+        step: Number of the batch.
+        epoch: Number of the epoch.
+        epochs: Epochs of the training.
+        part: Number of the batch among those whose gradients one optimizer step averages.
     """
 
     step: int = 0
@@ -53,7 +53,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class DistillationBatch:
-    """One batch as an objective sees it.
+    """A batch as objectives see it.
 
     Attributes:
         student: The student's output (carries gradient).
@@ -62,9 +62,9 @@ class DistillationBatch:
         indices: Position of each sample in the training set, int64 [B].
         negatives: Indices of negatives, int64 [B, K], for `sampler="explicit"`; drawn where None.
         progress: Position in the training.
-        views: Number of views of each sample in the networks' outputs, which are then [views x B, ...]: those of all
-            first views, then those of all second ones. Labels and indices are [B] all the same.
-        parts: How many of the samples each process holds, in order; empty where one process trains alone.
+        views: Number of views of each sample in the networks' outputs, which are then [views x B, ...]: all first
+            views, then all second ones, and so on. Labels and indices stay [B].
+        parts: Number of samples of each process, in order; empty for a single process.
     """
 
     student: NetworkOutput
@@ -77,7 +77,7 @@ class DistillationBatch:
     parts: Sequence[int] = ()
 
     def first_view(self) -> DistillationBatch:
-        """Return the same batch with the first view alone."""
+        """Return the batch with the first view only."""
         if self.views == 1:
             return self
 

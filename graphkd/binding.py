@@ -7,6 +7,7 @@ and an option that no constructor takes can never be silently ignored.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import types
 import typing
@@ -62,6 +63,41 @@ def options_of(
         for name, parameter in inspect.signature(factory).parameters.items()
         if name not in runtime and parameter.kind not in _VARIADIC
     }
+
+
+def flat(constructor: Callable[..., None]) -> Callable[..., None]:
+    """Decorate a constructor so that the fields of its option groups are options of its own.
+
+    A group is a parameter whose default is a dataclass: with `augmentation: Augmentation = Augmentation(flip=True)`,
+    callers and configs say `flip=False`, and the constructor gets `Augmentation(flip=False)`. A field that the
+    constructor has as a parameter of its own is left out.
+    """
+    hints, own = typing.get_type_hints(constructor), inspect.signature(constructor).parameters
+    parameters: list[inspect.Parameter] = []
+    groups: dict[str, Any] = {}
+    for name, parameter in own.items():
+        group = parameter.default
+        if not dataclasses.is_dataclass(group):
+            parameters.append(parameter)
+            continue
+        groups[name] = group
+        for option in options_of(type(group)).values():
+            if option.name not in own:
+                parameters.append(parameter.replace(name=option.name, default=getattr(group, option.name)))
+                hints[option.name] = option.annotation
+    signature = inspect.Signature(parameters)
+
+    @functools.wraps(constructor)
+    def construct(*args: Any, **options: Any) -> None:
+        given = signature.bind(*args, **options).arguments
+        for name, group in groups.items():
+            fields = vars(group).keys() & given.keys() - own.keys()
+            given[name] = dataclasses.replace(group, **{field: given.pop(field) for field in fields})
+        constructor(**given)
+
+    construct.__signature__ = signature  # type: ignore[attr-defined]
+    construct.__annotations__ = hints
+    return construct
 
 
 def bind(

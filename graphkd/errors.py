@@ -1,4 +1,4 @@
-"""The one kind of error that is the user's own: shown in one line, never as a traceback."""
+"""Mistakes of the user, which are shown in one line and never as a traceback."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _LONGEST = 120
 
 
 class _Repr(reprlib.Repr):
-    """Shows long integers too, which Python does not write out."""
+    """Shows very long integers too, which Python refuses to convert to text."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -25,24 +25,24 @@ _BRIEF = _Repr()
 
 
 class UserError(ValueError):
-    """A mistake in what the user asked for; its message names the culprit and the fix, in one line."""
+    """A mistake of the user; its one-line message names what was wrong and the fix."""
 
 
 def choices(names: Iterable[str]) -> str:
-    """The valid names as they are shown in messages, sorted."""
+    """Return the valid names for a message, sorted."""
     return ", ".join(sorted(names)) or "none"
 
 
 def brief(value: Any) -> str:
-    """A value as messages show it: as Python writes it, with the middle of what is long or deep left out."""
+    """Return the `repr` of a value for a message, without the middle of what is long or deep."""
     text = _BRIEF.repr(value)
     return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """Return a hint `; did you mean 'x'?` for the closest valid name, or an empty string where none is near.
+    """Return a hint `; did you mean 'x'?` for the closest valid name, or an empty string if none is close.
 
-    Near is what differs by a slip of the fingers, and what has the name for its beginning or for one of its words.
+    A close name differs by a typing error, begins with the given one, or has it as one of its words.
     """
     if len(name) > _LONGEST:
         return ""
@@ -54,15 +54,15 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
 
 
 def one_of(name: str, known: Collection[str], what: str) -> str:
-    """Return a name that is among the known ones.
+    """Return the name if it is among the known ones.
 
     Args:
         name: What the user asked for.
         known: The valid names.
-        what: Opens the message and is followed by the name, for example "there is no suite".
+        what: Beginning of the message, in front of the name, for example "there is no suite".
 
     Raises:
-        UserError: It is not; the message gives the nearest name and all choices.
+        UserError: It is not; the message gives the closest name and all choices.
     """
     if name not in known:
         raise UserError(f"{what} '{name}'{did_you_mean(name, known)} (choices: {choices(known)})")
@@ -70,19 +70,19 @@ def one_of(name: str, known: Collection[str], what: str) -> str:
 
 
 def some(names: Collection[str], most: int = 6) -> str:
-    """Return the names as part of a message, the first ones of many."""
+    """Return names for a message, sorted, at most so many."""
     shown = sorted(names)[:most]
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(shown) + more
 
 
 def check(condition: bool, message: str) -> None:
-    """Raises `UserError(message)` unless the condition holds."""
+    """Raise `UserError(message)` unless the condition holds."""
     if not condition:
         raise UserError(message)
 
 
 def one_line(error: BaseException) -> str:
-    """An exception of another library as part of a one-line message: its type and first line."""
+    """Return the type and first line of an exception, for a one-line message."""
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0].strip()}" if text else type(error).__name__

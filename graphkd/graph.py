@@ -1,4 +1,4 @@
-"""Graphs over one batch of samples, and the one place that imports DGL."""
+"""Graphs over a batch of samples, and the only imports of DGL."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from graphkd.errors import UserError, check, one_line
 
 
 class BankRows(Protocol):
-    """A read-only look at a feature bank: what a graph builder may use of it."""
+    """A read-only view of a feature bank, for graph builders (`BankView`)."""
 
     @property
     def rows(self) -> Tensor:
-        """Banked embeddings, [N, D]; refused where they are spread over several processes."""
+        """Banked embeddings, [N, D]; a `UserError` where the bank is sharded."""
 
     @property
     def labels(self) -> Tensor:
@@ -32,18 +32,18 @@ class BankRows(Protocol):
 
     @property
     def indices(self) -> Tensor | None:
-        """Which training sample each row is, int64 [N]; None where row i is sample i."""
+        """Training sample of each row, int64 [N]; None where row i is sample i."""
 
     def nearest(self, queries: Tensor, count: int, allowed: Callable[[slice], Tensor]) -> tuple[Tensor, Tensor]:
-        """Inner products with the nearest rows that each query may take, and these rows (`BankView.nearest`)."""
+        """Return inner products with the nearest allowed rows, and these rows (`BankView.nearest`)."""
 
     def take(self, rows: Tensor, like: Tensor) -> Tensor:
-        """Rows by their place, int64 [S], in the dtype and on the device of `like`: [S, D]."""
+        """Return rows by their place, int64 [S] to [S, D], in the dtype and on the device of `like`."""
 
 
 @dataclass(frozen=True)
 class Nodes:
-    """What a graph builder may look at: the samples of one batch as one network sees them.
+    """The input of graph builders: the samples of a batch as one network sees them.
 
     Attributes:
         logits: Class scores, float [B, C].
@@ -51,7 +51,7 @@ class Nodes:
         labels: Classes, int64 [B].
         indices: Positions in the training set, int64 [B].
         bank: The network's own feature bank.
-        generator: Source of randomness, on the tensors' device; None means torch's default one.
+        generator: Random generator on the tensors' device; None for torch's default.
     """
 
     logits: Tensor
@@ -65,15 +65,19 @@ class Nodes:
 class BatchGraph:
     """A directed graph whose targets are the samples of a batch; edges run source -> target.
 
-    Optional support rows (banked embeddings, for example) stand behind the targets and are sources only.
-    The graph is held as it was made (edges, adjacency or neighbour table); the other forms are derived when they
-    are first asked for, so that a builder never has to wait for the device.
+    Optional support rows (such as banked embeddings) come behind the targets and are sources only. The graph is stored
+    in the form it was made from (edges, adjacency or neighbour table); other forms are derived on first use, so that a
+    builder never waits for the device.
 
     Attributes:
         num_targets: Number of targets T.
         support: Embeddings of the support rows, float [S, D], or None.
         weights: Edge weights, float [E], in the order of `sources` and `targets`, or None.
+        neighbours: In-neighbours of each target, int64 [T, k], if the graph was made from them.
     """
+
+    neighbours: Tensor | None = None
+    weights: Tensor | None = None
 
     def __init__(
         self, sources: Tensor, targets: Tensor, num_targets: int, *,
@@ -92,9 +96,7 @@ class BatchGraph:
         self.support = support
         order = torch.argsort(targets * self.num_nodes + sources)
         self.weights = None if weights is None else weights[order]
-        self._edges: tuple[Tensor, Tensor] | None = (sources[order], targets[order])
-        self._adjacency: Tensor | None = None
-        self._neighbours: Tensor | None = None
+        self._edges = (sources[order], targets[order])
 
     @classmethod
     def from_adjacency(cls, adjacency: Tensor, support: Tensor | None = None) -> BatchGraph:
@@ -110,21 +112,15 @@ class BatchGraph:
             f"an adjacency must be bool [targets, targets + {rows} support rows],"
             f" not {adjacency.dtype} {list(adjacency.shape)}",
         )  # fmt: skip
-        return cls._derived(len(adjacency), support, adjacency=adjacency)
+        graph = cls.__new__(cls)
+        graph.num_targets, graph.support, graph.adjacency = len(adjacency), support, adjacency
+        return graph
 
     @classmethod
     def from_neighbours(cls, neighbours: Tensor, support: Tensor | None = None) -> BatchGraph:
         """Return a graph from the in-neighbours of each target, int64 [T, k], distinct within a row."""
-        return cls._derived(len(neighbours), support, neighbours=neighbours.sort(dim=1).values)
-
-    @classmethod
-    def _derived(
-        cls, num_targets: int, support: Tensor | None,
-        adjacency: Tensor | None = None, neighbours: Tensor | None = None,
-    ) -> BatchGraph:  # fmt: skip
         graph = cls.__new__(cls)
-        graph.num_targets, graph.support, graph.weights = num_targets, support, None
-        graph._edges, graph._adjacency, graph._neighbours = None, adjacency, neighbours
+        graph.num_targets, graph.support, graph.neighbours = len(neighbours), support, neighbours.sort(dim=1).values
         return graph
 
     @property
@@ -135,43 +131,35 @@ class BatchGraph:
     @property
     def sources(self) -> Tensor:
         """Source of each edge, int64 [E], sorted by (target, source)."""
-        return self._sorted_edges()[0]
+        return self._edges[0]
 
     @property
     def targets(self) -> Tensor:
         """Target of each edge, int64 [E], sorted by (target, source)."""
-        return self._sorted_edges()[1]
+        return self._edges[1]
 
-    @property
-    def neighbours(self) -> Tensor | None:
-        """In-neighbours of each target, int64 [T, k], where all have equally many by construction."""
-        return self._neighbours
-
-    @property
+    @functools.cached_property
     def adjacency(self) -> Tensor:
         """`adjacency[target, source]`, bool [T, T + S]."""
-        if self._adjacency is None:
-            held = self._neighbours if self._neighbours is not None else self.sources
-            adjacency = torch.zeros(self.num_targets, self.num_nodes, dtype=torch.bool, device=held.device)
-            if self._neighbours is not None:
-                adjacency.scatter_(1, self._neighbours, True)
-            else:
-                adjacency[self.targets, self.sources] = True
-            self._adjacency = adjacency
-        return self._adjacency
+        stored = self.sources if self.neighbours is None else self.neighbours
+        adjacency = torch.zeros(self.num_targets, self.num_nodes, dtype=torch.bool, device=stored.device)
+        if self.neighbours is not None:
+            return adjacency.scatter_(1, self.neighbours, True)
+        adjacency[self.targets, self.sources] = True
+        return adjacency
 
     @property
     def weighted_adjacency(self) -> Tensor:
-        """The adjacency with each edge's weight in its place, in its dtype (1 in float32 without weights)."""
+        """The edges' weights in the places of the adjacency, in their dtype (1 in float32 without weights)."""
         if self.weights is None:
             return self.adjacency.float()
         matrix = self.weights.new_zeros(self.num_targets, self.num_nodes)
         return matrix.index_put((self.targets, self.sources), self.weights)
 
     def closed(self) -> BatchGraph:
-        """Return the same graph with its support rows as targets too, each with just its own self loop.
+        """Return the graph with its support rows as targets too, each with just its self loop.
 
-        Encoders of several layers run on this: a support row then passes every layer by itself.
+        Encoders run on this: a support row then passes every layer by itself.
         """
         if self.support is None:
             return self
@@ -191,34 +179,30 @@ class BatchGraph:
 
     @classmethod
     def from_dgl(cls, graph: Any, num_targets: int | None = None, support: Tensor | None = None) -> BatchGraph:
-        """Return the way back from `dgl()`; without `num_targets`, every node is a target."""
+        """Return the graph of a `DGLGraph`, as `dgl` makes it; without `num_targets`, every node is a target."""
         sources, targets = graph.edges()
         num_targets = graph.num_nodes() if num_targets is None else num_targets
         weights = graph.edata.get("weight")
         return cls(sources.long(), targets.long(), num_targets, support=support, weights=weights)
 
-    def _sorted_edges(self) -> tuple[Tensor, Tensor]:
-        if self._edges is None:
-            if self._neighbours is not None:
-                rows, k = self._neighbours.shape
-                targets = torch.arange(rows, device=self._neighbours.device).repeat_interleave(k)
-                self._edges = (self._neighbours.flatten(), targets)
-            else:
-                targets, sources = self.adjacency.nonzero(as_tuple=True)
-                self._edges = (sources, targets)
-        return self._edges
+    @functools.cached_property
+    def _edges(self) -> tuple[Tensor, Tensor]:
+        if self.neighbours is None:
+            targets, sources = self.adjacency.nonzero(as_tuple=True)
+            return sources, targets
+        rows, k = self.neighbours.shape
+        return self.neighbours.flatten(), torch.arange(rows, device=self.neighbours.device).repeat_interleave(k)
 
     def __repr__(self) -> str:
-        support = 0 if self.support is None else len(self.support)
-        return f"BatchGraph(targets={self.num_targets}, support={support})"
+        return f"BatchGraph(targets={self.num_targets}, support={self.num_nodes - self.num_targets})"
 
 
 @functools.cache
 def load_dgl() -> ModuleType:
     """Return the `dgl` module, imported on first use.
 
-    DGL insists on a GraphBolt binary that exists for few versions of torch and that graphkd never uses, so that one
-    submodule is masked while DGL is imported. A DGL that somebody imported before is used as it is.
+    DGL requires a GraphBolt binary that exists for few versions of torch and that graphkd never uses, so this submodule
+    is masked during the import. A DGL that was imported before is used as it is.
 
     Raises:
         UserError: DGL cannot be imported; the message names the versions.
@@ -241,14 +225,14 @@ def load_dgl() -> ModuleType:
 
 
 def dgl_nn() -> Any:
-    """DGL's graph convolution modules (`dgl.nn.pytorch`)."""
+    """Return DGL's graph convolution modules (`dgl.nn.pytorch`)."""
     load_dgl()
     return importlib.import_module("dgl.nn.pytorch")
 
 
 @contextlib.contextmanager
 def dgl_max_takes_first() -> Iterator[None]:
-    """Within it, the first of equal messages gets the gradient of DGL's max (libxsmm takes the last)."""
+    """Give the gradient of DGL's max to the first of equal messages in this context (libxsmm takes the last)."""
     dgl = load_dgl()
     was_enabled = dgl.is_libxsmm_enabled()
     dgl.use_libxsmm(False)
@@ -260,7 +244,7 @@ def dgl_max_takes_first() -> Iterator[None]:
 
 @functools.cache
 def dgl_supports(device_type: str) -> bool:
-    """Return whether the installed DGL can hold a graph on that kind of device (PyPI's wheels know the CPU only)."""
+    """Return whether the installed DGL supports a type of device (PyPI's wheels support the CPU only)."""
     if device_type == "cpu":
         return True
     try:

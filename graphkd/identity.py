@@ -1,4 +1,4 @@
-"""Which run is which: a hash of what was asked for, not of where or how fast it ran."""
+"""Identities of runs: hashes of what was configured, not of where or how fast it ran."""
 
 from __future__ import annotations
 
@@ -9,10 +9,7 @@ from typing import Any
 
 
 def identity(document: Mapping[str, Any]) -> str:
-    """SHA-256 of a document's canonical JSON, in hexadecimal.
-
-    Two documents have the same identity exactly if they are equal, whatever the order of their keys.
-    """
+    """Return the SHA-256 of a document's canonical JSON, in hexadecimal; the order of keys does not count."""
     text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -5,41 +5,36 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-from collections.abc import Callable, Sequence
-from concurrent.futures import BrokenExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from graphkd.ablation import Suite, SuiteRun, quoted
 from graphkd.errors import UserError, check, one_line, one_of
 from graphkd_cli import compose, studies
+from graphkd_cli.launch import HELP as LAUNCH_HELP
+from graphkd_cli.launch import Ways, conclude, groups, launch, parse_ways
 
 if TYPE_CHECKING:
-    from graphkd.assemble import Plan
-    from graphkd.engine.callback import Callback
-    from graphkd.run import RunResult
+    from graphkd.run import StudentSpec
 
 DEFAULT_SUITE = "digits"
-BUSY = "another process is at it"
-MOST_DEATHS = 3
-"""How often a parallel launcher's processes may die in a row without a run finished in between."""
 SUITE_KEYS = {"seed", "study", "variant", "run_dir"}
 HELP = """\
 usage: graphkd ablation [SUITE | all] [OVERRIDES] [--dry-run] [--seeds 0,1,2] [--variants A,B] [--pairs A,B]
-                        [--config-dir DIR]
+                        [--jobs N] [--group N | --alone] [--config-dir DIR]
 
 Runs every variant of configs/ablation/SUITE.yaml with every seed (and pair, where the suite names pairs), then writes
-the suite's tables. Finished runs are kept; a failed one is recorded and the rest go on. `all` runs every suite but the
-long comparisons (`comparison: true`), one after another.
+the suite's tables. Runs of one seed and teacher train together, which changes nothing in what they come to, and several
+processes share the work. Finished runs are kept; a failed one is recorded and the rest go on. `all` runs every suite
+but the long comparisons (`comparison: true`), one after another.
 
   --dry-run                 print the list of runs and do nothing
   --seeds 0,1,2             other seeds than the suite's
   --variants A,B            only these of its variants
   --pairs A,B               other pairs than those that the suite names
   trainer.epochs=10         an override for every run
-  hydra/launcher=joblib     in parallel on this machine (hydra.launcher.n_jobs=2); submitit and ray likewise
 """
 
 
@@ -48,7 +43,7 @@ class Planned:
     """A run of the suite, checked."""
 
     run: SuiteRun
-    plan: Plan
+    spec: StudentSpec
 
 
 @dataclass(frozen=True)
@@ -70,12 +65,14 @@ class PlannedSuite:
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
-    options = _parser().parse_intermixed_args(list(arguments))
+    chosen, words = parse_ways("ablation", arguments)
+    options = _parser().parse_intermixed_args(words)
     if options.help:
-        print(HELP, end="")
+        print(HELP + LAUNCH_HELP, end="")
         return 0
     name, overrides = _split(options.words)
     launcher, extra = compose.split_hydra(overrides)
+    ways = Ways.chosen(chosen, launcher, options.config_dir)
     compose.check_multirun("launch", launcher, options.config_dir)
     # Everything is checked before anything is run.
     suites = [_plan_suite(each, extra, options) for each in _chosen(name, options.config_dir)]
@@ -83,53 +80,11 @@ def main(arguments: Sequence[str]) -> int:
         _note_baseline(suite)
     if options.dry_run:
         for suite in suites:
-            _print_runs(suite)
+            _print_runs(suite, ways)
         return 0
     if name != studies.EVERY_SUITE:
-        return _run(suites[0], launcher, options.config_dir)
-    return max([_run_beside_others(suite, launcher, options.config_dir) for suite in suites])
-
-
-def job(config: Any) -> dict[str, Any]:
-    """Do one run of a suite, called by Hydra's launcher; a run that fails is told of, not raised."""
-    from graphkd.assemble import plan, plan_teacher
-    from graphkd.run import run, run_teacher
-    from graphkd.run_folder import busy, read_config
-    from graphkd_cli.progress import present_runs
-    from graphkd_cli.show import result_line
-
-    place = Path(config.folder)
-    resolved = read_config(place / f"{config.index}.yaml")
-    runs = present_runs(config.total, _what(config.teacher))
-    error, line, trained = None, "", False
-    try:
-        work: Callable[[Callback], RunResult]
-        if config.teacher:
-            teacher = plan_teacher(resolved)
-            folder, work = Path(resolved["results"]) / teacher.folder, partial(run_teacher, resolved, teacher)
-        else:
-            planned = plan(resolved)
-            folder, work = planned.folder, partial(run, planned)
-        if not config.wait and busy(folder):
-            return {"index": config.index, "error": BUSY}
-        with runs.watch() as callback:
-            result = work(callback)
-        line, trained = result_line(result), not result.reused
-    except Exception as failure:
-        error = one_line(failure)
-        line = f"{resolved['variant']} seed {resolved['seed']}: failed: {error}"
-    runs.finished(line, trained, _count_done(place, config.index, config.teacher))
-    return {"index": config.index, "error": error}
-
-
-def _what(teacher: bool) -> str:
-    return "teacher" if teacher else "run"
-
-
-def _count_done(place: Path, index: int, teacher: bool) -> int:
-    """Mark a job as done in the launch's folder; return how many are, in whatever processes."""
-    (place / f"{index}.{_what(teacher)}").touch()
-    return len(list(place.glob(f"*.{_what(teacher)}")))
+        return _run(suites[0], ways)
+    return max([_run_beside_others(suite, ways) for suite in suites])
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -206,36 +161,36 @@ def _check_own_keys(suite: Suite, extra: Sequence[str]) -> None:
 
 def _check_pairs(planned: Sequence[Planned]) -> None:
     """Records tell pairs apart by the names of their networks alone."""
-    from graphkd.run import pair_name
+    from graphkd.run.records import pair_name
 
     known: dict[str, str | None] = {}
     for item in planned:
-        name = pair_name(item.plan.config)
+        name = pair_name(item.spec.config)
         first = known.setdefault(name, item.run.pair)
         check(first == item.run.pair, f"the pairs '{first}' and '{item.run.pair}' are both {name}: one table for two")
 
 
 def _plan(run: SuiteRun, extra: Sequence[str], config_dir: str | None) -> Planned:
-    from graphkd.assemble import plan
+    from graphkd.run import parse
 
     try:
         composed = compose.compose([*run.overrides, *extra], config_dir)
-        planned = plan({**composed.config, "varied": run.varied})
-        compose.check_used(composed, planned.unused_nodes, [f"{k}={v}" for k, v in run.varied.items()])
+        spec = parse({**composed.config, "varied": run.varied})
+        compose.check_used(composed, spec.unused_nodes, [f"{k}={v}" for k, v in run.varied.items()])
     except UserError as error:
         raise UserError(f"variant '{run.variant}': {error}") from error
-    return Planned(run, planned if run.pair is None else _in_folder_of_pair(planned, run.pair))
+    return Planned(run, spec if run.pair is None else _in_folder_of_pair(spec, run.pair))
 
 
-def _in_folder_of_pair(planned: Plan, pair: str) -> Plan:
+def _in_folder_of_pair(spec: StudentSpec, pair: str) -> StudentSpec:
     """A student that learns from no teacher is the same run in every pair, but each pair's table needs its record."""
     check(pair == Path(pair).name, f"the pair '{pair}' must have a plain name: it becomes a folder of the results")
-    study = planned.results / str(planned.config["study"])
-    folder = study / pair / planned.folder.relative_to(study)
-    return dataclasses.replace(planned, config={**planned.config, "run_dir": str(folder)})
+    study = Path(spec.config["results"]) / spec.config["study"]
+    folder = study / pair / spec.folder.relative_to(study)
+    return dataclasses.replace(spec, config={**spec.config, "run_dir": str(folder)})
 
 
-def _print_runs(planned: PlannedSuite) -> None:
+def _print_runs(planned: PlannedSuite, ways: Ways) -> None:
     suite = planned.suite
     variants = {item.run.variant for item in planned.runs}
     counts = [(len(variants), "variants"), (len(suite.pairs), "pairs"), (len(suite.seeds), "seeds")]
@@ -245,7 +200,11 @@ def _print_runs(planned: PlannedSuite) -> None:
     print(f"all: {' '.join([*suite.shared, *planned.extra]) or '(no changes)'}")
     for item in planned.runs:
         changes = " ".join(item.run.changes) or "(no changes)"
-        print(f"  {item.run.label}: {changes} -> {item.plan.folder}")
+        print(f"  {item.run.label}: {changes} -> {item.spec.folder}")
+    together = groups([item.spec for item in planned.runs], range(len(planned.runs)), ways)
+    print(f"{len(together)} groups train together:")
+    for group in together:
+        print(f"  {', '.join(planned.runs[number].run.label for number in group)}")
 
 
 def _note_baseline(planned: PlannedSuite) -> None:
@@ -254,120 +213,33 @@ def _note_baseline(planned: PlannedSuite) -> None:
         print(f"note: --variants leaves out the baseline '{baseline}'; tables compare with it only where it ran before")
 
 
-def _run(planned: PlannedSuite, launcher: Sequence[str], config_dir: str | None) -> int:
+def _run(planned: PlannedSuite, ways: Ways) -> int:
     """Runs a suite and writes its tables; returns the exit code."""
     from graphkd.run import check_parts
 
-    check_parts([(f"suite '{planned.name}': variant '{item.run.variant}'", item.plan) for item in planned.runs])
-    failed = _launch(planned.runs, launcher, config_dir)
+    check_parts([(f"suite '{planned.name}': variant '{item.run.variant}'", item.spec) for item in planned.runs])
+    failed = launch([item.spec for item in planned.runs], ways)
     if len(failed) < len(planned.runs):
-        studies.write_study(planned.runs[0].plan.results, planned.name, planned.suite, config_dir)
+        studies.write_study(Path(planned.runs[0].spec.config["results"]), planned.name, planned.suite, ways.config_dir)
     if planned.suite.transfer and not failed:
-        _transfer(planned, config_dir)
-    return _conclude(planned.runs, failed)
+        _transfer(planned, ways.config_dir)
+    return conclude([item.run.label for item in planned.runs], failed)
 
 
 def _transfer(planned: PlannedSuite, config_dir: str | None) -> None:
     """Probes the suite's students on the data that it names."""
     from graphkd_cli import transfer
 
-    results = planned.runs[0].plan.results
+    results = Path(planned.runs[0].spec.config["results"])
     words = [str(results / planned.name), *planned.suite.transfer, f"results={quoted(str(results))}"]
     transfer.main([*words, *(["--config-dir", config_dir] if config_dir else [])])
 
 
-def _run_beside_others(planned: PlannedSuite, launcher: Sequence[str], config_dir: str | None) -> int:
+def _run_beside_others(planned: PlannedSuite, ways: Ways) -> int:
     """As `_run`, but what stops the suite does not stop those after it."""
     print(f"{planned.name}: {planned.suite.description}")
     try:
-        return _run(planned, launcher, config_dir)
+        return _run(planned, ways)
     except Exception as error:
         print(f"suite '{planned.name}' failed: {one_line(error)}", file=sys.stderr)
         return 1
-
-
-def _launch(planned: Sequence[Planned], launcher: Sequence[str], config_dir: str | None) -> dict[int, str]:
-    """Runs everything, teachers first; returns the errors by the run's position."""
-    from graphkd.run_folder import launch_folder, write_config
-
-    with launch_folder(planned[0].plan.results) as folder:
-        for index, item in enumerate(planned):
-            write_config(item.plan.config, folder / f"{index}.yaml")
-        common = [*launcher, f"folder={quoted(str(folder))}"]
-        students = [_Job.of_student(index, item.plan) for index, item in enumerate(planned)]
-        teachers = [_Job.of_teacher(index, item.plan) for index, item in enumerate(planned) if _trains_one(item.plan)]
-        once = {(each.identity, each.seed): each for each in teachers}
-        _launch_jobs(list(once.values()), common, config_dir, teacher=True)
-        return _launch_jobs(students, common, config_dir)
-
-
-def _trains_one(planned: Plan) -> bool:
-    return planned.teacher is not None and planned.teacher.checkpoint is None
-
-
-@dataclass(frozen=True)
-class _Job:
-    """A job of the launcher: which config, and by what one sees that it is done."""
-
-    index: int
-    folder: Path
-    identity: str
-    seed: int
-    again: bool
-
-    @classmethod
-    def of_student(cls, index: int, planned: Plan) -> _Job:
-        return cls(index, planned.folder, planned.identity, planned.seed, bool(planned.config["force"]))
-
-    @classmethod
-    def of_teacher(cls, index: int, planned: Plan) -> _Job:
-        assert planned.teacher is not None
-        teacher = planned.teacher
-        again = bool(planned.config["force"])
-        return cls(index, planned.results / teacher.folder, teacher.identity, teacher.seed, again)
-
-    def is_done(self) -> bool:
-        from graphkd.run_folder import is_done
-
-        return not self.again and is_done(self.folder, self.identity, self.seed)
-
-
-def _launch_jobs(
-    jobs: Sequence[_Job], overrides: Sequence[str], config_dir: str | None, teacher: bool = False
-) -> dict[int, str]:
-    """Run jobs; what another suite works on comes last. Return the errors by the job's index."""
-    from graphkd_cli.progress import several
-
-    words = [*overrides, f"teacher={str(teacher).lower()}", f"total={len(jobs)}"]
-    with several(len(jobs), _what(teacher)):
-        answers = _launch_round(jobs, [*words, "wait=false"], config_dir)
-        others = [each for each in jobs if answers[each.index] == BUSY]
-        answers |= _launch_round(others, [*words, "wait=true"], config_dir)
-    return {index: error for index, error in answers.items() if error is not None}
-
-
-def _launch_round(jobs: Sequence[_Job], overrides: Sequence[str], config_dir: str | None) -> dict[int, str | None]:
-    """What each job answered; those of a launcher whose process died are launched again, to go on where they were."""
-    answers: dict[int, str | None] = {each.index: None for each in jobs}
-    left, deaths = list(jobs), 0
-    while left:
-        words = [[f"index={each.index}"] for each in left]
-        try:
-            found = compose.launch("launch", overrides, words, job, config_dir)
-        except BrokenExecutor as error:
-            missing = [each for each in left if not each.is_done()]
-            deaths = deaths + 1 if len(missing) == len(left) else 1
-            left = missing
-            if deaths == MOST_DEATHS:
-                return answers | {each.index: f"its process died: {one_line(error)}" for each in left}
-            print(f"a process of the launcher died; going on with {len(left)} runs", file=sys.stderr)
-        else:
-            return answers | {answer["index"]: answer["error"] for answer in found}
-    return answers
-
-
-def _conclude(planned: Sequence[Planned], failed: dict[int, str]) -> int:
-    print(f"{len(planned) - len(failed)} of {len(planned)} runs are finished.")
-    for index, error in sorted(failed.items()):
-        print(f"failed: {planned[index].run.label}: {error}")
-    return 1 if failed else 0

@@ -534,7 +534,7 @@ def _explain(hydra: Hydra, config_name: str, overrides: list[str], error: Except
 
 def _holders(node: str, option: str) -> Collection[str]:
     """Return the names of the parts that a config's node could be and that have an option."""
-    from graphkd.assemble import registry_at
+    from graphkd.run.parse import registry_at
 
     registry = registry_at(node)
     return [] if registry is None else registry.holders(option)

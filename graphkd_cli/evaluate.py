@@ -45,9 +45,9 @@ def main(arguments: Sequence[str]) -> int:
 
 def _evaluate_run(folder: Path, overrides: Sequence[str], config_dir: str | None, split: str) -> None:
     from graphkd.binding import convert
-    from graphkd.finished import check_fits, load
     from graphkd.registry import import_plugins
-    from graphkd.run_folder import CONFIG, done_record, read_config
+    from graphkd.run.finished import check_fits, load
+    from graphkd.run.folder import CONFIG, done_record, read_config
 
     done_record(folder)
     asked = compose.nodes(overrides)
@@ -65,26 +65,26 @@ def _evaluate_run(folder: Path, overrides: Sequence[str], config_dir: str | None
 
 
 def _evaluate_checkpoint(path: Path, composed: compose.Composed, split: str) -> None:
-    from graphkd.assemble import plan
+    from graphkd.run import parse
 
     asked = compose.nodes(composed.overrides)
     check("student" in asked, f"evaluate: which network is {path} of? Say so: student=resnet8x4")
-    planned = plan(composed.config)
-    dataset = planned.build_data()
-    student = planned.build_student(dataset)
+    spec = parse(composed.config)
+    dataset = spec.data.build()
+    student = spec.network(dataset)
     _fill(student, path)
     teacher = _teacher(composed.config, dataset) if "teacher" in asked else None
     _show(str(path), student, dataset, split, teacher)
 
 
 def _teacher(config: dict[str, Any], dataset: Any) -> Any:
-    from graphkd.assemble import plan_teacher
+    from graphkd.run import parse_teacher
 
-    planned = plan_teacher(config)
-    check(planned.checkpoint is not None, "evaluate: a teacher to compare with needs teacher.checkpoint=FILE")
-    assert planned.checkpoint is not None
-    teacher = planned.build(dataset)
-    _fill(teacher, planned.checkpoint)
+    spec = parse_teacher(config)
+    check(spec.checkpoint is not None, "evaluate: a teacher to compare with needs teacher.checkpoint=FILE")
+    assert spec.checkpoint is not None
+    teacher = spec.network(dataset)
+    _fill(teacher, spec.checkpoint)
     return teacher.eval()
 
 

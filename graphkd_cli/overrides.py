@@ -160,8 +160,8 @@ def _unreadable(word: str, error: BaseException) -> str:
 
 def _wanted(key: str, word: str) -> str:
     """Return what an option is, or how it is typed where that is known to none of the parts that are loaded."""
-    from graphkd.assemble import annotations_at
     from graphkd.binding import describe
+    from graphkd.run.parse import annotations_at
 
     kinds = dict.fromkeys(kind for each in annotations_at(key) for kind in describe(each).split(" or "))
     if kinds or NAMED.match(key):
@@ -203,8 +203,8 @@ def _is_text(key: str, text: str, sweeps: bool, override: Override | None) -> bo
     if read and not others:
         return False
 
-    from graphkd.assemble import annotations_at
     from graphkd.binding import fits
+    from graphkd.run.parse import annotations_at
 
     kinds = annotations_at(key)
     in_brackets = text.startswith("[") and any(fits([], kind) for kind in kinds)

@@ -148,7 +148,7 @@ class Runs:
         """
         if self._total is None:
             return f"{self._what} {self._done + 1}"
-        return f"{self._what} {self._done + 1} of {self._total}, {_clock(self._left(share))} left for all"
+        return f"{self._what} {self._done + 1} of {self._total}, {clock(self._left(share))} left for all"
 
     def _left(self, share: float) -> float | None:
         """The seconds that the rest may take, at the pace of the runs so far; None where there was none."""
@@ -175,7 +175,7 @@ class _Display(Progress):
 
     def _line(self, task: Task) -> RenderableType:
         """Lay out a line that fits the screen: the bar becomes shorter, and the last figures are left out whole."""
-        epoch, left = task.fields["epoch"], f"{_clock(task.time_remaining)} left"
+        epoch, left = task.fields["epoch"], f"{clock(task.time_remaining)} left"
         room = self.console.width - cell_len(epoch) - cell_len(left) - 2
         extent = min(room, self.console.width // 5)
         cells: list[RenderableType] = [Text(epoch), Text(left)]
@@ -192,7 +192,7 @@ class _Display(Progress):
         return line
 
 
-def _clock(seconds: float | None) -> str:
+def clock(seconds: float | None) -> str:
     return "-:--:--" if seconds is None else str(datetime.timedelta(seconds=round(seconds)))
 
 

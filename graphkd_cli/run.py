@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphkd.errors import check, one_line
-from graphkd_cli import compose
+from graphkd_cli import compose, worker
+from graphkd_cli.launch import HELP as LAUNCH_HELP
+from graphkd_cli.launch import Ways, conclude, launch, parse_ways
 from graphkd_cli.overrides import in_grammar
 
 if TYPE_CHECKING:
-    from graphkd.assemble import Plan
+    from graphkd.run import StudentSpec
 
 HELP = """\
 usage: graphkd run [OVERRIDES] [-m] [--cfg job] [--config-dir DIR]
@@ -25,26 +27,28 @@ Distils a student, after training its teacher where there is none of that descri
   teacher.checkpoint=FILE                 a trained teacher
   objective.hkd.temperature=0.1           any option of any part, by its path in `--cfg job`
   seed=N run_dir=DIR results=DIR force=true
-  -m, --multirun                          every combination of comma-separated values
+  -m, --multirun                          every combination of comma-separated values; runs that share data, seed,
+                                          batch size and teacher train together
   --cfg job                               print the config and do nothing
 """
 
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
-    options = compose.parse_arguments("run", arguments)
+    ways, words = parse_ways("run", arguments)
+    options = compose.parse_arguments("run", words)
     if options.help:
-        print(HELP, end="")
+        print(HELP + LAUNCH_HELP, end="")
         return 0
     if options.cfg or options.info or options.hydra_help:
         return _show(options)
     if options.multirun:
-        return _sweep(options)
+        return _sweep(options, ways)
     return _single(options)
 
 
 def _single(options: argparse.Namespace) -> int:
-    planned = _plan(compose.compose(options.overrides, options.config_dir))
+    spec = _parse(compose.compose(options.overrides, options.config_dir))
 
     from graphkd.run import run
     from graphkd_cli.progress import ProgressCallback
@@ -52,35 +56,45 @@ def _single(options: argparse.Namespace) -> int:
 
     screen = console()
     with ProgressCallback(screen) as callback:
-        result = run(planned, callback)
+        result = run(spec, callback, worker=worker.MODULE)
     print_reused(screen, result, "This run is finished already (force=true runs it again).")
     print_result(screen, result)
     return 0
 
 
-def _plan(composed: compose.Composed) -> Plan:
-    from graphkd.assemble import plan
+def _parse(composed: compose.Composed) -> StudentSpec:
+    from graphkd.run import parse
 
-    planned = plan({**composed.config, "varied": compose.varied(composed.overrides)})
-    compose.check_used(composed, planned.unused_nodes)
-    return planned
+    spec = parse({**composed.config, "varied": compose.varied(composed.overrides)})
+    compose.check_used(composed, spec.unused_nodes)
+    return spec
 
 
-def _sweep(options: argparse.Namespace) -> int:
+def _sweep(options: argparse.Namespace, ways: argparse.Namespace) -> int:
     """Run every combination, after a check of all of them with their data where the sweeper is Hydra's own."""
-    import yaml
-
     from graphkd.run import check_parts
-    from graphkd.run_folder import launch_folder
-    from graphkd_cli.progress import several
 
     compose.check_multirun("config", options.overrides, options.config_dir)
-    combinations = compose.expand_sweep(options.overrides) or []
-    plans = [_plan(compose.compose(overrides, options.config_dir)) for overrides in combinations]
-    _check_folders(plans)
-    check_parts([(" ".join(words), planned) for words, planned in zip(combinations, plans, strict=True)])
-    with launch_folder(plans[0].results if plans else _results(options)) as folder:
-        with several(len(combinations) or None):
+    combinations = compose.expand_sweep(options.overrides)
+    if combinations is None:
+        return _search(options)
+    specs = [_parse(compose.compose(overrides, options.config_dir)) for overrides in combinations]
+    _check_folders(specs)
+    names = [" ".join(words) for words in combinations]
+    check_parts(zip(names, specs, strict=True))
+    launcher = compose.split_hydra(options.overrides)[0]
+    return conclude(names, launch(specs, Ways.chosen(ways, launcher, options.config_dir)))
+
+
+def _search(options: argparse.Namespace) -> int:
+    """Leave the runs to a sweeper that chooses them by the scores of those before."""
+    import yaml
+
+    from graphkd.run.folder import launch_folder
+    from graphkd_cli.progress import several
+
+    with launch_folder(_results(options)) as folder:
+        with several(None):
             compose.sweep(options.overrides, options.config_dir, folder, job)
         found = folder / "optimization_results.yaml"  # of sweepers that search, by Hydra's convention
         if found.exists():
@@ -95,12 +109,12 @@ def _results(options: argparse.Namespace) -> Path:
     return Path(compose.compose(given, options.config_dir).config["results"])
 
 
-def _check_folders(plans: Sequence[Plan]) -> None:
+def _check_folders(specs: Sequence[StudentSpec]) -> None:
     runs: dict[Path, tuple[str, int]] = {}
-    for planned in plans:
-        run = (planned.identity, planned.seed)
-        same = runs.setdefault(planned.folder, run) == run
-        check(same, f"run_dir: two runs of the sweep cannot share the folder {planned.folder}")
+    for spec in specs:
+        run = (spec.identity, spec.seed)
+        same = runs.setdefault(spec.folder, run) == run
+        check(same, f"run_dir: two runs of the sweep cannot share the folder {spec.folder}")
 
 
 def job(config: Any) -> float | None:
@@ -115,7 +129,7 @@ def job(config: Any) -> float | None:
     runs = present_runs()
     try:
         with runs.watch() as callback:
-            result = run(_plan(composed), callback)
+            result = run(_parse(composed), callback, worker=worker.MODULE)
     except Exception as error:
         print_line(console(), f"{' '.join(composed.overrides)}: failed: {one_line(error)}")
         raise
@@ -147,6 +161,6 @@ def _show_job(options: argparse.Namespace) -> int:
     import yaml
 
     composed = compose.compose(options.overrides, options.config_dir)
-    _plan(composed)
+    _parse(composed)
     yaml.safe_dump(composed.config, sys.stdout, sort_keys=False)
     return 0

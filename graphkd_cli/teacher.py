@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from graphkd_cli import compose
+from graphkd_cli import compose, worker
 
 HELP = """\
 usage: graphkd teacher [OVERRIDES] [--config-dir DIR]
@@ -27,15 +27,14 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     composed = compose.compose(options.overrides, options.config_dir)
 
-    from graphkd.assemble import plan_teacher
-    from graphkd.run import run_teacher
+    from graphkd.run import parse_teacher, run
     from graphkd_cli.progress import ProgressCallback
     from graphkd_cli.show import console, print_result, print_reused
 
-    planned = plan_teacher(composed.config)
+    spec = parse_teacher(composed.config)
     screen = console()
     with ProgressCallback(screen) as callback:
-        result = run_teacher(composed.config, planned, callback)
+        result = run(spec, callback, worker=worker.MODULE)
     print_reused(screen, result, "This teacher is trained already (force=true trains it again).")
     print_result(screen, result)
     return 0

@@ -10,7 +10,7 @@ from graphkd.errors import check
 from graphkd_cli import compose, studies
 
 if TYPE_CHECKING:
-    from graphkd.transfer import TransferPlan
+    from graphkd.run.probe import Target
 
 HELP = """\
 usage: graphkd transfer RUN|FOLDER [OVERRIDES] [--config-dir DIR]
@@ -44,62 +44,62 @@ def main(arguments: Sequence[str]) -> int:
     config = compose.compose(others, options.config_dir, "transfer").config
 
     from graphkd.binding import bind, options_of
-    from graphkd.transfer import find_students, plan_transfer
+    from graphkd.run.probe import find_students, parse_target
 
-    bind({**config, "data": {}}, options_of(plan_transfer), "transfer")  # mistakes are told before students are sought
+    bind({**config, "data": {}}, options_of(parse_target), "transfer")  # mistakes are told before students are sought
     folders = find_students(places[0])
-    plans = [_plan(folder, config, data, options.config_dir) for folder in folders]
+    targets = [_target(folder, config, data, options.config_dir) for folder in folders]
     if len(folders) == 1:
-        _transfer_one(folders[0], plans[0])
+        _transfer_one(folders[0], targets[0])
     else:
-        _transfer_all(folders, plans, options.config_dir)
+        _transfer_all(folders, targets, options.config_dir)
     return 0
 
 
-def _plan(folder: Path, config: Mapping[str, Any], data: Sequence[str], config_dir: str | None) -> TransferPlan:
-    """Plan the transfer of one student, to other data or to its own with other options."""
+def _target(folder: Path, config: Mapping[str, Any], data: Sequence[str], config_dir: str | None) -> Target:
+    """Return where one student is transferred to: other data, or its own with other options."""
     from graphkd.binding import bind, options_of
-    from graphkd.run_folder import CONFIG, read_config
-    from graphkd.transfer import plan_transfer
+    from graphkd.run.folder import CONFIG, read_config
+    from graphkd.run.probe import parse_target
 
     own = {"data": read_config(folder / CONFIG).get("data")}
     chosen = {**config, "data": compose.over(own, data, config_dir, "transfer")["data"]}
-    return plan_transfer(**bind(chosen, options_of(plan_transfer), "transfer").all)
+    return parse_target(**bind(chosen, options_of(parse_target), "transfer").all)
 
 
 def _is_place(word: str) -> bool:
     return "=" not in word and not word.startswith("~")
 
 
-def _transfer_one(folder: Path, planned: TransferPlan) -> None:
-    from graphkd.transfer import transfer
+def _transfer_one(folder: Path, target: Target) -> None:
+    from graphkd.run import run
     from graphkd_cli.progress import ProgressCallback
     from graphkd_cli.show import console, print_result
 
     screen = console()
     with ProgressCallback(screen) as callback:
-        result = transfer(folder, planned, planned.data.build(), callback)
+        result = run(target.spec(folder), callback)
     if result.reused:
         screen.print("This probe is finished already.", highlight=False)
     print_result(screen, result)
 
 
-def _transfer_all(folders: Sequence[Path], plans: Sequence[TransferPlan], config_dir: str | None) -> None:
+def _transfer_all(folders: Sequence[Path], targets: Sequence[Target], config_dir: str | None) -> None:
     """Transfers one after the other, a line each, then shows the tables of their studies."""
     from graphkd.report.record import read
-    from graphkd.transfer import transfer
+    from graphkd.run import run
     from graphkd_cli.progress import Runs
     from graphkd_cli.show import result_line
 
-    runs, part, dataset = Runs(len(folders), "probe"), plans[0].data, plans[0].data.build()
+    runs, part, dataset = Runs(len(folders), "probe"), targets[0].data, targets[0].data.build()
     sources: dict[str, str] = {}
-    for folder, planned in zip(folders, plans, strict=True):
-        if planned.data != part:
-            part, dataset = planned.data, planned.data.build()
+    for folder, target in zip(folders, targets, strict=True):
+        if target.data != part:
+            part, dataset = target.data, target.data.build()
         with runs.watch() as callback:
-            result = transfer(folder, planned, dataset, callback)
+            result = run(target.spec(folder), callback, dataset=dataset)
         runs.finished(result_line(result), trained=not result.reused)
         sources[result.record.study] = read(folder / "record.json").study
     for study, source in sources.items():
         suite = studies.read_suite(source, config_dir) if source in studies.suite_names(config_dir) else None
-        studies.write_study(Path(plans[0].results), study, suite, config_dir)
+        studies.write_study(Path(targets[0].results), study, suite, config_dir)

@@ -20,10 +20,10 @@ from graphkd.engine.callback import Callback, History
 from graphkd.engine.ranks import Ranks
 from graphkd.engine.resume import Checkpoints
 from graphkd.engine.seeding import initialising
-from graphkd.launch import processes, rank, wait
 from graphkd.model import Network
 from graphkd.model.base import output_shapes
 from graphkd.objective import Objective
+from graphkd.run.processes import rank, wait, world_size
 
 Found = dict[str, Any]
 SIZES = (9, 1)
@@ -66,12 +66,12 @@ class StopAfter(Callback):
 
     def step(self) -> None:
         self.left -= 1
-        if self.left == 0 and rank() == processes() - 1:
+        if self.left == 0 and rank() == world_size() - 1:
             os.kill(os.getpid(), signal.SIGINT)
 
 
 def trainer(**options: Any) -> Trainer:
-    chosen = {"epochs": 2, "threads": 1, "accelerator": "cpu", "devices": processes(), **options}
+    chosen = {"epochs": 2, "threads": 1, "accelerator": "cpu", "devices": world_size(), **options}
     return Trainer(**chosen)
 
 

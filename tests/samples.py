@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from graphkd.batch import DistillationBatch, NetworkOutput
-from graphkd.contrast import build_bank
+from graphkd.contrast.options import BankOptions
 from graphkd.graph import BatchGraph, Nodes
 
 CLASSES = 5
@@ -41,7 +41,7 @@ def nodes(size: int, seed: int = 0, dtype: torch.dtype = torch.float32, **given:
         "embedding": normal(seed + 1, size, DIM, dtype=dtype),
         "labels": TRAIN_LABELS[indices],
         "indices": indices,
-        "bank": build_bank("full", TRAIN_LABELS, DIM, generator=seeded(seed)).view(),
+        "bank": BankOptions().build(TRAIN_LABELS, DIM, seeded(seed)).view(),
         "generator": seeded(seed),
     }
     return Nodes(**{**made, **given})

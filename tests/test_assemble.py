@@ -13,10 +13,13 @@ import pytest
 import torch
 
 from graphkd import BUILDERS, DATASETS, GNNS, MODELS, OBJECTIVES, UserError
-from graphkd.assemble import Part, Plan, absolute_paths, build_network, plan, plan_student, plan_teacher
 from graphkd.identity import identity
 from graphkd.objective.hkd import HKD
 from graphkd.registry import Registry
+from graphkd.run import StudentSpec, parse, parse_teacher
+from graphkd.run.build import build_network
+from graphkd.run.parse import absolute_paths, parse_student
+from graphkd.run.part import Part
 
 Config = Callable[..., dict[str, Any]]
 MINIMAL = {
@@ -117,10 +120,10 @@ def other(path: str, value: Any) -> Any:
     return value + 1 if isinstance(value, int) else value / 2 + 0.11
 
 
-def built_hkd(planned: Plan, name: str = "hkd") -> HKD:
-    dataset = planned.build_data()
-    assert planned.teacher is not None
-    objective = planned.build_objective(dataset, planned.build_student(dataset), planned.teacher.build(dataset))
+def built_hkd(spec: StudentSpec, name: str = "hkd") -> HKD:
+    dataset = spec.data.build()
+    assert spec.teacher is not None
+    objective = spec.build(dataset).objective
     hkd = objective.objectives[name]
     assert isinstance(hkd, HKD)
     return hkd
@@ -131,12 +134,12 @@ def built_hkd(planned: Plan, name: str = "hkd") -> HKD:
 
 def test_just_what_changes_the_result_counts(tiny_config: Config) -> None:
     config = tiny_config()
-    original = plan(config).identity
+    original = parse(config).identity
     for path, value in leaves(config):
         changed = other(path, value)
         if changed is ...:
             continue
-        same = plan(tiny_config({path: changed})).identity == original
+        same = parse(tiny_config({path: changed})).identity == original
         assert same == (path in NOT_COUNTED), f"{path}: {value!r} -> {changed!r}"
 
 
@@ -153,7 +156,7 @@ def test_just_what_changes_the_result_counts(tiny_config: Config) -> None:
     ],
 )
 def test_other_parts_are_other_runs(tiny_config: Config, changes: dict[str, Any]) -> None:
-    assert plan(tiny_config(changes)).identity != plan(tiny_config()).identity
+    assert parse(tiny_config(changes)).identity != parse(tiny_config()).identity
 
 
 def test_a_default_left_out_is_the_same_run(tiny_config: Config) -> None:
@@ -166,31 +169,31 @@ def test_a_default_left_out_is_the_same_run(tiny_config: Config) -> None:
         "trainer": {"epochs": 1},
         "teacher_trainer": {"epochs": 1},
     }
-    assert plan(tiny_config(bare)).identity == plan(tiny_config()).identity
+    assert parse(tiny_config(bare)).identity == parse(tiny_config()).identity
 
 
 def test_a_name_alone_stands_for_a_part(tiny_config: Config) -> None:
     bare = {"builder": "knn", "gnn": "tag", "objective.ce": "ce", "objective.kd": "kd", "student": "resnet8"}
-    full = plan(tiny_config({"student": {"name": "resnet8"}}))
-    assert plan(tiny_config(bare)).identity == full.identity
-    assert full.identity != plan(tiny_config()).identity, "its widths are others"
+    full = parse(tiny_config({"student": {"name": "resnet8"}}))
+    assert parse(tiny_config(bare)).identity == full.identity
+    assert full.identity != parse(tiny_config()).identity, "its widths are others"
 
 
 def test_an_integer_for_a_number_is_the_same_run(tiny_config: Config) -> None:
     same = {"objective.kd.temperature": 4, "objective.hkd.weight": 3, "trainer.decay_at": (0.625, 0.75, 0.875)}
-    assert plan(tiny_config(same)).identity == plan(tiny_config()).identity
+    assert parse(tiny_config(same)).identity == parse(tiny_config()).identity
 
 
 def test_the_order_of_keys_and_the_state_of_unused_nodes_do_not_count(tiny_config: Config) -> None:
     config = tiny_config(MINIMAL)
     backwards = dict(reversed(config.items()))
     unused = tiny_config({**MINIMAL, "builder": {"name": "complete"}, "gnn": "gat", "teacher.seed": 5, "negatives": 7})
-    assert plan(config).identity == plan(backwards).identity == plan(unused).identity
+    assert parse(config).identity == parse(backwards).identity == parse(unused).identity
 
 
 def test_a_known_run_keeps_its_identity(tiny_config: Config) -> None:
     """Who changes this makes every user's finished runs unknown."""
-    assert plan(tiny_config(MINIMAL)).identity == KNOWN
+    assert parse(tiny_config(MINIMAL)).identity == KNOWN
 
 
 def test_a_teachers_file_counts_by_its_content_alone(tiny_config: Config, tmp_path: Path) -> None:
@@ -198,9 +201,9 @@ def test_a_teachers_file_counts_by_its_content_alone(tiny_config: Config, tmp_pa
     first.write_bytes(b"weights")
     copied.write_bytes(b"weights")
     changed.write_bytes(b"others")
-    identities = [plan(tiny_config({"teacher.checkpoint": str(path)})).identity for path in (first, copied, changed)]
+    identities = [parse(tiny_config({"teacher.checkpoint": str(path)})).identity for path in (first, copied, changed)]
     assert identities[0] == identities[1]
-    assert len({*identities, plan(tiny_config()).identity}) == 3
+    assert len({*identities, parse(tiny_config()).identity}) == 3
 
 
 def test_with_a_teachers_file_its_network_counts_too(tiny_config: Config, tmp_path: Path) -> None:
@@ -217,22 +220,22 @@ def test_with_a_teachers_file_its_network_counts_too(tiny_config: Config, tmp_pa
         {"name": "resnet8"},
         {"name": "resnet8", "widths": [2, 2, 4, 4]},
     ]
-    plans = [plan(tiny_config({**base, "teacher": {**node, "checkpoint": str(file)}})) for node in teachers]
-    assert len({planned.identity for planned in plans}) == len(teachers)
-    unused = plan(tiny_config({**base, "teacher.seed": 5, "teacher_trainer.epochs": 9, "teacher.train_fraction": 0.5}))
-    assert unused.identity == plan(tiny_config(base)).identity, "a file's weights need no seed and no training"
+    plans = [parse(tiny_config({**base, "teacher": {**node, "checkpoint": str(file)}})) for node in teachers]
+    assert len({spec.identity for spec in plans}) == len(teachers)
+    unused = parse(tiny_config({**base, "teacher.seed": 5, "teacher_trainer.epochs": 9, "teacher.train_fraction": 0.5}))
+    assert unused.identity == parse(tiny_config(base)).identity, "a file's weights need no seed and no training"
 
 
 def test_where_a_student_starts_counts_by_the_files_content(tiny_config: Config, tmp_path: Path) -> None:
     for name, content in {"a.pth": b"weights", "b.pth": b"weights", "c.pth": b"others"}.items():
         (tmp_path / name).write_bytes(content)
     first, copied, other, none = (
-        plan(tiny_config({"student.checkpoint": path and str(tmp_path / path)})).identity
+        parse(tiny_config({"student.checkpoint": path and str(tmp_path / path)})).identity
         for path in ("a.pth", "b.pth", "c.pth", None)
     )
     assert first == copied
     assert len({first, other, none}) == 3
-    assert none == plan(tiny_config()).identity
+    assert none == parse(tiny_config()).identity
 
 
 def changed(value: Any, annotation: Any) -> Any:
@@ -277,36 +280,36 @@ def identity_of(registry: Registry[Any], name: str, options: dict[str, Any]) -> 
 
 def test_the_teachers_seed_counts_in_a_runs_identity_but_not_in_the_teachers(tiny_config: Config) -> None:
     configs = [tiny_config({"teacher.seed": seed}) for seed in (0, 1)]
-    first, second = (plan_teacher(config) for config in configs)
+    first, second = (parse_teacher(config) for config in configs)
     assert first.identity == second.identity
     assert first.folder != second.folder
-    assert plan(configs[0]).identity == plan(tiny_config()).identity, "it is 0 by default"
-    assert plan(configs[1]).identity != plan(configs[0]).identity
+    assert parse(configs[0]).identity == parse(tiny_config()).identity, "it is 0 by default"
+    assert parse(configs[1]).identity != parse(configs[0]).identity
 
 
 def test_the_teacher_does_not_depend_on_the_students_data_or_training(tiny_config: Config) -> None:
     changes = {"data.train_fraction": 0.5, "trainer.lr": 0.2, "student.name": "resnet14", "seed": 3}
-    assert plan_teacher(tiny_config(changes)).identity == plan_teacher(tiny_config()).identity
-    assert plan_teacher(tiny_config({"data.padding": 2})).identity != plan_teacher(tiny_config()).identity
+    assert parse_teacher(tiny_config(changes)).identity == parse_teacher(tiny_config()).identity
+    assert parse_teacher(tiny_config({"data.padding": 2})).identity != parse_teacher(tiny_config()).identity
 
 
 # Where a run is kept, and its name
 
 
 def test_a_run_is_kept_by_study_variant_identity_and_seed(tiny_config: Config, tmp_path: Path) -> None:
-    planned = plan(tiny_config({"seed": 4}))
-    expected = tmp_path / "results" / "adhoc" / "ce+kd+hkd-knn-tag" / planned.identity[:12] / "seed-4"
-    assert planned.folder == expected
-    assert plan(tiny_config({"variant": "mine", "study": "s"})).folder.parts[-4:-2] == ("s", "mine")
-    assert plan(tiny_config({"run_dir": str(tmp_path / "out")})).folder == tmp_path / "out"
+    spec = parse(tiny_config({"seed": 4}))
+    expected = tmp_path / "results" / "adhoc" / "ce+kd+hkd-knn-tag" / spec.identity[:12] / "seed-4"
+    assert spec.folder == expected
+    assert parse(tiny_config({"variant": "mine", "study": "s"})).folder.parts[-4:-2] == ("s", "mine")
+    assert parse(tiny_config({"run_dir": str(tmp_path / "out")})).folder == tmp_path / "out"
 
 
 def test_a_variant_is_named_after_what_it_uses(tiny_config: Config) -> None:
-    assert plan(tiny_config(MINIMAL)).variant == "ce"
+    assert parse(tiny_config(MINIMAL)).variant == "ce"
     own = tiny_config({"objective.hkd.builder": "complete", "objective.hkd.gnn": "gat"})
-    assert plan(own).variant == "ce+kd+hkd-complete-gat"
+    assert parse(own).variant == "ce+kd+hkd-complete-gat"
     long = {f"term_number_{number}": {"name": "ce"} for number in range(60)}
-    assert len(plan(tiny_config({"objective": long})).variant) <= 200
+    assert len(parse(tiny_config({"objective": long})).variant) <= 200
 
 
 # Graph parts
@@ -320,20 +323,20 @@ def test_each_term_may_have_a_graph_of_its_own(tiny_config: Config) -> None:
             "far": hkd,
         }
     })  # fmt: skip
-    planned = plan(config)
-    assert planned.unused_nodes == []
-    near, far = (built_hkd(planned, name) for name in ("near", "far"))
+    spec = parse(config)
+    assert spec.unused_nodes == []
+    near, far = (built_hkd(spec, name) for name in ("near", "far"))
     assert (type(near.builder).__name__, type(far.builder).__name__) == ("Threshold", "KNN")
     assert near.student_gnn is not None
     assert far.student_gnn is not None
     assert type(near.student_gnn) is not type(far.student_gnn)
-    assert plan(config).identity != plan(tiny_config({"objective": {"near": hkd, "far": hkd}})).identity
+    assert parse(config).identity != parse(tiny_config({"objective": {"near": hkd, "far": hkd}})).identity
 
 
 def test_a_term_of_the_same_class_twice_starts_differently(tiny_config: Config) -> None:
     hkd = tiny_config()["objective"]["hkd"]
-    planned = plan(tiny_config({"objective": {"a": hkd, "b": hkd}}))
-    assert not torch.equal(built_hkd(planned, "a").student_head.weight, built_hkd(planned, "b").student_head.weight)
+    spec = parse(tiny_config({"objective": {"a": hkd, "b": hkd}}))
+    assert not torch.equal(built_hkd(spec, "a").student_head.weight, built_hkd(spec, "b").student_head.weight)
 
 
 @pytest.mark.parametrize(
@@ -348,13 +351,13 @@ def test_a_term_of_the_same_class_twice_starts_differently(tiny_config: Config) 
     ],
 )
 def test_says_which_nodes_nothing_uses(tiny_config: Config, changes: dict[str, Any], unused: list[str]) -> None:
-    assert plan(tiny_config(changes)).unused_nodes == unused
+    assert parse(tiny_config(changes)).unused_nodes == unused
 
 
 def test_the_teachers_encoder_is_its_own_shared_or_another(tiny_config: Config) -> None:
     forms = {"null": None, "shared": "shared", "own": {"name": "gcn"}}
-    plans = {form: plan(tiny_config({"teacher_gnn": value})) for form, value in forms.items()}
-    assert len({planned.identity for planned in plans.values()}) == 3
+    plans = {form: parse(tiny_config({"teacher_gnn": value})) for form, value in forms.items()}
+    assert len({spec.identity for spec in plans.values()}) == 3
     own, shared, another = (built_hkd(plans[form]) for form in ("null", "shared", "own"))
     assert own.teacher_gnn is not own.student_gnn
     assert type(own.teacher_gnn) is type(own.student_gnn)
@@ -369,28 +372,30 @@ def test_the_teachers_encoder_is_its_own_shared_or_another(tiny_config: Config) 
 
 def test_variants_of_a_seed_share_what_they_have_in_common(tiny_config: Config) -> None:
     hkd_alone = tiny_config()["objective"]["hkd"]
-    plans = [plan(tiny_config(changes)) for changes in ({}, {"objective": {"hkd": hkd_alone}}, {"builder": "complete"})]
+    plans = [
+        parse(tiny_config(changes)) for changes in ({}, {"objective": {"hkd": hkd_alone}}, {"builder": "complete"})
+    ]
     students, heads = [], []
-    for planned in plans:
+    for spec in plans:
         torch.rand(5)  # whatever was drawn before
-        students.append(planned.build_student(planned.build_data()).state_dict())
-        heads.append(built_hkd(planned).student_head.weight)
+        students.append(spec.network(spec.data.build()).state_dict())
+        heads.append(built_hkd(spec).student_head.weight)
     assert all(torch.equal(students[0][name], other[name]) for other in students[1:] for name in students[0])
     assert all(torch.equal(heads[0], other) for other in heads[1:])
 
 
 def test_another_seed_starts_elsewhere(tiny_config: Config) -> None:
-    first, second = (plan(tiny_config({"seed": seed})) for seed in (0, 1))
-    dataset = first.build_data()
-    pairs = zip(first.build_student(dataset).parameters(), second.build_student(dataset).parameters(), strict=True)
+    first, second = (parse(tiny_config({"seed": seed})) for seed in (0, 1))
+    dataset = first.data.build()
+    pairs = zip(first.network(dataset).parameters(), second.network(dataset).parameters(), strict=True)
     assert any(not torch.equal(a, b) for a, b in pairs)
     assert not torch.equal(built_hkd(first).student_head.weight, built_hkd(second).student_head.weight)
 
 
 def test_the_teacher_starts_from_its_own_seed(tiny_config: Config) -> None:
     def weights(changes: dict[str, Any]) -> list[torch.Tensor]:
-        teacher = plan_teacher(tiny_config(changes))
-        return [parameter.detach() for parameter in teacher.build(teacher.data.build()).parameters()]
+        teacher = parse_teacher(tiny_config(changes))
+        return [parameter.detach() for parameter in teacher.network(teacher.data.build()).parameters()]
 
     original = weights({})
     assert all(torch.equal(a, b) for a, b in zip(original, weights({"seed": 9}), strict=True))
@@ -429,7 +434,7 @@ def test_the_teacher_starts_from_its_own_seed(tiny_config: Config) -> None:
 )
 def test_an_unknown_name_is_told_with_the_nearest(tiny_config: Config, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as raised:
-        plan(tiny_config(changes))
+        parse(tiny_config(changes))
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)
 
@@ -485,14 +490,14 @@ def test_an_unknown_name_is_told_with_the_nearest(tiny_config: Config, changes: 
 )  # fmt: skip
 def test_a_value_that_cannot_be_is_told(tiny_config: Config, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as raised:
-        plan(tiny_config(changes))
+        parse(tiny_config(changes))
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)
 
 
 def test_a_term_that_takes_no_graph_has_no_such_option(tiny_config: Config) -> None:
     with pytest.raises(UserError, match="'builder' is no option"):
-        plan(tiny_config({"objective.kd.builder": "knn"}))
+        parse(tiny_config({"objective.kd.builder": "knn"}))
 
 
 def test_a_data_set_without_fractions_serves_a_teacher_all_the_same(
@@ -511,9 +516,9 @@ def test_a_data_set_without_fractions_serves_a_teacher_all_the_same(
         """,
     )
     changes = {"data": "whole_digits", "plugins": ["whole_digits"]}
-    assert plan(tiny_config({**changes, "teacher.train_fraction": 1.0})).teacher is not None
+    assert parse(tiny_config({**changes, "teacher.train_fraction": 1.0})).teacher is not None
     with pytest.raises(UserError, match="'whole_digits' has no such option"):
-        plan(tiny_config(changes))
+        parse(tiny_config(changes))
 
 
 # What others bring
@@ -532,11 +537,11 @@ def test_an_objective_may_have_several_names_with_presets(
         """,
     )
     hot = tiny_config({"plugins": ["hot_kd"], "objective": {"kd": "hot_kd"}})
-    planned = plan(hot)
-    assert planned.teacher is not None
-    assert planned.terms["kd"].part.document == {"name": "hot_kd", "temperature": 20.0}
-    dataset = planned.build_data()
-    objective = planned.build_objective(dataset, planned.build_student(dataset), planned.teacher.build(dataset))
+    spec = parse(hot)
+    assert spec.teacher is not None
+    assert spec.terms["kd"].part.document == {"name": "hot_kd", "temperature": 20.0}
+    dataset = spec.data.build()
+    objective = spec.build(dataset).objective
     assert objective.objectives["kd"].temperature == 20.0
 
 
@@ -553,9 +558,9 @@ def test_a_part_may_come_from_elsewhere(tiny_config: Config, plugin: Callable[[s
             "Keeps its parent's edges."
         """,
     )
-    planned = plan(tiny_config({"plugins": ["mutual_builder"], "builder": {"name": "mutual", "k": 3}}))
-    assert type(built_hkd(planned).builder).__name__ == "Mutual"
-    assert planned.variant == "ce+kd+hkd-mutual-tag"
+    spec = parse(tiny_config({"plugins": ["mutual_builder"], "builder": {"name": "mutual", "k": 3}}))
+    assert type(built_hkd(spec).builder).__name__ == "Mutual"
+    assert spec.variant == "ce+kd+hkd-mutual-tag"
 
 
 # The student alone
@@ -563,22 +568,24 @@ def test_a_part_may_come_from_elsewhere(tiny_config: Config, plugin: Callable[[s
 
 def test_a_student_can_be_built_whatever_else_the_config_holds(tiny_config: Config, tmp_path: Path) -> None:
     broken = tiny_config({"objective.hkd.name": "forgotten", "teacher.checkpoint": "gone.pth", "run_dir": "."})
-    part, data = plan_student(broken)
+    part, data = parse_student(broken)
     dataset = data.build()
     student = build_network(part, dataset.info, broken["seed"])
-    planned = plan(tiny_config())
-    expected = planned.build_student(planned.build_data()).state_dict()
+    spec = parse(tiny_config())
+    expected = spec.network(spec.data.build()).state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in student.state_dict().items())
     assert len(dataset.train_labels) == 109
     with pytest.raises(UserError, match="no model"):
-        plan_student(tiny_config({"student": "resnet9"}))
+        parse_student(tiny_config({"student": "resnet9"}))
 
 
-@pytest.mark.parametrize(("name", "revision"), [("reviewkd", 2), ("ab", 2), ("fsp", 2), ("at", None), ("kd", None)])
+@pytest.mark.parametrize(
+    ("name", "revision"), [("reviewkd", 2), ("ab", 2), ("fsp", 2), ("sskd", 2), ("at", None), ("kd", None)]
+)
 def test_a_revision_counts_in_the_identity_from_the_second_on(
     tiny_config: Callable[..., dict[str, Any]], name: str, revision: int | None
 ) -> None:
-    identity = plan(tiny_config({"objective": {name: name}})).terms[name].part.identity
+    identity = parse(tiny_config({"objective": {name: name}})).terms[name].part.identity
     assert identity.get("revision") == revision
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graphkd.binding import bind, convert, describe, options_of
+from graphkd.binding import bind, convert, describe, flat, options_of
 from graphkd.errors import UserError, brief
 
 
@@ -28,6 +28,17 @@ class Part:
         self.options = {
             "data": data, "k": k, "rate": rate, "flip": flip, "mode": mode, "sizes": sizes, "group": group
         }  # fmt: skip
+
+
+class Flat:
+    @flat
+    def __init__(self, data: str = "d", group: Group = Group(length=4), kind: str = "other", k: int = 8) -> None:
+        self.options = (data, group, kind, k)
+
+
+class Below(Flat):
+    def __init__(self, length: int = 6) -> None:
+        super().__init__("b", length=length)
 
 
 def fails(value: Any, annotation: Any) -> str:
@@ -197,6 +208,24 @@ def test_a_function_has_options_too() -> None:
         return width
 
     assert options_of(build)["width"].default == 3
+
+
+def test_the_fields_of_a_group_are_options_of_a_flat_constructor() -> None:
+    options = options_of(Flat)
+    assert {name: option.default for name, option in options.items()} == {
+        "data": "d",
+        "length": 4,
+        "kind": "other",
+        "k": 8,
+    }
+    assert options["length"].annotation == int | None
+    bound = bind({"length": 4, "k": 2}, options, "part")
+    assert bound.given == {"k": 2}
+    assert Flat(**bound.all).options == Flat("d", 4, "other", 2).options == ("d", Group(length=4), "other", 2)
+    assert Flat().options == ("d", Group(length=4), "other", 8)
+    assert Below().options == ("b", Group(length=6), "other", 8)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'group'"):
+        Flat(group=Group())
 
 
 def test_all_has_every_option_and_given_what_differs() -> None:

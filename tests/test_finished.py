@@ -13,11 +13,10 @@ from PIL import Image
 
 import graphkd
 from graphkd import DATASETS, UserError
-from graphkd.assemble import plan, plan_teacher
 from graphkd.data import DatasetInfo, Split, TensorDataset
 from graphkd.engine.evaluate import evaluate
-from graphkd.finished import check_fits
-from graphkd.run import RunResult, run, run_teacher
+from graphkd.run import RunResult, parse, parse_teacher, run
+from graphkd.run.finished import check_fits
 
 Config = Callable[..., dict[str, Any]]
 NAMES = ("cat", "dog", "owl")
@@ -43,7 +42,7 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def finished(tiny_config: Config, photos: Path) -> RunResult:
     """A run on the photos, named by a relative path."""
     data = {"name": "folder", "root": "photos", "cache": False}
-    return run(plan(tiny_config({"objective": {"ce": {"name": "ce"}}, "data": data})))
+    return run(parse(tiny_config({"objective": {"ce": {"name": "ce"}}, "data": data})))
 
 
 def test_a_run_comes_back_without_its_data_from_anywhere(
@@ -87,7 +86,7 @@ def test_other_images_are_normalised_as_its_own_were(finished: RunResult, photos
 
 def test_options_change_its_own_data_and_a_name_replaces_them(tiny_config: Config) -> None:
     data = {"name": "digits", "classes": [0, 1, 2], "val_fraction": 0.1}
-    result = run(plan(tiny_config({"objective": {"ce": {"name": "ce"}}, "data": data})))
+    result = run(parse(tiny_config({"objective": {"ce": {"name": "ce"}}, "data": data})))
     names = {
         "own": graphkd.load(result.folder).dataset,
         "options": graphkd.load(result.folder, data={"split_seed": 1}).dataset,
@@ -100,7 +99,7 @@ def test_options_change_its_own_data_and_a_name_replaces_them(tiny_config: Confi
 
 
 def test_a_teachers_folder_keeps_the_same(tiny_config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    result = run_teacher(tiny_config(), plan_teacher(tiny_config()))
+    result = run(parse_teacher(tiny_config()))
 
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("it reads the data")

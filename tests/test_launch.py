@@ -19,11 +19,13 @@ import yaml
 from filelock import FileLock
 from rich.console import Console
 
-from graphkd import Trainer, UserError, launch
+from graphkd import Trainer, UserError
 from graphkd.engine import group
 from graphkd.engine.callback import Callback
 from graphkd.report import record as records
-from graphkd.run_folder import busy, locked
+from graphkd.run import processes
+from graphkd.run.folder import busy, locked
+from graphkd_cli import worker
 from graphkd_cli.compose import compose
 from graphkd_cli.progress import ProgressCallback
 
@@ -57,7 +59,7 @@ def test_the_environment_says_who_we_are(
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert (launch.processes(), launch.rank(), launch.in_group(), launch.is_main_process()) == expected
+    assert (processes.world_size(), processes.rank(), processes.in_group(), processes.is_main_process()) == expected
 
 
 @pytest.mark.parametrize(("environment", "kind", "world"), [
@@ -96,8 +98,8 @@ def test_in_an_allocation_a_trainer_is_alone(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_alone_everybody_agrees() -> None:
-    launch.wait()
-    assert launch.broadcast_object(lambda: 3) == 3
+    processes.wait()
+    assert processes.broadcast_object(lambda: 3) == 3
 
 
 @pytest.mark.parametrize(("codes", "blamed"), [
@@ -110,7 +112,7 @@ def test_alone_everybody_agrees() -> None:
     ([130, 1], (0, 130)),
 ])  # fmt: skip
 def test_who_died_of_itself_is_blamed(codes: list[int | None], blamed: tuple[int, int] | None) -> None:
-    assert launch._failure(codes) == blamed
+    assert processes._failure(codes) == blamed
 
 
 def script(source: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
@@ -118,20 +120,19 @@ def script(source: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path
     tmp_path.mkdir(exist_ok=True)
     (tmp_path / "tiny_worker.py").write_text("import os, signal, sys, time\nrank = int(os.environ['RANK'])\n" + source)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setattr(launch, "WORKER", "tiny_worker")
     return tmp_path / "config.yaml"
 
 
 def test_a_mistake_is_told_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: Any) -> None:
     config = script("print('graphkd: no such thing', file=sys.stderr); sys.exit(2)", monkeypatch, tmp_path)
     with pytest.raises(UserError, match=r"^no such thing$"):
-        launch.start(config, 2)
+        processes.start("tiny_worker", config, 2)
     assert capfd.readouterr().err == ""
 
 
 def test_what_the_leading_one_warns_of_is_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: Any) -> None:
     config = script("print('careful', rank, file=sys.stderr)", monkeypatch, tmp_path)
-    launch.start(config, 2)
+    processes.start("tiny_worker", config, 2)
     assert capfd.readouterr().err == "careful 0\n"
 
 
@@ -146,11 +147,11 @@ if rank == 1:
     os.kill(os.getpid(), signal.SIGKILL)
 time.sleep(100)
 """
-    monkeypatch.setattr(launch, "PATIENCE_S", 0.5)
-    monkeypatch.setattr(launch, "_KILL_AFTER_S", 0.5)
+    monkeypatch.setattr(processes, "PATIENCE_S", 0.5)
+    monkeypatch.setattr(processes, "_KILL_AFTER_S", 0.5)
     config = script(source, monkeypatch, tmp_path)
     with pytest.raises(RuntimeError, match=r"^rank 1 of 2 died \(SIGKILL\); the last checkpoint is kept$"):
-        launch.start(config, 2)
+        processes.start("tiny_worker", config, 2)
     for rank in range(2):
         with pytest.raises(ProcessLookupError):
             os.kill(int((tmp_path / f"pid-{rank}").read_text()), 0)
@@ -184,7 +185,7 @@ sys.exit(128 + count[0])
     before = signal.signal(number, leave)
     try:
         with pytest.raises(Left):
-            launch.start(config, 2)
+            processes.start("tiny_worker", config, 2)
     finally:
         signal.signal(number, before)
     assert [(tmp_path / f"count-{rank}").read_text() for rank in range(2)] == ["1", "1"]
@@ -194,12 +195,12 @@ def test_who_was_begun_leaves_with_the_one_that_began_it(tmp_path: Path) -> None
     """Also one that hears no signal."""
     begun = """
 import os, signal, time
-from graphkd import launch
-launch._KILL_AFTER_S = 0.1
+from graphkd.run import processes
+processes._KILL_AFTER_S = 0.1
 os.dup2(os.open("{pipe}", os.O_RDONLY), 0)
 if {deaf}:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-launch.follow_parent()
+processes.follow_parent()
 print("ready", flush=True)
 time.sleep(100)
 """
@@ -249,8 +250,8 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
 
 
 def test_whoever_waits_for_another_says_so_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("graphkd.run_folder._SHORT_S", 0.01)
-    monkeypatch.setattr("graphkd.run_folder._LOCK_S", 0.01)
+    monkeypatch.setattr("graphkd.run.folder._SHORT_S", 0.01)
+    monkeypatch.setattr("graphkd.run.folder._LOCK_S", 0.01)
     folder, notes = tmp_path / "run", []
 
     class Notes(Callback):
@@ -275,7 +276,7 @@ def test_a_module_named_like_pythons_own_does_not_stop_a_process(
     (tmp_path / "my_own.py").write_text("said = 'mine'")
     monkeypatch.chdir(tmp_path)
     config = script("import random, statistics, types, my_own\nprint(my_own.said)", monkeypatch, tmp_path / "else")
-    launch.start(config, 1)
+    processes.start("tiny_worker", config, 1)
     assert capfd.readouterr() == ("mine\n", "")
 
 
@@ -332,7 +333,7 @@ def torchrun(words: list[str]) -> None:
 def test_torchrun_starts_it_too(small: list[str], tmp_path: Path) -> None:
     config = tmp_path / "job.yaml"
     config.write_text(yaml.safe_dump(compose(small).config))
-    words = ["--nproc-per-node", "2", "--master-port", str(forked.free_port()), "-m", launch.WORKER, str(config)]
+    words = ["--nproc-per-node", "2", "--master-port", str(forked.free_port()), "-m", worker.MODULE, str(config)]
     ran = forked.run(torchrun, [words], tmp_path)
     assert ran.returncode == 0, ran.stderr[:4000]
     assert records.read(student_folder(tmp_path / "results") / "record.json").status == "done"

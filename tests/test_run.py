@@ -19,14 +19,13 @@ import yaml
 
 import graphkd
 from graphkd import MODELS, UserError, load
-from graphkd.assemble import Plan, plan, plan_teacher
 from graphkd.engine.callback import Callback
 from graphkd.engine.checkpoint import load_weights, save_weights
 from graphkd.engine.evaluate import evaluate
 from graphkd.engine.trainer import Trainer
 from graphkd.report import record as records
 from graphkd.report.record import Record
-from graphkd.run import RunResult, run, run_teacher
+from graphkd.run import RunResult, StudentSpec, parse, parse_teacher, run
 
 Config = Callable[..., dict[str, Any]]
 ALONE = {"objective": {"ce": "ce"}}
@@ -70,9 +69,9 @@ def trouble(plugin: Callable[[str, str], Path]) -> Path:
     return plugin("raising", RAISING).with_name("trouble")
 
 
-def raising(config: Config, changes: dict[str, Any] | None = None) -> Plan:
+def raising(config: Config, changes: dict[str, Any] | None = None) -> StudentSpec:
     """A run of the objective that fails where there is trouble."""
-    return plan(config({"plugins": ["raising"], "objective": {"ce": "raising"}, **(changes or {})}))
+    return parse(config({"plugins": ["raising"], "objective": {"ce": "raising"}, **(changes or {})}))
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -92,7 +91,7 @@ def lines_of(result: RunResult) -> list[dict[str, Any]]:
 
 def test_leaves_config_metrics_weights_and_record(tiny_config: Config) -> None:
     config = tiny_config({"trainer.epochs": 3})
-    result = run(plan(config))
+    result = run(parse(config))
     assert {path.name for path in result.folder.iterdir()} == FILES
     assert yaml.safe_load((result.folder / "config.yaml").read_text()) == {**config, "varied": {}}
     assert [line["epoch"] for line in lines_of(result)] == [1, 2, 3]
@@ -100,15 +99,15 @@ def test_leaves_config_metrics_weights_and_record(tiny_config: Config) -> None:
 
 
 def test_the_record_says_what_was_run_and_what_came_of_it(tiny_config: Config) -> None:
-    planned = plan(tiny_config({"trainer.epochs": 4, "seed": 2, "study": "s", "varied": {"gnn": "tag"}}))
-    result = run(planned)
+    spec = parse(tiny_config({"trainer.epochs": 4, "seed": 2, "study": "s", "varied": {"gnn": "tag"}}))
+    result = run(spec)
     record, lines = result.record, lines_of(result)
     said = (record.kind, record.status, record.study, record.variant, record.pair, record.varied, record.seed)
     assert said == ("student", "done", "s", "ce+kd+hkd-knn-tag", "resnet8->resnet8", {"gnn": "tag"}, 2)
-    assert record.identity == planned.identity
+    assert record.identity == spec.identity
     assert record.teacher is not None
-    assert planned.teacher is not None
-    assert record.teacher.identity == planned.teacher.identity
+    assert spec.teacher is not None
+    assert record.teacher.identity == spec.teacher.identity
     assert (record.device, record.threads) == ("cpu", 1)
     assert {"python", "torch", "dgl"} <= record.versions.keys()
     assert record.code.version == graphkd_version()
@@ -137,25 +136,25 @@ def graphkd_version() -> str:
 
 
 def test_the_weights_are_the_last_epochs_under_plain_names(tiny_config: Config) -> None:
-    planned = plan(tiny_config({**ALONE, "trainer.epochs": 3}))
-    result = run(planned)
-    dataset = planned.build_data()
-    student = planned.build_student(dataset)
-    planned.build_trainer().fit(student, planned.build_objective(dataset, student, None), dataset, seed=planned.seed)
+    spec = parse(tiny_config({**ALONE, "trainer.epochs": 3}))
+    result = run(spec)
+    dataset = spec.data.build()
+    student = spec.network(dataset)
+    spec.trainer.fit(student, spec.build(dataset).objective, dataset, seed=spec.seed)
     saved = safetensors.torch.load_file(result.folder / "student.safetensors")
     assert saved.keys() == student.state_dict().keys()
     assert all(torch.equal(tensor, saved[name]) for name, tensor in student.state_dict().items())
 
 
 def test_the_same_run_elsewhere_gives_the_same_bytes(tiny_config: Config, tmp_path: Path) -> None:
-    first, second = (run(plan(tiny_config({"results": str(tmp_path / name)}))) for name in ("one", "two"))
+    first, second = (run(parse(tiny_config({"results": str(tmp_path / name)}))) for name in ("one", "two"))
     weights = [(result.folder / "student.safetensors").read_bytes() for result in (first, second)]
     assert weights[0] == weights[1]
     assert first.record.metrics == second.record.metrics
 
 
 def test_without_validation_data_there_are_no_validation_figures(tiny_config: Config) -> None:
-    metrics = run(plan(tiny_config({**ALONE, "data.val_fraction": 0.0}))).record.metrics
+    metrics = run(parse(tiny_config({**ALONE, "data.val_fraction": 0.0}))).record.metrics
     assert metrics.val_top1_best is None
     assert metrics.test_top1_at_best_val is None
     assert metrics.test_top1_last is not None
@@ -165,10 +164,10 @@ def test_without_validation_data_there_are_no_validation_figures(tiny_config: Co
 
 
 def test_a_finished_run_is_there_already(tiny_config: Config) -> None:
-    first = run(plan(tiny_config()))
+    first = run(parse(tiny_config()))
     before = contents(first.folder.parent)
     times = {path: path.stat().st_mtime_ns for path in first.folder.rglob("*")}
-    again = run(plan(tiny_config()))
+    again = run(parse(tiny_config()))
     assert (first.reused, again.reused) == (False, True)
     assert again.record == first.record
     assert contents(first.folder.parent) == before
@@ -177,16 +176,16 @@ def test_a_finished_run_is_there_already(tiny_config: Config) -> None:
 
 def test_other_options_and_seeds_are_other_runs(tiny_config: Config) -> None:
     folders = [
-        run(plan(tiny_config({**ALONE, **changes}))).folder for changes in ({}, {"seed": 1}, {"trainer.lr": 0.1})
+        run(parse(tiny_config({**ALONE, **changes}))).folder for changes in ({}, {"seed": 1}, {"trainer.lr": 0.1})
     ]
     assert len(set(folders)) == 3
     assert folders[0].parent == folders[1].parent
 
 
 def test_force_runs_it_again(tiny_config: Config) -> None:
-    first = run(plan(tiny_config(ALONE)))
+    first = run(parse(tiny_config(ALONE)))
     (first.folder / "notes.txt").write_text("mine")
-    again = run(plan(tiny_config({**ALONE, "force": True})))
+    again = run(parse(tiny_config({**ALONE, "force": True})))
     assert not again.reused
     assert again.folder == first.folder
     assert {path.name for path in again.folder.iterdir()} == FILES
@@ -220,16 +219,16 @@ def test_a_failed_run_is_recorded_and_can_be_run_again(
     tiny_config: Config, trouble: Path, kind: str, status: str, reason: str | None
 ) -> None:
     trouble.write_text(kind)
-    planned = raising(tiny_config)
+    spec = raising(tiny_config)
     with pytest.raises(BaseException):  # noqa: B017, PT011
-        run(planned)
-    record = records.read(planned.folder / "record.json")
-    assert (record.status, record.error, record.identity) == (status, reason, planned.identity)
-    assert not (planned.folder / "student.safetensors").exists()
+        run(spec)
+    record = records.read(spec.folder / "record.json")
+    assert (record.status, record.error, record.identity) == (status, reason, spec.identity)
+    assert not (spec.folder / "student.safetensors").exists()
     with pytest.raises(UserError, match=f"not finished: it is {status}"):
-        graphkd.load(planned.folder)
+        graphkd.load(spec.folder)
     trouble.unlink()
-    again = run(planned)
+    again = run(spec)
     assert again.record.status == "done"
     assert {path.name for path in again.folder.iterdir()} == FILES
 
@@ -256,12 +255,12 @@ def test_an_interrupted_run_goes_on_and_ends_as_if_it_had_not_been(
     tiny_config: Config, tmp_path: Path, steps: int
 ) -> None:
     changes = {"trainer.epochs": 2}
-    whole = run(plan(tiny_config({**changes, "run_dir": str(tmp_path / "whole")})))
-    planned = plan(tiny_config(changes))
+    whole = run(parse(tiny_config({**changes, "run_dir": str(tmp_path / "whole")})))
+    spec = parse(tiny_config(changes))
     with pytest.raises(KeyboardInterrupt):
-        run(planned, CtrlC(steps))
-    assert records.read(planned.folder / "record.json").status == "running"
-    resumed = run(planned)
+        run(spec, CtrlC(steps))
+    assert records.read(spec.folder / "record.json").status == "running"
+    resumed = run(spec)
     assert {path.name for path in resumed.folder.iterdir()} == FILES
     assert resumed.record.metrics == whole.record.metrics
     one, other = (result.folder / "student.safetensors" for result in (whole, resumed))
@@ -270,35 +269,35 @@ def test_an_interrupted_run_goes_on_and_ends_as_if_it_had_not_been(
 
 
 def test_a_replacement_that_was_cut_off_is_mended(tiny_config: Config) -> None:
-    planned = plan(tiny_config(ALONE))
-    folder = run(planned).folder
+    spec = parse(tiny_config(ALONE))
+    folder = run(spec).folder
     before = contents(folder)
     folder.rename(folder.with_name(f".{folder.name}.old"))
-    assert run(planned).reused
+    assert run(spec).reused
     assert contents(folder) == before
 
 
 def test_while_it_runs_the_record_says_so(tiny_config: Config) -> None:
-    planned = plan(tiny_config(ALONE))
+    spec = parse(tiny_config(ALONE))
 
     class Look(Callback):
         seen: Record | None = None
 
         def step(self) -> None:
-            self.seen = records.read(planned.folder / "record.json")
+            self.seen = records.read(spec.folder / "record.json")
 
     look = Look()
-    run(planned, look)
+    run(spec, look)
     assert look.seen is not None
     assert look.seen.status == "running"
     assert look.seen.metrics.test_top1_last is None
 
 
 def test_a_run_that_died_is_run_again(tiny_config: Config) -> None:
-    planned = plan(tiny_config(ALONE))
-    done = run(planned)
+    spec = parse(tiny_config(ALONE))
+    done = run(spec)
     records.write(dataclasses.replace(done.record, status="running"), done.folder / "record.json")
-    assert not run(planned).reused
+    assert not run(spec).reused
 
 
 @pytest.mark.parametrize(
@@ -313,7 +312,7 @@ def test_a_run_that_died_is_run_again(tiny_config: Config) -> None:
 )
 def test_what_cannot_be_built_leaves_no_trace(tiny_config: Config, tmp_path: Path, changes: dict[str, Any]) -> None:
     with pytest.raises(UserError):
-        run(plan(tiny_config(changes)))
+        run(parse(tiny_config(changes)))
     assert not (tmp_path / "results").exists()
 
 
@@ -321,20 +320,20 @@ def test_what_cannot_be_built_leaves_no_trace(tiny_config: Config, tmp_path: Pat
 
 
 def test_run_dir_sets_the_folder(tiny_config: Config, tmp_path: Path) -> None:
-    result = run(plan(tiny_config({**ALONE, "run_dir": str(tmp_path / "out")})))
+    result = run(parse(tiny_config({**ALONE, "run_dir": str(tmp_path / "out")})))
     assert result.folder == tmp_path / "out"
     assert {path.name for path in result.folder.iterdir()} == FILES
     (tmp_path / "empty").mkdir()
-    assert run(plan(tiny_config({**ALONE, "run_dir": str(tmp_path / "empty")}))).record.status == "done"
+    assert run(parse(tiny_config({**ALONE, "run_dir": str(tmp_path / "empty")}))).record.status == "done"
 
 
 @pytest.mark.parametrize("changes", [{"seed": 1}, {"trainer.lr": 0.2}])
 def test_the_folder_of_another_run_is_left_alone(tiny_config: Config, tmp_path: Path, changes: dict[str, Any]) -> None:
     place = {**ALONE, "run_dir": str(tmp_path / "out")}
-    before = contents(run(plan(tiny_config(place))).folder)
+    before = contents(run(parse(tiny_config(place))).folder)
     for force in (False, True):
         with pytest.raises(UserError, match="holds another run"):
-            run(plan(tiny_config({**place, **changes, "force": force})))
+            run(parse(tiny_config({**place, **changes, "force": force})))
     assert contents(tmp_path / "out") == before
 
 
@@ -343,7 +342,7 @@ def test_a_folder_with_other_things_is_refused_before_a_teacher_is_trained(tiny_
     place.mkdir()
     (place / "thesis.tex").write_text("precious")
     with pytest.raises(UserError, match="not empty and holds no run"):
-        run(plan(tiny_config({"run_dir": str(place)})))
+        run(parse(tiny_config({"run_dir": str(place)})))
     assert contents(place) == {"thesis.tex": b"precious"}
     assert not (tmp_path / "results").exists()
 
@@ -372,15 +371,15 @@ def test_a_network_without_maps_is_refused_before_it_is_trained_with_what_gives_
     student = {"name": "resnet8", "widths": [2, 2, 4, 4]}
     changes = {"plugins": ["small_vit"], "objective": {name: name}, "student": student, "builder": "knn"}
     with pytest.raises(UserError, match=f"objective.{name}: '{name}' needs .* but the teacher's .* shows 0") as caught:
-        run(plan(tiny_config({**changes, "teacher": {"name": "small_vit"}})))
+        run(parse(tiny_config({**changes, "teacher": {"name": "small_vit"}})))
     assert not (tmp_path / "results").exists()
     features = re.findall(r"teacher\.features=\[(.*)\]", str(caught.value))[0].split(",")
     assert len(features) == count
     assert features[-1] == "encoder.layers.encoder_layer_5"
-    planned = plan(tiny_config({**changes, "teacher": {"name": "small_vit", "features": features}}))
-    assert planned.teacher is not None
-    dataset = planned.build_data()
-    planned.build_objective(dataset, planned.build_student(dataset), planned.teacher.build(dataset))
+    spec = parse(tiny_config({**changes, "teacher": {"name": "small_vit", "features": features}}))
+    assert spec.teacher is not None
+    dataset = spec.data.build()
+    spec.build(dataset)
 
 
 @pytest.mark.parametrize("name", ["ab", "reviewkd"])
@@ -389,7 +388,7 @@ def test_a_teacher_without_preactivations_is_refused_before_it_is_trained(
 ) -> None:
     changes = {"objective": {name: name}, "teacher": {"name": "torchvision/shufflenet_v2_x0_5"}}
     with pytest.raises(UserError, match=f"objective.{name}: '{name}' needs pre-activations, but the teacher's network"):
-        run(plan(tiny_config(changes)))
+        run(parse(tiny_config(changes)))
     assert not (tmp_path / "results").exists()
 
 
@@ -398,7 +397,7 @@ def test_a_teacher_of_other_processes_is_not_trained_before_a_student_that_canno
 ) -> None:
     changes = {"objective": {"fsp": "fsp"}, "teacher": {"name": "resnet8"}, "trainer.devices": 2}
     with pytest.raises(UserError, match="'fsp'"):
-        run(plan(tiny_config({**changes, "teacher_trainer.devices": 1})))
+        run(parse(tiny_config({**changes, "teacher_trainer.devices": 1})), worker="none")
     assert not (tmp_path / "results").exists()
 
 
@@ -412,7 +411,7 @@ class Heard(Callback):
 
 def test_what_will_teach_nothing_is_said_once_and_first(tiny_config: Config) -> None:
     heard = Heard()
-    run(plan(tiny_config({"trainer.batch_size": 6})), heard)
+    run(parse(tiny_config({"trainer.batch_size": 6})), heard)
     assert "objective.hkd" in heard.notes[0]
     assert "no holistic term" in heard.notes[0]
     assert sum("no holistic term" in note for note in heard.notes) == 1
@@ -421,10 +420,10 @@ def test_what_will_teach_nothing_is_said_once_and_first(tiny_config: Config) -> 
 def test_a_file_in_its_place_is_refused(tiny_config: Config, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(UserError, match="is a file"):
-        run(plan(tiny_config({**ALONE, "run_dir": str(tmp_path / "file")})))
+        run(parse(tiny_config({**ALONE, "run_dir": str(tmp_path / "file")})))
     for changes in ({"results": str(tmp_path / "file")}, {"run_dir": str(tmp_path / "file" / "below")}):
         with pytest.raises(UserError, match="cannot be made"):
-            run(plan(tiny_config({**ALONE, **changes})))
+            run(parse(tiny_config({**ALONE, **changes})))
     assert (tmp_path / "file").read_text() == "x"
 
 
@@ -432,7 +431,7 @@ def test_a_place_that_cannot_be_written_in_is_named_before_a_teacher_is_trained(
     tiny_config: Config, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match="/proc/nowhere cannot be made"):
-        run(plan(tiny_config({"run_dir": "/proc/nowhere/run"})))
+        run(parse(tiny_config({"run_dir": "/proc/nowhere/run"})))
     assert not (tmp_path / "results").exists()
 
 
@@ -440,25 +439,25 @@ def test_the_first_file_of_a_run_that_died_is_no_foreign_thing(tiny_config: Conf
     place = tmp_path / "out"
     place.mkdir()
     (place / ".record.json.123-abcd.tmp").write_text("{")
-    assert run(plan(tiny_config({**ALONE, "run_dir": str(place)}))).record.status == "done"
+    assert run(parse(tiny_config({**ALONE, "run_dir": str(place)}))).record.status == "done"
 
 
 def test_what_a_forced_run_left_when_it_died_is_no_obstacle(tiny_config: Config) -> None:
-    first = run(plan(tiny_config(ALONE)))
+    first = run(parse(tiny_config(ALONE)))
     for name in (".seed-0.old", ".seed-0.rerun"):
         (first.folder.parent / name).mkdir()
         (first.folder.parent / name / "config.yaml").write_text("half")
-    again = run(plan(tiny_config({**ALONE, "force": True})))
+    again = run(parse(tiny_config({**ALONE, "force": True})))
     assert {path.name for path in again.folder.iterdir()} == FILES
     assert [path.name for path in again.folder.parent.iterdir() if path.is_dir()] == ["seed-0"]
 
 
 def test_a_broken_record_is_named(tiny_config: Config) -> None:
-    planned = plan(tiny_config(ALONE))
-    planned.folder.mkdir(parents=True)
-    (planned.folder / "record.json").write_text("{")
+    spec = parse(tiny_config(ALONE))
+    spec.folder.mkdir(parents=True)
+    (spec.folder / "record.json").write_text("{")
     with pytest.raises(UserError, match="not JSON"):
-        run(planned)
+        run(spec)
 
 
 # The teacher
@@ -466,9 +465,9 @@ def test_a_broken_record_is_named(tiny_config: Config) -> None:
 
 def test_the_teacher_is_trained_once(tiny_config: Config, tmp_path: Path) -> None:
     first, second = Notes(), Notes()
-    run(plan(tiny_config()), first)
+    run(parse(tiny_config()), first)
     teachers = contents(tmp_path / "results" / "teachers")
-    result = run(plan(tiny_config({"seed": 1, "student": "resnet8", "data.train_fraction": 0.05})), second)
+    result = run(parse(tiny_config({"seed": 1, "student": "resnet8", "data.train_fraction": 0.05})), second)
     assert contents(tmp_path / "results" / "teachers") == teachers
     assert len(first.notes) == 1
     assert "training it first" in first.notes[0]
@@ -482,21 +481,21 @@ def test_the_teacher_is_trained_once(tiny_config: Config, tmp_path: Path) -> Non
 
 
 def test_a_run_without_need_of_a_teacher_trains_none(tiny_config: Config, tmp_path: Path) -> None:
-    result = run(plan(tiny_config(ALONE)))
+    result = run(parse(tiny_config(ALONE)))
     assert result.record.teacher is None
     assert result.record.pair == "resnet8->resnet8"
     assert not (tmp_path / "results" / "teachers").exists()
 
 
 def test_a_teacher_may_come_from_a_file(tiny_config: Config, tmp_path: Path) -> None:
-    trained = run_teacher(tiny_config(), plan_teacher(tiny_config()))
+    trained = run(parse_teacher(tiny_config()))
     weights = trained.folder / "teacher.safetensors"
     state = {"model": safetensors.torch.load_file(weights), "epoch": 240}
     torch.save(state, tmp_path / "ckpt_epoch_240.pth")
-    original = run(plan(tiny_config()))
+    original = run(parse(tiny_config()))
     notes = Notes()
     other_place = {"results": str(tmp_path / "elsewhere"), "teacher.checkpoint": str(tmp_path / "ckpt_epoch_240.pth")}
-    result = run(plan(tiny_config(other_place)), notes)
+    result = run(parse(tiny_config(other_place)), notes)
     assert not (tmp_path / "elsewhere" / "teachers").exists()
     assert "ckpt_epoch_240.pth" in notes.notes[0]
     assert result.record.metrics == original.record.metrics
@@ -507,14 +506,14 @@ def test_a_teacher_may_come_from_a_file(tiny_config: Config, tmp_path: Path) -> 
 def test_a_file_of_another_network_is_refused_before_anything_is_written(tiny_config: Config, tmp_path: Path) -> None:
     torch.save({"fc.weight": torch.zeros(3)}, tmp_path / "other.pth")
     with pytest.raises(UserError, match="not this network's"):
-        run(plan(tiny_config({"teacher.checkpoint": str(tmp_path / "other.pth"), "run_dir": str(tmp_path / "out")})))
+        run(parse(tiny_config({"teacher.checkpoint": str(tmp_path / "other.pth"), "run_dir": str(tmp_path / "out")})))
     assert not (tmp_path / "out").exists()
 
 
 def test_a_teacher_can_be_trained_alone_once(tiny_config: Config) -> None:
-    first = run_teacher(tiny_config(), plan_teacher(tiny_config()))
-    again = run_teacher(tiny_config({"seed": 8}), plan_teacher(tiny_config({"seed": 8})))
-    forced = run_teacher(tiny_config({"force": True}), plan_teacher(tiny_config()))
+    first = run(parse_teacher(tiny_config()))
+    again = run(parse_teacher(tiny_config({"seed": 8})))
+    forced = run(parse_teacher(tiny_config({"force": True})))
     assert (first.reused, again.reused, forced.reused) == (False, True, False)
     assert first.folder == again.folder == forced.folder
     assert (first.record.kind, first.record.seed, first.record.teacher) == ("teacher", 0, None)
@@ -524,13 +523,13 @@ def test_a_teacher_from_a_file_is_not_to_be_trained(tiny_config: Config, tmp_pat
     (tmp_path / "t.pth").write_bytes(b"")
     config = tiny_config({"teacher.checkpoint": str(tmp_path / "t.pth")})
     with pytest.raises(UserError, match="no teacher to train"):
-        run_teacher(config, plan_teacher(config))
+        run(parse_teacher(config))
 
 
 def test_force_does_not_train_the_teacher_again(tiny_config: Config, tmp_path: Path) -> None:
-    run(plan(tiny_config()))
+    run(parse(tiny_config()))
     teachers = contents(tmp_path / "results" / "teachers")
-    run(plan(tiny_config({"force": True})))
+    run(parse(tiny_config({"force": True})))
     assert contents(tmp_path / "results" / "teachers") == teachers
 
 
@@ -550,7 +549,7 @@ def test_two_processes_at_once_train_one_teacher(tiny_words: list[str], tmp_path
 
 
 def test_load_brings_a_finished_run_back(tiny_config: Config) -> None:
-    result = run(plan(tiny_config()))
+    result = run(parse(tiny_config()))
     finished = graphkd.load(result.folder)
     assert finished.record == result.record
     assert finished.config["objective"] == tiny_config()["objective"]
@@ -561,16 +560,16 @@ def test_load_brings_a_finished_run_back(tiny_config: Config) -> None:
 
 
 def test_load_needs_neither_the_teachers_file_nor_the_objective(tiny_config: Config, tmp_path: Path) -> None:
-    trained = run_teacher(tiny_config(), plan_teacher(tiny_config()))
+    trained = run(parse_teacher(tiny_config()))
     weights = trained.folder / "teacher.safetensors"
-    result = run(plan(tiny_config({"teacher.checkpoint": str(weights)})))
+    result = run(parse(tiny_config({"teacher.checkpoint": str(weights)})))
     weights.unlink()
     assert graphkd.load(str(result.folder)).record == result.record
 
 
 def test_loading_does_not_download_pretrained_weights(tiny_config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     student = {"name": "torchvision/shufflenet_v2_x0_5"}
-    result = run(plan(tiny_config({**ALONE, "student": student})))
+    result = run(parse(tiny_config({**ALONE, "student": student})))
     path = result.folder / "config.yaml"
     path.write_text(path.read_text().replace("  name: torchvision/", "  weights: DEFAULT\n  name: torchvision/"))
 
@@ -585,9 +584,9 @@ def test_loading_does_not_download_pretrained_weights(tiny_config: Config, monke
 
 def test_load_brings_a_teacher_back_whatever_run_asked_for_it(tiny_config: Config) -> None:
     config = tiny_config(ALONE)
-    result = run_teacher(config, plan_teacher(config))
+    result = run(parse_teacher(config))
     finished = graphkd.load(result.folder)
-    network = plan_teacher(config).build(finished.dataset)
+    network = parse_teacher(config).network(finished.dataset)
     load_weights(network, result.folder / "teacher.safetensors")
     state = network.state_dict()
     assert all(torch.equal(tensor, state[name]) for name, tensor in finished.student.state_dict().items())
@@ -596,7 +595,7 @@ def test_load_brings_a_teacher_back_whatever_run_asked_for_it(tiny_config: Confi
 def test_load_names_what_is_no_finished_run(tiny_config: Config, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no run"):
         graphkd.load(tmp_path)
-    result = run(plan(tiny_config(ALONE)))
+    result = run(parse(tiny_config(ALONE)))
     (result.folder / "config.yaml").write_text("- 1\n")
     with pytest.raises(UserError, match="holds no mapping"):
         graphkd.load(result.folder)
@@ -612,7 +611,7 @@ def test_load_names_what_is_no_finished_run(tiny_config: Config, tmp_path: Path)
 
 
 def test_the_trainer_of_a_plan_is_that_of_the_config(tiny_config: Config) -> None:
-    trainer = plan(tiny_config({"trainer.epochs": 7, "trainer.decay_at": [0.5]})).build_trainer()
+    trainer = parse(tiny_config({"trainer.epochs": 7, "trainer.decay_at": [0.5]})).trainer
     assert isinstance(trainer, Trainer)
     assert (trainer.epochs, trainer.decay_epochs, trainer.threads) == (7, [4], 1)
 
@@ -627,11 +626,11 @@ def test_a_link_for_a_folder_is_followed(tiny_config: Config, tmp_path: Path, ki
     (tmp_path / "other").symlink_to(real)
     link.symlink_to(tmp_path / "other" if kind == "a link" else real)
     config = tiny_config({**ALONE, "run_dir": str(link)})
-    run(plan(config))
+    run(parse(config))
     for _ in range(2):
-        assert not run(plan({**config, "force": True})).reused
-        assert run(plan(config)).reused
-        assert run(plan({**config, "run_dir": str(real)})).reused
+        assert not run(parse({**config, "force": True})).reused
+        assert run(parse(config)).reused
+        assert run(parse({**config, "run_dir": str(real)})).reused
     assert link.is_symlink()
     assert {path.name for path in real.parent.iterdir()} <= {"real", ".real.lock"}
     assert load(link).record.status == "done"
@@ -641,9 +640,9 @@ def test_a_link_to_itself_is_refused(tiny_config: Config, tmp_path: Path) -> Non
     (tmp_path / "a").symlink_to(tmp_path / "b")
     (tmp_path / "b").symlink_to(tmp_path / "a")
     with pytest.raises(UserError, match="a cannot be had: a link leads back to itself"):
-        run(plan(tiny_config({**ALONE, "run_dir": str(tmp_path / "a")})))
+        run(parse(tiny_config({**ALONE, "run_dir": str(tmp_path / "a")})))
     with pytest.raises(UserError, match="a link leads back to itself"):
-        run(plan(tiny_config({**ALONE, "results": str(tmp_path / "a")})))
+        run(parse(tiny_config({**ALONE, "results": str(tmp_path / "a")})))
 
 
 # What is refused late
@@ -652,7 +651,7 @@ def test_a_link_to_itself_is_refused(tiny_config: Config, tmp_path: Path) -> Non
 def test_a_teachers_file_that_does_not_fit_leaves_no_folder(tiny_config: Config, tmp_path: Path) -> None:
     (tmp_path / "bad.pth").write_bytes(b"no weights")
     with pytest.raises(UserError, match=r"bad\.pth"):
-        run(plan(tiny_config({"teacher.checkpoint": str(tmp_path / "bad.pth")})))
+        run(parse(tiny_config({"teacher.checkpoint": str(tmp_path / "bad.pth")})))
     assert not (tmp_path / "results").exists()
 
 
@@ -666,26 +665,26 @@ def spoil(path: Path) -> None:
 
 def test_a_spoilt_teacher_is_refused_with_what_to_do(tiny_config: Config, tmp_path: Path) -> None:
     config = tiny_config()
-    teacher = run_teacher(config, plan_teacher(config)).folder
+    teacher = run(parse_teacher(config)).folder
     spoil(teacher / "teacher.safetensors")
     with pytest.raises(UserError, match=rf"the teacher in {teacher} has weights .* not finite; .*force=true"):
-        run(plan(config))
+        run(parse(config))
     assert not (tmp_path / "results" / "adhoc").exists()
     with pytest.raises(UserError, match=r"teacher\.checkpoint: .*not finite"):
-        run(plan(tiny_config({"teacher.checkpoint": str(teacher / "teacher.safetensors")})))
+        run(parse(tiny_config({"teacher.checkpoint": str(teacher / "teacher.safetensors")})))
     again = {**config, "force": True}
-    run_teacher(again, plan_teacher(again))
-    assert not run(plan(config)).reused
+    run(parse_teacher(again))
+    assert not run(parse(config)).reused
 
 
 def test_a_run_that_spoils_its_weights_has_failed(tiny_config: Config) -> None:
     config = tiny_config({**ALONE, "trainer.lr": 1e30, "trainer.non_finite": "skip"})
     with pytest.raises(RuntimeError, match="not finite"):
-        run(plan(config))
-    record = records.read(plan(config).folder / "record.json")
+        run(parse(config))
+    record = records.read(parse(config).folder / "record.json")
     assert record.status == "failed"
     assert "not finite" in str(record.error)
-    assert not (plan(config).folder / "student.safetensors").exists()
+    assert not (parse(config).folder / "student.safetensors").exists()
 
 
 # Plug-ins, and runs that are not used again
@@ -708,29 +707,29 @@ def test_a_plug_in_that_changed_is_told_where_its_run_is_used_again(
 ) -> None:
     file = plugin("mine", NETWORK)
     config = tiny_config({**ALONE, "plugins": ["mine"], "student": "mine"})
-    first = run(plan(config))
+    first = run(parse(config))
     assert first.record.code.plugins == {"mine": hashlib.sha256(file.read_bytes()).hexdigest()}
-    assert run(plan(config)).changed == ()
-    assert run(plan(tiny_config(ALONE))).record.code.plugins == {}
+    assert run(parse(config)).changed == ()
+    assert run(parse(tiny_config(ALONE))).record.code.plugins == {}
     file.write_text(file.read_text() + "# changed\n")
-    again = run(plan(config))
+    again = run(parse(config))
     assert (again.reused, again.changed) == (True, ("mine",))
-    forced = run(plan({**config, "force": True}))
+    forced = run(parse({**config, "force": True}))
     assert forced.record.code.plugins != first.record.code.plugins
-    assert run(plan(config)).changed == ()
+    assert run(parse(config)).changed == ()
 
 
 def test_a_teachers_plug_in_that_changed_is_told(tiny_config: Config, plugin: Callable[[str, str], Path]) -> None:
     file = plugin("mine", NETWORK)
     changes = {"plugins": ["mine"], "teacher": "mine", "objective": {"kd": "kd"}}
-    first = run(plan(tiny_config(changes)))
+    first = run(parse(tiny_config(changes)))
     assert first.record.code.plugins.keys() == {"mine"}
     file.write_text(file.read_text() + "# changed\n")
-    assert run(plan(tiny_config(changes))).changed == ("mine",)
+    assert run(parse(tiny_config(changes))).changed == ("mine",)
     notes = Notes()
-    run(plan(tiny_config({**changes, "seed": 1})), notes)
+    run(parse(tiny_config({**changes, "seed": 1})), notes)
     assert "teacher: plug-in mine has changed since (graphkd teacher force=true trains it again)" in notes.notes
-    assert run_teacher(tiny_config(changes), plan_teacher(tiny_config(changes))).changed == ("mine",)
+    assert run(parse_teacher(tiny_config(changes))).changed == ("mine",)
 
 
 def test_it_is_told_why_a_run_of_the_same_config_is_not_used_again(tiny_config: Config, tmp_path: Path) -> None:
@@ -738,13 +737,13 @@ def test_it_is_told_why_a_run_of_the_same_config_is_not_used_again(tiny_config: 
     network = MODELS.build("resnet8", num_classes=10, in_channels=1, widths=(2, 2, 4, 4))
     torch.save(network.state_dict(), weights)
     config = tiny_config({**ALONE, "student.checkpoint": str(weights)})
-    first, listener = run(plan(config)), Notes()
-    run(plan({**config, "seed": 1}), listener)
+    first, listener = run(parse(config)), Notes()
+    run(parse({**config, "seed": 1}), listener)
     other = {**config, "trainer": {**config["trainer"], "lr": 0.01}, "variant": first.record.variant}
-    run(plan(other), listener)
+    run(parse(other), listener)
     assert not any("not used again" in note for note in listener.notes), "another seed or config needs no reason"
     torch.save({"model": network.state_dict()}, weights)
-    second = run(plan(config), listener)
+    second = run(parse(config), listener)
     assert not second.reused
     assert [note for note in listener.notes if "not used again" in note] == [
         f"{first.folder} has the same config, but is not used again: the contents of its files were others, or graphkd "
@@ -754,14 +753,14 @@ def test_it_is_told_why_a_run_of_the_same_config_is_not_used_again(tiny_config: 
 
 def test_a_run_that_an_older_graphkd_told_apart_otherwise_is_named(tiny_config: Config) -> None:
     config = tiny_config()
-    first = run(plan(config))
+    first = run(parse(config))
     teacher = next(first.folder.parents[3].glob("teachers/*/*/seed-0"))
     for folder in (first.folder, teacher):
         record = dataclasses.replace(records.read(folder / "record.json"), identity="0" * 64)
         records.write(record, folder / "record.json")
         folder.parent.rename(folder.parent.with_name("0" * 12))
     notes = Notes()
-    assert not run(plan(config), notes).reused
+    assert not run(parse(config), notes).reused
     told = [note for note in notes.notes if "not used again" in note]
     assert [note.partition(" has")[0] for note in told] == [
         str(first.folder.parent.with_name("0" * 12) / "seed-0"), str(teacher.parent.with_name("0" * 12) / "seed-0")
@@ -772,13 +771,13 @@ def test_a_run_that_an_older_graphkd_told_apart_otherwise_is_named(tiny_config: 
 
 
 def test_a_student_may_start_from_a_file_or_another_run(tiny_config: Config, tmp_path: Path) -> None:
-    donor = run(plan(tiny_config({**ALONE, "trainer.epochs": 3})))
+    donor = run(parse(tiny_config({**ALONE, "trainer.epochs": 3})))
     state = graphkd.load(donor.folder).student.state_dict()
     torch.save({"state_dict": {f"model.{name}": value for name, value in state.items()}}, tmp_path / "lightning.ckpt")
     frozen = {**ALONE, "trainer.lr": 1e-30, "trainer.momentum": 0.0, "trainer.weight_decay": 0.0}
     for place in (donor.folder, tmp_path / "lightning.ckpt"):
         notes = Notes()
-        result = run(plan(tiny_config({**frozen, "student.checkpoint": str(place)})), notes)
+        result = run(parse(tiny_config({**frozen, "student.checkpoint": str(place)})), notes)
         loaded = graphkd.load(result.folder)
         parameters = dict(loaded.student.named_parameters())
         assert all(torch.equal(parameters[name], state[name]) for name in parameters), "it starts where the file ends"
@@ -793,9 +792,9 @@ def test_a_start_of_other_classes_is_refused_before_anything_is_written(tiny_con
     network = MODELS.build("resnet8", num_classes=7, in_channels=1, widths=(2, 2, 4, 4))
     torch.save(network.state_dict(), tmp_path / "w.pth")
     for side, objective in (("student", "ce"), ("teacher", "kd")):
-        planned = plan(tiny_config({f"{side}.checkpoint": str(tmp_path / "w.pth"), "objective": {"a": objective}}))
+        spec = parse(tiny_config({f"{side}.checkpoint": str(tmp_path / "w.pth"), "objective": {"a": objective}}))
         with pytest.raises(UserError, match="are for 7 classes, not 10"):
-            run(planned)
+            run(spec)
     assert not (tmp_path / "results").exists()
 
 
@@ -809,18 +808,18 @@ def test_a_checkpoint_is_a_file_or_a_finished_run(tiny_config: Config, tmp_path:
             (tmp_path, "holds no run"),
         ):
             with pytest.raises(UserError, match=f"^{side}.checkpoint: .*{message}"):
-                plan(tiny_config({f"{side}.checkpoint": str(place)}))
+                parse(tiny_config({f"{side}.checkpoint": str(place)}))
         with pytest.raises(UserError, match=r"sparse\.pth is refused: its 4194304 MiB"):
-            run(plan(tiny_config({f"{side}.checkpoint": str(sparse)})))
-    result = run(plan(tiny_config(ALONE)))
+            run(parse(tiny_config({f"{side}.checkpoint": str(sparse)})))
+    result = run(parse(tiny_config(ALONE)))
     records.write(dataclasses.replace(result.record, status="running"), result.folder / "record.json")
     with pytest.raises(UserError, match=r"student.checkpoint: the run in .* is not finished"):
-        plan(tiny_config({"student.checkpoint": str(result.folder)}))
+        parse(tiny_config({"student.checkpoint": str(result.folder)}))
 
 
 def test_a_trained_teachers_folder_is_a_checkpoint(tiny_config: Config) -> None:
-    trained = run_teacher(tiny_config(), plan_teacher(tiny_config()))
-    original, found = run(plan(tiny_config())), run(plan(tiny_config({"teacher.checkpoint": str(trained.folder)})))
+    trained = run(parse_teacher(tiny_config()))
+    original, found = run(parse(tiny_config())), run(parse(tiny_config({"teacher.checkpoint": str(trained.folder)})))
     assert found.record.metrics == original.record.metrics
     assert found.record.identity != original.record.identity
 
@@ -828,7 +827,7 @@ def test_a_trained_teachers_folder_is_a_checkpoint(tiny_config: Config) -> None:
 def test_a_teacher_may_take_images_of_its_own(tiny_config: Config) -> None:
     own = {"size": 16, "mean": [0.5], "std": [0.25]}
     config = tiny_config({"teacher": {**tiny_config()["teacher"], "input": own}, "objective": {"at": "at"}})
-    result = run(plan(config))
+    result = run(parse(config))
     (folder,) = Path(config["results"]).glob("teachers/*/*/seed-0")
     teacher = graphkd.load(folder)
     (batch,) = teacher.dataset.eval_batches("test", 999, "cpu")
@@ -842,4 +841,4 @@ def test_a_teacher_may_take_images_of_its_own(tiny_config: Config) -> None:
         ({"std": [0.0]}, "above 0"),
     ):
         with pytest.raises(UserError, match=message):
-            run(plan(tiny_config({"teacher.input": wrong, "objective": {"kd": "kd"}})))
+            run(parse(tiny_config({"teacher.input": wrong, "objective": {"kd": "kd"}})))

@@ -16,14 +16,13 @@ from torch import Tensor, nn
 
 import graphkd
 from graphkd import DATASETS, MODELS, UserError
-from graphkd.assemble import plan, plan_teacher
 from graphkd.data import Dataset, Split, TensorDataset
 from graphkd.engine.callback import Callback
 from graphkd.engine.seeding import generator, initialising
 from graphkd.engine.trainer import Trainer
 from graphkd.report import record as records
-from graphkd.run import RunResult, run, run_teacher
-from graphkd.transfer import Embeddings, Probe, TransferPlan, find_students, plan_transfer, transfer
+from graphkd.run import RunResult, parse, parse_teacher, run
+from graphkd.run.probe import Embeddings, Probe, Target, find_students, parse_target
 from graphkd_cli.compose import compose
 
 Config = Callable[..., dict[str, Any]]
@@ -64,17 +63,17 @@ def student(tiny_words: list[str], tmp_path_factory: pytest.TempPathFactory) -> 
     """A finished student of seed 3; tests leave its folder alone."""
     config = compose([*tiny_words, "objective=ce", "seed=3", "variant=plain"]).config
     results = str(tmp_path_factory.mktemp("students") / "results")
-    return run(plan({**config, "results": results, "varied": {"objective": "ce"}}))
+    return run(parse({**config, "results": results, "varied": {"objective": "ce"}}))
 
 
 @pytest.fixture
-def target(tmp_path: Path) -> TransferPlan:
-    return plan_transfer(NEW, SHORT, str(tmp_path / "results"))
+def target(tmp_path: Path) -> Target:
+    return parse_target(NEW, SHORT, str(tmp_path / "results"))
 
 
-def probe(student: RunResult | Path, target: TransferPlan, callback: Callback | None = None) -> RunResult:
+def probe(student: RunResult | Path, target: Target, callback: Callback | None = None) -> RunResult:
     folder = student.folder if isinstance(student, RunResult) else student
-    return transfer(folder, target, target.data.build(), callback)
+    return run(target.spec(folder), callback)
 
 
 def weights(folder: Path) -> dict[str, Tensor]:
@@ -122,7 +121,7 @@ def naive(student: RunResult, options: Probe) -> tuple[nn.Linear, list[dict[str,
 # The training
 
 
-def test_a_probe_is_what_a_plain_loop_trains(student: RunResult, target: TransferPlan) -> None:
+def test_a_probe_is_what_a_plain_loop_trains(student: RunResult, target: Target) -> None:
     result = probe(student, target)
     head, epochs = naive(student, SHORT)
     found = weights(result.folder)
@@ -136,7 +135,7 @@ def test_a_probe_is_what_a_plain_loop_trains(student: RunResult, target: Transfe
     assert metrics.test_top1_at_best_val == pytest.approx(best["test"])
 
 
-def test_two_probes_of_one_student_are_equal_bit_for_bit(student: RunResult, target: TransferPlan) -> None:
+def test_two_probes_of_one_student_are_equal_bit_for_bit(student: RunResult, target: Target) -> None:
     first = probe(student, target)
     again = probe(student, dataclasses.replace(target, study="again"))
     assert first.folder != again.folder
@@ -145,7 +144,7 @@ def test_two_probes_of_one_student_are_equal_bit_for_bit(student: RunResult, tar
     assert first.record.identity == again.record.identity
 
 
-def test_the_students_run_stays_as_it_was(student: RunResult, target: TransferPlan) -> None:
+def test_the_students_run_stays_as_it_was(student: RunResult, target: Target) -> None:
     before = contents(student.folder)
     probe(student, target)
     assert contents(student.folder) == before
@@ -188,7 +187,7 @@ def test_embeddings_are_a_data_set_like_others() -> None:
 # The record
 
 
-def test_the_record_is_that_of_the_student_on_other_data(student: RunResult, target: TransferPlan) -> None:
+def test_the_record_is_that_of_the_student_on_other_data(student: RunResult, target: Target) -> None:
     result = probe(student, target)
     record, source = records.read(result.folder / "record.json"), student.record
     assert record == result.record
@@ -201,41 +200,45 @@ def test_the_record_is_that_of_the_student_on_other_data(student: RunResult, tar
     assert {path.name for path in result.folder.iterdir()} == {"config.yaml", "probe.safetensors", "record.json"}
 
 
-def test_the_config_says_how_to_do_it_again(student: RunResult, target: TransferPlan, tmp_path: Path) -> None:
+def test_the_config_says_how_to_do_it_again(student: RunResult, target: Target, tmp_path: Path) -> None:
     result = probe(student, target)
     config = yaml.safe_load((result.folder / "config.yaml").read_text())
     place = config.pop("student")
     assert place == str(student.folder)
     config["probe"]["decay_at"] = tuple(config["probe"]["decay_at"])
-    again = plan_transfer(**{**config, "probe": Probe(**config["probe"]), "results": str(tmp_path / "elsewhere")})
+    again = parse_target(**{**config, "probe": Probe(**config["probe"]), "results": str(tmp_path / "elsewhere")})
     other = probe(Path(place), again)
     assert other.record.identity == result.record.identity
     assert other.record.metrics == result.record.metrics
 
 
 def test_without_a_validation_split_its_figures_are_empty(student: RunResult, tmp_path: Path) -> None:
-    result = probe(student, plan_transfer({**NEW, "val_fraction": 0.0}, SHORT, str(tmp_path)))
+    result = probe(student, parse_target({**NEW, "val_fraction": 0.0}, SHORT, str(tmp_path)))
     assert result.record.metrics.val_top1_best is None
     assert result.record.metrics.test_top1_at_best_val is None
 
 
 def test_what_counts_in_the_identity(student: RunResult) -> None:
-    source = student.record
+    plain = parse_target(NEW).spec(student.folder)
+
+    def identity(target: Target, **source: Any) -> str:
+        spec = target.spec(student.folder)
+        record = dataclasses.replace(spec.student.record, **source)
+        return dataclasses.replace(spec, student=dataclasses.replace(spec.student, record=record)).identity
+
     same = [Probe(), Probe(lr=0.1), Probe(threads=1, accelerator="cpu", eval_batch_size=7)]
-    assert len({plan_transfer(NEW, options).identity(source) for options in same}) == 1
-    assert plan_transfer({**NEW, "flip": False}, study="x", results="y").identity(source) in {
-        plan_transfer(NEW).identity(source)
-    }
+    assert {identity(parse_target(NEW, options)) for options in same} == {plain.identity}
+    assert identity(parse_target({**NEW, "flip": False}, study="x", results="y")) == plain.identity
     different = {
-        plan_transfer(NEW).identity(source),
-        plan_transfer(NEW, Probe(epochs=99)).identity(source),
-        plan_transfer({**NEW, "classes": [0, 1]}).identity(source),
-        plan_transfer(NEW).identity(dataclasses.replace(source, identity="other")),
-        plan_transfer(NEW).identity(dataclasses.replace(source, pair="other->resnet8")),
-        source.identity,
+        plain.identity,
+        identity(parse_target(NEW, Probe(epochs=99))),
+        identity(parse_target({**NEW, "classes": [0, 1]})),
+        identity(parse_target(NEW), identity="other"),
+        identity(parse_target(NEW), pair="other->resnet8"),
+        student.record.identity,
     }
     assert len(different) == 6
-    assert plan_transfer(NEW).identity(dataclasses.replace(source, seed=9)) in different
+    assert identity(parse_target(NEW), seed=9) == plain.identity
 
 
 def test_the_probes_trainer_has_all_its_options() -> None:
@@ -250,7 +253,7 @@ def test_the_probes_trainer_has_all_its_options() -> None:
 # Again, and after trouble
 
 
-def test_a_finished_probe_is_not_trained_again(student: RunResult, target: TransferPlan) -> None:
+def test_a_finished_probe_is_not_trained_again(student: RunResult, target: Target) -> None:
     first = probe(student, target)
     before = contents(first.folder)
     again = probe(student, target, Impatient(1, AssertionError("it trains")))
@@ -260,7 +263,7 @@ def test_a_finished_probe_is_not_trained_again(student: RunResult, target: Trans
 
 
 @pytest.mark.parametrize("harm", ["gone", "empty", "half", "altered"])
-def test_a_probe_whose_weights_are_torn_is_trained_again(student: RunResult, target: TransferPlan, harm: str) -> None:
+def test_a_probe_whose_weights_are_torn_is_trained_again(student: RunResult, target: Target, harm: str) -> None:
     first = probe(student, target)
     path = first.folder / "probe.safetensors"
     content = path.read_bytes()
@@ -280,7 +283,7 @@ def test_a_probe_whose_weights_are_torn_is_trained_again(student: RunResult, tar
     assert probe(student, target).reused
 
 
-def test_a_probe_that_was_killed_is_trained_after_all(student: RunResult, target: TransferPlan) -> None:
+def test_a_probe_that_was_killed_is_trained_after_all(student: RunResult, target: Target) -> None:
     with pytest.raises(Killed):
         probe(student, target, Impatient(20, Killed()))
     (left,) = Path(target.results).glob("adhoc_transfer/*/*/seed-3/record.json")
@@ -291,7 +294,7 @@ def test_a_probe_that_was_killed_is_trained_after_all(student: RunResult, target
     assert {path.name for path in result.folder.iterdir()} == {path.name for path in fresh.folder.iterdir()}
 
 
-def test_a_probe_that_failed_says_so(student: RunResult, target: TransferPlan) -> None:
+def test_a_probe_that_failed_says_so(student: RunResult, target: Target) -> None:
     with pytest.raises(RuntimeError):
         probe(student, target, Impatient(1, RuntimeError("out of\nluck")))
     (left,) = Path(target.results).glob("adhoc_transfer/*/*/seed-3/record.json")
@@ -304,13 +307,13 @@ def test_a_probe_that_failed_says_so(student: RunResult, target: TransferPlan) -
 
 
 def test_all_finished_students_are_found_and_nothing_else(
-    tiny_config: Config, student: RunResult, target: TransferPlan, tmp_path: Path
+    tiny_config: Config, student: RunResult, target: Target, tmp_path: Path
 ) -> None:
     results = tmp_path / "results"
     first = results / student.folder.relative_to(student.folder.parents[3])
     shutil.copytree(student.folder, first)
-    second = run(plan(tiny_config({**ALONE, "study": "suite", "seed": 1}))).folder
-    run_teacher(tiny_config(), plan_teacher(tiny_config()))
+    second = run(parse(tiny_config({**ALONE, "study": "suite", "seed": 1}))).folder
+    run(parse_teacher(tiny_config()))
     probe(student, target)
     shutil.copytree(first, first.with_name(".seed-3.old"))
     unfinished = first.with_name("seed-4")
@@ -328,8 +331,8 @@ def test_no_students_no_transfer(tmp_path: Path) -> None:
         find_students(tmp_path / "nowhere")
 
 
-def test_only_students_are_transferred(tiny_config: Config, student: RunResult, target: TransferPlan) -> None:
-    teacher = run_teacher(tiny_config(), plan_teacher(tiny_config()))
+def test_only_students_are_transferred(tiny_config: Config, student: RunResult, target: Target) -> None:
+    teacher = run(parse_teacher(tiny_config()))
     with pytest.raises(UserError, match="holds a teacher"):
         probe(teacher, target)
     with pytest.raises(UserError, match="holds a probe"):
@@ -345,18 +348,16 @@ def coloured(channels: int, size: int) -> TensorDataset:
     return TensorDataset({"train": split, "test": split}, ["a", "b"], mean=names, std=names)
 
 
-def test_images_of_other_channels_are_refused_before_anything_is_written(
-    student: RunResult, target: TransferPlan
-) -> None:
+def test_images_of_other_channels_are_refused_before_anything_is_written(student: RunResult, target: Target) -> None:
     with pytest.raises(UserError, match="takes images of 1 channels, but the data has 3"):
-        transfer(student.folder, target, coloured(3, 8))
+        run(target.spec(student.folder), dataset=coloured(3, 8))
     assert not Path(target.results).exists()
 
 
 def test_images_of_a_size_that_the_network_refuses_are_too(tiny_config: Config, tmp_path: Path) -> None:
-    vgg = run(plan(tiny_config({**ALONE, "student": {"name": "vgg8", "widths": [2, 2, 2, 2, 2]}})))
+    vgg = run(parse(tiny_config({**ALONE, "student": {"name": "vgg8", "widths": [2, 2, 2, 2, 2]}})))
     with pytest.raises(UserError, match="4x4"):
-        transfer(vgg.folder, plan_transfer(NEW, SHORT, str(tmp_path / "out")), coloured(1, 4))
+        run(parse_target(NEW, SHORT, str(tmp_path / "out")).spec(vgg.folder), dataset=coloured(1, 4))
     assert not (tmp_path / "out").exists()
 
 
@@ -377,14 +378,14 @@ def test_options_out_of_range_are_named(options: dict[str, Any], message: str) -
 
 def test_unknown_data_is_named() -> None:
     with pytest.raises(UserError, match="no data set 'digit'; did you mean 'digits'"):
-        plan_transfer({"name": "digit"})
+        parse_target({"name": "digit"})
     with pytest.raises(UserError, match="has no option 'clases'"):
-        plan_transfer({"name": "digits", "clases": [1]})
+        parse_target({"name": "digits", "clases": [1]})
     with pytest.raises(UserError, match="data needs a name"):
-        plan_transfer({})
+        parse_target({})
 
 
 def test_a_study_must_be_a_plain_name(student: RunResult, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="study is"):
-        probe(student, plan_transfer(NEW, SHORT, str(tmp_path / "out"), study="../x"))
+        probe(student, parse_target(NEW, SHORT, str(tmp_path / "out"), study="../x"))
     assert not (tmp_path / "out").exists()

@@ -17,8 +17,8 @@ import pytest
 import torch
 
 from graphkd.ablation import SuiteRun
-from graphkd.assemble import Plan, plan
-from graphkd.run import pair_name, run
+from graphkd.run import StudentSpec, parse, run
+from graphkd.run.records import pair_name
 from graphkd_cli.compose import Composed, check_used, compose
 from graphkd_cli.studies import read_suite, suite_names
 
@@ -39,21 +39,21 @@ TRAININGS = {
 }
 
 
-def planned(words: Sequence[str]) -> Plan:
+def spec(words: Sequence[str]) -> StudentSpec:
     """The run of some overrides."""
-    return plan(compose(words).config)
+    return parse(compose(words).config)
 
 
-def shipped(suite: str) -> Iterator[tuple[SuiteRun, Composed, Plan]]:
+def shipped(suite: str) -> Iterator[tuple[SuiteRun, Composed, StudentSpec]]:
     """Every variant (with every pair) of a suite, composed and bound; the first of them with every seed."""
     runs = read_suite(suite).runs(suite)
     for each in runs:
         if each.seed == runs[0].seed or (each.pair, each.variant) == (runs[0].pair, runs[0].variant):
             composed = compose(each.overrides)
-            yield each, composed, plan({**composed.config, "varied": each.varied})
+            yield each, composed, parse({**composed.config, "varied": each.varied})
 
 
-def identities(runs: Iterable[tuple[SuiteRun, Composed, Plan]]) -> dict[str, str]:
+def identities(runs: Iterable[tuple[SuiteRun, Composed, StudentSpec]]) -> dict[str, str]:
     """The first 16 digits of the identity of each variant (and pair); seeds do not count."""
     found: dict[str, set[str]] = {}
     for each, _, made in runs:
@@ -70,7 +70,7 @@ def machine() -> str:
 
 def weights_hash(name: str, results: Path) -> str:
     """SHA-256 of the student's weights after a short training."""
-    folder = run(planned([*SHORT, *TRAININGS[name], f"results={results}"])).folder
+    folder = run(spec([*SHORT, *TRAININGS[name], f"results={results}"])).folder
     return hashlib.sha256((folder / "student.safetensors").read_bytes()).hexdigest()
 
 

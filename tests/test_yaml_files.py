@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from graphkd import UserError
-from graphkd.run_folder import read_config
+from graphkd.run.folder import read_config
 from graphkd.yaml_files import read_yaml, yaml_text
 
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from contextlib import ExitStack
 
 from torch import Tensor
 
 from graphkd.batch import DistillationBatch, NetworkOutput
-from graphkd.data import Batch, Dataset
-from graphkd.engine.callback import Callback
+from graphkd.data import Dataset
 from graphkd.engine.clock import Clock
-from graphkd.engine.interrupts import Interrupts
-from graphkd.engine.loop import Position, TrainingLoop
+from graphkd.engine.feed import Feed
+from graphkd.engine.loop import Phase, TrainingLoop
 from graphkd.engine.matmul import matmul_precision
 from graphkd.engine.trainer import Trainer
 from graphkd.model import Network
@@ -22,41 +20,43 @@ from graphkd.objective.weighted_sum import Section
 
 OF_OBJECTIVE = "backward of the objective"
 """This section lies within `backward`."""
+_ENDLESS = 1_000_000
 
 
-class Stepwise(TrainingLoop):
+class Stepwise:
     """A training of which others take the steps."""
 
     def __init__(
         self, trainer: Trainer, student: Network, objective: WeightedSum, dataset: Dataset, teacher: Network, seed: int
     ) -> None:
-        """Create a training, as `Trainer.fit` begins it."""
-        super().__init__(
-            trainer, trainer.fabric(), student, objective, dataset, teacher, seed, Callback(), "student", None,
-            Interrupts(),
-        )  # fmt: skip
-        phase = self._phase(len(self.stages))
-        self.optimizer = self.fabric.setup_optimizers(trainer.make_optimizer(phase.groups, phase.lr))
-        self.student.train()
+        """Begin a training, as `Trainer.fit` does."""
+        trainer = dataclasses.replace(trainer, epochs=_ENDLESS, eval_every=_ENDLESS)
+        fabric = trainer.fabric()
+        self._feed = Feed(trainer, fabric, dataset, teacher, seed)
+        loop = _TimedLoop(trainer, fabric, student, objective, dataset, teacher=teacher, seed=seed)
+        self._precision = trainer.matmul_precision
+        self._running = loop.run()
+        self._request = next(self._running)
+        self.clock = loop.clock  # the student's own phase made it
+
+    def step(self) -> None:
+        """Take a step."""
+        with matmul_precision(self._precision):
+            self._request = self._running.send(self._feed.get(self._request, [self._request]))
+
+
+class _TimedLoop(TrainingLoop):
+    """A training loop that measures the backward pass of the objective by itself."""
+
+    def _phase(self, number: int) -> Phase:
+        phase = super()._phase(number)
 
         def timed(batch: DistillationBatch, section: Section) -> Losses:
             losses: Losses = phase.loss(batch, section)
             time_objectives_backward(batch.student, self.clock)
             return losses
 
-        self._own = dataclasses.replace(phase, loss=timed)
-        self._endless = self._epochs()
-
-    def step(self) -> None:
-        """Take a step."""
-        with matmul_precision(self.options.matmul_precision):
-            self._step(self._own, next(self._endless))
-        self.position.batch += 1
-
-    def _epochs(self) -> Iterator[Batch]:
-        while True:
-            yield from self.clock.each(self._batches(self._own), "data")
-            self.position = Position(self.position.phase, self.position.epoch + 1)
+        return dataclasses.replace(phase, loss=timed)
 
 
 def time_objectives_backward(student: NetworkOutput, clock: Clock) -> None:

@@ -1,4 +1,4 @@
-"""Neighbours among all banked samples instead of the batch alone."""
+"""The k nearest neighbours among all banked samples instead of the batch alone."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from graphkd.graph import BankRows, BatchGraph, Nodes
 class BankKNN(GraphBuilder):
     """Each sample and its k - 1 nearest in the network's own bank, which holds the whole training set.
 
-    A batch of 64 from 100 classes holds few samples of one class, so its own graph is mostly noise. Here the neighbours
-    are support rows of the graph: no gradient flows into them.
+    A batch of 64 from 100 classes has few samples of one class, so its own graph is mostly noise. Here the neighbours
+    are support rows of the graph, which get no gradient.
     """
 
     def __init__(self, k: int = 8, same_label_only: bool = False) -> None:
@@ -28,7 +28,7 @@ class BankKNN(GraphBuilder):
 
         Args:
             k: In-degree of every node, its self loop included; its own banked row is not a neighbour.
-            same_label_only: Look only at rows of the sample's own class; where there are fewer, the in-degree is lower.
+            same_label_only: Take rows of the sample's own class only; where there are fewer, the in-degree is lower.
 
         Raises:
             UserError: k is below 1.
@@ -38,7 +38,6 @@ class BankKNN(GraphBuilder):
         self.same_label_only = same_label_only
 
     def notes(self, batch_size: int, labels: Tensor) -> Sequence[str]:
-        """Return why graphs will lack edges (`GraphBuilder.notes`)."""
         if self.k == 1:
             return [f"k is 1, so {NO_EDGES}"]
         others = (int(labels.bincount().max()) if self.same_label_only else len(labels)) - 1
@@ -48,24 +47,24 @@ class BankKNN(GraphBuilder):
         return [f"k is {self.k}, but there are at most {others} other samples {among} to choose from"]
 
     def build(self, nodes: Nodes) -> BatchGraph:
-        """Return the graph with (k - 1) x B support rows at most (`GraphBuilder.build`)."""
+        """Return the graph, with (k - 1) x B support rows at most."""
         embedding = select(nodes, "embedding")
         if nodes.bank is None or nodes.indices is None:
             raise UserError("graph builder 'bank_knn' needs the nodes' bank and indices")
         labels = required_labels(nodes, "bank_knn") if self.same_label_only else None
-        similarity, rows = nodes.bank.nearest(
-            embedding, self.k - 1, partial(self._allowed, nodes.bank, nodes.indices, labels)
-        )  # fmt: skip
+        allowed = partial(_allowed, nodes.bank, nodes.indices, labels)
+        similarity, rows = nodes.bank.nearest(embedding, self.k - 1, allowed)
         support = nodes.bank.take(rows.flatten(), embedding)
         size, slots = rows.shape
         own = torch.eye(size, dtype=torch.bool, device=embedding.device)
         found = own[:, :, None] & (similarity > -torch.inf)[:, None, :]
         return BatchGraph.from_adjacency(torch.cat([own, found.view(size, size * slots)], dim=1), support)
 
-    def _allowed(self, bank: BankRows, indices: Tensor, labels: Tensor | None, part: slice) -> Tensor:
-        """Return which rows of a chunk each sample may take: filled, not its own, and of its class if `same_label`."""
-        classes = bank.labels[part]
-        places = torch.arange(part.start, part.start + len(classes), device=indices.device)
-        samples = places if bank.indices is None else bank.indices[part]
-        allowed = (classes >= 0) & (samples != indices[:, None])
-        return allowed if labels is None else allowed & (classes == labels[:, None])
+
+def _allowed(bank: BankRows, indices: Tensor, labels: Tensor | None, part: slice) -> Tensor:
+    """Return which rows of a chunk each sample may take: filled, not its own, and of its class if labels are given."""
+    classes = bank.labels[part]
+    places = torch.arange(part.start, part.start + len(classes), device=indices.device)
+    samples = places if bank.indices is None else bank.indices[part]
+    allowed = (classes >= 0) & (samples != indices[:, None])
+    return allowed if labels is None else allowed & (classes == labels[:, None])

@@ -1,4 +1,4 @@
-"""What every graph builder is, and the distances they share."""
+"""The base class of all graph builders, and the distances that they share."""
 
 from __future__ import annotations
 
@@ -21,43 +21,33 @@ NO_EDGES = "its graphs have no edges but self loops"
 
 
 class GraphBuilder(ABC):
-    """Turns the samples of a batch into a graph; without parameters, gradient or waiting for the device.
+    """Builds a graph of the samples of a batch, without parameters, gradient or waiting for the device.
 
-    Every graph has all its self loops and no edge twice, for any batch size from 1 up.
+    Every graph has all self loops and no edge twice, for any batch size from 1 up.
     """
 
     @property
     def min_nodes(self) -> int:
-        """The smallest batch in which the graph is what its options say (HKD leaves smaller ones out)."""
+        """The smallest batch whose graph meets the options (HKD leaves smaller ones out)."""
         return 1
 
     def notes(self, batch_size: int, labels: Tensor) -> Sequence[str]:
-        """Return why its graphs will lack what its options ask for, a line each.
+        """Return why graphs of `batch_size` samples will not meet the options, one line each.
 
-        Args:
-            batch_size: Samples of a graph.
-            labels: Class of every training sample, int64 [N].
+        The labels are those of all training samples, int64 [N].
         """
         return ()
 
     @abstractmethod
     def build(self, nodes: Nodes) -> BatchGraph:
-        """Return the graph of a batch.
-
-        Raises:
-            UserError: `nodes` lacks something that this builder looks at.
-        """
+        """Return the graph of a batch; raise a `UserError` if `nodes` lacks something that the builder needs."""
 
 
 BUILDERS: Registry[GraphBuilder] = Registry("graph builder", "graphkd.builder")
 
 
 def select(nodes: Nodes, input: Input) -> Tensor:
-    """Return the detached logits or embeddings of a batch in at least float32, [B, D].
-
-    Raises:
-        UserError: Embeddings are asked for and there are none.
-    """
+    """Return the detached logits or embeddings of a batch, at least float32 [B, D]; a `UserError` if missing."""
     values = nodes.logits if input == "logits" else nodes.embedding
     if values is None:
         raise UserError("a graph builder with input=embedding needs the nodes' embedding, and there is none")
@@ -66,21 +56,17 @@ def select(nodes: Nodes, input: Input) -> Tensor:
 
 
 def required_labels(nodes: Nodes, builder: str) -> Tensor:
-    """Return the labels of a batch.
-
-    Raises:
-        UserError: There are none.
-    """
+    """Return the labels of a batch; raise a `UserError` if there are none."""
     if nodes.labels is None:
         raise UserError(f"graph builder '{builder}' needs the nodes' labels, and there are none")
     return nodes.labels
 
 
 def pairwise_distance(values: Tensor, metric: Metric) -> Tensor:
-    """Distances between all rows, float [B, B]; 0 is nearest.
+    """Return the distances between all rows, float [B, B]; 0 is nearest.
 
-    `softmax_cosine` is HKD's: 1 - cosine of the softmax rows, the product of norms clamped at 1e-7
-    (arXiv 2108.05507; `cosine` is the same without the softmax).
+    `softmax_cosine` is HKD's: 1 - cosine of the softmax rows, with the product of norms clamped at 1e-7
+    (arXiv 2108.05507); `cosine` is the same without the softmax.
     """
     if metric == "euclidean":
         return torch.cdist(values, values, compute_mode="donot_use_mm_for_euclid_dist")
@@ -97,5 +83,5 @@ def nearest(distance: Tensor, k: int) -> Tensor:
 
 
 def self_loops(adjacency: Tensor) -> Tensor:
-    """Return the adjacency, bool [B, B], with every self loop in it."""
+    """Return the adjacency, bool [B, B], with all self loops added."""
     return adjacency | torch.eye(len(adjacency), dtype=torch.bool, device=adjacency.device)

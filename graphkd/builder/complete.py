@@ -1,4 +1,4 @@
-"""The control that knows no neighbourhood: everybody with everybody."""
+"""The control with all edges."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from graphkd.graph import BatchGraph, Nodes
 
 @BUILDERS.register("complete")
 class Complete(GraphBuilder):
-    """Connects all samples of the batch."""
+    """Connect all samples of the batch."""
 
     def __init__(self) -> None:
         """Create a builder of complete graphs."""
 
     def build(self, nodes: Nodes) -> BatchGraph:
-        """Return the complete graph (`GraphBuilder.build`)."""
         size = len(nodes.logits)
         return BatchGraph.from_adjacency(torch.ones(size, size, dtype=torch.bool, device=nodes.logits.device))

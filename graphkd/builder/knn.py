@@ -33,13 +33,11 @@ class KNN(GraphBuilder):
 
     @property
     def min_nodes(self) -> int:
-        """k: below it, in-degrees would be smaller than asked for."""
+        """k, below which in-degrees would be smaller than k."""
         return self.k
 
     def notes(self, batch_size: int, labels: Tensor) -> Sequence[str]:
-        """Return why graphs will lack edges (`GraphBuilder.notes`)."""
         return [f"k is 1, so {NO_EDGES}"] if self.k == 1 else ()
 
     def build(self, nodes: Nodes) -> BatchGraph:
-        """Return the graph with in-degree k (`GraphBuilder.build`)."""
         return BatchGraph.from_neighbours(nearest(pairwise_distance(select(nodes, self.input), self.metric), self.k))

@@ -23,12 +23,12 @@ from graphkd.errors import check
 from graphkd.graph import BatchGraph, Nodes
 
 _MOSTLY = 0.9
-"""From this share of lonely samples on a graph is said to teach little."""
+"""Share of samples without a neighbour from which on a note is given."""
 
 
 @BUILDERS.register("label_aware")
 class LabelAware(GraphBuilder):
-    """Connects samples of the same class; one that stands alone keeps just its self loop."""
+    """Connect samples of the same class; a single one has just its self loop."""
 
     def __init__(self, k: int | None = None, metric: Metric = "softmax_cosine", input: Input = "logits") -> None:
         """Create a label-aware builder.
@@ -47,7 +47,6 @@ class LabelAware(GraphBuilder):
         self.input: Input = input
 
     def notes(self, batch_size: int, labels: Tensor) -> Sequence[str]:
-        """Return why graphs will lack edges (`GraphBuilder.notes`)."""
         if self.k == 1:
             return [f"k is 1, so {NO_EDGES}"]
         counts = labels.bincount().double()
@@ -58,7 +57,6 @@ class LabelAware(GraphBuilder):
         return [f"about {100 * alone:.0f} % of a batch's samples are alone of their class, without a neighbour"]
 
     def build(self, nodes: Nodes) -> BatchGraph:
-        """Return the graph of same-class edges (`GraphBuilder.build`)."""
         labels = required_labels(nodes, "label_aware")
         adjacency = labels[:, None] == labels[None, :]
         if self.k is not None:

@@ -1,4 +1,4 @@
-"""The control whose edges mean nothing: random neighbours, as many as kNN has."""
+"""The control with random edges, as many as kNN has."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from graphkd.graph import BatchGraph, Nodes
 
 @BUILDERS.register("random")
 class Random(GraphBuilder):
-    """Each sample's self loop and k - 1 other samples, drawn anew for every batch from the run's generator."""
+    """Each sample's self loop and k - 1 other samples, drawn for every batch from the run's generator."""
 
     def __init__(self, k: int = 8) -> None:
         """Create a builder of random graphs.
@@ -34,12 +34,9 @@ class Random(GraphBuilder):
         return self.k
 
     def notes(self, batch_size: int, labels: Tensor) -> Sequence[str]:
-        """Return why graphs will lack edges (`GraphBuilder.notes`)."""
         return [f"k is 1, so {NO_EDGES}"] if self.k == 1 else ()
 
     def build(self, nodes: Nodes) -> BatchGraph:
-        """Return a random graph with in-degree k (`GraphBuilder.build`)."""
         size, device = len(nodes.logits), nodes.logits.device
-        return BatchGraph.from_neighbours(
-            nearest(torch.rand(size, size, generator=nodes.generator, device=device), self.k)
-        )
+        distance = torch.rand(size, size, generator=nodes.generator, device=device)
+        return BatchGraph.from_neighbours(nearest(distance, self.k))

@@ -1,4 +1,4 @@
-"""The control without a graph: every sample is its own only neighbour."""
+"""The control without edges between samples."""
 
 from __future__ import annotations
 
@@ -16,5 +16,4 @@ class SelfOnly(GraphBuilder):
         """Create a builder of graphs without edges between samples."""
 
     def build(self, nodes: Nodes) -> BatchGraph:
-        """Return the graph of self loops (`GraphBuilder.build`)."""
         return BatchGraph.from_neighbours(torch.arange(len(nodes.logits), device=nodes.logits.device)[:, None])

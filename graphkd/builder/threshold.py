@@ -1,4 +1,4 @@
-"""Edges wherever two samples are similar enough."""
+"""Edges between all samples that are similar enough."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from graphkd.graph import BatchGraph, Nodes
 
 @BUILDERS.register("threshold")
 class Threshold(GraphBuilder):
-    """Connects every pair whose similarity reaches tau; symmetric unless capped."""
+    """Connect all pairs whose similarity reaches tau; symmetric unless capped."""
 
     def __init__(
         self, tau: float = 0.9, metric: Metric = "softmax_cosine", input: Input = "logits",
@@ -36,12 +36,12 @@ class Threshold(GraphBuilder):
             tau: Smallest similarity of an edge: the cosine, or 1 / (1 + distance) for `euclidean`.
             metric: How similarity is measured.
             input: Whether logits or embeddings are compared.
-            cap: Largest in-degree, self loop included: each row keeps its strongest edges, so the graph is no longer
-                symmetric. Null means no cap.
-            mutual: Keep an edge only where both ends keep it, which makes a capped graph symmetric again.
+            cap: Largest in-degree, self loop included: each row keeps its strongest edges, so the graph need not be
+                symmetric. Null for no cap.
+            mutual: Keep an edge only where both ends keep it, which makes a capped graph symmetric.
 
         Raises:
-            UserError: The cap is below 1, or tau is above 1 (nothing but self loops could remain).
+            UserError: The cap is below 1, or tau is above 1, which leaves just self loops.
         """
         check(tau <= 1, f"graph builder 'threshold': tau is {tau}, but no similarity is above 1")
         check(cap is None or cap >= 1, f"graph builder 'threshold': cap is {cap}, but must be null or at least 1")
@@ -52,11 +52,9 @@ class Threshold(GraphBuilder):
         self.mutual = mutual
 
     def notes(self, batch_size: int, labels: Tensor) -> Sequence[str]:
-        """Return why graphs will lack edges (`GraphBuilder.notes`)."""
         return [f"cap is 1, so {NO_EDGES}"] if self.cap == 1 else ()
 
     def build(self, nodes: Nodes) -> BatchGraph:
-        """Return the graph of all similar pairs (`GraphBuilder.build`)."""
         distance = pairwise_distance(select(nodes, self.input), self.metric)
         distance = torch.minimum(distance, distance.T)  # a matrix product need not be symmetric to the last bit
         similarity = 1 / (1 + distance) if self.metric == "euclidean" else 1 - distance

@@ -1,6 +1,6 @@
-"""Contrast of embeddings with a bank: feature banks, negative samplers and the exact losses over them."""
+"""Feature banks, negative samplers, and exact contrastive losses over them."""
 
-from graphkd.contrast.bank import Bank, FullBank, QueueBank, build_bank
+from graphkd.contrast.bank import Bank, FullBank, QueueBank
 from graphkd.contrast.infonce import info_nce, nce, nce_log_normalizer
 from graphkd.contrast.negatives import (
     AllSampler,
@@ -24,7 +24,6 @@ __all__ = [
     "Sampler",
     "Selection",
     "SharedSampler",
-    "build_bank",
     "build_sampler",
     "info_nce",
     "nce",

@@ -1,4 +1,4 @@
-"""Feature banks: an embedding for every training sample, or for the most recent ones."""
+"""Feature banks: the embeddings of all training samples, or of the most recent ones."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from torch import Tensor
 from graphkd.contrast.samples import ClassOrder, Samples
 from graphkd.contrast.shard import Shard, inside
 from graphkd.contrast.view import BankView, fetch
-from graphkd.errors import UserError, check, choices, one_of
+from graphkd.errors import check, choices
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 UNFILLED = -1
 _INIT_ROWS = 1 << 16
 _B = TypeVar("_B", bound="Bank")
@@ -26,30 +25,32 @@ _Q = TypeVar("_Q", bound="QueueBank")
 class Bank(ABC):
     """Embeddings of training samples, written after each step and never differentiated through.
 
-    Deliberately neither a module nor made of buffers: each process of a distributed training keeps its own.
+    Neither a module nor made of buffers, so that each process of a distributed training keeps its own.
 
     Args:
         labels: Class of every training sample, int64 [N].
         dim: Width D of an embedding.
         shard: Which of the R rows this process keeps.
-        dtype: Storage: float32, bfloat16 or float16 (float64 for tests of exactness).
-        on_host: Keep the rows in host memory whatever device the training runs on; they are then brought over
-            chunk by chunk (which waits for the host, unlike everything else here).
-        generator: Of the initial rows, uniform in ±1/sqrt(D/3), not normalised. They are drawn where it lives
-            (on the CPU if None), so that the start does not depend on the training's device.
+        dtype: Storage type: float32, bfloat16 or float16 (float64 for tests of exactness).
+        on_host: Keep the rows in host memory whatever the training's device; they are then copied chunk by chunk
+            (which waits for the host, unlike everything else here).
+        generator: Of the initial rows, uniform in ±1/sqrt(D/3), not normalised. They are drawn on its device (on the
+            CPU if None), so that they do not depend on the training's device.
 
     Attributes:
-        rows: The rows that this process keeps, in the storage dtype: [R, D], unless the bank is sharded.
+        rows: The rows that this process keeps, in the storage type: [R, D], unless the bank is sharded.
+        indices: Dataset index of each row, int64 [R], -1 where unfilled; None where row i is sample i.
         shard: Which of the R rows these are.
-        device: Where the training runs: that of everything given to and returned by a bank.
+        device: Device of the training, and of everything given to and returned by the bank.
 
     Raises:
         UserError: The labels are not int64 [N], negative, or all of one class.
     """
 
     STATE: ClassVar[frozenset[str]] = frozenset({"rows"})
-    """What a saved state holds."""
+    """Keys of a saved state."""
     rows: Tensor
+    indices: Tensor | None = None
 
     def __init__(
         self,
@@ -78,20 +79,20 @@ class Bank(ABC):
         self._draw(generator)
 
     def twin(self: _B, generator: torch.Generator | None = None) -> _B:
-        """Return a bank of the same samples with initial rows of its own; it shares what is known of the samples."""
+        """Return a bank of the same samples with its own initial rows; the samples' classes are shared."""
         other = copy.copy(self)
         other.rows = torch.empty_like(self.rows)
         other._draw(generator)
         return other
 
     def _draw(self, generator: torch.Generator | None) -> None:
-        """Fill the rows."""
+        """Draw the initial rows."""
         own, dim = self.shard.rows, self.rows.shape[1]
         bound = (dim / 3) ** -0.5
         drawn_on = generator.device if generator is not None else torch.device("cpu")
         for start in range(0, self.shard.total, _INIT_ROWS):
             stop = min(start + _INIT_ROWS, self.shard.total)
-            # every process draws them all, so that a row starts the same wherever it is kept
+            # Every process draws all rows, so that a row starts the same wherever it is kept.
             drawn = torch.empty(stop - start, dim, device=drawn_on).uniform_(-bound, bound, generator=generator)
             first, last = max(start, own.start), min(stop, own.stop)
             if first < last:
@@ -105,28 +106,28 @@ class Bank(ABC):
     @property
     @abstractmethod
     def used(self) -> int:
-        """Number of filled rows U; they are the first."""
+        """Number of filled rows U, which come first."""
 
     @property
     @abstractmethod
     def largest_class(self) -> int:
-        """An upper bound, known without asking the device, on how many filled rows share a class."""
+        """Upper bound on the number of filled rows of a class, known without waiting for the device."""
 
     @abstractmethod
     def by_class(self) -> ClassOrder:
         """Return the filled rows sorted by class."""
 
-    @abstractmethod
     def view(self) -> BankView:
         """Return the bank as graph builders see it."""
+        return BankView(self.rows, self.labels, self.indices, self.shard)
 
     @torch.no_grad()
     def gather(self, indices: Tensor, fallback: Tensor) -> Tensor:
-        """Return the banked embeddings of samples, on all processes (collective where the bank is sharded).
+        """Return the banked embeddings of samples (collective where the bank is sharded).
 
         Args:
             indices: Dataset indices, int64 [B].
-            fallback: Stands in for samples that are not banked, [B, D].
+            fallback: Values for samples that are not banked, [B, D].
 
         Returns:
             Float32 [B, D] (float64 from a float64 bank), a copy without gradient.
@@ -134,9 +135,9 @@ class Bank(ABC):
         return self.shard.sum(self._held(indices, fallback))
 
     def fetch(self, rows: slice | Tensor, dtype: torch.dtype) -> Tensor:
-        """Rows by their place in the whole bank (a slice, or int64 of any shape [...]), as `dtype` [..., D].
+        """Return rows by their place in the whole bank, a slice or int64 of any shape [...], as `dtype` [..., D].
 
-        Of a sharded bank only own rows can be had; in place of another one comes the own row next to it.
+        A sharded bank returns own rows only: in place of another one, the own row next to it.
         """
         if isinstance(rows, Tensor):
             return fetch(self.rows, self.shard.local(rows), self.device, dtype)
@@ -145,9 +146,9 @@ class Bank(ABC):
 
     @torch.no_grad()
     def update(self, indices: Tensor, values: Tensor, momentum: float) -> None:
-        """Move the samples' rows: row <- normalize(momentum * row + (1 - momentum) * value).
+        """Update rows: row <- normalize(momentum * row + (1 - momentum) * value).
 
-        A sample that is not banked yet enters with its normalised value.
+        A sample that is not banked yet is added with its normalised value.
 
         Args:
             indices: Dataset indices, each at most once, int64 [B].
@@ -159,7 +160,7 @@ class Bank(ABC):
         self._write(self._place(indices), F.normalize(moved, dim=1))
 
     def to(self: _B, device: torch.device | str) -> _B:
-        """Move the bank in place to the device of the training (rows on the host stay there)."""
+        """Move the bank in place to the training's device; rows on the host stay there."""
         self.device = torch.device(device)
         if not self.on_host:
             self.rows = self.rows.to(device)
@@ -167,18 +168,17 @@ class Bank(ABC):
         return self
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps; the tensors are the bank's own, not copies.
+        """Return the state for a checkpoint; the tensors are the bank's own, not copies.
 
-        Of a sharded bank it is collective: all processes must call it at the same time. Process 0 then has the whole
-        bank, in the memory of its host; the others have just their own rows, which cannot be loaded.
+        Collective where the bank is sharded: process 0 then returns the whole bank, in host memory; the others return
+        their own rows, which cannot be loaded.
         """
         return {"rows": self.shard.collect(self.rows, self.device)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over a saved state, converting it to this bank's dtype and place.
+        """Load a saved state, converted to this bank's type and device.
 
-        A state holds the whole bank, so that it fits any number of processes; each takes its own rows, without
-        asking the others.
+        A state holds the whole bank, so that it fits any number of processes; each takes its own rows.
 
         Raises:
             UserError: It was saved from a bank of another kind or shape.
@@ -193,31 +193,22 @@ class Bank(ABC):
 
     @abstractmethod
     def _held(self, indices: Tensor, fallback: Tensor) -> Tensor:
-        """Return what this process adds to `gather`."""
+        """Return this process's part of the sum in `gather`."""
 
     def _write(self, places: Tensor, values: Tensor) -> None:
-        """Replace rows, given by their place in the bank, int64 [B], by [B, D]."""
+        """Replace the rows at these places in the bank, int64 [B], by values [B, D]."""
         self.rows.index_copy_(0, places.to(self.rows.device), values.to(self.rows.device, self.rows.dtype))
 
     @abstractmethod
     def _place(self, indices: Tensor) -> Tensor:
-        """Return the rows to write these samples to, after which they are banked there."""
+        """Assign rows to these samples and return the rows' places in the bank, int64 [B]."""
 
 
 class FullBank(Bank):
-    """One row for every training sample: row i is sample i. Arguments as in `Bank`.
+    """One row for every training sample: row i is sample i. Arguments as in `Bank`, and `sharded`.
 
-    Args:
-        labels: See `Bank`.
-        dim: See `Bank`.
-        dtype: See `Bank`.
-        on_host: See `Bank`.
-        sharded: Cut the rows over the processes of `torch.distributed`, those of the samples in order; every process
-            must then be given the same batches. Made before `torch.distributed` was started, a bank is cut by `to`.
-        generator: See `Bank`.
-
-    Raises:
-        UserError: There are fewer samples than processes, or the labels are wrong.
+    A sharded bank cuts its rows, in order, over the processes of `torch.distributed` (in `to`, if that was started
+    later); every process must then be given the same batches. Fewer samples than processes are a `UserError`.
     """
 
     def __init__(
@@ -236,29 +227,20 @@ class FullBank(Bank):
 
     @property
     def labels(self) -> Tensor:
-        """Class of each row, int32 [N]."""
         return self.samples.labels
 
     @property
     def used(self) -> int:
-        """Number of rows N."""
         return self.shard.total
 
     @property
     def largest_class(self) -> int:
-        """Size of the largest class."""
         return self.samples.largest_class
 
     def by_class(self) -> ClassOrder:
-        """Return all rows sorted by class."""
         return self.samples.order
 
-    def view(self) -> BankView:
-        """Return the bank as graph builders see it."""
-        return BankView(self.rows, self.labels, None, self.shard)
-
     def to(self: _F, device: torch.device | str) -> _F:
-        """Move the bank as `Bank.to` does, after cutting one that was made before `torch.distributed` was started."""
         if self.sharded and self.shard.world == 1:
             self.shard = Shard.here(self.shard.total)
             if self.shard.world > 1:
@@ -266,7 +248,7 @@ class FullBank(Bank):
         return super().to(device)
 
     def _held(self, indices: Tensor, fallback: Tensor) -> Tensor:
-        """Return the samples' rows, zeros for those of other processes; every sample is banked somewhere."""
+        # Zeros for rows of other processes; every sample is banked on one of them.
         found = self.fetch(indices, torch.promote_types(self.rows.dtype, torch.float32))
         return found if self.shard.world == 1 else found * inside(indices, self.shard.rows)[:, None]
 
@@ -276,7 +258,7 @@ class FullBank(Bank):
     def _write(self, places: Tensor, values: Tensor) -> None:
         if self.shard.world > 1:
             # Leaving out the rows of others would wait for the device. So they repeat the first write to an own row,
-            # or write back what is there.
+            # or write an own row back.
             own = inside(places, self.shard.rows)
             values = torch.where(own[:, None], values, self.fetch(places, values.dtype))
             turns = torch.where(own, torch.arange(len(own), device=own.device), own.int().argmax())
@@ -285,24 +267,14 @@ class FullBank(Bank):
 
 
 class QueueBank(Bank):
-    """The most recently seen samples, for training sets too large for a row each. Arguments as in `Bank`.
+    """The most recently seen samples, for training sets too large for a row each.
 
-    Args:
-        labels: Class of every training sample, int64 [N]; kept as int32, with an int32 table of N more.
-        dim: Width D of an embedding.
-        length: Number of rows L.
-        dtype: Storage dtype.
-        on_host: Keep the rows in host memory.
-        generator: Of the initial rows.
-
-    Attributes:
-        indices: Dataset index of each row, int64 [L]; -1 where unfilled.
-
-    Raises:
-        UserError: The length is below 1, or the labels are wrong (see `Bank`).
+    Arguments as in `Bank`, and the number of rows `length`; below 1 it is a `UserError`. The labels and a table of the
+    samples' rows take 8 N bytes more.
     """
 
     STATE = Bank.STATE | {"labels", "indices", "pushed"}
+    indices: Tensor
 
     def __init__(
         self,
@@ -322,62 +294,48 @@ class QueueBank(Bank):
         self._pushed = 0
 
     def twin(self: _Q, generator: torch.Generator | None = None) -> _Q:
-        """As `Bank.twin`; what the queue holds is each bank's own."""
         other = super().twin(generator)
         other._labels, other.indices, other._row_of = self._labels.clone(), self.indices.clone(), self._row_of.clone()
         return other
 
     def to(self: _Q, device: torch.device | str) -> _Q:
-        """Move the bank as `Bank.to` does."""
-        self._labels, self.indices, self._row_of = (
-            tensor.to(device) for tensor in (self._labels, self.indices, self._row_of)
-        )
+        self._labels, self.indices = self._labels.to(device), self.indices.to(device)
+        self._row_of = self._row_of.to(device)
         return super().to(device)
 
     @property
     def labels(self) -> Tensor:
-        """Class of each row, int32 [L]; -1 where unfilled."""
         return self._labels
 
     @property
     def used(self) -> int:
-        """Number of filled rows."""
         return min(self._pushed, len(self.rows))
 
     @property
     def largest_class(self) -> int:
-        """Exact on a CPU; elsewhere all filled rows, for what the queue holds is known on the device alone."""
+        # Elsewhere only the device knows the classes in the queue.
         if self.used == 0 or self._labels.device.type != "cpu":
             return self.used
         return int(torch.bincount(self._labels[: self.used]).max())
 
     def by_class(self) -> ClassOrder:
-        """Return the filled rows sorted by class, as they are now."""
         return ClassOrder.of(self.labels[: self.used], self.samples.classes)
 
-    def view(self) -> BankView:
-        """Return the bank as graph builders see it."""
-        return BankView(self.rows, self.labels, self.indices, self.shard)
-
     def _held(self, indices: Tensor, fallback: Tensor) -> Tensor:
-        """Return the samples' latest rows, float32 [B, D]; `fallback` for those that have left or never came."""
         rows = self._row_of[indices].long()
         banked = self.indices[rows] == indices
         found = self.fetch(rows, torch.promote_types(self.rows.dtype, torch.float32))
         return torch.where(banked[:, None], found, fallback.to(found.dtype))
 
     def update(self, indices: Tensor, values: Tensor, momentum: float) -> None:
-        """Pushes the samples over the oldest rows; one still banked enters as its row's moving average."""
+        """Overwrite the oldest rows; a sample that is still banked adds its row's moving average."""
         length = len(self.rows)
         super().update(indices[-length:], values[-length:], momentum)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps; the tensors are the bank's own, not copies."""
-        state = {"labels": self.labels, "indices": self.indices, "pushed": self._pushed}
-        return super().state_dict() | state
+        return super().state_dict() | {"labels": self.labels, "indices": self.indices, "pushed": self._pushed}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over a saved state; see `Bank.load_state_dict`."""
         super().load_state_dict(state)
         self.labels.copy_(state["labels"])
         self.indices.copy_(state["indices"])
@@ -395,41 +353,3 @@ class QueueBank(Bank):
         self.indices[rows] = indices
         self._row_of[indices] = rows.to(torch.int32)
         return rows
-
-
-def build_bank(
-    kind: str,
-    labels: Tensor,
-    dim: int,
-    *,
-    length: int | None = None,
-    dtype: str = "float32",
-    on_host: bool = False,
-    sharded: bool = False,
-    generator: torch.Generator | None = None,
-) -> Bank:
-    """Return a bank from the options of a config.
-
-    Args:
-        kind: "full" (a row for every sample) or "queue" (the most recent `length` samples).
-        labels: Class of every training sample, int64 [N], on the device of the training.
-        dim: Width D of an embedding.
-        length: Rows of a queue.
-        dtype: Storage: "float32", "bfloat16" or "float16".
-        on_host: Keep the rows in host memory.
-        sharded: Cut the rows of a full bank over the processes; see `FullBank`.
-        generator: Of the initial rows.
-
-    Raises:
-        UserError: An option or the labels are wrong, a length is given where there is no queue, or a queue is to be
-            sharded.
-    """
-    for what, name, known in (("bank", kind, ("full", "queue")), ("storage of a bank", dtype, DTYPES)):
-        one_of(name, known, f"there is no {what}")
-    if kind == "full":
-        check(length is None, f"a full bank has a row for every sample and takes no length ({length} given)")
-        return FullBank(labels, dim, dtype=DTYPES[dtype], on_host=on_host, sharded=sharded, generator=generator)
-    check(not sharded, "bank.sharded needs bank.kind: full; a queue is kept whole by every process")
-    if length is None:
-        raise UserError("a queue needs its length (how many of the most recent samples to keep)")
-    return QueueBank(labels, dim, length, dtype=DTYPES[dtype], on_host=on_host, generator=generator)

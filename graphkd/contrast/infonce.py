@@ -1,12 +1,12 @@
-"""Contrastive losses over a bank: exact, and without ever holding the embeddings of all negatives.
+"""Exact contrastive losses over a bank, which never hold the embeddings of all negatives.
 
-Both losses walk over blocks of bank rows and keep, beside running sums, only their own gradient with respect
-to the queries. So the memory they need grows with the batch and the block, not with batch x negatives x
-width, and the bank may be written to as soon as a loss has been computed.
+Both losses iterate over blocks of bank rows and keep, beside running sums, only their gradient with respect to the
+queries. So memory grows with the batch and the block, not with batch x negatives x width, and the bank may be written
+to as soon as a loss has been computed.
 
-Where a bank is sharded, each process walks over its own rows only, and the running sums are put together at the
-end: one collective exchange for `nce`, two for `info_nce`, and none in the backward pass. All processes must then give
-the same queries, positives and selection; they get the same loss and the same whole gradient.
+Where a bank is sharded, each process iterates over its own rows, and the running sums are reduced at the end: one
+collective exchange for `nce`, two for `info_nce`, none in the backward pass. All processes must then pass the same
+queries, positives and selection; they get the same loss and the same whole gradient.
 
 Matrix products follow `torch.set_float32_matmul_precision`, which is exact float32 unless changed.
 """
@@ -29,24 +29,24 @@ from graphkd.contrast.view import fetch
 from graphkd.errors import check
 
 NCE_EPS = 1e-7
-# A term this far (in logits) below the largest is lost in a sum even in float64, and a smaller one slow.
+# A term this far (in logits) below the largest is lost in a sum even in float64; smaller ones would be slow denormals.
 _FLOOR = -60.0
-# Added to the logits of rows that do not count, so that they are not taken for the largest.
+# Added to the logits of rows that do not count, so that none of them is the largest.
 _HIDDEN = -1e30
 
 
 def info_nce(
     queries: Tensor, positives: Tensor, bank: Bank | Tensor, selection: Selection, temperature: float
 ) -> Tensor:
-    """InfoNCE: the cross-entropy of telling the positive from the negatives.
+    """Return InfoNCE, the cross-entropy of telling the positive from the negatives.
 
     With s = query . embedding / T it is the batch mean of -s_pos + log(exp(s_pos) + sum of w exp(s_neg)),
     where w is how often a negative counts (van den Oord et al. 2018, eq. 4; arXiv 1807.03748).
 
     Args:
-        queries: P parts whose anchors share their negatives, float [P, B, D]; gradient flows into these only.
+        queries: P parts whose anchors share their negatives, float [P, B, D]; only these get gradient.
         positives: The embedding that each query should be closest to, float [P, B, D].
-        bank: What the selection's rows refer to: a bank or a matrix [R, D].
+        bank: The rows that the selection refers to: a bank or a matrix [R, D].
         selection: The negatives of the B anchors.
         temperature: T, above 0.
 
@@ -78,25 +78,13 @@ def nce(
     log_normalizer: Tensor,
     samples: int,
 ) -> Tensor:
-    """Noise-contrastive estimation in the form of CRD (Tian et al. 2020, arXiv 1910.10699).
+    """Return noise-contrastive estimation in the form of CRD (Tian et al. 2020, arXiv 1910.10699).
 
     With P = exp(s) / Z, s = query . embedding / T, K negatives and n samples it is the batch mean of
     -log(P_pos / (P_pos + K/n)) - sum of log((K/n) / (P_neg + K/n)), with 1e-7 added to each denominator.
 
-    Args:
-        queries: See `info_nce`.
-        positives: See `info_nce`.
-        bank: See `info_nce`.
-        selection: See `info_nce`.
-        temperature: See `info_nce`.
-        log_normalizer: log Z of each part, [P], from `nce_log_normalizer` of the first batch.
-        samples: n, the number of training samples.
-
-    Returns:
-        The loss of each part, [P]; float32, also under autocast (float64 from float64 queries).
-
-    Raises:
-        UserError: See `info_nce`.
+    Arguments, result and errors as in `info_nce`; `log_normalizer` is log Z of each part, [P], from
+    `nce_log_normalizer` of the first batch, and `samples` is n, the number of training samples.
     """
     queries, positives = _operands(queries, positives, temperature)
     with torch.no_grad(), torch.autocast(queries.device.type, enabled=False):
@@ -130,21 +118,9 @@ def nce_log_normalizer(
     temperature: float,
     samples: int,
 ) -> Tensor:
-    """Return the log of CRD's constant Z = n * mean of exp(s) over a batch's positives and negatives.
+    """Return log Z of each part, [P]: CRD's constant Z = n * mean of exp(s) over a batch's positives and negatives.
 
-    Args:
-        queries: See `info_nce`.
-        positives: See `info_nce`.
-        bank: See `info_nce`.
-        selection: See `info_nce`.
-        temperature: See `info_nce`.
-        samples: n, the number of training samples.
-
-    Returns:
-        log Z of each part, [P].
-
-    Raises:
-        UserError: See `info_nce`.
+    Arguments and errors as in `nce`.
     """
     queries, positives = _operands(queries, positives, temperature)
     with torch.autocast(queries.device.type, enabled=False):
@@ -155,11 +131,11 @@ def nce_log_normalizer(
 
 
 class _SoftmaxSums(NamedTuple):
-    """Of each query: the positive's logit, the largest logit m, and sums over the negatives.
+    """Logits of the queries, and sums over their negatives.
 
     Attributes:
         positive: s_pos, [P, B].
-        maximum: m, [P, B].
+        maximum: The largest logit m, [P, B].
         total: Sum of w exp(s - m), [P, B].
         mixture: Sum of w exp(s - m) * row, [P, B, D]; None for queries without gradient.
     """
@@ -173,7 +149,7 @@ class _SoftmaxSums(NamedTuple):
 def _softmax_sums(
     queries: Tensor, positives: Tensor, bank: Bank | Tensor, selection: Selection, temperature: float
 ) -> _SoftmaxSums:
-    """Online log-sum-exp: one walk over the blocks, rescaling the sums whenever a larger logit turns up."""
+    """Return the sums by an online log-sum-exp, which rescales them whenever a larger logit comes up."""
     scaled = queries / temperature
     positive = (scaled * positives).sum(-1)
     maximum, total = positive.clone(), torch.zeros_like(positive)
@@ -203,7 +179,7 @@ def _shard(bank: Bank | Tensor) -> Shard:
 
 
 def _summed(shard: Shard, totals: Tensor, mixture: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Totals [P, B] and mixture [P, B, D] of all processes, in one exchange."""
+    """Return totals [P, B] and mixture [P, B, D] summed over all processes, in one exchange."""
     if shard.world == 1 or mixture is None:
         return shard.sum(totals), mixture
     both = shard.sum(torch.cat([totals[..., None], mixture], dim=-1))
@@ -213,7 +189,7 @@ def _summed(shard: Shard, totals: Tensor, mixture: Tensor | None) -> tuple[Tenso
 def _scored(
     queries: Tensor, bank: Bank | Tensor, selection: Selection
 ) -> Iterator[tuple[slice, Tensor, Tensor, Tensor | None]]:
-    """Block by block: anchors, rows [c, D] or [b, c, D], products [P, b, c] to overwrite, weights [b, c]."""
+    """Yield blocks: anchors, rows [c, D] or [b, c, D], products [P, b, c] to overwrite, weights [b, c]."""
     parts, _, dim = queries.shape
     entries = _block_entries(queries.device)
     within = _shard(bank).within
@@ -233,7 +209,7 @@ def _block_entries(device: torch.device) -> int:
 
 
 def _mixed(terms: Tensor, rows: Tensor) -> Tensor:
-    """Sum of rows [c, D] or [b, c, D] in the proportions [P, b, c]: [P, b, D]."""
+    """Return the sum of rows [c, D] or [b, c, D] with weights [P, b, c]: [P, b, D]."""
     return terms @ rows if rows.dim() == 2 else (terms.transpose(0, 1) @ rows).transpose(0, 1)
 
 
@@ -242,12 +218,12 @@ def _weighted(terms: Tensor, weights: Tensor | None) -> Tensor:
 
 
 def _softplus(x: Tensor) -> Tensor:
-    """log(1 + exp(x)), to the precision of float64."""
+    """Return log(1 + exp(x)), to the precision of float64."""
     return F.softplus(x, threshold=40.0)
 
 
 def _operands(queries: Tensor, positives: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Query and positives in the precision to compute in."""
+    """Check queries and positives, and return them in the precision of the computation."""
     check(
         queries.dim() == 3 and queries.shape == positives.shape,
         f"queries {list(queries.shape)} and positives {list(positives.shape)} must both be [P, B, D]",
@@ -258,7 +234,7 @@ def _operands(queries: Tensor, positives: Tensor, temperature: float) -> tuple[T
 
 
 class _WithGradient(torch.autograd.Function):
-    """Losses [P] whose gradient with respect to the queries [P, B, D] is already known."""
+    """Losses [P] with a known gradient with respect to the queries [P, B, D]."""
 
     @staticmethod
     def forward(ctx: Any, queries: Tensor, losses: Tensor, gradient: Tensor) -> Tensor:

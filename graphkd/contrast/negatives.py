@@ -1,8 +1,8 @@
-"""Which rows of a bank each anchor is contrasted with: samplers, and the selections they return.
+"""Samplers of negatives, and the selections of bank rows that they return.
 
-Every sampler takes negatives uniformly from the filled rows of other classes than the anchor's own: K for
-each anchor, without replacement. Only an anchor with fewer than K such rows draws its K with replacement.
-All of it happens on the bank's device, from the generator given, without waiting for that device.
+Every sampler draws K negatives for each anchor, uniformly and without replacement, from the filled rows of other
+classes than the anchor's. Only where there are fewer than K such rows, it draws with replacement. Everything runs on
+the bank's device, from the given generator, without waiting for the device.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from graphkd.contrast.bank import Bank
 from graphkd.contrast.shard import inside
 from graphkd.errors import check, one_of
 
-# From this many bank rows for each negative on, products with each anchor's own rows are cheaper than with
-# all rows (measured on two CPU threads: equal at 8 to 14).
+# With more bank rows per negative than this, products with each anchor's own rows are cheaper than with all rows
+# (measured on two CPU threads: equal at 8 to 14).
 GATHER_FROM = 10
-# With more rows than this for each one drawn, rejecting repeats is cheaper than ordering all rows.
+# With more rows per draw than this, rejecting repeats is cheaper than ordering all rows.
 _REJECT_ABOVE = 2
-# With more rows than this for each one drawn, repeats are found faster by sorting than in a table of all rows (measured
-# on two CPU threads: equal at 100 to 300), and in memory that does not grow with the bank.
+# With more rows per draw than this, sorting finds repeats faster than a table of all rows (measured on two CPU threads:
+# equal at 100 to 300), in memory that does not grow with the bank.
 _SORT_FROM = 128
-# The most entries of the table of how often each row is listed for each anchor.
+# Most entries of the table that counts how often each row is listed for each anchor.
 _TABLE = 1 << 23
-_MOST = 2**31 - 1  # they are counted in int32
+_MOST = 2**31 - 1  # negatives are counted in int32
 
 
 @dataclass(frozen=True)
 class Block:
-    """A piece of a selection: some anchors, some rows of the bank, and how much each pair counts.
+    """A block of a selection: some anchors, some rows of the bank, and the weight of each pair.
 
     Attributes:
-        anchors: Which b of the anchors.
-        rows: Which c rows: a slice or int64 [c] that these anchors share, or int64 [b, c], each its own.
-        weights: How often each row counts for each anchor, float32 [b, c]; None where each counts once.
+        anchors: The b anchors.
+        rows: The c rows: a slice or int64 [c] for all these anchors, or int64 [b, c] for each its own.
+        weights: Weight of each row for each anchor, float32 [b, c]; None for 1.
     """
 
     anchors: slice
@@ -49,7 +49,7 @@ class Block:
 
 
 class Selection(ABC):
-    """The negatives of one step, for all queries of its anchors; out of date once a queue has moved on."""
+    """The negatives of one step, for all queries of its anchors; invalid once a queue has been updated."""
 
     @abstractmethod
     def counts(self) -> Tensor:
@@ -57,12 +57,12 @@ class Selection(ABC):
 
     @abstractmethod
     def blocks(self, rows: int, pairs: int, within: slice | None = None) -> Iterator[Block]:
-        """Return the selection in pieces.
+        """Return the selection in blocks.
 
         Args:
-            rows: The most bank rows of a piece.
-            pairs: About the most pairs of anchor and row.
-            within: Leave out all other rows of the bank, or weigh them by 0.
+            rows: Most bank rows of a block.
+            pairs: About the most pairs of anchor and row of a block.
+            within: Leave out all other rows of the bank, or weight them by 0.
         """
 
 
@@ -81,13 +81,12 @@ class ExplicitSelection(Selection):
     scale: Tensor | None = None
 
     def counts(self) -> Tensor:
-        """K for each anchor, float32 [B]."""
         anchors, negatives = self.indices.shape
         counts = torch.full((anchors, 1), float(negatives), device=self.indices.device)
         return _scaled(counts, self.scale).squeeze(1)
 
     def blocks(self, rows: int, pairs: int, within: slice | None = None) -> Iterator[Block]:
-        """Return each anchor's own rows where those are few, else all rows and how often each is listed."""
+        """Return each anchor's own rows where they are few, else all rows weighted by how often each is listed."""
         if self.num_rows >= GATHER_FROM * self.indices.shape[1]:
             return _restricted(self._own_rows(rows), within)
         return self._all_rows(rows, pairs, within)
@@ -117,15 +116,14 @@ class ExplicitSelection(Selection):
 
 @dataclass(frozen=True)
 class SharedSelection(Selection):
-    """One ordering of bank rows for all anchors: each takes the first K of another class than its own.
+    """One ordering of bank rows for all anchors: each takes the first K of other classes.
 
     Attributes:
-        rows: Rows of the bank in random order, int64 [M]; enough of them for K of another class.
+        rows: Rows of the bank in random order, int64 [M]; enough for K of other classes.
         row_labels: Their classes, int32 [M].
         labels: Classes of the anchors, int32 [B, 1].
         negatives: K.
-        repeats: How often the r-th row of another class counts, float32 [B, K + 1], the last column 0;
-            None where each counts once.
+        repeats: Weight of the r-th row of another class, float32 [B, K + 1], the last column 0; None for 1.
     """
 
     rows: Tensor
@@ -135,13 +133,11 @@ class SharedSelection(Selection):
     repeats: Tensor | None = None
 
     def counts(self) -> Tensor:
-        """K for each anchor, float32 [B]."""
         if self.repeats is not None:
             return self.repeats.sum(1)
         return torch.full((len(self.labels),), float(self.negatives), device=self.labels.device)
 
     def blocks(self, rows: int, pairs: int, within: slice | None = None) -> Iterator[Block]:
-        """Return the ordering from its start, all anchors at once."""
         return _restricted(self._in_order(rows, pairs), within)
 
     def _in_order(self, rows: int, pairs: int) -> Iterator[Block]:
@@ -155,7 +151,7 @@ class SharedSelection(Selection):
             yield Block(slice(None), self.rows[part], weights)
 
     def _repeated(self, other: Tensor, seen: Tensor) -> Tensor:
-        """Return the weights of rows of another class, whose ranks go on from `seen`."""
+        """Return the weights of rows of another class, the first of which has rank `seen`."""
         rank = seen + other.cumsum(1, dtype=torch.int32) - 1
         if self.repeats is None:
             return other * (rank < self.negatives)
@@ -179,11 +175,9 @@ class AllSelection(Selection):
     scale: Tensor | None = None
 
     def counts(self) -> Tensor:
-        """Return the number of rows of another class times their weight, float32 [B]."""
         return _scaled(self.pools, self.scale).squeeze(1)
 
     def blocks(self, rows: int, pairs: int, within: slice | None = None) -> Iterator[Block]:
-        """Yield all filled rows in their order, all anchors at once."""
         within = within or slice(0, len(self.row_labels))
         for part in _slices(within, min(rows, max(1, pairs // len(self.labels)))):
             other = _of_other_class(self.row_labels[part], self.labels)
@@ -191,16 +185,14 @@ class AllSelection(Selection):
 
 
 class Sampler(ABC):
-    """Chooses negatives from a bank.
-
-    Banks that hold the same samples in the same rows (a student's and a teacher's) can share one sampler.
+    """Choose negatives from a bank; one sampler serves all banks with the same samples in the same rows.
 
     Args:
-        bank: Supplies the classes of the rows, as they are when negatives are drawn.
+        bank: Supplies the classes of the rows at each draw.
         negatives: K, the number of negatives for each anchor.
 
     Raises:
-        UserError: K is below 1, or too large to be counted.
+        UserError: K is below 1, or too large for int32.
     """
 
     def __init__(self, bank: Bank, negatives: int) -> None:
@@ -215,7 +207,7 @@ class Sampler(ABC):
 
         Args:
             labels: Class of each anchor, int64 [B].
-            generator: Of the draw, on the bank's device; torch's own where None.
+            generator: Of the draw, on the bank's device; None for torch's default.
         """
 
     def _may_fall_short(self) -> bool:
@@ -223,7 +215,7 @@ class Sampler(ABC):
         return self.bank.used - self.bank.largest_class < self.negatives
 
     def _pools(self, labels: Tensor) -> Tensor:
-        """Return the number of rows that each anchor may choose from, int64 like `labels`."""
+        """Return how many rows each anchor may choose from, int64 like `labels`."""
         return self.bank.used - self.bank.by_class().blocks(labels)[1]
 
 
@@ -231,14 +223,15 @@ class ExplicitSampler(Sampler):
     """K negatives drawn for each anchor independently, as published. Arguments as in `Sampler`."""
 
     def select(self, labels: Tensor, generator: Generator | None = None) -> ExplicitSelection:
-        """Independent draws; see `Sampler.select`."""
         used, num_rows = self.bank.used, self.bank.shard.total
         if used == 0:
             return ExplicitSelection(labels.new_empty(len(labels), 0), num_rows)
         order = self.bank.by_class()
         start, size = order.blocks(labels[:, None])
         indices = labels.new_empty(len(labels), self.negatives)
-        for some in _slices(slice(0, len(labels)), max(1, _draw_entries(labels.device) // used)):
+        # Entries of a draw's intermediate results: as many as the cache holds, on a CPU.
+        entries = 1 << 16 if labels.device.type == "cpu" else 1 << 24
+        for some in _slices(slice(0, len(labels)), max(1, entries // used)):
             ranks = self._draw(used - size[some], generator)
             ranks += size[some] * (ranks >= start[some])
             indices[some] = order.rows[ranks.clamp_(max=used - 1)]
@@ -246,7 +239,7 @@ class ExplicitSampler(Sampler):
         return ExplicitSelection(indices, num_rows, has_any)
 
     def _draw(self, pools: Tensor, generator: Generator | None) -> Tensor:
-        """For each pool size [b, 1], K of the numbers below it: int64 [b, K]."""
+        """Return K numbers below each pool size, [b, 1]: int64 [b, K]."""
         used, negatives = self.bank.used, self.negatives
         if not self._may_fall_short():
             return _distinct(pools, used - self.bank.largest_class, used, negatives, generator)
@@ -257,14 +250,13 @@ class ExplicitSampler(Sampler):
 
 
 class SharedSampler(Sampler):
-    """One random ordering of the bank a step; each anchor takes its first K rows of another class.
+    """One random ordering of the bank per step; each anchor takes its first K rows of other classes.
 
-    Each anchor's negatives are as if drawn for it alone, so the loss and gradient are unbiased; but the
-    anchors of one batch have mostly the same: their draws are not independent. Arguments as in `Sampler`.
+    Each anchor's negatives are distributed as if drawn for it alone, so loss and gradient are unbiased; but the anchors
+    of a batch mostly share them, so their draws are not independent. Arguments as in `Sampler`.
     """
 
     def select(self, labels: Tensor, generator: Generator | None = None) -> SharedSelection:
-        """One draw for all anchors; see `Sampler.select`."""
         bank = self.bank
         rows = _ordering(bank.used, self._length(), generator, labels.device)
         repeats = self._repeats(self._pools(labels), generator) if self._may_fall_short() else None
@@ -272,7 +264,7 @@ class SharedSampler(Sampler):
         return SharedSelection(rows, row_labels, labels.to(torch.int32)[:, None], self.negatives, repeats)
 
     def _length(self) -> int:
-        """Return how many rows hold K of another class for every anchor: surely, or up to a chance below 1e-20."""
+        """Return how many rows hold K of other classes for every anchor, surely or up to a chance of 1e-20."""
         used, largest = self.bank.used, self.bank.largest_class
         if self._may_fall_short():
             return used
@@ -281,7 +273,7 @@ class SharedSampler(Sampler):
         return min(used, self.negatives + largest, _with_spare(self.negatives, own, rows_per_negative))
 
     def _repeats(self, pools: Tensor, generator: Generator | None) -> Tensor:
-        """Return how often each rank is drawn: once up to K, or K draws with replacement from a pool below K."""
+        """Return how often each rank is drawn: once up to K, or K times with replacement from a pool below K."""
         uniform = torch.rand(self.negatives, dtype=torch.float64, device=pools.device, generator=generator)
         ranks = (uniform * pools[:, None]).long()
         once = torch.ones(len(pools), self.negatives, device=pools.device)
@@ -292,12 +284,10 @@ class SharedSampler(Sampler):
 
 
 class AllSampler(Sampler):
-    """Every row of another class, nothing drawn: another objective, with more negatives.
+    """Take every row of another class: another objective, with more negatives and no draws.
 
-    Args:
-        bank: See `Sampler`.
-        negatives: K (only of use for the weighting).
-        weighted: Weigh an anchor's negatives by K / their number, which gives the mean of the sampled sum.
+    Arguments as in `Sampler`; `weighted` weights an anchor's negatives by K / their number, which gives the expectation
+    of the sampled sum.
     """
 
     def __init__(self, bank: Bank, negatives: int, weighted: bool = False) -> None:
@@ -305,7 +295,6 @@ class AllSampler(Sampler):
         self.weighted = weighted
 
     def select(self, labels: Tensor, generator: Generator | None = None) -> AllSelection:
-        """Return all rows of other classes; the generator is not used."""
         pools = self._pools(labels)[:, None].float()
         scale = self.negatives / pools.clamp(min=1) if self.weighted else None
         row_labels = self.bank.labels[: self.bank.used]
@@ -336,7 +325,7 @@ def _slices(whole: slice, step: int) -> Iterator[slice]:
 
 
 def _restricted(blocks: Iterator[Block], within: slice | None) -> Iterator[Block]:
-    """Blocks that name their rows one by one, without those outside a slice."""
+    """Yield blocks that name their rows one by one, without those outside a slice."""
     for block in blocks:
         if within is None:
             yield block
@@ -353,7 +342,7 @@ def _restricted(blocks: Iterator[Block], within: slice | None) -> Iterator[Block
 
 
 def _may_wait_for(device: torch.device) -> bool:
-    """Return whether asking a device how much there is to do costs nothing."""
+    """Return whether the host may ask a device for a number of rows without losing time."""
     return device.type == "cpu"
 
 
@@ -362,35 +351,22 @@ def _scaled(weights: Tensor, scale: Tensor | None) -> Tensor:
 
 
 def _of_other_class(row_labels: Tensor, labels: Tensor) -> Tensor:
-    """1 where a row's class is not the anchor's, else 0: float32 [B, c] from int32 [c] and [B, 1]."""
-    # twice as fast on a CPU as comparing them to a bool
+    """Return 1 where a row's class is not the anchor's, else 0: float32 [B, c] from int32 [c] and [B, 1]."""
+    # On a CPU twice as fast as a comparison that gives bool.
     return (row_labels - labels).ne_(0).float()
 
 
-def _draw_entries(device: torch.device) -> int:
-    """Return the most entries that an intermediate result of a draw should have: what the cache holds, on a CPU."""
-    return 1 << 16 if device.type == "cpu" else 1 << 24
-
-
 def _below(limits: Tensor, count: int, generator: Generator | None) -> Tensor:
-    """Uniform draws with replacement from 0..limit-1: int64 [b, count] for limits [b, 1]."""
+    """Draw uniformly with replacement from 0..limit-1: int64 [b, count] for limits [b, 1]."""
     shape = len(limits), count
-    # float32 has too few values to be uniform over a large bank
+    # float32 has too few values to be uniform over a large bank.
     return (torch.rand(shape, dtype=torch.float64, device=limits.device, generator=generator) * limits).long()
 
 
 def _distinct(pools: Tensor, fewest: int, most: int, count: int, generator: Generator | None) -> Tensor:
-    """Draw without replacement from 0..pool-1, for every pool that holds `count`.
+    """Draw `count` numbers without replacement from 0..pool-1, int64 [b, count], for every pool that holds as many.
 
-    Args:
-        pools: Their sizes, int64 [b, 1].
-        fewest: A lower bound on the sizes.
-        most: An upper bound, at least `count`.
-        count: How many to draw.
-        generator: Of the draw.
-
-    Returns:
-        Int64 [b, count].
+    The pools' sizes, int64 [b, 1], lie between `fewest` and `most`, which is at least `count`.
     """
     if fewest > _REJECT_ABOVE * count:
         return _without_repeats(pools, fewest, most, count, generator)
@@ -411,30 +387,29 @@ def _with_spare(hits: int, misses: float, tries_per_hit: float) -> int:
     """Return how many tries give `hits` hits up to a chance below 1e-20, by Chernoff's bound.
 
     Args:
-        hits: How many are needed.
-        misses: The expected number of other tries until then.
-        tries_per_hit: The expected number of tries for the last hit, the most for any.
+        hits: Number of hits needed.
+        misses: Expected number of misses until then.
+        tries_per_hit: Expected number of tries for the last hit, the most for any.
     """
     return math.ceil(hits + misses + 16 * math.sqrt(misses * tries_per_hit) + 40 * tries_per_hit)
 
 
 def _without_repeats(pools: Tensor, fewest: int, most: int, count: int, generator: Generator | None) -> Tensor:
-    """Return the first `count` different numbers of a sequence of draws with replacement, in their order.
+    """Return the first `count` distinct numbers of a sequence of draws with replacement; arguments as in `_distinct`.
 
-    Arguments as in `_distinct`. The sequence has so many draws to spare that its length need not be asked from
-    the device: even in the smallest pool it falls short with a chance below 1e-20.
+    The sequence is long enough for the smallest pool up to a chance below 1e-20, so nothing waits for the device.
     """
     repeats = -fewest * math.log1p(-count / fewest) - count
     length = _with_spare(count, repeats, fewest / (fewest - count))
     draws = _below(pools, length, generator)
     is_new = _first_occurrences(draws, most)
-    # the n-th new number goes to place n; repeats go to place 0 and a surplus to the last, which are cut off
+    # The n-th new number goes to place n; repeats go to place 0 and a surplus to the last, which are cut off.
     place = (is_new.cumsum(1, dtype=torch.int32) * is_new).clamp_(max=count + 1).long()
     return draws.new_zeros(len(pools), count + 2).scatter_(1, place, draws)[:, 1:-1]
 
 
 def _first_occurrences(draws: Tensor, most: int) -> Tensor:
-    """Return which draws repeat no earlier one of their line: bool, like `draws`, int64 [b, n] below `most`."""
+    """Return which draws do not repeat an earlier one of their row: bool, like `draws`, int64 [b, n] below `most`."""
     length = draws.shape[1]
     if most > _SORT_FROM * length:
         values, order = draws.sort(dim=1, stable=True)

@@ -1,4 +1,4 @@
-"""The training samples by class, as samplers count them off."""
+"""The training samples by class."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class ClassOrder:
-    """Rows of a bank sorted by class, so that the rows outside a class can be counted off.
+    """Rows of a bank sorted by class, which gives the rows outside a class by number.
 
     Attributes:
         rows: Filled rows, sorted by label, int32 or int64 [U].
@@ -22,20 +22,20 @@ class ClassOrder:
 
     @classmethod
     def of(cls, labels: Tensor, classes: int) -> ClassOrder:
-        """Of rows whose labels, [U], lie below the number of classes C."""
+        """Return the order of rows with these labels, [U], below the number of classes C."""
         counts = torch.zeros(classes + 2, dtype=torch.int64, device=labels.device)
         counts.scatter_add_(0, labels.long() + 1, counts.new_ones(()).expand(labels.shape))
         return cls(torch.sort(labels, stable=True)[1], counts.cumsum(0))
 
     def blocks(self, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return where in `rows` each class begins and how many rows it has (0 if unknown): int64, like `labels`."""
+        """Return each class's start in `rows` and its number of rows (0 if unknown): int64, like `labels`."""
         known = labels.clamp(max=len(self.starts) - 2)
         start = self.starts[known]
         return start, self.starts[known + 1] - start
 
 
 class Samples:
-    """The classes of the training samples: what banks of the same samples share, moved for all of them at once.
+    """The classes of the training samples, shared by all banks of the same samples.
 
     Attributes:
         labels: Class of every sample, int32 [N].
@@ -43,14 +43,14 @@ class Samples:
     """
 
     def __init__(self, labels: Tensor) -> None:
-        """Of samples with these classes, int64 [N]."""
+        """Hold these classes, int64 [N]."""
         self.labels = labels.to(torch.int32)
         self.classes = int(labels.max()) + 1
         self._by_class: tuple[ClassOrder, int] | None = None
 
     @property
     def order(self) -> ClassOrder:
-        """The samples sorted by class, in 4 bytes a sample where N allows it."""
+        """The samples sorted by class, in 4 bytes each where N allows it."""
         return self._sorted()[0]
 
     @property
@@ -59,7 +59,7 @@ class Samples:
         return self._sorted()[1]
 
     def to(self, device: torch.device) -> None:
-        """Move them in place."""
+        """Move everything in place."""
         self.labels = self.labels.to(device)
         if self._by_class is not None:
             order, largest = self._by_class

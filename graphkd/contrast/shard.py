@@ -1,4 +1,4 @@
-"""Which rows of a bank a process keeps, and what the processes find out together."""
+"""The rows of a bank that a process keeps, and the exchanges between processes."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _CHUNK_ROWS = 1 << 16
 
 @dataclass(frozen=True)
 class Shard:
-    """One process's part of a matrix of rows; alone it is all of them, and nothing is exchanged.
+    """One process's part of a matrix of rows; a single process has all of them, and exchanges nothing.
 
     The exchanges are collective: every process must make the same ones in the same order.
 
     Attributes:
         total: Number of rows N of all processes together.
-        rank: Which of the processes this is.
-        world: How many there are.
+        rank: Rank of this process.
+        world: Number of processes.
     """
 
     total: int
@@ -31,7 +31,7 @@ class Shard:
 
     @classmethod
     def here(cls, total: int) -> Shard:
-        """Return the part of this process of `torch.distributed`, or all rows where that does not run.
+        """Return this process's part under `torch.distributed`, or all rows where that is not initialised.
 
         Raises:
             UserError: There are fewer rows than processes.
@@ -44,46 +44,42 @@ class Shard:
 
     @property
     def rows(self) -> slice:
-        """The own rows among all; no process has more than ceil(N / world)."""
+        """The own rows, at most ceil(N / world)."""
         return slice(self.total * self.rank // self.world, self.total * (self.rank + 1) // self.world)
 
     @property
     def within(self) -> slice | None:
-        """The same, or None where the own rows are all."""
+        """The own rows, or None where these are all rows."""
         return self.rows if self.world > 1 else None
 
     def local(self, rows: Tensor) -> Tensor:
-        """Return where rows stand among the own ones; a row of another process gives the own one next to it."""
+        """Return the places of rows among the own ones; for a row of another process, the nearest own one."""
         own = self.rows
         return rows if self.world == 1 else rows.clamp(own.start, own.stop - 1) - own.start
 
     def sum(self, values: Tensor) -> Tensor:
-        """Return the sum over the processes, in place."""
+        """Return the sum over the processes, computed in place."""
         if self.world > 1:
             dist.all_reduce(values)
         return values
 
     def max(self, values: Tensor) -> Tensor:
-        """Return the largest over the processes, in place."""
+        """Return the maximum over the processes, computed in place."""
         if self.world > 1:
             dist.all_reduce(values, dist.ReduceOp.MAX)
         return values
 
     def beside(self, values: Tensor) -> Tensor:
-        """Return what the processes hold, [B, c] each, one beside the other: [B, world * c]."""
+        """Return the values of all processes, [B, c] each, side by side: [B, world * c]."""
         parts = [torch.empty_like(values) for _ in range(self.world)]
         dist.all_gather(parts, values.contiguous())
         return torch.cat(parts, dim=1)
 
     def collect(self, rows: Tensor, device: torch.device) -> Tensor:
-        """Put all processes' rows together in the memory of the first one's host.
-
-        Args:
-            rows: The own rows, [n, D].
-            device: Where exchanges are made.
+        """Gather all rows in the host memory of process 0, by exchanges on a device.
 
         Returns:
-            [N, D] on process 0; the own rows on the others, which have no use for the whole.
+            [N, D] on process 0; the own rows, [n, D], on the others.
         """
         if self.world == 1:
             return rows

@@ -1,4 +1,4 @@
-"""What a graph builder may see of a bank."""
+"""Read-only views of banks for graph builders."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _CHUNK_ROWS = 8192
 
 @dataclass(frozen=True)
 class BankView:
-    """What a graph builder may see of a bank; the tensors are the bank's own and must not be written to.
+    """A read-only view of a bank; the tensors are the bank's own and must not be written to.
 
     Attributes:
-        kept: Embeddings of the rows that this process keeps, in the bank's storage dtype and place.
+        kept: Embeddings of the rows that this process keeps, in the bank's storage type and device.
         labels: Class of each of the R rows, int32 [R]; -1 where the row is unfilled.
         indices: Dataset index of each row, int64 [R], -1 where unfilled; None where row i is sample i.
         shard: Which of the R rows this process keeps.
@@ -33,29 +33,23 @@ class BankView:
 
     @property
     def rows(self) -> Tensor:
-        """All rows, [R, D].
-
-        Raises:
-            UserError: They are spread over several processes.
-        """
+        """All rows, [R, D]; a `UserError` where the bank is sharded."""
         check(
             self.shard.world == 1,
             "a graph builder that looks at all of the bank's rows needs them in each process: set bank.sharded=false",
         )
         return self.kept
 
-    def nearest(
-        self, queries: Tensor, count: int, allowed: Callable[[slice], Tensor]
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+    def nearest(self, queries: Tensor, count: int, allowed: Callable[[slice], Tensor]) -> tuple[Tensor, Tensor]:
         """Return the rows with the largest inner products, chunk by chunk (collective where the bank is sharded).
 
         Args:
             queries: Float [B, D], the same in all processes.
-            count: How many to find; there may be at most R of them.
-            allowed: Of a chunk of the R rows, which c each query may take: bool [B, c].
+            count: Number of rows to find.
+            allowed: Returns which of a chunk of c rows each query may take, bool [B, c].
 
         Returns:
-            Inner product, -inf where too few rows are allowed, [B, min(count, R)], and row, int64 of that shape.
+            Inner products, -inf where too few rows are allowed, and rows, int64; [B, min(count, R)] each.
         """
         count = min(count, self.shard.total)
         best = queries.new_full((len(queries), count), -torch.inf)
@@ -72,18 +66,16 @@ class BankView:
         return _largest(self.shard.beside(best), self.shard.beside(rows), count)
 
     def take(self, rows: Tensor, like: Tensor) -> Tensor:
-        """Rows by their place, int64 [S], on all processes (collective where the bank is sharded): [S, D].
+        """Return rows by their place, int64 [S] to [S, D], in the dtype and on the device of `like`.
 
-        Args:
-            rows: Their places among the R.
-            like: Has the device and dtype to bring them to.
+        Collective where the bank is sharded.
         """
         found = fetch(self.kept, self.shard.local(rows), like.device, like.dtype)
         return self.shard.sum(found * inside(rows, self.shard.rows)[:, None]) if self.shard.world > 1 else found
 
 
 def fetch(bank_rows: Tensor, rows: slice | Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Rows of a matrix by slice or by int64 of any shape [...], brought to a device and dtype: [..., D]."""
+    """Return rows of a matrix, by a slice or int64 of any shape [...], on a device and in a dtype: [..., D]."""
     if isinstance(rows, Tensor):
         return F.embedding(rows.to(bank_rows.device), bank_rows).to(device).to(dtype)
     return bank_rows[rows].to(device).to(dtype)

@@ -1,4 +1,10 @@
-"""Data sets by name, with augmentation in batches."""
+"""Data sets by name, with augmentation in batches.
+
+A new data set is a file here with a class registered in `DATASETS`, and `configs/data/NAME.yaml` with its options.
+Its base class is `TensorDataset` where the samples are in memory, `DecodedDataset` where they are decoded first,
+`ArchiveDataset` where they are downloaded too, or `Dataset` itself. Options that several data sets share are in
+`options.py` and `augment.py`; `digits.py` and `cifar10.py` are short examples.
+"""
 
 from __future__ import annotations
 

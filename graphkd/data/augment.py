@@ -19,13 +19,7 @@ _CROP_AND_FLIP, _CUTOUT = 3, 2  # streams of random bits; those of RandAugment f
 
 
 class Draws(NamedTuple):
-    """The random choices for a batch.
-
-    Attributes:
-        top: First row of the crop in the padded image, int64 [B].
-        left: First column of it, int64 [B].
-        flip: Whether to mirror left and right, bool [B].
-    """
+    """First row and column of each crop in the padded image, int64 [B], and whether to mirror it, bool [B]."""
 
     top: Tensor
     left: Tensor
@@ -135,6 +129,10 @@ class Augmentation:
         operation = _below(UNSIGNED + SIGNED, bits)
         negative = (operation >= UNSIGNED) & (bits & 1).bool()  # the lowest bit: `_below` takes the upper ones
         return operation + SIGNED * negative
+
+
+CROP_AND_FLIP = Augmentation(padding=4, flip=True)
+"""The augmentation that is usual for CIFAR."""
 
 
 def random_bits(indices: Tensor, seed: int, streams: int = 1) -> Tensor:

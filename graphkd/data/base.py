@@ -13,6 +13,8 @@ from torch import Tensor
 from graphkd.errors import check
 from graphkd.registry import Registry
 
+Device = torch.device | str
+
 
 class Batch(NamedTuple):
     """Samples of one split.
@@ -84,9 +86,9 @@ class Dataset(ABC):
 
     @classmethod
     def fingerprint(cls, options: Mapping[str, Any]) -> dict[str, Any]:
-        """What identifies the content of files that the options name, of plain values; empty where nothing does.
+        """Return plain values that identify the content of the files that the options name; empty where there are none.
 
-        Takes the place of their paths in a run's identity, so it must be quick to find.
+        They take the place of the paths in a run's identity, so they must be quick to find.
 
         Args:
             options: The constructor's options, all of them.
@@ -102,10 +104,8 @@ class Dataset(ABC):
         return DatasetInfo(self.class_names, self.in_channels, self.image_size, self.mean, self.std)
 
     @abstractmethod
-    def train_batches(
-        self, order: Tensor, batch_size: int, augmentation_seed: int, device: torch.device | str
-    ) -> Iterator[Batch]:
-        """Augmented training batches in the given order; the last, smaller one is kept.
+    def train_batches(self, order: Tensor, batch_size: int, augmentation_seed: int, device: Device) -> Iterator[Batch]:
+        """Yield augmented training batches in the given order; the last, smaller one is kept.
 
         Args:
             order: Training indices, int64 [n]; a permutation of all of them for one epoch.
@@ -118,8 +118,8 @@ class Dataset(ABC):
         """
 
     @abstractmethod
-    def eval_batches(self, split: str, batch_size: int, device: torch.device | str) -> Iterator[Batch]:
-        """A split in its order, without augmentation; the last, smaller batch is kept.
+    def eval_batches(self, split: str, batch_size: int, device: Device) -> Iterator[Batch]:
+        """Yield batches of a split in its order, without augmentation; the last, smaller one is kept.
 
         Raises:
             UserError: There is no such split, or `batch_size` is below 1.
@@ -127,7 +127,7 @@ class Dataset(ABC):
 
     @abstractmethod
     def with_train_fraction(self, fraction: float) -> Dataset:
-        """The same data with a stratified part of the training samples, renumbered 0 .. n - 1.
+        """Return the same data with a stratified part of the training samples, renumbered 0 .. n - 1.
 
         Each class keeps at least one sample; a smaller fraction's samples are among those of a larger one.
 
@@ -136,7 +136,7 @@ class Dataset(ABC):
         """
 
     def num_train_batches(self, batch_size: int) -> int:
-        """Batches in an epoch, the last, smaller one included.
+        """Return the number of batches in an epoch, the last, smaller one included.
 
         Raises:
             UserError: `batch_size` is below 1.
@@ -146,7 +146,7 @@ class Dataset(ABC):
 
 
 def check_classes(count: int, where: str) -> None:
-    """Raises `UserError` where there are too few classes to tell apart; `where` is the training split's place."""
+    """Raise `UserError` where there are too few classes to tell apart; `where` is the training split's place."""
     check(count >= 2, f"there is one class in {where}, but training needs at least 2")
 
 

@@ -14,7 +14,6 @@ from typing import Any
 from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
 
 from graphkd.data.content import Contents
 from graphkd.data.decoded import Decoded
@@ -22,13 +21,11 @@ from graphkd.data.tensor import Split
 from graphkd.errors import one_line
 
 _FORMAT = 1
+_NOT_CACHED = "the data are not cached in"
 
 
 def cached(
-    folder: Path | None,
-    options: Mapping[str, Any],
-    source: Callable[[], Any],
-    decode: Callable[[], Decoded],
+    folder: Path | None, options: Mapping[str, Any], source: Callable[[], Any], decode: Callable[[], Decoded]
 ) -> Decoded:
     """Return what `decode` gives, from the cache in `folder` where it holds this source under these options.
 
@@ -43,7 +40,8 @@ def cached(
     """
     if folder is None:
         return decode()
-    file = folder / f"graphkd-{_digest({'format': _FORMAT, **options})[:12]}.safetensors"
+    which = json.dumps({"format": _FORMAT, **options}, sort_keys=True)
+    file = folder / f"graphkd-{hashlib.sha256(which.encode()).hexdigest()[:12]}.safetensors"
     found = _load(file, source)
     if found is not None:
         return found
@@ -65,27 +63,19 @@ def cached(
 
 
 def cache_folder(cache: bool | str, beside: Path) -> Path | None:
-    """Where an option `cache` puts caches: true for beside the data, false for nowhere, or a folder."""
+    """Return where an option `cache` puts caches: true for beside the data, false for nowhere, or a folder."""
     if isinstance(cache, str):
         return Path(os.path.expanduser(cache))
     return beside if cache else None
 
 
 def keep_hashes(contents: Iterable[Contents], notes: tuple[str, ...]) -> tuple[str, ...]:
-    """Write hashes of files to their caches, once the files are known to be sound; return the notes with what failed.
-
-    Args:
-        contents: The files.
-        notes: What is told about them already.
-    """
+    """Write hashes of files that are known to be sound to their caches; return the notes with what failed."""
     for part in contents:
-        if part.cache is None:
-            continue
         try:
-            part.cache.mkdir(parents=True, exist_ok=True)
             part.keep()
         except OSError as error:
-            told = any(note.startswith(_not_cached(part.cache)) for note in notes)
+            told = any(note.startswith(f"{_NOT_CACHED} {part.cache} (") for note in notes)
             return notes if told else (*notes, _uncached_note(part.cache, error))
     return notes
 
@@ -108,10 +98,6 @@ def alone(folder: Path, lock: str) -> Iterator[None]:
                 path.rmdir()
 
 
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
 def _load(file: Path, source: Callable[[], Any]) -> Decoded | None:
     if not file.is_file():
         return None
@@ -121,7 +107,7 @@ def _load(file: Path, source: Callable[[], Any]) -> Decoded | None:
             if facts["source"] != source():
                 return None
             splits = {
-                name: Split(stored.get_tensor(f"{name}.images"), stored.get_tensor(f"{name}.labels"))
+                name: Split(*(stored.get_tensor(f"{name}.{field}") for field in Split._fields))
                 for name in facts["splits"]
             }
     except (OSError, SafetensorError, ValueError, KeyError, TypeError):
@@ -137,25 +123,17 @@ def _save(file: Path, decoded: Decoded, source: Any) -> None:
         "skipped": decoded.skipped,
         "notes": decoded.notes,
     }
-    with _replacing(file) as part:
-        mode = part.stat().st_mode
-        save_file(dict(_tensors(decoded.splits)), part, metadata={"graphkd": json.dumps(facts)})
-        part.chmod(mode)  # safetensors makes files for their owner only, but data are shared
-
-
-def _tensors(splits: Mapping[str, Split]) -> Iterator[tuple[str, Tensor]]:
-    for name, (images, labels) in splits.items():
-        yield f"{name}.images", images.contiguous()
-        yield f"{name}.labels", labels.contiguous()
-
-
-@contextlib.contextmanager
-def _replacing(file: Path) -> Iterator[Path]:
-    """A file to write that takes the place of `file` when all went well."""
+    tensors = {
+        f"{name}.{field}": getattr(split, field).contiguous()
+        for name, split in decoded.splits.items()
+        for field in Split._fields
+    }
     part = file.with_suffix(".part")
     try:
         part.touch()
-        yield part
+        mode = part.stat().st_mode
+        save_file(tensors, part, metadata={"graphkd": json.dumps(facts)})
+        part.chmod(mode)  # safetensors makes files for their owner only, but data are shared
         os.replace(part, file)
     finally:
         part.unlink(missing_ok=True)
@@ -165,9 +143,5 @@ def _uncached(decoded: Decoded, folder: Path, error: BaseException) -> Decoded:
     return replace(decoded, notes=(*decoded.notes, _uncached_note(folder, error)))
 
 
-def _uncached_note(folder: Path, error: BaseException) -> str:
-    return f"{_not_cached(folder)} ({one_line(error)}); data.cache=FOLDER chooses another"
-
-
-def _not_cached(folder: Path) -> str:
-    return f"the data are not cached in {folder}"
+def _uncached_note(folder: Path | None, error: BaseException) -> str:
+    return f"{_NOT_CACHED} {folder} ({one_line(error)}); data.cache=FOLDER chooses another"

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from graphkd.binding import flat
+from graphkd.data.archive import RGB
+from graphkd.data.augment import CROP_AND_FLIP, Augmentation
 from graphkd.data.base import DATASETS
 from graphkd.data.cifar import Cifar
 from graphkd.data.download import Archive
+from graphkd.data.options import SplitOptions
 
 
 @DATASETS.register("cifar10")
@@ -22,21 +26,13 @@ class Cifar10(Cifar):
     CLASS_NAMES = "batches.meta.txt"
     LABEL_BYTES = 1
 
+    @flat
     def __init__(
         self,
         root: str = "data",
-        train_fraction: float = 1.0,
-        val_fraction: float = 0.0,
-        split_seed: int = 0,
-        padding: int = 4,
-        flip: bool = True,
-        cutout: int = 0,
-        rand_augment: int = 0,
-        rand_magnitude: int = 9,
-        mean: tuple[float, float, float] = (0.4914, 0.4822, 0.4465),
-        std: tuple[float, float, float] = (0.2470, 0.2435, 0.2616),
+        split: SplitOptions = SplitOptions(),  # noqa: B008 (immutable)
+        augmentation: Augmentation = CROP_AND_FLIP,
+        mean: RGB = (0.4914, 0.4822, 0.4465),
+        std: RGB = (0.2470, 0.2435, 0.2616),
     ) -> None:
-        super().__init__(
-            root, train_fraction, val_fraction, split_seed, padding, flip, cutout, rand_augment, rand_magnitude,
-            mean, std,
-        )  # fmt: skip
+        super().__init__(self.read, root, split, augmentation, mean, std)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from graphkd.binding import flat
+from graphkd.data.archive import RGB
+from graphkd.data.augment import CROP_AND_FLIP, Augmentation
 from graphkd.data.base import DATASETS
 from graphkd.data.cifar import Cifar
 from graphkd.data.download import Archive
+from graphkd.data.options import SplitOptions
 
 
 @DATASETS.register("cifar100")
@@ -22,21 +26,13 @@ class Cifar100(Cifar):
     CLASS_NAMES = "fine_label_names.txt"
     LABEL_BYTES = 2
 
+    @flat
     def __init__(
         self,
         root: str = "data",
-        train_fraction: float = 1.0,
-        val_fraction: float = 0.0,
-        split_seed: int = 0,
-        padding: int = 4,
-        flip: bool = True,
-        cutout: int = 0,
-        rand_augment: int = 0,
-        rand_magnitude: int = 9,
-        mean: tuple[float, float, float] = (0.5071, 0.4867, 0.4408),
-        std: tuple[float, float, float] = (0.2675, 0.2565, 0.2761),
+        split: SplitOptions = SplitOptions(),  # noqa: B008 (immutable)
+        augmentation: Augmentation = CROP_AND_FLIP,
+        mean: RGB = (0.5071, 0.4867, 0.4408),
+        std: RGB = (0.2675, 0.2565, 0.2761),
     ) -> None:
-        super().__init__(
-            root, train_fraction, val_fraction, split_seed, padding, flip, cutout, rand_augment, rand_magnitude,
-            mean, std,
-        )  # fmt: skip
+        super().__init__(self.read, root, split, augmentation, mean, std)

@@ -8,8 +8,8 @@ import os
 import stat
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import numpy as np
@@ -32,10 +32,10 @@ _read: dict[tuple[Path, str], np.ndarray] = {}
 class Contents:
     """The contents of files, each told by its SHA-256.
 
-    A file is not read again while its name, size, times of change (`mtime` and `ctime`, in nanoseconds) and inode are
-    the same. No program can set `ctime`, so a file that is written anew is seen even where its modification time is
-    put back. Files that changed less than two seconds before they were read are not remembered, since a second change
-    could bear the same time stamp; only one within the stamp of a clock that runs behind by more is missed.
+    A file is not read again while its name, size, inode and times of change (`mtime` and `ctime`) are the same. No
+    program can set `ctime`, so a file that is written anew is seen even where its modification time is put back. A
+    file that changed less than two seconds before it was read is not remembered: a second change could bear the same
+    time stamp.
 
     Args:
         files: Their paths.
@@ -58,13 +58,16 @@ class Contents:
         return [row.tobytes() for row in self._table()[:, _WIDTH:]]
 
     def keep(self) -> None:
-        """Write the hashes to the cache's folder, which must exist, if they are not there.
+        """Write the hashes to the cache's folder, which is made, if they are not there.
 
         Raises:
             OSError: They cannot be written.
         """
         table, place = self._table(), self._place
-        if place is not None and not _equal(_load(place), table):
+        if place is None:
+            return
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if not np.array_equal(_load(place), table):
             content = io.BytesIO()
             np.save(content, table, allow_pickle=False)
             write_atomically(place, content.getvalue(), durable=False)
@@ -80,10 +83,8 @@ class Contents:
         now = time.time_ns()
         facts, settled = self._facts(now)
         key = (self.base, self.name)
-        known = _read.get(key)
-        if known is None and self._place is not None:
-            known = _load(self._place)
-        if known is None or not _equal(known[:, :_WIDTH], facts):
+        known = _read[key] if key in _read else _load(self._place)
+        if not np.array_equal(known[:, :_WIDTH], facts):
             known = self._updated(known, facts)
             unreadable = (known[:, _WIDTH:] == 0).all(1)
             known[~settled | unreadable, :_WIDTH] = 0
@@ -95,51 +96,37 @@ class Contents:
         prefix = os.path.join(self.base, "")
         facts, settled = bytearray(), np.empty(len(self.files), dtype=bool)
         for index, file in enumerate(self.files):
-            found = _stat(file)
+            try:
+                found = os.stat(file)
+            except OSError as error:
+                raise UserError(f"{file} cannot be read ({error.strerror})") from error
+            check(stat.S_ISREG(found.st_mode), f"{file} is no regular file")
             told = (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
             facts += hashlib.sha256(os.fsencode(f"{file.removeprefix(prefix)}\0{told}")).digest()
             settled[index] = max(found.st_mtime_ns, found.st_ctime_ns) < now - _SETTLED_NS
         return np.frombuffer(facts, dtype=np.uint8).reshape(-1, _WIDTH), settled
 
-    def _updated(self, known: np.ndarray | None, facts: np.ndarray) -> np.ndarray:
-        old = {} if known is None else {row[:_WIDTH].tobytes(): row[_WIDTH:].tobytes() for row in known}
-        old.pop(_NEVER, None)
-        hashes = [old.get(row.tobytes()) for row in facts]
-        missing = [index for index, known_hash in enumerate(hashes) if known_hash is None]
-        parts = [missing[start : start + _FILES] for start in range(0, len(missing), _FILES)]
-        with ThreadPoolExecutor(_THREADS) as pool:
-            for part, found in zip(parts, pool.map(self._hash, parts), strict=True):
-                for index, content in zip(part, found, strict=True):
-                    hashes[index] = content
-        contents = np.frombuffer(b"".join(filter(None, hashes)), dtype=np.uint8).reshape(-1, _WIDTH)
+    def _updated(self, known: np.ndarray, facts: np.ndarray) -> np.ndarray:
+        """Return a table with these facts; only files whose facts are not known are read."""
+        hashes = {row[:_WIDTH].tobytes(): row[_WIDTH:].tobytes() for row in known}
+        hashes.pop(_NEVER, None)
+        keys = [row.tobytes() for row in facts]
+        missing = {key: file for key, file in zip(keys, self.files, strict=True) if key not in hashes}
+        with ThreadPool(_THREADS) as pool:
+            hashes.update(zip(missing, pool.map(_sha256, missing.values(), chunksize=_FILES), strict=True))
+        contents = np.frombuffer(b"".join(hashes[key] for key in keys), dtype=np.uint8).reshape(-1, _WIDTH)
         return np.concatenate([facts, contents], axis=1)
 
-    def _hash(self, part: Sequence[int]) -> list[bytes]:
-        return [_sha256(self.files[index]) for index in part]
 
-
-def _equal(known: np.ndarray | None, table: np.ndarray) -> bool:
-    return known is not None and np.array_equal(known, table)
-
-
-def _load(place: Path) -> np.ndarray | None:
-    """A table from its file; None where there is none or it is broken."""
+def _load(place: Path | None) -> np.ndarray:
+    """Return a table from its file; an empty one where there is none or it is broken."""
     try:
-        table = np.load(place, allow_pickle=False)
+        table = np.load(place, allow_pickle=False) if place is not None else None
     except (OSError, ValueError, EOFError):
-        return None
-    sound = isinstance(table, np.ndarray) and table.dtype == np.uint8 and table.ndim == 2
-    return table if sound and table.shape[1] == 2 * _WIDTH else None
-
-
-def _stat(file: str) -> os.stat_result:
-    """Size and times of a file that can be read: no pipe, and no link to nowhere or to itself."""
-    try:
-        found = os.stat(file)
-    except OSError as error:
-        raise UserError(f"{file} cannot be read ({error.strerror})") from error
-    check(stat.S_ISREG(found.st_mode), f"{file} is no regular file")
-    return found
+        table = None
+    if isinstance(table, np.ndarray) and table.dtype == np.uint8 and table.shape[1:] == (2 * _WIDTH,):
+        return table
+    return np.empty((0, 2 * _WIDTH), dtype=np.uint8)
 
 
 def _sha256(file: str) -> bytes:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
 
 from graphkd.data.augment import Augmentation
-from graphkd.data.tensor import Split, TensorDataset, channel_statistics, check_fractions, hold_out
-from graphkd.errors import check
+from graphkd.data.images import Source, decode_images, note_images
+from graphkd.data.options import ImageOptions, SplitOptions
+from graphkd.data.tensor import Split, TensorDataset, channel_statistics, check_has_test, hold_out
 
 
 @dataclass(frozen=True)
@@ -27,45 +31,61 @@ class Decoded:
     notes: tuple[str, ...] = ()
 
 
+class Encoded(NamedTuple):
+    """The images of a split, some at a time; what messages call that of an index; and the classes, int64 [N]."""
+
+    batches: Iterable[Sequence[Source]]
+    where: Callable[[int], str]
+    labels: Tensor
+
+
+def decode_splits(encoded: Mapping[str, Encoded], class_names: tuple[str, ...], options: ImageOptions) -> Decoded:
+    """Decode the images of each split; the notes tell of those that are broken or strange.
+
+    Raises:
+        UserError: As in `decode_images`.
+    """
+    splits: dict[str, Split] = {}
+    notes: tuple[str, ...] = ()
+    skipped = 0
+    for name, (batches, where, labels) in encoded.items():
+        images = decode_images(
+            batches, len(labels), where, options.in_channels, options.image_size, options.skip_broken, options.colour
+        )
+        splits[name] = Split(images.pixels, labels[images.kept])
+        notes += note_images(name, len(labels), images)
+        skipped += len(images.broken)
+    return Decoded(splits, class_names, skipped, notes)
+
+
 class DecodedDataset(TensorDataset):
     """Decoded samples, with splits cut off the training split and statistics computed where they are asked for.
 
     Args:
-        decode: Gives the samples; called once, after the other arguments are checked.
+        decode: Gives the samples.
+        split: Which samples are trained on, and which splits are cut off.
         augmentation: What training batches go through.
         mean: Mean of each channel; None computes it from the training split.
         std: Standard deviation of each channel, likewise.
-        train_fraction: Part of the training samples to keep.
-        held_out: Share of the training split for each split that is cut off it.
-        split_seed: Chooses the samples of those parts.
 
     Raises:
-        UserError: A fraction is out of range, there is no test split, or as in `TensorDataset`.
+        UserError: There is no test split, or as in `TensorDataset`.
     """
 
     def __init__(
         self,
         decode: Callable[[], Decoded],
+        split: SplitOptions,
         augmentation: Augmentation,
         mean: Sequence[float] | None,
         std: Sequence[float] | None,
-        train_fraction: float,
-        held_out: Mapping[str, float],
-        split_seed: int,
     ) -> None:
-        check_fractions(train_fraction, held_out)
         decoded = decode()
-        splits = hold_out(decoded.splits, held_out, split_seed)
+        splits = hold_out(decoded.splits, split.held_out, split.split_seed)
         check_has_test(splits)
         if mean is None or std is None:
             own_mean, own_std = channel_statistics(splits["train"].images)
             mean, std = mean or own_mean, std or own_std
-        super().__init__(
-            splits, decoded.class_names, mean, std, augmentation, train_fraction=train_fraction, split_seed=split_seed
-        )
+        names = decoded.class_names
+        super().__init__(splits, names, mean, std, augmentation, split.train_fraction, split.split_seed)
         self.skipped, self.notes = decoded.skipped, decoded.notes
-
-
-def check_has_test(splits: Mapping[str, object]) -> None:
-    """Raises `UserError` without a test split."""
-    check("test" in splits, "there is no test split: name it by data.test, or cut one off by data.test_fraction=0.2")

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 import torch
 
+from graphkd.binding import flat
 from graphkd.data.augment import Augmentation
 from graphkd.data.base import DATASETS
+from graphkd.data.options import SplitOptionsWithTest
 from graphkd.data.tensor import Split, TensorDataset, check_held_out, stratified_split
 from graphkd.errors import check
 
@@ -25,10 +27,7 @@ class Digits(TensorDataset):
     `split_seed`, so that it holds the same images of a digit whichever digits are kept.
 
     Args:
-        train_fraction: Part of the training split to train on, stratified.
-        val_fraction: Share of all images for validation; 0 for no validation split.
-        test_fraction: Share of all images for the test split.
-        split_seed: Chooses the splits.
+        split: Which samples are trained on, and which splits are cut off; shares are of all images.
         padding: Zeros on each side before a random crop, in pixels.
         flip: Whether to flip at random; mirrored digits are no digits, so false by default.
         classes: Which digits to keep; their labels become 0, 1, ... in this order. None keeps all ten.
@@ -37,42 +36,27 @@ class Digits(TensorDataset):
         UserError: A fraction is out of range or leaves a split empty, or `classes` are not two or more digits.
     """
 
+    @flat
     def __init__(
         self,
-        train_fraction: float = 1.0,
-        val_fraction: float = 0.2,
-        test_fraction: float = 0.2,
-        split_seed: int = 0,
+        split: SplitOptionsWithTest = SplitOptionsWithTest(val_fraction=0.2, test_fraction=0.2),  # noqa: B008 (immutable)
         padding: int = 1,
         flip: bool = False,
         classes: tuple[int, ...] | None = None,
     ) -> None:
-        check(0 < test_fraction < 1, f"test_fraction is {test_fraction}, but must be above 0 and below 1")
-        check(0 <= val_fraction < 1, f"val_fraction is {val_fraction}, but must be at least 0 and below 1")
-        check(
-            val_fraction + test_fraction < 1,
-            f"val_fraction {val_fraction} and test_fraction {test_fraction} leave nothing to train on",
-        )
+        check(split.test_fraction > 0, f"test_fraction is {split.test_fraction}, but must be above 0 and below 1")
         kept = tuple(_DIGITS) if classes is None else tuple(classes)
-        _check_classes(kept)
+        fits = len(kept) >= 2 and len(set(kept)) == len(kept) and set(kept) <= set(_DIGITS)
+        check(fits, f"classes is {list(kept)}, but must be two or more of the digits 0 to 9, each once")
         images, labels = _load()
-        test, val, train = stratified_split(labels, (test_fraction, val_fraction), split_seed)
-        parts = {"train": train, "val": val, "test": test}
-        shares = {"test": test_fraction, "val": val_fraction}
-        if val_fraction == 0:
-            del parts["val"], shares["val"]
-        splits = {name: _keep(Split(images[part], labels[part]), kept) for name, part in parts.items()}
-        pool = torch.cat([split.labels for split in splits.values()])
-        check_held_out(pool, shares, {name: split.labels for name, split in splits.items()})
-        super().__init__(
-            splits,
-            class_names=[str(digit) for digit in kept],
-            mean=_MEAN,
-            std=_STD,
-            augmentation=Augmentation(padding, flip),
-            train_fraction=train_fraction,
-            split_seed=split_seed,
-        )
+        shares = {name: share for name, share in split.held_out.items() if share}
+        *parts, train = stratified_split(labels, list(shares.values()), split.split_seed)
+        indices = {"train": train, **dict(zip(shares, parts, strict=True))}
+        splits = {name: _keep(Split(images[part], labels[part]), kept) for name, part in indices.items()}
+        pool = torch.cat([part.labels for part in splits.values()])
+        check_held_out(pool, shares, {name: part.labels for name, part in splits.items()})
+        augmentation, names = Augmentation(padding, flip), [str(digit) for digit in kept]
+        super().__init__(splits, names, _MEAN, _STD, augmentation, split.train_fraction, split.split_seed)
 
 
 def _load() -> Split:
@@ -81,11 +65,6 @@ def _load() -> Split:
     pixels, labels = load_digits(return_X_y=True)
     images = torch.from_numpy(pixels).mul(255 / _LARGEST).round().to(torch.uint8)
     return Split(images.reshape(-1, 1, 8, 8), torch.from_numpy(labels).long())
-
-
-def _check_classes(classes: Sequence[int]) -> None:
-    fits = len(classes) >= 2 and len(set(classes)) == len(classes) and set(classes) <= set(_DIGITS)
-    check(fits, f"classes is {list(classes)}, but must be two or more of the digits 0 to 9, each once")
 
 
 def _keep(split: Split, classes: Sequence[int]) -> Split:

@@ -30,13 +30,7 @@ _progress: ContextVar[Progress | None] = ContextVar("progress", default=None)
 
 @dataclass(frozen=True)
 class Archive:
-    """A file to download.
-
-    Args:
-        url: Its address.
-        md5: MD5 sum of its content, in hexadecimal.
-        name: The file's name below the data folder.
-    """
+    """A file to download: its address, the MD5 sum of its content, and its name in the data folder."""
 
     url: str
     md5: str
@@ -66,8 +60,10 @@ def fetch(archive: Archive, root: Path) -> Path:
                 _download(archive, path)
                 return path
     except _BROKEN as error:
+        reason = getattr(error, "reason", None)  # of a URLError: what it hides
+        cause = one_line(reason if isinstance(reason, BaseException) else error)
         raise UserError(
-            f"cannot download {archive.url} ({_reason(error)}): try again to go on where it stopped, "
+            f"cannot download {archive.url} ({cause}): try again to go on where it stopped, "
             f"or put the file at {path} by hand"
         ) from error
     found = _md5(path)
@@ -76,7 +72,7 @@ def fetch(archive: Archive, root: Path) -> Path:
 
 
 def read_tar(archive: Path, names: Collection[str]) -> dict[str, bytes]:
-    """The content of some members of a tar archive; nothing is unpacked to disk.
+    """Return the content of some members of a tar archive; nothing is unpacked to disk.
 
     Raises:
         UserError: The archive is broken or lacks a member.
@@ -92,7 +88,7 @@ def read_tar(archive: Path, names: Collection[str]) -> dict[str, bytes]:
                     break
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
         raise UserError(f"{archive} is no readable tar archive ({one_line(error)})") from error
-    missing = sorted(set(names) - set(found))
+    missing = sorted(set(names) - found.keys())
     check(not missing, f"{archive} lacks {', '.join(missing)}")
     return found
 
@@ -101,17 +97,14 @@ def _download(archive: Archive, path: Path) -> None:
     part = path.with_name(path.name + ".part")
     resumed = part.exists()
     _complete(archive, part)
-    if resumed and _md5(part) != archive.md5:  # the part may have been of another file: once more, from the start
-        part.unlink()
-        _complete(archive, part)
     found = _md5(part)
-    if found != archive.md5:
-        part.unlink()
-        raise UserError(
-            f"{archive.url} gave a file of MD5 sum {found}, not {archive.md5}: try again, "
-            f"or put the file at {path} by hand"
-        )
-    os.replace(part, path)
+    if found == archive.md5:
+        os.replace(part, path)
+        return
+    part.unlink()
+    wrong = f"{archive.url} gave a file of MD5 sum {found}, not {archive.md5}"
+    check(resumed, f"{wrong}: try again, or put the file at {path} by hand")
+    _download(archive, path)  # the part may have been of another file: once more, from the start
 
 
 def _complete(archive: Archive, part: Path) -> None:
@@ -127,7 +120,8 @@ def _complete(archive: Archive, part: Path) -> None:
 
 
 def _receive(archive: Archive, part: Path) -> None:
-    """Appends what is missing of the archive to the file `part`."""
+    """Append what is missing of the archive to the file `part`."""
+    callback = _progress.get()
     start = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(archive.url, headers={"Range": f"bytes={start}-"} if start else {})
     try:
@@ -146,20 +140,10 @@ def _receive(archive: Archive, part: Path) -> None:
             while chunk := response.read(_CHUNK):
                 file.write(chunk)
                 done += len(chunk)
-                _report(archive.name, done, total)
+                if callback is not None:
+                    callback(archive.name, done, total)
     if total is not None and done < total:
         raise ConnectionError(f"the connection broke after {done} of {total} bytes")
-
-
-def _report(name: str, done: int, total: int | None) -> None:
-    callback = _progress.get()
-    if callback is not None:
-        callback(name, done, total)
-
-
-def _reason(error: BaseException) -> str:
-    reason = getattr(error, "reason", None)  # of a URLError: what it hides
-    return one_line(reason if isinstance(reason, BaseException) else error)
 
 
 def _md5(path: Path) -> str:

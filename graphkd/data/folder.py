@@ -6,37 +6,34 @@ import copy
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from graphkd.data.augment import Augmentation
-from graphkd.data.base import DATASETS, Batch, Dataset, check_classes, missing_class_notes
+from graphkd.binding import flat
+from graphkd.data.augment import CROP_AND_FLIP, Augmentation
+from graphkd.data.base import DATASETS, Batch, Dataset, Device, check_classes, missing_class_notes
 from graphkd.data.cache import cache_folder, cached, keep_hashes
 from graphkd.data.content import Contents
-from graphkd.data.decoded import Decoded, DecodedDataset, check_has_test
+from graphkd.data.decoded import Decoded, DecodedDataset, Encoded, decode_splits
 from graphkd.data.image_files import ImageFileDataset
 from graphkd.data.images import (
-    Colour,
     Decoder,
-    check_channels,
     check_image,
-    colour,
-    decode_images,
     find_broken,
     image_endings,
     in_batches,
     note_broken,
-    note_images,
     note_sample,
     open_image,
     upright,
 )
-from graphkd.data.tensor import SPLITS, Split, check_fractions
+from graphkd.data.options import ImageOptions, SplitOptionsWithTest
+from graphkd.data.tensor import SPLITS, Split, check_has_test
 from graphkd.errors import UserError, check, choices, did_you_mean
 
 _LEFT_BY_TOOLS = frozenset(
@@ -45,8 +42,6 @@ _LEFT_BY_TOOLS = frozenset(
 )  # fmt: skip
 """Names in lower case that count as hidden, as those do that begin with a dot."""
 _LARGEST_IN_MEMORY = 96
-_PADDING = 4
-_MEAN, _STD = {1: (0.449,), 3: (0.485, 0.456, 0.406)}, {1: (0.226,), 3: (0.229, 0.224, 0.225)}
 
 
 @DATASETS.register("folder")
@@ -69,25 +64,11 @@ class Folder(Dataset):
         train: The training split's folder below `root`; "." if `root` itself holds the classes.
         test: The test split's folder (ImageNet: val); None with a `test_fraction`.
         val: The validation split's folder; None for none, or with a `val_fraction`.
-        image_size: Height and width of what the network sees, in pixels. None: all images are of one size, at most 96.
-        in_channels: 3 for colour, 1 for grey; images are converted.
-        train_fraction: Part of the training split to train on, stratified.
-        val_fraction: Share of the training images for validation.
-        test_fraction: Share of the training images for testing.
-        split_seed: Chooses those three.
+        split: Which samples are trained on, and which splits are cut off the training split.
         padding: Zeros on each side before a random crop, in pixels. None: 4 up to 96 pixels; larger images have none.
-        flip: Whether to flip at random.
-        cutout: Side of a random square that is blanked, in pixels, up to 96 pixels; 0 for none.
-        rand_augment: Number of RandAugment's operations that an image goes through; 0 for none, 2 is usual.
-        rand_magnitude: Their strength, from 0 to 30.
-        mean: Mean of each channel, for pixel values in 0 .. 1. None: the training images', above 96 pixels ImageNet's.
-        std: Standard deviation of each channel, likewise.
-        skip_broken: Leaves broken images out instead of stopping; `skipped` counts them.
-        cache: Where hashes of the files and decoded images are kept: true for in `root`, false for nowhere, or a
-            folder.
+        augmentation: What training images go through; `cutout` is for images up to 96 pixels.
+        images: How images are decoded. Above 96 pixels, `mean` and `std` are ImageNet's by default.
         workers: Number of worker processes for images above 96 pixels; 0 for none.
-        background: What transparent images are drawn on: a colour's name, `#rrggbb`, or red, green and blue from 0
-            to 255.
 
     Raises:
         UserError: A folder is missing or empty, an image is broken, or a class has images for evaluation but none for
@@ -97,55 +78,35 @@ class Folder(Dataset):
     NOT_IDENTITY: ClassVar[frozenset[str]] = frozenset({"root", *SPLITS, "cache", "workers"})
     PATHS: ClassVar[frozenset[str]] = frozenset({"root", "cache"})
 
+    @flat
     def __init__(
         self,
         root: str = "data",
         train: str = "train",
         test: str | None = "test",
         val: str | None = None,
-        image_size: int | None = None,
-        in_channels: int = 3,
-        train_fraction: float = 1.0,
-        val_fraction: float = 0.0,
-        test_fraction: float = 0.0,
-        split_seed: int = 0,
+        split: SplitOptionsWithTest = SplitOptionsWithTest(),  # noqa: B008 (immutable)
         padding: int | None = None,
-        flip: bool = True,
-        cutout: int = 0,
-        rand_augment: int = 0,
-        rand_magnitude: int = 9,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
-        skip_broken: bool = False,
-        cache: bool | str = True,
+        augmentation: Augmentation = CROP_AND_FLIP,
+        images: ImageOptions = ImageOptions(),  # noqa: B008 (immutable)
         workers: int = 2,
-        background: str | Sequence[int] = "white",
     ) -> None:
-        held_out = {"test": test_fraction, "val": val_fraction}
-        check_channels(in_channels)
-        check(image_size is None or image_size >= 1, f"image_size is {image_size}, but must be at least 1")
         check(workers >= 0, f"workers is {workers}, but must be at least 0")
-        check_fractions(train_fraction, held_out)
-        padded = _PADDING if padding is None else padding
-        augmentation = Augmentation(padded, flip, cutout, rand_augment, rand_magnitude)
-        drawn_on = colour(background)
         splits, notes = _list_splits(root, {"train": train, "val": val, "test": test})
-        check_has_test({**splits, **{name: share for name, share in held_out.items() if share}})
-        reader = _Reader(Path(os.path.expanduser(root)), cache, splits, image_size, in_channels, skip_broken, drawn_on)
-        if image_size is None:
+        check_has_test({*splits, *(name for name, share in split.held_out.items() if share)})
+        reader = _Reader(Path(os.path.expanduser(root)), splits, images)
+        size = images.image_size
+        if size is None:
             _check_small(splits["train"].files[0])
-        if image_size is None or image_size <= _LARGEST_IN_MEMORY:
-            self._hold(DecodedDataset(reader.decode, augmentation, mean, std, train_fraction, held_out, split_seed))
+        if size is None or size <= _LARGEST_IN_MEMORY:
+            if padding is not None:
+                augmentation = replace(augmentation, padding=padding)
+            self._hold(DecodedDataset(reader.decode, split, augmentation, images.mean, images.std))
         else:
-            for name, given in (("padding", padding), ("cutout", cutout)):
+            for name, given in (("padding", padding), ("cutout", augmentation.cutout)):
                 check(not given, f"{name} is {given}, but is for images of at most {_LARGEST_IN_MEMORY} pixels")
-            self._hold(
-                ImageFileDataset(
-                    {name: split.files for name, split in splits.items()}, reader.kept(), image_size, in_channels,
-                    flip, rand_augment, rand_magnitude, mean or _MEAN[in_channels], std or _STD[in_channels], workers,
-                    train_fraction, held_out, split_seed, drawn_on,
-                )
-            )  # fmt: skip
+            files = {name: listing.files for name, listing in splits.items()}
+            self._hold(ImageFileDataset(files, reader.kept(), split, augmentation, images, size, workers))
         told = keep_hashes(reader.contents, (*notes, *self.notes))
         self.notes = tuple(" ".join(note.splitlines()) for note in told)
 
@@ -153,16 +114,13 @@ class Folder(Dataset):
     def fingerprint(cls, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return a hash of each split's classes, files' names and contents."""
         splits, _ = _list_splits(options["root"], {name: options[name] for name in SPLITS})
-        cache = cache_folder(options["cache"], Path(os.path.expanduser(options["root"])))
-        return {name: split.digest(cache) for name, split in splits.items()}
+        return _digests(splits, cache_folder(options["cache"], Path(os.path.expanduser(options["root"]))))
 
-    def train_batches(
-        self, order: Tensor, batch_size: int, augmentation_seed: int, device: torch.device | str
-    ) -> Iterator[Batch]:
+    def train_batches(self, order: Tensor, batch_size: int, augmentation_seed: int, device: Device) -> Iterator[Batch]:
         """See `Dataset.train_batches`."""
         return self._samples.train_batches(order, batch_size, augmentation_seed, device)
 
-    def eval_batches(self, split: str, batch_size: int, device: torch.device | str) -> Iterator[Batch]:
+    def eval_batches(self, split: str, batch_size: int, device: Device) -> Iterator[Batch]:
         """See `Dataset.eval_batches`."""
         return self._samples.eval_batches(split, batch_size, device)
 
@@ -174,11 +132,8 @@ class Folder(Dataset):
 
     def _hold(self, samples: Dataset) -> None:
         self._samples = samples
-        self.num_classes, self.class_names = samples.num_classes, samples.class_names
-        self.in_channels, self.image_size = samples.in_channels, samples.image_size
-        self.mean, self.std = samples.mean, samples.std
-        self.train_labels, self.splits = samples.train_labels, samples.splits
-        self.skipped, self.notes = samples.skipped, samples.notes
+        for name in Dataset.__annotations__.keys() - {"PATHS"}:
+            setattr(self, name, getattr(samples, name))
 
 
 @dataclass(frozen=True)
@@ -208,12 +163,8 @@ class _Reader:
     """Reads the listed files."""
 
     root: Path
-    cache: bool | str
     splits: dict[str, _Listing]
-    size: int | None
-    channels: int
-    skip_broken: bool
-    background: Colour
+    images: ImageOptions
 
     @property
     def contents(self) -> list[Contents]:
@@ -221,48 +172,33 @@ class _Reader:
         return [split.contents(self._folder) for split in self.splits.values()]
 
     def decode(self) -> Decoded:
-        """All pixels, from the cache if they are there."""
-        how = {name: getattr(self, name) for name in ("size", "channels", "skip_broken", "background")}
-        return cached(self._folder, {"names": self._names(), **how}, self._source, self._decode)
+        """Return all pixels, from the cache if they are there."""
+        images, class_names = self.images, self.splits["train"].class_names
+        encoded = {
+            name: Encoded(in_batches(split.files), split.files.__getitem__, split.labels)
+            for name, split in self.splits.items()
+        }
+        return self._cached(
+            lambda: _with_missing(decode_splits(encoded, class_names, images)),
+            size=images.image_size, channels=images.in_channels, skip_broken=images.skip_broken,
+            background=images.colour,
+        )  # fmt: skip
 
     def kept(self) -> Decoded:
-        """The files' positions instead of pixels, without the broken ones if these are to be left out."""
-        if not self.skip_broken:
+        """Return the files' positions instead of pixels, without the broken ones if these are to be left out."""
+        if not self.images.skip_broken:
             return self._without({name: {} for name in self.splits})
-        return cached(
-            self._folder, {"names": self._names(), "kept": True}, self._source,
-            lambda: self._without({name: find_broken(split.files) for name, split in self.splits.items()}),
-        )  # fmt: skip
+        return self._cached(
+            lambda: self._without({name: find_broken(split.files) for name, split in self.splits.items()}), kept=True
+        )
 
     @property
     def _folder(self) -> Path | None:
-        return cache_folder(self.cache, self.root)
+        return cache_folder(self.images.cache, self.root)
 
-    def _names(self) -> dict[str, str]:
-        return {name: os.path.relpath(split.folder, self.root) for name, split in self.splits.items()}
-
-    def _source(self) -> dict[str, str]:
-        return {name: split.digest(self._folder) for name, split in self.splits.items()}
-
-    def _decode(self) -> Decoded:
-        splits: dict[str, Split] = {}
-        notes: tuple[str, ...] = ()
-        skipped = 0
-        for name, split in self.splits.items():
-            count = len(split.files)
-            images = decode_images(
-                in_batches(split.files), count, split.files.__getitem__, self.channels, self.size, self.skip_broken,
-                self.background,
-            )  # fmt: skip
-            splits[name] = Split(images.pixels, split.labels[images.kept])
-            notes += note_images(name, count, images)
-            skipped += len(images.broken)
-        return self._decoded(splits, skipped, notes)
-
-    def _decoded(self, splits: dict[str, Split], skipped: int, notes: tuple[str, ...]) -> Decoded:
-        class_names = self.splits["train"].class_names
-        labels = {name: split.labels for name, split in splits.items()}
-        return Decoded(splits, class_names, skipped, (*missing_class_notes(labels, class_names), *notes))
+    def _cached(self, decode: Callable[[], Decoded], **how: Any) -> Decoded:
+        names = {name: os.path.relpath(split.folder, self.root) for name, split in self.splits.items()}
+        return cached(self._folder, {"names": names, **how}, lambda: _digests(self.splits, self._folder), decode)
 
     def _without(self, broken: Mapping[str, Mapping[int, str]]) -> Decoded:
         splits: dict[str, Split] = {}
@@ -273,41 +209,52 @@ class _Reader:
             splits[name] = Split(kept, split.labels[kept])
             messages = [f"{split.files[index]}: {reason}" for index, reason in broken[name].items()]
             notes += note_broken(name, len(split.files), messages)
-        decoder = Decoder(self.channels, background=self.background)
+        decoder = Decoder(self.images.in_channels, background=self.images.colour)
         notes += note_sample("train", self.splits["train"].files, decoder)
-        return self._decoded(splits, sum(map(len, broken.values())), notes)
+        class_names, skipped = self.splits["train"].class_names, sum(map(len, broken.values()))
+        return _with_missing(Decoded(splits, class_names, skipped, notes))
+
+
+def _digests(splits: Mapping[str, _Listing], cache: Path | None) -> dict[str, str]:
+    return {name: split.digest(cache) for name, split in splits.items()}
+
+
+def _with_missing(decoded: Decoded) -> Decoded:
+    """Add the notes of classes that a split has no image of."""
+    labels = {name: split.labels for name, split in decoded.splits.items()}
+    return replace(decoded, notes=(*missing_class_notes(labels, decoded.class_names), *decoded.notes))
+
+
+_LEFT_OUT = {
+    "hidden folder": "",
+    "hidden file": "",
+    "link": " to folders that were read already",
+    "image": " outside the folders of the classes",
+}
+"""What is no image of a class, and what messages say of it behind its plural."""
 
 
 @dataclass
 class _LeftOut:
-    """Counts what is no image of a class."""
+    """Counts what is no image of a class: by its kind, and files of other kinds by their endings."""
 
-    folders: int = 0
-    hidden: int = 0
-    links: int = 0
-    outside: int = 0
-    others: Counter[str] = field(default_factory=Counter)
+    kinds: Counter[str] = field(default_factory=Counter)
+    endings: Counter[str] = field(default_factory=Counter)
 
     def note(self) -> tuple[str, ...]:
-        """The line that tells of them; none where there are none."""
-        kinds = ", ".join(f"{ending} {count}" for ending, count in self.others.most_common(5))
-        parts = [
-            _counted(self.folders, "hidden folder"),
-            _counted(self.hidden, "hidden file"),
-            _counted(self.links, "link", " to folders that were read already"),
-            _counted(self.outside, "image", " outside the folders of the classes"),
-            _counted(self.others.total(), "file", f" of other kinds ({kinds})"),
+        """Return the line that tells of them; none where there are none."""
+        endings = ", ".join(f"{ending} {count}" for ending, count in self.endings.most_common(5))
+        counts = {**self.kinds, "file": self.endings.total()}
+        told = [
+            f"{counts[kind]} {kind}{'' if counts[kind] == 1 else 's'}{more}"
+            for kind, more in {**_LEFT_OUT, "file": f" of other kinds ({endings})"}.items()
+            if counts.get(kind)
         ]
-        told = [part for part in parts if part]
         return (f"left out {', '.join(told)}",) if told else ()
 
 
-def _counted(count: int, what: str, more: str = "") -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}{more}" if count else ""
-
-
 def _list_splits(root: str, given: Mapping[str, str | None]) -> tuple[dict[str, _Listing], tuple[str, ...]]:
-    """The files of each split that is given, labelled by the training split's classes, and what to tell of them."""
+    """Return the files of each split that is given, labelled by the training split's classes, and the notes on them."""
     folder = Path(os.path.expanduser(root))
     check(folder.is_dir(), f"data.root: there is no folder {root}")
     left_out = _LeftOut()
@@ -342,9 +289,9 @@ def _list_split(root: Path, name: str, below: str, left_out: _LeftOut) -> dict[s
         hint = did_you_mean(below, there) or ("" if name == "train" else f"; data.{name}=null for none")
         raise UserError(f"data.{name}: there is no folder {folder}{hint} (folders of {root}: {choices(there)})")
     _, folders, files = next(os.walk(folder, onerror=_unreadable))
-    left_out.outside += sum(not _is_hidden(file) and _ending(file) in image_endings() for file in files)
+    left_out.kinds["image"] += sum(not _is_hidden(file) and _ending(file) in image_endings() for file in files)
     classes = sorted(name for name in folders if not _is_hidden(name))
-    left_out.folders += len(folders) - len(classes)
+    left_out.kinds["hidden folder"] += len(folders) - len(classes)
     check(len(classes) > 0, f"{folder} is empty: images belong in {folder / '<class>'}/")
     return {label: _image_files(folder / label, left_out) for label in classes}
 
@@ -357,19 +304,19 @@ def _image_files(folder: Path, left_out: _LeftOut) -> list[str]:
         inode = _inode(path)
         if inode in seen:
             folders.clear()
-            left_out.links += 1
+            left_out.kinds["link"] += 1
             continue
         seen.add(inode)
         shown = [name for name in folders if not _is_hidden(name)]
-        left_out.folders += len(folders) - len(shown)
+        left_out.kinds["hidden folder"] += len(folders) - len(shown)
         folders[:] = sorted(shown, key=lambda name: (os.path.islink(os.path.join(path, name)), name))
         for name in files:
             if _is_hidden(name):
-                left_out.hidden += 1
+                left_out.kinds["hidden file"] += 1
             elif _ending(name) in image_endings():
                 images.append(os.path.join(path, name))
             else:
-                left_out.others[_ending(name) or "no ending"] += 1
+                left_out.endings[_ending(name) or "no ending"] += 1
     return sorted(images)
 
 

@@ -2,36 +2,36 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from graphkd.data.augment import random_bits
-from graphkd.data.base import Batch, Dataset
-from graphkd.data.decoded import Decoded, check_has_test
+from graphkd.data.augment import Augmentation, random_bits
+from graphkd.data.base import Batch, Device
+from graphkd.data.decoded import Decoded
 from graphkd.data.images import Colour, as_seen, explain, open_image
-from graphkd.data.tensor import SPLITS, Normalisation, Split, cut, hold_out, stratified_subset
-from graphkd.errors import UserError, check, choices, one_line
-
-if TYPE_CHECKING:
-    from PIL import Image
+from graphkd.data.options import ImageOptions, SplitOptions
+from graphkd.data.tensor import SplitDataset, check_has_test, cut, hold_out
+from graphkd.errors import UserError, one_line, one_of
 
 _RESIZE = 256 / 224  # what evaluation resizes the shorter side to, over the size of the crop
+_MEAN, _STD = {1: (0.449,), 3: (0.485, 0.456, 0.406)}, {1: (0.226,), 3: (0.229, 0.224, 0.225)}
 _PREFETCH = 2  # batches ahead for each worker
 
 
-class ImageFileDataset(Dataset):
+class ImageFileDataset(SplitDataset):
     """Image files, decoded when they are needed and transformed by torchvision in worker processes.
 
     Training images go through `RandomResizedCrop` and, if asked for, `RandomHorizontalFlip` and `RandAugment`;
@@ -42,86 +42,61 @@ class ImageFileDataset(Dataset):
     Args:
         files: The image files of each split.
         kept: The samples of each split, with the positions of their files in place of images (int64 [N]).
+        split: Which samples are trained on, and which splits are cut off.
+        augmentation: `flip` and RandAugment's options; the others are not for such images.
+        images: How images are decoded; `mean` and `std` are ImageNet's by default.
         image_size: Height and width of what the network sees, in pixels.
-        in_channels: 3 for colour, 1 for grey.
-        flip: Whether to flip at random.
-        rand_augment: Number of RandAugment's operations that an image goes through; 0 for none, 2 is usual.
-        rand_magnitude: Their strength, from 0 to 30.
-        mean: Mean of each channel, for pixel values in 0 .. 1.
-        std: Standard deviation of each channel, likewise.
         workers: Number of worker processes; 0 decodes in this one.
-        train_fraction: Part of the training samples to keep.
-        held_out: Share of the training split for each split that is cut off it.
-        split_seed: Chooses the samples of those parts.
-        background: What transparent images are drawn on.
 
     Raises:
-        UserError: An option is out of range, or there is no test split. Iterating raises it at a broken image, and
-            where a worker process dies.
+        UserError: There is no test split. Iterating raises it at a broken image, and where a worker process dies.
     """
 
     def __init__(
         self,
         files: Mapping[str, Sequence[str]],
         kept: Decoded,
+        split: SplitOptions,
+        augmentation: Augmentation,
+        images: ImageOptions,
         image_size: int,
-        in_channels: int,
-        flip: bool,
-        rand_augment: int,
-        rand_magnitude: int,
-        mean: Sequence[float],
-        std: Sequence[float],
         workers: int,
-        train_fraction: float,
-        held_out: Mapping[str, float],
-        split_seed: int,
-        background: Colour,
     ) -> None:
-        self._samples = hold_out(kept.splits, held_out, split_seed)
-        check_has_test(self._samples)
-        self._files = {name: _packed(files[name if name in files else "train"]) for name in self._samples}
-        self.num_classes, self.class_names = len(kept.class_names), kept.class_names
+        splits = hold_out(kept.splits, split.held_out, split.split_seed)
+        check_has_test(splits)
+        channels = images.in_channels
+        mean, std = images.mean or _MEAN[channels], images.std or _STD[channels]
+        super().__init__(
+            splits, kept.class_names, image_size, channels, mean, std, split.train_fraction, split.split_seed
+        )
         self.skipped, self.notes = kept.skipped, kept.notes
-        self.in_channels, self.image_size = in_channels, image_size
-        self.splits = tuple(name for name in SPLITS if name in self._samples)
-        self._normalisation = Normalisation.of(mean, std, in_channels)
-        self.mean, self.std = tuple(mean), tuple(std)
-        self._flip, self._rand_augment, self._rand_magnitude = flip, rand_augment, rand_magnitude
-        self._workers, self._split_seed, self._background = workers, split_seed, background
-        self._keep_train_fraction(train_fraction)
+        # Without a Python object for each path: workers would copy the memory of those as they touch them.
+        packed = {name: np.array([os.fsencode(file) for file in split]) for name, split in files.items()}
+        self._files = {name: packed[name if name in packed else "train"] for name in splits}
+        self._augmentation, self._workers, self._background = augmentation, workers, images.colour
 
-    def train_batches(
-        self, order: Tensor, batch_size: int, augmentation_seed: int, device: torch.device | str
-    ) -> Iterator[Batch]:
+    def train_batches(self, order: Tensor, batch_size: int, augmentation_seed: int, device: Device) -> Iterator[Batch]:
         """See `Dataset.train_batches`."""
-        operations = (self._rand_augment, self._rand_magnitude)
-        transform = _TrainTransform(self.image_size, self._flip, operations, augmentation_seed)
-        return self._batches("train", order.cpu(), batch_size, transform, device)
+        return self._batches("train", order.cpu(), batch_size, device, self._augmentation, augmentation_seed)
 
-    def eval_batches(self, split: str, batch_size: int, device: torch.device | str) -> Iterator[Batch]:
+    def eval_batches(self, split: str, batch_size: int, device: Device) -> Iterator[Batch]:
         """See `Dataset.eval_batches`."""
-        check(split in self._samples, f"there is no split '{split}' (choices: {choices(self._samples)})")
-        order = torch.arange(len(self._samples[split].labels))
-        return self._batches(split, order, batch_size, _EvalTransform(self.image_size), device)
-
-    def with_train_fraction(self, fraction: float) -> ImageFileDataset:
-        """See `Dataset.with_train_fraction`."""
-        part = copy.copy(self)
-        part._samples = dict(self._samples)
-        part._keep_train_fraction(fraction)
-        return part
-
-    def _keep_train_fraction(self, fraction: float) -> None:
-        positions, labels = self._samples["train"]
-        chosen = stratified_subset(labels, fraction, self._split_seed)
-        self._samples["train"] = Split(positions[chosen], labels[chosen])
-        self.train_labels = labels[chosen]
+        labels = self._data[one_of(split, self._data, "there is no split")].labels
+        return self._batches(split, torch.arange(len(labels)), batch_size, device)
 
     def _batches(
-        self, split: str, order: Tensor, batch_size: int, transform: _Transform, device: torch.device | str
+        self,
+        split: str,
+        order: Tensor,
+        batch_size: int,
+        device: Device,
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
     ) -> Iterator[Batch]:
-        positions, labels = self._samples[split]
-        samples = _Samples(self._files[split], positions, transform, self.in_channels, self._background)
+        positions, labels = self._data[split]
+        samples = _Samples(
+            self._files[split], positions, self.in_channels, self.image_size, self._background, augmentation, seed
+        )
         to_gpu = torch.device(device).type == "cuda"
         loader = DataLoader(
             samples,
@@ -188,34 +163,48 @@ def _explained(error: RuntimeError) -> Exception:
     )
 
 
+@dataclass(eq=False)
 class _Samples(TorchDataset[Any]):
-    """Maps an index of a split to its transformed image, uint8 [C, H, W], or to what is broken about it."""
+    """Maps an index of a split to its transformed image, uint8 [C, size, size], or to what is broken about it."""
 
-    def __init__(
-        self, files: np.ndarray, positions: Tensor, transform: _Transform, channels: int, background: Colour
-    ) -> None:
-        self.files, self.positions, self.transform = files, positions, transform
-        self.channels, self.background = channels, background
+    files: np.ndarray
+    positions: Tensor
+    channels: int
+    size: int
+    background: Colour
+    augmentation: Augmentation | None
+    seed: int
+
+    @cached_property
+    def transform(self) -> Callable[[Image.Image], Tensor]:
+        """The transforms of torchvision, made in the process that uses them."""
+        from torchvision.transforms import v2
+
+        if self.augmentation is None:
+            steps = [v2.Resize(round(self.size * _RESIZE), antialias=True), v2.CenterCrop(self.size)]
+        else:
+            flip = [v2.RandomHorizontalFlip()] if self.augmentation.flip else []
+            operations = v2.RandAugment(self.augmentation.rand_augment, self.augmentation.rand_magnitude)
+            steps = [v2.RandomResizedCrop(self.size, antialias=True), *flip, operations]
+        compose: Callable[[Image.Image], Tensor] = v2.Compose([*steps, v2.PILToTensor()])
+        return compose
 
     def __getitem__(self, index: int) -> Tensor | str:
+        """Draw from torch's generator, seeded for the sample and put back afterwards."""
         file = os.fsdecode(self.files[int(self.positions[index])])
         try:
-            with open_image(file) as image:
-                return self.transform(as_seen(image, self.channels, self.background), index)
+            with open_image(file) as image, torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(int(random_bits(torch.tensor([index]), self.seed)[0]))
+                return self.transform(as_seen(image, self.channels, self.background))
         except Exception as error:  # as in Decoder
             return f"{file}: {explain(error)}"
 
 
-def _packed(files: Sequence[str]) -> np.ndarray:
-    """Paths without a Python object each: workers would copy the memory of those as they touch them."""
-    return np.array([os.fsencode(file) for file in files])
-
-
+@dataclass(eq=False)
 class _Pixels:
     """A batch, uint8 [B, C, H, W], that travels through a pipe: a tensor takes shared memory, scarce in containers."""
 
-    def __init__(self, images: np.ndarray) -> None:
-        self.images = images
+    images: np.ndarray
 
     def pin_memory(self) -> Tensor:
         """See `torch.utils.data.DataLoader`."""
@@ -223,57 +212,5 @@ class _Pixels:
 
 
 def _collate(samples: list[Tensor | str]) -> _Pixels | str:
-    images: list[np.ndarray] = []
-    for sample in samples:
-        if isinstance(sample, str):
-            return sample
-        images.append(sample.numpy())
-    return _Pixels(np.stack(images))
-
-
-class _Transform:
-    """torchvision's transforms, made in the process that uses them."""
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-
-    @cached_property
-    def compose(self) -> Callable[[Any], Tensor]:
-        raise NotImplementedError
-
-    def __call__(self, image: Image.Image, index: int) -> Tensor:
-        """The image as uint8 [C, size, size]."""
-        return self.compose(image)
-
-
-class _TrainTransform(_Transform):
-    def __init__(self, size: int, flip: bool, operations: tuple[int, int], seed: int) -> None:
-        super().__init__(size)
-        self.flip, self.operations, self.seed = flip, operations, seed
-
-    @cached_property
-    def compose(self) -> Callable[[Any], Tensor]:
-        from torchvision.transforms import v2
-
-        flip = [v2.RandomHorizontalFlip()] if self.flip else []
-        crop = v2.RandomResizedCrop(self.size, antialias=True)
-        operations = v2.RandAugment(*self.operations)
-        compose: Callable[[Any], Tensor] = v2.Compose([crop, *flip, operations, v2.PILToTensor()])
-        return compose
-
-    def __call__(self, image: Image.Image, index: int) -> Tensor:
-        """As above; draws from torch's generator, seeded for the sample and put back afterwards."""
-        seed = int(random_bits(torch.tensor([index]), self.seed)[0])
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
-            return self.compose(image)
-
-
-class _EvalTransform(_Transform):
-    @cached_property
-    def compose(self) -> Callable[[Any], Tensor]:
-        from torchvision.transforms import v2
-
-        resize = v2.Resize(round(self.size * _RESIZE), antialias=True)
-        compose: Callable[[Any], Tensor] = v2.Compose([resize, v2.CenterCrop(self.size), v2.PILToTensor()])
-        return compose
+    broken = next((sample for sample in samples if isinstance(sample, str)), None)
+    return broken or _Pixels(np.stack([sample.numpy() for sample in samples if isinstance(sample, Tensor)]))

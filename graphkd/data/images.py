@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from multiprocessing.pool import ThreadPool
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
+from PIL import Image, ImageColor, UnidentifiedImageError
 from torch import Tensor
 
 from graphkd.errors import brief, check, one_line
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 T = TypeVar("T")
 Source = bytes | str | None
@@ -60,12 +60,7 @@ class Images(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """One decoded image.
-
-    Attributes:
-        pixels: uint8 [C, H, W].
-        animated: Whether it is the first of several frames.
-    """
+    """One decoded image, uint8 [C, H, W], and whether it is the first of several frames."""
 
     pixels: np.ndarray
     animated: bool
@@ -112,14 +107,10 @@ class Decoder:
                         "data.image_size=N makes all N x N"
                     )
                 return Picture(self._pixels(seen), _is_animated(image))
-        except BrokenImageError:
-            raise
         except Exception as error:  # Pillow's readers raise nearly anything on broken data
             raise BrokenImageError(explain(error)) from error
 
     def _pixels(self, image: Image.Image) -> np.ndarray:
-        from PIL import Image
-
         if self.size is not None and image.size != (self.size, self.size):
             side = min(image.size)
             left, top = ((length - side) / 2 for length in image.size)
@@ -149,8 +140,6 @@ def as_seen(image: Image.Image, channels: int, background: Colour) -> Image.Imag
 
 def upright(image: Image.Image) -> Image.Image:
     """Return an opened image turned and flipped as its EXIF data say."""
-    from PIL import Image
-
     image.load()  # this turns a TIFF file
     try:
         orientation = image.getexif().get(_ORIENTATION, 1)
@@ -162,8 +151,6 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def _with_8_bits(image: Image.Image) -> Image.Image:
-    from PIL import Image
-
     if not image.mode.startswith("I"):
         return image
     values = np.asarray(image)
@@ -176,8 +163,6 @@ def _with_8_bits(image: Image.Image) -> Image.Image:
 
 
 def _on_background(image: Image.Image, background: Colour) -> Image.Image:
-    from PIL import Image
-
     if image.mode in ("La", "LAB"):  # Pillow converts them to one mode only
         image = image.convert({"La": "LA", "LAB": "RGB"}[image.mode])
     if not image.has_transparency_data:
@@ -204,8 +189,6 @@ def colour(background: str | Sequence[int]) -> Colour:
     Raises:
         UserError: It is no colour.
     """
-    from PIL import ImageColor
-
     try:
         values = ImageColor.getrgb(background)[:3] if isinstance(background, str) else tuple(background)
     except ValueError:
@@ -219,15 +202,8 @@ def colour(background: str | Sequence[int]) -> Colour:
     return red, green, blue
 
 
-def check_channels(in_channels: int) -> None:
-    """Raises `UserError` unless there is such a kind of image."""
-    check(in_channels in MODES, f"in_channels is {in_channels}, but must be 1 (grey) or 3 (colour)")
-
-
 def open_image(source: Source) -> Image.Image:
     """Return the image, its header read only."""
-    from PIL import Image
-
     if source is None:
         raise BrokenImageError("there is no image")
     return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_formats())
@@ -235,8 +211,6 @@ def open_image(source: Source) -> Image.Image:
 
 @functools.cache
 def _formats() -> tuple[str, ...]:
-    from PIL import Image
-
     Image.init()
     return tuple(name for name in Image.ID if name not in _NO_PICTURES)
 
@@ -244,8 +218,6 @@ def _formats() -> tuple[str, ...]:
 @functools.cache
 def image_endings() -> frozenset[str]:
     """Return the endings of image files, in lower case with their dots: all that Pillow reads as pictures."""
-    from PIL import Image
-
     formats = _formats()
     return frozenset(ending for ending, name in Image.registered_extensions().items() if name in formats)
 
@@ -256,8 +228,6 @@ def check_image(image: Image.Image) -> None:
     Raises:
         BrokenImageError: It does not.
     """
-    from PIL import Image
-
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and image.width * image.height > limit:
         raise BrokenImageError(f"its {_times(image.size)} pixels are more than Pillow's limit of {limit}")
@@ -268,9 +238,7 @@ def check_image(image: Image.Image) -> None:
 
 
 def explain(error: BaseException) -> str:
-    """Why an image cannot be decoded, without the addresses in memory that Pillow's messages hold."""
-    from PIL import UnidentifiedImageError
-
+    """Return why an image cannot be decoded, without the addresses in memory that Pillow's messages hold."""
     if isinstance(error, BrokenImageError):
         return str(error)
     return "it is no image" if isinstance(error, UnidentifiedImageError) else one_line(error)
@@ -285,7 +253,7 @@ def decode_images(
     skip_broken: bool,
     background: Colour = WHITE,
 ) -> Images:
-    """Decodes images in threads, into memory that is asked for once.
+    """Decode images in threads, into memory that is asked for once.
 
     Args:
         batches: The images, some at a time.
@@ -305,18 +273,17 @@ def decode_images(
     plain = Decoder(channels, size, background=background)
     decoder: Decoder | None = None
     start = animated = constant = 0
-    with ThreadPoolExecutor(_threads()) as pool, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of oversized images: check_image refuses them
+    with _threads() as pool:
         for sources in batches:
-            if decoder is None:
-                decoder = _decoder_for(sources, plain, where, start)
-                if decoder is not None:
-                    pixels = _allocate(count, decoder)
-            part = _decode_batch(pool, decoder or plain, sources, pixels[start:])
-            animated, constant = animated + part.animated, constant + part.constant
-            for index, message in part.messages.items():
-                broken[start + index] = f"{where(start + index)}: {message}"
-                check(skip_broken, f"broken image: {broken[start + index]} (data.skip_broken=true leaves such out)")
+            if decoder is None and (decoder := _with_size(plain, sources, where, start)) is not None:
+                pixels = _allocate(count, decoder)
+            decode = functools.partial(_decode_into, pixels[start:], decoder or plain)
+            for index, found in enumerate(pool.starmap(decode, enumerate(sources)), start):
+                if isinstance(found, str):
+                    broken[index] = f"{where(index)}: {found}"
+                    check(skip_broken, f"broken image: {broken[index]} (data.skip_broken=true leaves such out)")
+                else:
+                    animated, constant = animated + found[0], constant + found[1]
             start += len(sources)
     assert start == count
     check(len(broken) < count, f"all {count} images are broken, the first is {next(iter(broken.values()), '')}")
@@ -326,14 +293,13 @@ def decode_images(
 
 
 def in_batches(items: Sequence[T], size: int = 2048) -> Iterator[Sequence[T]]:
-    """The items, `size` at a time."""
+    """Return the items, `size` at a time."""
     return (items[start : start + size] for start in range(0, len(items), size))
 
 
 def find_broken(files: Sequence[str]) -> dict[int, str]:
-    """Why the files of these positions are broken; each is read whole, but no result is kept."""
-    with ThreadPoolExecutor(_threads()) as pool, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    """Return why the files of these positions are broken; each is read whole, but no result is kept."""
+    with _threads() as pool:
         reasons = pool.map(_why_broken, files)
         return {index: reason for index, reason in enumerate(reasons) if reason is not None}
 
@@ -349,81 +315,66 @@ def _why_broken(file: str) -> str | None:
     return None
 
 
-def _threads() -> int:
-    return min(_MAX_THREADS, os.cpu_count() or 1)
+@contextlib.contextmanager
+def _threads() -> Iterator[ThreadPool]:
+    """Threads that decode images, without Pillow's warnings of oversized ones: `check_image` refuses them."""
+    with ThreadPool(min(_MAX_THREADS, os.cpu_count() or 1)) as pool, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield pool
 
 
-def _decoder_for(
-    sources: Sequence[Source], decoder: Decoder, where: Callable[[int], str], start: int
-) -> Decoder | None:
-    """The decoder for images of one size, which the first that is sound gives; None without any."""
+def _try(decoder: Decoder, source: Source) -> Picture | str:
+    """Return the image, or why it is broken."""
+    try:
+        return decoder(source)
+    except BrokenImageError as error:
+        return str(error)
+
+
+def _decode_into(pixels: np.ndarray, decoder: Decoder, index: int, source: Source) -> tuple[bool, bool] | str:
+    """Decode an image into its row; return whether it is animated and constant, or why it is broken."""
+    picture = _try(decoder, source)
+    if isinstance(picture, str):
+        return picture
+    pixels[index] = picture.pixels
+    return picture.animated, picture.constant
+
+
+def _with_size(decoder: Decoder, sources: Sequence[Source], where: Callable[[int], str], start: int) -> Decoder | None:
+    """Return a decoder for images of one size, which the first sound image gives; None without any."""
     if decoder.size is not None:
         return decoder
-    for index, source in enumerate(sources):
-        try:
-            _, height, width = decoder(source).pixels.shape
-        except BrokenImageError:
+    for index, source in enumerate(sources, start):
+        picture = _try(decoder, source)
+        if isinstance(picture, str):
             continue
-        check(
-            height == width,
-            f"{where(start + index)} is {_times((width, height))}, but images must be square: "
-            "data.image_size=N makes all N x N",
-        )
+        _, height, width = picture.pixels.shape
+        size = _times((width, height))
+        square = f"{where(index)} is {size}, but images must be square: data.image_size=N makes all N x N"
+        check(height == width, square)
         return replace(decoder, expected=(width, height))
     return None
 
 
 def _allocate(count: int, decoder: Decoder) -> np.ndarray:
+    """Return memory for that many images.
+
+    Raises:
+        UserError: It is more than the machine's whole memory.
+    """
     side = decoder.size or (decoder.expected or (0,))[0]
-    check_memory(count, decoder.channels, side)
-    return np.empty((count, decoder.channels, side, side), dtype=np.uint8)
-
-
-def check_memory(count: int, channels: int, side: int) -> None:
-    """Raises `UserError` where that many images are more than the machine's whole memory."""
-    memory, needed = _physical_memory(), count * channels * side * side
-    check(
-        memory is None or needed < memory,
-        f"{count} images of {side} x {side} pixels take {needed / _GIB:.1f} GiB, but this machine has "
-        f"{(memory or 0) / _GIB:.1f} GiB of memory: choose a smaller data.image_size",
-    )
-
-
-def _physical_memory() -> int | None:
+    shape = (count, decoder.channels, side, side)
     try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):  # not on every system
-        return None
-
-
-class _Part(NamedTuple):
-    """What came of some images: the messages of the broken ones by their positions, and counts of the others."""
-
-    messages: dict[int, str]
-    animated: int
-    constant: int
-
-
-def _decode_batch(pool: ThreadPoolExecutor, decoder: Decoder, sources: Sequence[Source], pixels: np.ndarray) -> _Part:
-    """Decodes into the first rows of `pixels`."""
-    step = -(-len(sources) // _threads())
-
-    def decode(first: int) -> _Part:
-        messages: dict[int, str] = {}
-        animated = constant = 0
-        for index in range(first, min(first + step, len(sources))):
-            try:
-                picture = decoder(sources[index])
-            except BrokenImageError as error:
-                messages[index] = str(error)
-                continue
-            pixels[index] = picture.pixels
-            animated, constant = animated + picture.animated, constant + picture.constant
-        return _Part(messages, animated, constant)
-
-    parts = list(pool.map(decode, range(0, len(sources), step or 1)))
-    messages = {index: message for part in parts for index, message in part.messages.items()}
-    return _Part(messages, sum(part.animated for part in parts), sum(part.constant for part in parts))
+        return np.empty(shape, dtype=np.uint8)
+    needed = math.prod(shape)
+    check(
+        needed < memory,
+        f"{count} images of {side} x {side} pixels take {needed / _GIB:.1f} GiB, but this machine has "
+        f"{memory / _GIB:.1f} GiB of memory: choose a smaller data.image_size",
+    )
+    return np.empty(shape, dtype=np.uint8)
 
 
 def _times(size: tuple[int, int]) -> str:
@@ -431,7 +382,7 @@ def _times(size: tuple[int, int]) -> str:
 
 
 def note_broken(split: str, count: int, broken: Sequence[str]) -> tuple[str, ...]:
-    """The line that tells of broken images that were left out; none where there are none."""
+    """Return the line that tells of broken images that were left out; none where there are none."""
     if not broken:
         return ()
     more = f", and {len(broken) - 3} more" if len(broken) > 3 else ""
@@ -447,25 +398,16 @@ def note_images(split: str, count: int, images: Images) -> tuple[str, ...]:
 def note_sample(split: str, files: Sequence[str], decoder: Decoder) -> tuple[str, ...]:
     """Return such lines for a sample of images that are decoded later; broken ones are told then."""
     sample = files[:: -(-len(files) // _LOOKED_AT)]
-    with ThreadPoolExecutor(_threads()) as pool, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        pictures = [picture for picture in pool.map(functools.partial(_try, decoder), sample) if picture]
+    with _threads() as pool:
+        found = pool.map(functools.partial(_try, decoder), sample)
+    pictures = [picture for picture in found if not isinstance(picture, str)]
     animated, constant = (sum(getattr(picture, kind) for picture in pictures) for kind in ("animated", "constant"))
     return _note_kinds(f"of {len(sample)} {split} images that were looked at", animated, constant)
 
 
-def _try(decoder: Decoder, file: str) -> Picture | None:
-    try:
-        return decoder(file)
-    except BrokenImageError:
-        return None
-
-
 def _note_kinds(of: str, animated: int, constant: int) -> tuple[str, ...]:
-    notes: tuple[str, ...] = ()
-    if animated:
-        notes += (f"{animated} {of} have several frames: the first is used",)
-    if constant:
-        background = "data.background chooses what transparent ones are drawn on"
-        notes += (f"{constant} {of} are of one colour throughout; {background}",)
-    return notes
+    told = {
+        "have several frames: the first is used": animated,
+        "are of one colour throughout; data.background chooses what transparent ones are drawn on": constant,
+    }
+    return tuple(f"{count} {of} {what}" for what, count in told.items() if count)

@@ -64,13 +64,7 @@ class FileLabels:
 
 
 class Numbered(NamedTuple):
-    """Labels as positions among the classes.
-
-    Attributes:
-        class_names: The name of each class.
-        labels: Classes of each split's samples, int64 [N].
-        notes: What the user should know, a line each.
-    """
+    """The name of each class, the class of each split's samples (int64 [N]), and notes for the user."""
 
     class_names: tuple[str, ...]
     labels: dict[str, Tensor]
@@ -96,10 +90,8 @@ def number_labels(splits: Splits, column: str, num_classes: int | None, relabel:
     splits, notes = _with_names(splits, column, num_classes, relabel)
     train = splits["train"]
     namer = next((part for part in train if part.names), None)
-    if namer is not None and namer.names is not None:
-        names = namer.names
-    else:
-        names = tuple(str(value) for value in sorted({value for part in train for value in part.values.tolist()}))
+    texts = sorted({value for part in train for value in part.values.tolist()}) if namer is None else ()
+    names = (namer and namer.names) or tuple(map(str, texts))
     places = {name: [part.places(names) for part in split] for name, split in splits.items()}
     shown = np.unique(np.concatenate(places["train"]))
     shown = shown[shown >= 0]

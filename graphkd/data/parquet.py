@@ -6,20 +6,22 @@ import glob
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from graphkd.data.augment import Augmentation
+from graphkd.binding import flat
+from graphkd.data.augment import CROP_AND_FLIP, Augmentation
 from graphkd.data.base import DATASETS, first_few, missing_class_notes
 from graphkd.data.cache import cache_folder, cached, keep_hashes
 from graphkd.data.content import Contents
-from graphkd.data.decoded import Decoded, DecodedDataset
-from graphkd.data.images import WHITE, Colour, Source, check_channels, colour, decode_images, note_images
+from graphkd.data.decoded import Decoded, DecodedDataset, Encoded, decode_splits
+from graphkd.data.images import Source
 from graphkd.data.labels import FileLabels, number_labels
+from graphkd.data.options import ImageOptions, SplitOptionsWithTest
 from graphkd.data.tensor import SPLITS, Split
 from graphkd.errors import UserError, brief, check, choices, did_you_mean, one_line
 
@@ -49,28 +51,12 @@ class Parquet(DecodedDataset):
         image_column: The column of the images.
         label_column: The column of the labels.
         root: The folder that paths of images are relative to. None: that of their Parquet file.
-        image_size: Height and width in pixels of the central square that images are resized to (bilinear,
-            antialiased). None: all images have one size.
-        in_channels: 3 for colour, 1 for grey; images are converted.
         num_classes: How many classes there are. None: as many as the files name, or as the training labels show.
         relabel: Whether the classes are only those of the training labels, numbered anew in their order: for labels
             that start at 1 or have gaps.
-        train_fraction: Part of the training split to train on, stratified.
-        val_fraction: Share of the training images for validation.
-        test_fraction: Share of the training images for testing.
-        split_seed: Chooses those three.
-        padding: Zeros on each side before a random crop, in pixels.
-        flip: Whether to flip at random.
-        cutout: Side of a random square that is blanked, in pixels; 0 for none.
-        rand_augment: Number of RandAugment's operations that an image goes through; 0 for none, 2 is usual.
-        rand_magnitude: Their strength, from 0 to 30.
-        mean: Mean of each channel, for pixel values in 0 .. 1. None: the training images'.
-        std: Standard deviation of each channel, likewise.
-        skip_broken: Leaves broken images out instead of stopping; `skipped` counts them.
-        cache: Where hashes of the files and decoded images are kept: true for beside the training file, false for
-            nowhere, or a folder.
-        background: What transparent images are drawn on: a colour's name, `#rrggbb`, or red, green and blue from 0
-            to 255.
+        split: Which samples are trained on, and which splits are cut off the training split.
+        augmentation: What training images go through.
+        images: How images are decoded.
 
     Raises:
         UserError: A file, column, image or label is missing or wrong; the message names file and row.
@@ -79,6 +65,7 @@ class Parquet(DecodedDataset):
     NOT_IDENTITY: ClassVar[frozenset[str]] = frozenset({*SPLITS, "root", "cache"})
     PATHS: ClassVar[frozenset[str]] = NOT_IDENTITY
 
+    @flat
     def __init__(
         self,
         train: Paths = None,
@@ -87,41 +74,20 @@ class Parquet(DecodedDataset):
         image_column: str = "image",
         label_column: str = "label",
         root: str | None = None,
-        image_size: int | None = None,
-        in_channels: int = 3,
         num_classes: int | None = None,
         relabel: bool = False,
-        train_fraction: float = 1.0,
-        val_fraction: float = 0.0,
-        test_fraction: float = 0.0,
-        split_seed: int = 0,
-        padding: int = 4,
-        flip: bool = True,
-        cutout: int = 0,
-        rand_augment: int = 0,
-        rand_magnitude: int = 9,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
-        skip_broken: bool = False,
-        cache: bool | str = True,
-        background: str | Sequence[int] = "white",
+        split: SplitOptionsWithTest = SplitOptionsWithTest(),  # noqa: B008 (immutable)
+        augmentation: Augmentation = CROP_AND_FLIP,
+        images: ImageOptions = ImageOptions(),  # noqa: B008 (immutable)
     ) -> None:
-        check_channels(in_channels)
-        check(image_size is None or image_size >= 1, f"image_size is {image_size}, but must be at least 1")
         fits = num_classes is None or 2 <= num_classes <= _MOST_CLASSES
         check(fits, f"num_classes is {num_classes}, but must be at least 2 and at most {_MOST_CLASSES}")
         files = _split_files({"train": train, "val": val, "test": test})
-        reader = _Reader(
-            files, image_column, label_column, root, image_size, in_channels, num_classes, relabel, skip_broken,
-            colour(background),
-        )  # fmt: skip
-        contents = _contents(files, cache, image_column, root)
+        reader = _Reader(files, image_column, label_column, root, num_classes, relabel, images)
+        contents = _contents(files, images.cache, image_column, root)
         super().__init__(
-            lambda: cached(
-                contents["train"].cache, options=reader.options, source=lambda: _hashes(contents), decode=reader.read
-            ),
-            Augmentation(padding, flip, cutout, rand_augment, rand_magnitude), mean, std, train_fraction,
-            {"test": test_fraction, "val": val_fraction}, split_seed,
+            lambda: cached(contents["train"].cache, reader.options, lambda: _hashes(contents), reader.read),
+            split, augmentation, images.mean, images.std,
         )  # fmt: skip
         self.notes = keep_hashes(contents.values(), self.notes)
 
@@ -164,24 +130,26 @@ class _Reader:
     image_column: str
     label_column: str
     root: str | None
-    image_size: int | None
-    channels: int
     num_classes: int | None
     relabel: bool
-    skip_broken: bool
-    background: Colour = WHITE
+    images: ImageOptions
 
     @property
     def options(self) -> dict[str, Any]:
         """What the decoded images depend on beside the files' content."""
+        images = self.images
         return {
             "labels": "by name",
             **{name: [[file.name, file.stat().st_size] for file in split] for name, split in self.files.items()},
-            **{name: getattr(self, name) for name in ("image_column", "label_column", "image_size", "channels")},
-            **{name: getattr(self, name) for name in ("num_classes", "relabel", "skip_broken", "background")},
+            **{name: getattr(self, name) for name in ("image_column", "label_column", "num_classes", "relabel")},
+            "image_size": images.image_size,
+            "channels": images.in_channels,
+            "skip_broken": images.skip_broken,
+            "background": images.colour,
         }
 
     def read(self) -> Decoded:
+        """Return the samples of all files."""
         opened = {name: [_Open.of(file) for file in split] for name, split in self.files.items()}
         for split in opened.values():
             for file in split:
@@ -190,19 +158,13 @@ class _Reader:
         for name, parts in labels.items():
             check(any(len(part.values) for part in parts), f"the {name} split has no rows ({parts[0].file})")
         numbered = number_labels(labels, self.label_column, self.num_classes, self.relabel)
-        splits: dict[str, Split] = {}
-        notes = _given_twice(self.files) + numbered.notes
-        skipped = 0
-        for name, split in opened.items():
-            rows = len(numbered.labels[name])
-            images = decode_images(
-                self._sources(split), rows, _row_namer(split), self.channels, self.image_size, self.skip_broken,
-                self.background,
-            )  # fmt: skip
-            splits[name] = Split(images.pixels, numbered.labels[name][images.kept])
-            notes += note_images(name, rows, images)
-            skipped += len(images.broken)
-        return Decoded(splits, numbered.class_names, skipped, notes + self._missing(splits, numbered.class_names))
+        encoded = {
+            name: Encoded(self._sources(split), _row_namer(split), numbered.labels[name])
+            for name, split in opened.items()
+        }
+        decoded = decode_splits(encoded, numbered.class_names, self.images)
+        notes = (*_given_twice(self.files), *numbered.notes, *decoded.notes)
+        return replace(decoded, notes=notes + self._missing(decoded.splits, decoded.class_names))
 
     def _sources(self, split: Sequence[_Open]) -> Iterator[list[Source]]:
         for file in split:
@@ -212,7 +174,7 @@ class _Reader:
                     if isinstance(source, str) and not os.path.isfile(source):
                         where = f"row {row + at} of {file.path}"
                         check(
-                            self.skip_broken,
+                            self.images.skip_broken,
                             f"broken image: {where}: there is no file {brief(source)} (data.root=FOLDER says where "
                             "paths begin, data.skip_broken=true leaves such images out)",
                         )
@@ -240,47 +202,39 @@ class _Open:
 
     @classmethod
     def of(cls, path: Path) -> _Open:
-        import pyarrow as pa
         import pyarrow.parquet as pq
 
-        try:
+        with _reading(f"{path} is no readable Parquet file"):
             parquet = pq.ParquetFile(path)
             return cls(path, parquet, parquet.schema_arrow)
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{path} is no readable Parquet file ({one_line(error)})") from error
 
     def check_columns(self, image_column: str, label_column: str) -> None:
         """Check that both are there, once, and of a type that can be read."""
-        from pyarrow import types
-
         kind = self._type(image_column, "image_column")
-        parts = [kind.field(name).type for name in _parts(kind)] if types.is_struct(kind) else [kind]
-        parts = [part for part in parts if not types.is_null(part)]
+        parts = [_kind(part) for part in _parts(kind).values()] if _kind(kind) == "struct" else [_kind(kind)]
         check(
-            len(parts) > 0 and all(map(_holds_images, parts)),
+            {*parts} - {"null"} != set() and {*parts} <= {"null", "bytes", "text", "integers"},
             f"column '{image_column}' of {self.path} is {kind}, but must hold encoded images or their paths "
             "(data.image_column)",
         )
-        kind = _value_type(self._type(label_column, "label_column"))
+        kind = self._type(label_column, "label_column")
         check(
-            types.is_integer(kind) or types.is_boolean(kind) or _is_text(kind),
+            _kind(kind) in ("integer", "boolean", "text"),
             f"column '{label_column}' of {self.path} is {kind}, but must hold integers, texts or booleans "
             "(data.label_column)",
         )
 
     def labels(self, column: str) -> FileLabels:
         """Return one column's values; each row must have one."""
-        from pyarrow import types
-
-        kind = _value_type(self.schema.field(column).type)
+        kind = _kind(self.schema.field(column).type)
         with self._reading(column):
             values = self.parquet.read(columns=[column]).column(column).to_pylist()
         if None in values:
             raise UserError(f"row {values.index(None)} of {self.path}: column '{column}' is empty")
-        if _is_text(kind):
+        if kind == "text":
             return FileLabels(self.path, np.array(values, dtype=object))
         check(max(values, default=0) < 2**63, f"column '{column}' of {self.path} goes beyond 64-bit integers")
-        names = ("False", "True") if types.is_boolean(kind) else self.names(column)
+        names = ("False", "True") if kind == "boolean" else self.names(column)
         return FileLabels(self.path, np.array(values, dtype=np.int64), names)
 
     def images(self, column: str, root: str | None) -> Iterator[list[Source]]:
@@ -315,14 +269,8 @@ class _Open:
             for batch in self.parquet.iter_batches(rows, row_groups=[group], columns=[column]):
                 yield batch.column(column)
 
-    @contextmanager
-    def _reading(self, column: str) -> Iterator[None]:
-        import pyarrow as pa
-
-        try:
-            yield
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise UserError(f"column '{column}' of {self.path} cannot be read ({one_line(error)})") from error
+    def _reading(self, column: str) -> AbstractContextManager[None]:
+        return _reading(f"column '{column}' of {self.path} cannot be read")
 
     def _type(self, column: str, option: str) -> pa.DataType:
         names = self.schema.names
@@ -333,56 +281,56 @@ class _Open:
 
     def _names_images(self, column: str) -> bool:
         """Return whether rows name their images' files instead of holding images; for structs, the first row tells."""
-        from pyarrow import types
-
-        kind = self.schema.field(column).type if self.schema.names.count(column) == 1 else None
-        if kind is None or not types.is_struct(kind):
-            return kind is not None and _is_text(_value_type(kind))
+        kind = _kind(self.schema.field(column).type) if self.schema.names.count(column) == 1 else None
+        if kind != "struct":
+            return kind == "text"
         with self._reading(column):
             first = next(self._batches(column, rows=1), None)
         return first is not None and _images(first, named=False) in ([], [None])
 
 
-def _value_type(kind: pa.DataType) -> pa.DataType:
+@contextmanager
+def _reading(told: str) -> Iterator[None]:
+    """Tell what failed, and why, where pyarrow cannot read a file."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{told} ({one_line(error)})") from error
+
+
+def _kind(of: pa.DataType) -> str:
+    """Return what a column of a type holds: "text", "bytes", "integers" (a list of them), ... or "other"."""
     from pyarrow import types
 
-    return kind.value_type if types.is_dictionary(kind) else kind
+    if types.is_dictionary(of):
+        return _kind(of.value_type)
+    if types.is_list(of) or types.is_large_list(of) or types.is_fixed_size_list(of):
+        return "integers" if types.is_integer(of.value_type) else "list"
+    kinds = {
+        "text": ("string", "large_string", "string_view"),
+        "bytes": ("binary", "large_binary", "binary_view", "fixed_size_binary"),
+        **{kind: (kind,) for kind in ("integer", "boolean", "struct", "null")},
+    }
+    fitting = (kind for kind, names in kinds.items() if any(getattr(types, f"is_{name}")(of) for name in names))
+    return next(fitting, "other")
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    from pyarrow import types
-
-    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    from pyarrow import types
-
-    return bool(types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind))
-
-
-def _holds_images(kind: pa.DataType) -> bool:
-    """Whether values of a type can be encoded images (also as lists of their bytes), or paths."""
-    from pyarrow import types
-
-    kind = _value_type(kind)
-    binary = (types.is_binary, types.is_large_binary, types.is_binary_view, types.is_fixed_size_binary, _is_text)
-    return any(fits(kind) for fits in binary) or (_is_list(kind) and types.is_integer(kind.value_type))
-
-
-def _parts(struct: pa.DataType, named: bool = True) -> list[str]:
+def _parts(struct: pa.DataType, named: bool = True) -> dict[str, pa.DataType]:
     """Return the fields of an image on the Hugging Face hub that are there, the path only where images are named."""
-    return [name for name in ("bytes", "path")[: 1 + named] if struct.get_field_index(name) >= 0]
+    return {
+        name: struct.field(name).type for name in ("bytes", "path")[: 1 + named] if struct.get_field_index(name) >= 0
+    }
 
 
 def _images(column: pa.Array, named: bool) -> list[Source]:
     """Return encoded images, or paths where there are none and images are `named`."""
-    from pyarrow import types
-
-    if types.is_struct(column.type):
+    kind = _kind(column.type)
+    if kind == "struct":
         parts = [_images(column.field(name), named) for name in _parts(column.type, named)]
         return [next((image for image in row if image is not None), None) for row in zip(*parts, strict=True)]
-    if _is_list(column.type):
+    if kind == "integers":
         return [
             np.asarray(row.values.fill_null(0)).astype(np.uint8).tobytes() if row.is_valid else None for row in column
         ]
@@ -402,14 +350,11 @@ def _given_twice(files: Mapping[str, Sequence[Path]]) -> tuple[str, ...]:
 
 def _row_namer(split: Sequence[_Open]) -> Callable[[int], str]:
     """What messages call the row at a position of a split."""
-    lengths = [file.parquet.metadata.num_rows for file in split]
+    starts = np.cumsum([0, *(file.parquet.metadata.num_rows for file in split)])
 
     def name(index: int) -> str:
-        for file, length in zip(split, lengths, strict=True):
-            if index < length:
-                return f"row {index} of {file.path}"
-            index -= length
-        raise IndexError(index)
+        file = int(np.searchsorted(starts, index, side="right")) - 1
+        return f"row {index - starts[file]} of {split[file].path}"
 
     return name
 
@@ -419,15 +364,13 @@ def _split_files(given: Mapping[str, Paths]) -> dict[str, list[Path]]:
     check(given["train"] is not None, "data set 'parquet' needs data.train=FILE, its training split")
     files: dict[str, list[Path]] = {}
     for name, paths in given.items():
-        if paths is not None:
-            patterns = [paths] if isinstance(paths, str) else paths
-            files[name] = [file for pattern in patterns for file in _matching(pattern, f"data.{name}")]
-            check(len(files[name]) > 0, f"data.{name} is an empty list")
+        if paths is None:
+            continue
+        files[name] = []
+        for pattern in [paths] if isinstance(paths, str) else paths:
+            path = Path(os.path.expanduser(pattern))
+            found = [path] if path.is_file() else sorted(filter(Path.is_file, map(Path, glob.glob(str(path)))))
+            check(len(found) > 0, f"data.{name}: there is no file {pattern}")
+            files[name] += found
+        check(len(files[name]) > 0, f"data.{name} is an empty list")
     return files
-
-
-def _matching(pattern: str, option: str) -> list[Path]:
-    path = Path(os.path.expanduser(pattern))
-    found = [path] if path.is_file() else sorted(Path(file) for file in glob.glob(str(path)) if Path(file).is_file())
-    check(len(found) > 0, f"{option}: there is no file {pattern}")
-    return found

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from graphkd.data.augment import Augmentation, random_bits
-from graphkd.data.base import Batch, Dataset
-from graphkd.errors import UserError, check, choices
+from graphkd.data.base import Batch, Dataset, Device
+from graphkd.errors import UserError, check, choices, one_of
 
 SPLITS = ("train", "val", "test")
+S = TypeVar("S", bound="SplitDataset")
 _STATISTICS_BATCH = 2048  # images counted at a time
 
 
@@ -50,7 +51,7 @@ class Normalisation(NamedTuple):
         scale, shift = 1 / (255 * stds), -means / stds
         return cls(scale.float()[:, None, None], shift.float()[:, None, None])
 
-    def to(self, device: torch.device | str) -> Normalisation:
+    def to(self, device: Device) -> Normalisation:
         """The same on a device."""
         return Normalisation(self.scale.to(device), self.shift.to(device))
 
@@ -58,7 +59,49 @@ class Normalisation(NamedTuple):
         return images * self.scale + self.shift
 
 
-class TensorDataset(Dataset):
+class SplitDataset(Dataset):
+    """Labelled samples of each split, of which training may use a part; a subclass makes batches of them.
+
+    Arguments as in `TensorDataset`, with the facts of `Dataset`. In place of pixels, the splits may have what stands
+    for them, such as the positions of files.
+    """
+
+    def __init__(
+        self,
+        splits: Mapping[str, Split],
+        class_names: Sequence[str],
+        image_size: int,
+        in_channels: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        train_fraction: float,
+        split_seed: int,
+    ) -> None:
+        self.num_classes, self.class_names = len(class_names), tuple(class_names)
+        self.in_channels, self.image_size = in_channels, image_size
+        self.splits = tuple(name for name in SPLITS if name in splits)
+        self.mean, self.std = tuple(mean), tuple(std)
+        self._normalisation = Normalisation.of(mean, std, in_channels)
+        self._data = dict(splits)
+        self._split_seed = split_seed
+        self._keep_train_fraction(train_fraction)
+
+    def with_train_fraction(self: S, fraction: float) -> S:
+        """See `Dataset.with_train_fraction`."""
+        part = copy.copy(self)
+        part._data = dict(self._data)
+        part._keep_train_fraction(fraction)
+        return part
+
+    def _keep_train_fraction(self, fraction: float) -> None:
+        images, labels = self._data["train"]
+        chosen = stratified_subset(labels.cpu(), fraction, self._split_seed).to(labels.device)
+        if len(chosen) < len(labels):
+            self._data["train"] = Split(images[chosen], labels[chosen])
+        self.train_labels = self._data["train"].labels.cpu()
+
+
+class TensorDataset(SplitDataset):
     """Whole splits as uint8 tensors, augmented and normalised in batches on the device where they are used.
 
     A split moves to the device at its first use and stays there, so no worker processes are needed.
@@ -87,23 +130,13 @@ class TensorDataset(Dataset):
         split_seed: int = 0,
     ) -> None:
         _check_splits(splits, len(class_names))
-        images = splits["train"].images
-        self.num_classes = len(class_names)
-        self.in_channels, self.image_size = images.shape[1], images.shape[2]
-        self.class_names = tuple(class_names)
-        self.splits = tuple(name for name in SPLITS if name in splits)
-        self._data = dict(splits)
+        _, channels, size, _ = splits["train"].images.shape
         self._augmentation = augmentation or Augmentation()
         padding = self._augmentation.padding
-        check(padding <= self.image_size, f"padding is {padding}, but the images have {self.image_size} pixels a side")
-        self._split_seed = split_seed
-        self._normalisation = Normalisation.of(mean, std, self.in_channels)
-        self.mean, self.std = tuple(mean), tuple(std)
-        self._keep_train_fraction(train_fraction)
+        check(padding <= size, f"padding is {padding}, but the images have {size} pixels a side")
+        super().__init__(splits, class_names, size, channels, mean, std, train_fraction, split_seed)
 
-    def train_batches(
-        self, order: Tensor, batch_size: int, augmentation_seed: int, device: torch.device | str
-    ) -> Iterator[Batch]:
+    def train_batches(self, order: Tensor, batch_size: int, augmentation_seed: int, device: Device) -> Iterator[Batch]:
         """See `Dataset.train_batches`."""
         images, labels = self._placed("train", device)
         normalised = self._normalisation.to(device)
@@ -112,38 +145,23 @@ class TensorDataset(Dataset):
             augmented = self._augmentation.cut_out(augmented, indices, augmentation_seed)
             yield Batch(augmented, labels[indices], indices)
 
-    def eval_batches(self, split: str, batch_size: int, device: torch.device | str) -> Iterator[Batch]:
+    def eval_batches(self, split: str, batch_size: int, device: Device) -> Iterator[Batch]:
         """See `Dataset.eval_batches`."""
         images, labels = self._placed(split, device)
         normalised = self._normalisation.to(device)
         for indices in cut(torch.arange(len(labels), device=device), batch_size):
             yield Batch(normalised(images[indices]), labels[indices], indices)
 
-    def with_train_fraction(self, fraction: float) -> TensorDataset:
-        """See `Dataset.with_train_fraction`."""
-        part = copy.copy(self)
-        part._data = dict(self._data)
-        part._keep_train_fraction(fraction)
-        return part
-
-    def _keep_train_fraction(self, fraction: float) -> None:
-        images, labels = self._data["train"]
-        chosen = stratified_subset(labels.cpu(), fraction, self._split_seed).to(labels.device)
-        if len(chosen) < len(labels):
-            self._data["train"] = Split(images[chosen], labels[chosen])
-        self.train_labels = self._data["train"].labels.cpu()
-
-    def _placed(self, name: str, device: torch.device | str) -> Split:
-        check(name in self._data, f"there is no split '{name}' (choices: {choices(self._data)})")
-        images, labels = self._data[name]
+    def _placed(self, name: str, device: Device) -> Split:
+        images, labels = self._data[one_of(name, self._data, "there is no split")]
         self._data[name] = Split(images.to(device), labels.to(device))
         return self._data[name]
 
 
 def stratified_split(labels: Tensor, fractions: Sequence[float], seed: int) -> list[Tensor]:
-    """Cuts samples into one part for each fraction and a last one with the rest, each class alike.
+    """Cut samples, each class alike, into a part for each fraction and one with the rest, of all classes.
 
-    A part depends on the fractions up to its own only. The rest keeps at least one sample of each class.
+    A part depends on the fractions up to its own only.
 
     Args:
         labels: Classes, int64 [N], on the CPU.
@@ -160,7 +178,7 @@ def stratified_split(labels: Tensor, fractions: Sequence[float], seed: int) -> l
 
 
 def stratified_subset(labels: Tensor, fraction: float, seed: int) -> Tensor:
-    """The sorted indices, int64 [n], of a part of the samples, at least one of each class.
+    """Return the sorted indices, int64 [n], of a part of the samples, at least one of each class.
 
     Of two fractions under one seed, the smaller one's samples are among the larger one's.
 
@@ -199,7 +217,7 @@ def check_held_out(labels: Tensor, shares: Mapping[str, float], parts: Mapping[s
 
 
 def check_fractions(train_fraction: float, held_out: Mapping[str, float]) -> None:
-    """Checks a training fraction, and the shares that `hold_out` is to cut off.
+    """Check a training fraction, and the shares that `hold_out` is to cut off.
 
     Raises:
         UserError: One is out of range, or nothing is left to train on.
@@ -212,7 +230,7 @@ def check_fractions(train_fraction: float, held_out: Mapping[str, float]) -> Non
 
 
 def hold_out(splits: Mapping[str, Split], shares: Mapping[str, float], seed: int) -> dict[str, Split]:
-    """Cuts further splits off the training split, stratified.
+    """Cut further splits off the training split, stratified.
 
     Args:
         splits: The splits there are.
@@ -235,7 +253,7 @@ def hold_out(splits: Mapping[str, Split], shares: Mapping[str, float], seed: int
 
 
 def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel for pixel values in 0 .. 1; exact, from the counts of each value.
+    """Return mean and standard deviation of each channel for pixel values in 0 .. 1, exact by counting each value.
 
     Args:
         images: uint8 [N, C, H, W].
@@ -290,28 +308,26 @@ def cut(indices: Tensor, batch_size: int) -> tuple[Tensor, ...]:
     return torch.split(indices, batch_size)
 
 
+def check_has_test(splits: Collection[str]) -> None:
+    """Raises `UserError` without a test split."""
+    check("test" in splits, "there is no test split: name it by data.test, or cut one off by data.test_fraction=0.2")
+
+
 def _check_splits(splits: Mapping[str, Split], num_classes: int) -> None:
     check("train" in splits, f"a data set needs a train split (it has: {choices(splits)})")
-    for name, split in splits.items():
-        check(name in SPLITS, f"there is no split '{name}' (choices: {choices(SPLITS)})")
-        _check_split(name, split, num_classes)
-        shape, expected = tuple(split.images.shape[1:]), tuple(splits["train"].images.shape[1:])
-        check(shape == expected, f"{name} images have shape {shape}, but train images {expected}")
-
-
-def _check_split(name: str, split: Split, num_classes: int) -> None:
-    images, labels = split
-    check(
-        images.dtype == torch.uint8 and images.ndim == 4 and images.shape[2] == images.shape[3],
-        f"{name} images are {images.dtype} of shape {tuple(images.shape)}, but must be uint8 [N, C, H, H]",
-    )
-    check(
-        labels.dtype == torch.int64 and labels.shape == images.shape[:1],
-        f"{name} labels are {labels.dtype} of shape {tuple(labels.shape)}, but must be int64 [{len(images)}]",
-    )
-    check(images.numel() > 0, f"the {name} split is empty")
-    low, high = int(labels.min()), int(labels.max())
-    check(
-        low >= 0 and high < num_classes,
-        f"{name} labels run from {low} to {high}, but must lie in 0 .. {num_classes - 1}",
-    )
+    expected = splits["train"].images.shape[1:]
+    for name, (images, labels) in splits.items():
+        one_of(name, SPLITS, "there is no split")
+        check(
+            images.dtype == torch.uint8 and images.ndim == 4 and images.shape[2] == images.shape[3],
+            f"{name} images are {images.dtype} of shape {tuple(images.shape)}, but must be uint8 [N, C, H, H]",
+        )
+        check(
+            labels.dtype == torch.int64 and labels.shape == images.shape[:1],
+            f"{name} labels are {labels.dtype} of shape {tuple(labels.shape)}, but must be int64 [{len(images)}]",
+        )
+        check(images.numel() > 0, f"the {name} split is empty")
+        low, high, most = int(labels.min()), int(labels.max()), num_classes - 1
+        check(low >= 0 and high <= most, f"{name} labels run from {low} to {high}, but must lie in 0 .. {most}")
+        shape = images.shape[1:]
+        check(shape == expected, f"{name} images have shape {tuple(shape)}, but train images {tuple(expected)}")

@@ -95,6 +95,15 @@ def load_weights(network: Network, path: Path) -> tuple[str, ...]:
     return notes
 
 
+def check_weights(path: Path) -> None:
+    """Check that a file of weights of our own is whole.
+
+    Raises:
+        UserError: It is not, was altered, or is gone.
+    """
+    _read(path, _SMALL)
+
+
 def content_hash(path: Path) -> str:
     """Return the SHA-256 of a file's content, in hexadecimal.
 

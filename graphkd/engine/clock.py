@@ -4,52 +4,68 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from types import TracebackType
 
 import torch
 
-T = TypeVar("T")
+
+class Span:
+    """Measures what happens within it: the host's time, and on CUDA the device's, between two of its events."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.host = 0.0
+        self._cuda = device.type == "cuda"
+
+    def __enter__(self) -> Span:
+        if self._cuda:
+            self._start, self._end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+            self._start.record()
+        self.host = -time.perf_counter()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.host += time.perf_counter()
+        if self._cuda:
+            self._end.record()
+
+    def seconds(self) -> float:
+        """Return the time on the device; CUDA must have come to its end."""
+        return self._start.elapsed_time(self._end) / 1000 if self._cuda else self.host
 
 
 class Clock:
-    """Sums the time of named sections: of the host on the CPU, of the device (by its events) on CUDA."""
+    """Sum the time of named sections on the training device."""
 
     def __init__(self, device: torch.device) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
-        self._cuda = device.type == "cuda"
-        self._events: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
+        self._device = device
+        self._open: list[tuple[str, Span, float]] = []
 
     @contextmanager
     def section(self, name: str) -> Iterator[None]:
         """Count what happens within it under a name."""
-        if self._cuda:
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-            start.record()
+        with Span(self._device) as span:
             yield
-            end.record()
-            self._events.append((name, start, end))
-        else:
-            started = time.perf_counter()
-            yield
-            self.seconds[name] += time.perf_counter() - started
+        self.add(name, span)
 
-    def each(self, items: Iterable[T], name: str) -> Iterator[T]:
-        """Yield the items, with the time until each of them counted under a name."""
-        iterator = iter(items)
-        while True:
-            with self.section(name):
-                item = next(iterator, None)
-            if item is None:
-                return
-            yield item
+    def add(self, name: str, span: Span, share: float = 1.0) -> None:
+        """Count a share of a span, which may have served others too, under a name."""
+        self._open.append((name, span, share))
+        if self._device.type == "cpu":
+            self._close()
 
     def read(self) -> dict[str, float]:
-        """Seconds by section so far; waits for the device."""
-        if self._events:
+        """Return the seconds by section so far; wait for the device."""
+        if self._open:
             torch.cuda.synchronize()
-            for name, start, end in self._events:
-                self.seconds[name] += start.elapsed_time(end) / 1000
-            self._events.clear()
+            self._close()
         return dict(self.seconds)
+
+    def _close(self) -> None:
+        for name, span, share in self._open:
+            self.seconds[name] += share * span.seconds()
+        self._open.clear()

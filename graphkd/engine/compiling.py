@@ -1,4 +1,4 @@
-"""Where `torch.compile` keeps the code that it makes."""
+"""The cache of `torch.compile`."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from multiprocessing.util import Finalize
 
 @functools.cache
 def private_compile_cache() -> str:
-    """Give this process a compile cache of its own, which is removed at its end.
+    """Give this process its own compile cache, which is removed when the process ends.
 
-    The compiler writes its libraries in place, and a file that exists is taken for complete: in a cache that processes
-    share, one that is killed while it compiles leaves a cut library, on which every later one fails. The caches in
-    memory refer to these files, so the folder serves all trainings of the process.
+    The compiler writes libraries in place and takes every existing file for complete. So in a shared cache, a process
+    that is killed while compiling leaves a truncated library, on which all later processes fail. In-memory caches refer
+    to these files, so all trainings of the process share one folder.
 
     Returns:
-        The folder, below TORCHINDUCTOR_CACHE_DIR or else below the system's folder for temporary files. It becomes the
-        new TORCHINDUCTOR_CACHE_DIR, where torch and Triton look.
+        The folder, below TORCHINDUCTOR_CACHE_DIR or else the system's temporary folder. It becomes the new
+        TORCHINDUCTOR_CACHE_DIR, where torch and Triton look.
     """
     parent = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
     if parent is not None:
         os.makedirs(parent, exist_ok=True)
     folder = tempfile.mkdtemp(prefix="graphkd-compiled-", dir=parent)
-    # Unlike atexit, it is run in the children of multiprocessing too.
+    # Unlike atexit, this runs in children of multiprocessing too.
     Finalize(None, shutil.rmtree, args=(folder, True), exitpriority=0)
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
     return folder

@@ -1,4 +1,4 @@
-"""Convolutions that oneDNN, torch's library for them on the CPU, gets wrong."""
+"""A workaround for convolutions that oneDNN, torch's library on the CPU, computes incorrectly."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import torch
 from torch import nn
 
 _BLOCK = 8
-"""Channels that oneDNN takes at once with AVX2."""
+"""Channels that oneDNN processes at once with AVX2."""
 
 
 @contextmanager
 def sound_convolutions(*modules: nn.Module) -> Iterator[None]:
-    """Within it, torch's own convolutions are used if oneDNN could spoil a gradient of these modules.
+    """Use torch's own convolutions in this context if oneDNN could corrupt a gradient of the modules.
 
-    The gradient by the weight of a strided 1x1 convolution of fewer channels than a block, with maps channels last,
-    may write past its workspace, seen with AVX2 and AVX-512: it is wrong, or the process crashes or hangs
-    (https://github.com/uxlfoundation/oneDNN/issues/6035). `torch.compile` puts maps channels last by itself.
+    The weight gradient of a strided 1x1 convolution of fewer channels than a block, with maps channels last, may write
+    past its workspace, seen with AVX2 and AVX-512: the result is wrong, or the process crashes or hangs
+    (https://github.com/uxlfoundation/oneDNN/issues/6035). `torch.compile` uses channels last by itself.
 
     Args:
-        modules: All that is trained with maps channels last.
+        modules: All modules that are trained with maps channels last.
     """
     layers = (layer for module in modules for layer in module.modules())
     if any(_strided_and_narrow(layer) for layer in layers):

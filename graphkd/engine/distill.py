@@ -1,4 +1,4 @@
-"""The whole training from Python."""
+"""Distillation from Python."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Result:
 
     Attributes:
         student: The network with its last weights, in eval mode, on the training device.
-        history: The figures of every epoch.
-        test: Figures of the student on the test split, after the last epoch.
+        history: Figures of every epoch.
+        test: Figures on the test split after the last epoch.
     """
 
     student: Network
@@ -35,16 +35,16 @@ def distill(
     objective: Objective | WeightedSum | Mapping[str, tuple[Objective, Weight]], *,
     trainer: Trainer | None = None, seed: int = 0, callback: Callback | None = None,
 ) -> Result:  # fmt: skip
-    """Distil a trained teacher into a student, by the same trainer as the commands use.
+    """Distil a trained teacher into a student, with the trainer of the commands.
 
     Args:
-        teacher: A trained network; None where the objective needs none. It is frozen.
-        student: The network to train, in place.
-        data: What to train and test on.
+        teacher: A trained network, which is frozen; None if the objective needs none.
+        student: The network to train, in place, from its present weights.
+        data: Data to train and test on.
         objective: One objective (weight 1), or several with weights by name.
-        trainer: Epochs, learning rate and so on; the benchmark's 240 epochs by default.
-        seed: Fixes order, augmentation and the objective's draws; weights are as they come.
-        callback: Is told how it goes.
+        trainer: Epochs, learning rate and so on; by default the CRD benchmark's 240 epochs.
+        seed: Seed of the sample order, augmentation and the objective's draws.
+        callback: Callback of the training.
 
     Raises:
         UserError: The objective needs a teacher and there is none, or the device is missing.

@@ -17,8 +17,8 @@ _SPECIAL_STEPS = 0xFFFFFFFA
 """From here on Slurm's step ids mean a job's script, a shell of salloc and the like."""
 
 
-def processes() -> int:
-    """Return how many processes torchrun, srun or `graphkd.launch.start` began together, this one included.
+def world_size() -> int:
+    """Return how many processes torchrun, srun or `graphkd.run.processes.start` began together, this one included.
 
     Raises:
         UserError: A variable that says so is no whole number.
@@ -30,7 +30,7 @@ def processes() -> int:
 
 def in_group() -> bool:
     """Return whether this process is one of several that were started together."""
-    return processes() > 1
+    return world_size() > 1
 
 
 def rank() -> int:
@@ -60,7 +60,7 @@ def environment() -> ClusterEnvironment:
             return os.environ.setdefault("MASTER_ADDR", self.resolve_root_node_address(nodes))
 
         def world_size(self) -> int:
-            return processes()
+            return world_size()
 
         def validate_settings(self, num_devices: int, num_nodes: int) -> None:
             pass

@@ -1,4 +1,4 @@
-"""Looks out for losses and weights that are NaN or infinite."""
+"""Checks for losses and weights that are NaN or infinite."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from graphkd.engine.ranks import Ranks
 from graphkd.objective import Losses
 
 LOOK_EVERY = 100
-"""Steps between looks at a device that works ahead of the host; a CPU is looked at in every step."""
+"""Steps between checks on a device that works ahead of the host; on a CPU every step is checked."""
 
 _HINT = "the last checkpoint is kept; lower the trainer's lr or momentum, or set its clip_norm"
 
@@ -24,16 +24,12 @@ class NotFiniteError(RuntimeError):
 
 
 def not_finite(state: Mapping[str, Any]) -> list[str]:
-    """Return the names of the floating-point tensors that hold NaN or infinity.
-
-    Args:
-        state: Tensors and plain values by name, in nested mappings, such as a `state_dict`.
-    """
+    """Return the names of the floating-point tensors with NaN or infinity in nested mappings, such as a state dict."""
     tensors = dict(_floating(state))
     if not tensors:
         return []
     device = next(iter(tensors.values())).device
-    # The largest magnitudes: no copy of a tensor is made, nothing overflows, and the device is waited for once.
+    # The largest magnitudes: this copies no tensor, cannot overflow, and waits for the device once.
     norms = [torch.linalg.vector_norm(tensor, math.inf).to(device, torch.float64) for tensor in tensors.values()]
     sound = torch.stack(norms).isfinite().tolist()
     return [name for name, good in zip(tensors, sound, strict=True) if not good]
@@ -48,14 +44,14 @@ def _floating(state: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
 
 
 class Guard:
-    """Stops a training whose loss or weights are not finite; `skip` leaves a step with such a loss out instead.
+    """Stops a training whose loss or weights are not finite; `skip` skips steps with such a loss instead.
 
-    On CUDA `stop` looks only now and then, and before every checkpoint, so that no step waits for the device; `skip`
-    has to wait in every step.
+    On CUDA `stop` checks every 100 steps and before every checkpoint, so that steps do not wait for the device; `skip`
+    waits in every step.
     """
 
     def __init__(self, device: torch.device, what: Literal["stop", "skip"], callback: Callback) -> None:
-        """Create a guard of one training."""
+        """Create a guard for one training."""
         self._what = what
         self._callback = callback
         self._at_once = device.type == "cpu" or what == "skip"
@@ -63,10 +59,10 @@ class Guard:
         self._sound = "at the start"
 
     def check(self, losses: Losses, step: int, lr: float) -> bool:
-        """Return whether to take this step.
+        """Return whether to apply this step.
 
         Raises:
-            NotFiniteError: One of the steps so far had a loss that is not finite, and the training is to stop.
+            NotFiniteError: A loss so far is not finite, and the training is to stop.
         """
         self._unseen.append((step, lr, {"total": losses.total.detach(), **losses.raw}))
         if not self._at_once and len(self._unseen) < LOOK_EVERY:
@@ -74,10 +70,10 @@ class Guard:
         return self.look()
 
     def look(self) -> bool:
-        """Look at the steps since the last look; whether all their losses were finite.
+        """Return whether all losses since the last call are finite.
 
         Raises:
-            NotFiniteError: One was not, and the training is to stop.
+            NotFiniteError: One is not, and the training is to stop.
         """
         steps, self._unseen = self._unseen, []
         if not steps or bool(torch.stack([terms["total"].detach() for _, _, terms in steps]).isfinite().all()):
@@ -90,15 +86,15 @@ class Guard:
         return False
 
     def check_weights(self, state: Mapping[str, Any], steps: int, ranks: Ranks) -> None:
-        """Check all that was learned: parameters, statistics, banks. All ranks check together.
+        """Check parameters, statistics and banks (collective).
 
         Args:
             state: Tensors by name, in nested mappings.
-            steps: The optimizer's steps so far, for the message.
-            ranks: The processes that train together.
+            steps: Number of optimizer steps so far, for the message.
+            ranks: The processes of the training.
 
         Raises:
-            NotFiniteError: Something in it is NaN or infinite, on any of the ranks.
+            NotFiniteError: A tensor has NaN or infinity, on any rank.
         """
         bad = not_finite(state)
         if ranks.all_reduce_max(len(bad)):
@@ -109,10 +105,10 @@ class Guard:
         self._sound = f"after {steps} steps"
 
     def check_outputs(self, fit: History) -> None:
-        """Check what a training came to: finite weights may be so large that the network's outputs are not finite.
+        """Check the last test loss: finite weights can be so large that the network's outputs are not finite.
 
         Raises:
-            NotFiniteError: The loss on the test split is NaN or infinite after the last epoch.
+            NotFiniteError: The loss is NaN or infinite.
         """
         test = fit.epochs[-1].test
         if test is not None and not math.isfinite(test.nll):

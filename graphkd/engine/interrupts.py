@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and the loss of the terminal wait until a training can be left with a checkpoint."""
+"""Delays Ctrl-C, SIGTERM and the loss of the terminal until a training has written a checkpoint."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupts:
-    """Within it, the first such signal is held back until `pending` is looked at; a second one acts at once.
+    """Context that holds back the first such signal as `pending`; a second one acts at once.
 
-    Whatever handlers there were before get the signal in the end. Outside the main thread it does nothing.
+    In the end the signal goes to the previous handler. Outside the main thread the context does nothing.
     """
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class Interrupts:
             self.deliver()
 
     def deliver(self) -> None:
-        """Hands the signal that was held back to the handler it was meant for, which mostly raises."""
+        """Pass the pending signal to its previous handler, which usually raises."""
         self._restore()
         number, self.pending = self.pending, None
         if number is not None:

@@ -1,25 +1,25 @@
-"""One training while it runs: the objective's stages, then the student's own epochs."""
+"""The training loop of one student: the stages of its objective, then its own epochs."""
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from graphkd.batch import DistillationBatch, NetworkOutput, Progress
-from graphkd.data import Batch, Dataset
+from graphkd.batch import DistillationBatch, Progress
+from graphkd.data import Dataset
 from graphkd.engine import memory
 from graphkd.engine.callback import Callback, EpochResult, History
-from graphkd.engine.clock import Clock
+from graphkd.engine.clock import Clock, Span
 from graphkd.engine.compiling import private_compile_cache
 from graphkd.engine.evaluate import Evaluation, evaluate
+from graphkd.engine.feed import Fed, Request
 from graphkd.engine.guard import Guard
-from graphkd.engine.interrupts import Interrupts
 from graphkd.engine.meter import EpochMeans, EpochMeter
 from graphkd.engine.options import TrainerOptions
 from graphkd.engine.ranks import Ranks
@@ -46,8 +46,8 @@ class Phase:
         groups: What the optimizer trains.
         loss: What it minimises.
         trains_student: Whether the student is among it.
-        transform: Takes images to their views.
-        views: How many there are.
+        viewer: The objective whose views of the images it takes; None for the images as they are.
+        with_teacher: Whether it looks at the teacher.
         resting: Parts of the student that are left as they are, in eval mode.
     """
 
@@ -58,9 +58,14 @@ class Phase:
     groups: list[dict[str, Any]]
     loss: Callable[[DistillationBatch, Section], Losses]
     trains_student: bool
-    transform: Callable[[Tensor], Tensor]
-    views: int
+    viewer: Objective | None
+    with_teacher: bool
     resting: Sequence[nn.Module] = ()
+
+    @property
+    def views(self) -> int:
+        """Number of views of each sample."""
+        return 1 if self.viewer is None else self.viewer.views
 
 
 @dataclass
@@ -73,23 +78,28 @@ class Position:
 
 
 class TrainingLoop:
-    """Training loop of one student: the pre-training stages of its objective, then its own epochs."""
+    """Training loop of one student: the pre-training stages of its objective, then its own epochs.
+
+    It asks for batches and is handed them (`run`), so that several loops can train on one stream of batches.
+    """
 
     def __init__(
-        self, options: TrainerOptions, fabric: Fabric, student: Network, objective: WeightedSum, dataset: Dataset,
-        teacher: Network | None, seed: int, callback: Callback, name: str, checkpoints: Checkpoints | None,
-        interrupts: Interrupts,
+        self, options: TrainerOptions, fabric: Fabric, student: Network, objective: WeightedSum, dataset: Dataset, *,
+        teacher: Network | None = None, seed: int = 0, callback: Callback | None = None, name: str = "student",
+        checkpoints: Checkpoints | None = None,
     ) -> None:  # fmt: skip
-        self.options, self.dataset, self.seed = options, dataset, seed
-        self.callback, self.name, self.checkpoints, self.interrupts = callback, name, checkpoints, interrupts
+        """Move networks and objective to the device; arguments as in `Trainer.fit`."""
+        self.options, self.dataset, self.seed, self.teacher = options, dataset, seed, teacher
+        self.callback, self.name, self.checkpoints = callback or Callback(), name, checkpoints
         self.fabric, self.device, self.ranks = fabric, fabric.device, Ranks(fabric)
         self.student, self.objective = student, objective
-        self.teacher = None if teacher is None else _frozen(teacher).to(self.device)
+        self.leave: Callable[[], None] = lambda: None
+        """Called where the training can be left; `train_together` sets it."""
         self.stages = objective.stages()
         self.generators: dict[str, torch.Generator] = {}
         objective.train()
         objective.prepare(self.device, self._stream)
-        self._set_up_networks()
+        self._set_up_student()
         self.optimizer: Any = None
         self.position = Position()
         self.sums = EpochMeter()
@@ -97,34 +107,38 @@ class TrainingLoop:
         self.seconds = 0.0
         self.clock = Clock(self.device)
         self.gradients_finite = True
-        self.guard = Guard(self.device, options.non_finite, callback)
+        self.guard = Guard(self.device, options.non_finite, self.callback)
         self.since = time.monotonic()
 
-    def _set_up_networks(self) -> None:
-        """Memory format, compilation, and Fabric around the student; state and names stay those of the networks."""
-        networks = [network for network in (self.student, self.teacher) if network is not None]
-        self.layout = torch.channels_last if self.options.channels_last else torch.contiguous_format
+    def _set_up_student(self) -> None:
+        """Memory format, compilation, and Fabric around the student; state and names stay those of the network."""
+        self.student.to(self.device)
         if self.options.channels_last:
-            for network in networks:
-                network.to(memory_format=self.layout)
-        self.ranks.broadcast(self.student.to(self.device))
+            self.student.to(memory_format=torch.channels_last)
+        self.ranks.broadcast(self.student)
         self.ranks.broadcast(self.objective)
         if self.ranks.world > 1 and self.device.type == "cuda":
             nn.SyncBatchNorm.convert_sync_batchnorm(self.student)  # type: ignore[no-untyped-call]
         self.average = self.options.average(self.student)
         if self.options.compile:
             private_compile_cache()
-        compiled: list[Any] = [torch.compile(network) if self.options.compile else network for network in networks]
         # Only the student is wrapped: under mixed precision Fabric would cast the objective's inputs.
-        self.wrapped = self.fabric.setup_module(compiled[0])
-        self.teach = compiled[-1]
+        network: Any = torch.compile(self.student) if self.options.compile else self.student
+        self.wrapped = self.fabric.setup_module(network)
 
-    def run(self) -> History:
-        """Train to the end, from the latest checkpoint where there is one."""
+    def run(self) -> Generator[Request, Fed, History]:
+        """Train to the end, from the latest checkpoint where there is one.
+
+        Yields:
+            The batch that it needs next, which is to be sent in.
+
+        Returns:
+            The figures of every epoch.
+        """
         state = self._resumed()
         memory.reset_peak(self.device)
         for number in range(self.position.phase, len(self.stages) + 1):
-            self._run_phase(self._phase(number), None if state is None else state["optimizer"])
+            yield from self._run_phase(self._phase(number), None if state is None else state["optimizer"])
             state = None
         self._note_costs()
         self._check_weights(self._learned())
@@ -193,7 +207,7 @@ class TrainingLoop:
             name=None, epochs=self.options.epochs, lr=self.options.lr, decay_epochs=self.options.decay_epochs,
             groups=[*_group(self.student.parameters()), *self.objective.parameter_groups()],
             loss=self.objective, trains_student=True,
-            transform=self.objective.transform, views=self.objective.views,
+            viewer=self.objective.viewer, with_teacher=self.objective.terms_need_teacher,
         )  # fmt: skip
 
     def _stage(self, name: str, stage: Stage, objective: Objective) -> Phase:
@@ -214,10 +228,10 @@ class TrainingLoop:
             name=name, epochs=stage.epochs, lr=self.options.lr if stage.lr is None else stage.lr,
             decay_epochs=[round(share * stage.epochs) for share in stage.decay_at],
             groups=_group(parameters), loss=loss, trains_student=stage.trains_student,
-            transform=objective.transform, views=objective.views, resting=resting,
+            viewer=objective if objective.views > 1 else None, with_teacher=True, resting=resting,
         )  # fmt: skip
 
-    def _run_phase(self, phase: Phase, optimizer_state: dict[str, Any] | None) -> None:
+    def _run_phase(self, phase: Phase, optimizer_state: dict[str, Any] | None) -> Generator[Request, Fed, None]:
         self.optimizer = self.fabric.setup_optimizers(self.options.make_optimizer(phase.groups, phase.lr))
         if optimizer_state is not None:
             self.optimizer.load_state_dict(optimizer_state)
@@ -229,17 +243,17 @@ class TrainingLoop:
         title = self.name if phase.name is None else f"{self.name}, stage {phase.name}"
         self.callback.start(title, phase.epochs, batches, done=self.position.epoch * batches + self.position.batch)
         while self.position.epoch < phase.epochs:
-            self._run_epoch(phase)
+            yield from self._run_epoch(phase)
         self.position = Position(self.position.phase + 1)
         if phase.name is not None:
-            self._save()
+            self.save()
 
-    def _run_epoch(self, phase: Phase) -> None:
+    def _run_epoch(self, phase: Phase) -> Generator[Request, Fed, None]:
         epoch = self.position.epoch
         lr = self.options.lr_at(epoch, phase.epochs, phase.lr, phase.decay_epochs)
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group.get("lr_scale", 1.0)
-        means = self._train(phase)
+        means = yield from self._train(phase)
         done = EpochResult(
             epoch=epoch + 1, lr=lr, total=means.total, terms=means.terms,
             train_top1=means.top1 if phase.trains_student else None, val=None, test=None,
@@ -255,67 +269,58 @@ class TrainingLoop:
         self.sums, self.seconds = EpochMeter(), 0.0
         self.callback.epoch(done)
 
-    def _train(self, phase: Phase) -> EpochMeans:
-        """Return the rest of an epoch's batches, and the means of all of them."""
+    def _train(self, phase: Phase) -> Generator[Request, Fed, EpochMeans]:
+        """Take the rest of an epoch's steps, and return the means of all of them."""
         self.student.train(phase.trains_student)
         for part in phase.resting:
             part.eval()
-        started, before = time.perf_counter(), self.seconds
-        for batch in self.clock.each(self._batches(phase), "data"):
-            self._step(phase, batch)
+        with_teacher = phase.with_teacher and self.teacher is not None
+        for number in range(self.position.batch, self._epoch_batches()):
+            self._note_time()
+            fed = yield Request(
+                phase.name, self.position.epoch, number, phase.viewer, with_teacher, self.objective.needs_maps
+            )
+            self.since = time.monotonic()
+            shared = sum(share * cost.host for _, cost, share in fed.costs)
+            self.history.elapsed += shared
+            with Span(self.device) as span:
+                self._step(phase, fed)
+            for name, cost, share in fed.costs:
+                self.clock.add(name, cost, share)
+            self.seconds += span.host + shared
             self.position.batch += 1
             self.callback.step()
-            self.seconds = before + time.perf_counter() - started
             if self._applies(self.position.batch):  # half a step cannot be gone on with
                 self._leave_or_save()
-        self.guard.look()
-        means = self.sums.means()  # waits for the device, so the time is right
+        with Span(self.device) as span:
+            self.guard.look()
+            means = self.sums.means()  # waits for the device, so the time is right
+        self.seconds += span.host
         self.clock.read()
-        self.seconds = before + time.perf_counter() - started
         return means
 
-    def _batches(self, phase: Phase) -> Iterator[Batch]:
-        """This rank's images of the epoch's batches from the position on, with the whole batch's labels and indices."""
-        names = () if phase.name is None else (phase.name,)
-        epoch, size = self.position.epoch, self.options.batch_size
-        labels = self.dataset.train_labels
-        order = torch.randperm(len(labels), generator=generator(self.seed, "order", *names, epoch))
-        rest = order[self.position.batch * size :]
-        whole = torch.split(rest, size) if len(rest) else ()
-        mine = [self.ranks.local_slice(indices) for indices in whole]
-        if not mine:
-            return
-        augmentation = derive(self.seed, "augmentation", *names, epoch)
-        parts = self.dataset.train_batches(torch.cat(mine), len(mine[0]), augmentation, self.device)
-        for indices, part in zip(whole, parts, strict=True):
-            if self.ranks.world > 1:
-                part = Batch(part.images, labels[indices].to(self.device), indices.to(self.device))
-            yield part
-
-    def _step(self, phase: Phase, batch: Batch) -> None:
+    def _step(self, phase: Phase, fed: Fed) -> None:
         step = self.position.epoch * self._epoch_batches() + self.position.batch
         progress = Progress(step, self.position.epoch, phase.epochs, self.position.batch % self.options.accumulate)
         torch.manual_seed(derive(self.seed, "dropout", step, self.ranks.rank))  # so that it needs no state
         section = self.clock.section
         buffers = self._buffers() if self.options.non_finite == "skip" else []
         before = [buffer.clone() for buffer in buffers]
-        # Data may come channels last unasked, as decoded images do; the networks' maps follow the images.
-        images = phase.transform(batch.images).contiguous(memory_format=self.layout)
         applies = self._applies(self.position.batch + 1)
         with self.fabric.no_backward_sync(self.wrapped, enabled=not applies and self.ranks.world > 1):
             with section("student"), torch.set_grad_enabled(phase.trains_student):
-                student = self._whole(self.wrapped(images), batch, phase)
-            with section("teacher"):
-                teacher = self._taught(images, batch, phase)
+                student = self.ranks.all_gather(
+                    self.wrapped(fed.images), len(fed.labels), phase.views, self.objective.needs_maps
+                )
             seen = DistillationBatch(
-                student, teacher, batch.labels, batch.indices, progress=progress, views=phase.views,
-                parts=self.ranks.sizes(len(batch.labels)),
+                student, fed.teacher, fed.labels, fed.indices, progress=progress, views=phase.views,
+                parts=self.ranks.sizes(len(fed.labels)),
             )  # fmt: skip
             torch.manual_seed(derive(self.seed, "objective", step))  # the same on all ranks
             losses = phase.loss(seen, section)
             finite = self.guard.check(losses, step, self.optimizer.param_groups[0]["lr"])
             with section("backward"):
-                self.fabric.backward(losses.total * self._share(batch))
+                self.fabric.backward(losses.total * self._share(len(fed.labels)))
         if not finite:
             for buffer, value in zip(buffers, before, strict=True):
                 buffer.copy_(value)  # statistics of a step that is left out
@@ -330,20 +335,10 @@ class TrainingLoop:
                     part.zero_grad()  # which no optimizer does
                 self.gradients_finite = True
         if finite:
-            self.sums.add(batch.labels, student.logits[: len(batch.labels)].detach(), losses)
+            self.sums.add(fed.labels, student.logits[: len(fed.labels)].detach(), losses)
 
     def _buffers(self) -> list[Tensor]:
         return [*self.student.buffers(), *self.objective.buffers()]
-
-    def _whole(self, output: NetworkOutput, batch: Batch, phase: Phase) -> NetworkOutput:
-        return self.ranks.all_gather(output, len(batch.labels), phase.views, self.objective.needs_maps)
-
-    def _taught(self, images: Tensor, batch: Batch, phase: Phase) -> NetworkOutput | None:
-        if self.teacher is None or (phase.name is None and not self.objective.terms_need_teacher):
-            return None
-        with torch.no_grad(), self.options.teacher_autocast(self.device):
-            output: NetworkOutput = self.teach(images)
-        return self._whole(output.map(Tensor.float), batch, phase)
 
     def _apply(self, phase: Phase) -> None:
         """One step of the optimizer, and what follows an applied one."""
@@ -374,11 +369,11 @@ class TrainingLoop:
         """Return whether the optimizer steps after so many batches of the epoch."""
         return batches % self.options.accumulate == 0 or batches == self._epoch_batches()
 
-    def _share(self, batch: Batch) -> float:
-        """This batch's share of the samples of the step that it belongs to."""
+    def _share(self, samples: int) -> float:
+        """Return a batch's share of the samples of the step that it belongs to."""
         together = self.options.accumulate * self.options.batch_size
         first = self.position.batch // self.options.accumulate * together
-        return len(batch.labels) / min(together, len(self.dataset.train_labels) - first)
+        return samples / min(together, len(self.dataset.train_labels) - first)
 
     def _epoch_batches(self) -> int:
         return self.dataset.num_train_batches(self.options.batch_size)
@@ -397,7 +392,7 @@ class TrainingLoop:
         return evaluate(
             self._student_so_far(), self.dataset, split,
             teacher=self.teacher if with_teacher else None, batch_size=self.options.eval_batch_size,
-            device=self.device, ranks=self.ranks, each_batch=self._leave,
+            device=self.device, ranks=self.ranks, each_batch=lambda: self.leave(),
         )  # fmt: skip
 
     def _student_so_far(self) -> Network:
@@ -406,21 +401,14 @@ class TrainingLoop:
         return cast("Network", self.average.module)
 
     def _leave_or_save(self) -> None:
-        """Leave where the user wants to; else leaves a checkpoint where one is due."""
-        self._leave()
+        """Leave where the user wants to; else leave a checkpoint where one is due."""
+        self.leave()
         due = self.checkpoints is not None and self.checkpoints.step()
         if self.ranks.all_reduce_max(int(due and self.ranks.is_main_process)):
-            self._save()
+            self.save()
 
-    def _leave(self) -> None:
-        """Leaves, with a checkpoint, where the user wants to: all ranks at the same place."""
-        pending = self.ranks.all_reduce_max(self.interrupts.pending or 0)
-        if pending:
-            self._save()
-            self.interrupts.pending = pending
-            self.interrupts.deliver()
-
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Write a checkpoint, where any are kept."""
         if self.checkpoints is not None:
             self.guard.look()  # before a state that may be spoilt takes the place of a good one
             self._note_costs()
@@ -429,21 +417,19 @@ class TrainingLoop:
             if self.ranks.is_main_process:
                 self.checkpoints.save(state)
 
-    def _note_costs(self) -> None:
+    def _note_time(self) -> None:
+        """Count the time since the loop was last handed something; others may work between its steps."""
         now = time.monotonic()
         self.history.elapsed, self.since = self.history.elapsed + now - self.since, now
+
+    def _note_costs(self) -> None:
+        self._note_time()
         self.history.peak_memory_mib = max(self.history.peak_memory_mib, memory.peak_mib(self.device))
         self.history.phases = self.clock.read()
 
 
 def _group(parameters: Iterator[nn.Parameter] | list[nn.Parameter]) -> list[dict[str, Any]]:
     return [{"params": [parameter for parameter in parameters if parameter.requires_grad]}]
-
-
-def _frozen(network: Network) -> Network:
-    network.eval()
-    network.requires_grad_(False)
-    return network
 
 
 def _fit(state: dict[str, Any]) -> History:

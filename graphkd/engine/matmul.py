@@ -1,4 +1,4 @@
-"""How exactly products of float32 matrices are computed."""
+"""Precision of float32 matrix products."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MatmulPrecision = Literal["highest", "high", "medium"]
 
 @contextmanager
 def matmul_precision(level: MatmulPrecision) -> Iterator[None]:
-    """Within it, `torch.set_float32_matmul_precision` is at `level`; afterwards where it was."""
+    """Set `torch.set_float32_matmul_precision` in this context; restore it after it."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(level)
     try:

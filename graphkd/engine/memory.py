@@ -1,4 +1,4 @@
-"""The largest amount of memory that a run held at once."""
+"""Peak memory of a run."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import resource
 import sys
 from pathlib import Path
 
+import psutil
 import torch
 
 _STATUS = Path("/proc/self/status")
@@ -14,7 +15,7 @@ _CLEAR = Path("/proc/self/clear_refs")
 
 
 def reset_peak(device: torch.device) -> None:
-    """Begins a new measurement, where the system can (Linux, CUDA)."""
+    """Start a new measurement, where the system can (Linux, CUDA)."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
@@ -23,7 +24,7 @@ def reset_peak(device: torch.device) -> None:
 
 
 def peak_mib(device: torch.device) -> float:
-    """Peak since `reset_peak` in MiB: tensors on CUDA, else the resident memory of the whole process."""
+    """Return the peak since `reset_peak` in MiB: of tensors on CUDA, else the process's resident memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     with contextlib.suppress(OSError):
@@ -32,3 +33,10 @@ def peak_mib(device: torch.device) -> float:
                 return int(line.split()[1]) / 2**10
     unit = 2**20 if sys.platform == "darwin" else 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def available_bytes() -> int:
+    """Return the memory that new work may take, on the device where torch sees a CUDA device, else of the machine."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.mem_get_info()[0])
+    return int(psutil.virtual_memory().available)

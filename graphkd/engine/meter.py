@@ -1,4 +1,4 @@
-"""Means over an epoch that never wait for the device before the epoch is over."""
+"""Means over an epoch, which wait for the device at its end only."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class EpochMeter:
     """Accumulate losses and accuracy over an epoch on the device, without waiting for it."""
 
     def __init__(self) -> None:
-        # By the terms that a batch has: HKD has fewer on a batch too small for its graph.
+        # By the terms of a batch: HKD has fewer on a batch too small for its graph.
         self.sums: dict[tuple[str, ...], Tensor] = {}
         self.samples: dict[tuple[str, ...], int] = {}
 
@@ -40,7 +40,7 @@ class EpochMeter:
 
     def means(self) -> EpochMeans:
         """Return the epoch's means; waits for the device."""
-        correct, total, samples = 0.0, 0.0, sum(self.samples.values()) or math.nan  # all steps may have been left out
+        correct, total, samples = 0.0, 0.0, sum(self.samples.values()) or math.nan  # all steps may have been skipped
         terms: dict[str, dict[str, float]] = {}
         for names, sums in self.sums.items():
             group_correct, group_total, *values = sums.tolist()
@@ -57,10 +57,10 @@ class EpochMeter:
         return EpochMeans(total / samples, means, 100 * correct / samples)
 
     def state(self) -> list[Any]:
-        """For checkpoints."""
+        """Return the sums, for a checkpoint."""
         return [[list(names), self.sums[names], self.samples[names]] for names in self.sums]
 
     def load(self, state: list[Any]) -> None:
-        """Take over what `state` gave."""
+        """Restore what `state` returned."""
         for names, sums, samples in state:
             self.sums[tuple(names)], self.samples[tuple(names)] = sums, samples

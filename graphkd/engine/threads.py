@@ -1,4 +1,4 @@
-"""Number of threads that torch computes with on the CPU."""
+"""Number of torch's threads on the CPU."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """Within it, torch uses `count` threads; afterwards as many as before."""
+    """Set the number of torch's threads in this context; restore it after it."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

@@ -14,14 +14,12 @@ from torch import nn
 
 from graphkd.data import Dataset
 from graphkd.engine.callback import Callback, History
-from graphkd.engine.convolutions import sound_convolutions
+from graphkd.engine.feed import Feed
 from graphkd.engine.group import environment
-from graphkd.engine.interrupts import Interrupts
 from graphkd.engine.loop import TrainingLoop
-from graphkd.engine.matmul import matmul_precision
 from graphkd.engine.options import TrainerOptions
 from graphkd.engine.resume import Checkpoints
-from graphkd.engine.threads import torch_threads
+from graphkd.engine.together import train_together
 from graphkd.errors import UserError, check, one_line
 from graphkd.model import Network
 from graphkd.model.base import black_image
@@ -142,17 +140,17 @@ class Trainer(TrainerOptions):
         self.check_batches(student, dataset, objective.views)
         fabric = self.fabric()
         fabric.launch()
-        gpus = [fabric.device] if fabric.device.type == "cuda" else []
-        turned = (student, objective) if self.channels_last or self.compile else ()
-        with (
-            torch_threads(self.threads), matmul_precision(self.matmul_precision), torch.random.fork_rng(gpus),
-            sound_convolutions(*turned), Interrupts() as interrupts,
-        ):  # fmt: skip
-            session = TrainingLoop(
-                self, fabric, student, objective, dataset, teacher, seed, callback or Callback(), name, checkpoints,
-                interrupts,
-            )  # fmt: skip
-            return session.run()
+        feed = Feed(self, fabric, dataset, teacher, seed)
+        loop = TrainingLoop(
+            self, fabric, student, objective, dataset, teacher=teacher, seed=seed, callback=callback, name=name,
+            checkpoints=checkpoints,
+        )  # fmt: skip
+        outcomes: list[History | Exception] = []
+        train_together([loop], feed, lambda _, outcome: outcomes.append(outcome))
+        (outcome,) = outcomes
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
 
 
 def checked_trainer(options: Mapping[str, Any], where: str) -> Trainer:

@@ -1,4 +1,4 @@
-"""What every graph encoder is: DGL's modules, run by DGL or by dense matrix products."""
+"""The base class of all graph encoders: DGL's modules, run by DGL or as dense matrix products."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _MOST_LAYERS = 1000
 
 
 class DenseGraph:
-    """A graph as the matrices that dense encoders multiply with.
+    """A graph as matrices, for dense encoders.
 
-    Of N = T + S nodes, the T targets have rows in the matrices; the support rows have just their own self loop each.
+    Of N = T + S nodes, the T targets have rows in the matrices; each support row has just its self loop.
 
     Attributes:
         adjacency: bool [T, N], `adjacency[target, source]`.
@@ -33,7 +33,7 @@ class DenseGraph:
     """
 
     def __init__(self, graph: BatchGraph, dtype: torch.dtype) -> None:
-        """The matrices of a graph, in `dtype`."""
+        """Create the matrices of a graph, in `dtype`."""
         self.adjacency = graph.adjacency
         self.weights = graph.weighted_adjacency.to(dtype)
         self.is_weighted = graph.weights is not None
@@ -60,17 +60,17 @@ class DenseGraph:
         return self._out_of(self.weights)
 
     def sum(self, x: Tensor) -> Tensor:
-        """Weighted sum over the in-neighbours, [N, D] -> [N, D]."""
+        """Return the weighted sum over the in-neighbours, [N, D] -> [N, D]."""
         return self.close(self.weights @ x, x)
 
     def mean(self, x: Tensor) -> Tensor:
-        """Weighted sum over the in-neighbours divided by their number, [N, D] -> [N, D]."""
+        """Return the weighted sum over the in-neighbours divided by their number, [N, D] -> [N, D]."""
         return self.sum(x) / self.in_degree.clamp(min=1)
 
     def max(self, x: Tensor) -> Tensor:
-        """Largest weighted entry among the in-neighbours (0 without any), [N, D] -> [N, D].
+        """Return the largest weighted entry among the in-neighbours (0 without any), [N, D] -> [N, D].
 
-        Of equal entries the one with the lower index gets the gradient, as in DGL.
+        Of equal entries the lower index gets the gradient, as in DGL.
         """
         with torch.no_grad():
             chunks = zip(torch.split(self.weights, MAX_CHUNK), torch.split(self.adjacency, MAX_CHUNK), strict=True)
@@ -79,7 +79,7 @@ class DenseGraph:
         return self.close(largest.masked_fill(~self.adjacency.any(dim=1, keepdim=True), 0), x)
 
     def close(self, targets: Tensor, x: Tensor) -> Tensor:
-        """Aggregate of the targets, [T, D], with those of the support rows behind: each its own of x, [N, D]."""
+        """Append the support rows of x, [N, D], to the aggregate of the targets, [T, D]."""
         return torch.cat([targets, x[self.num_targets :]]) if len(x) > self.num_targets else targets
 
     def _into(self, matrix: Tensor) -> Tensor:
@@ -93,17 +93,17 @@ class DenseGraph:
 
 
 def _largest(weights: Tensor, adjacency: Tensor, x: Tensor) -> Tensor:
-    """Index of the source with the largest weighted entry: [t, N] and [N, D] -> int64 [t, D]."""
+    """Return the index of the source with the largest weighted entry: [t, N] and [N, D] -> int64 [t, D]."""
     messages = weights[:, :, None] * x
     return messages.masked_fill_(~adjacency[:, :, None], -torch.inf).max(dim=1).indices
 
 
 class GraphEncoder(nn.Module, ABC):
-    """A stack of graph convolutions with a ReLU between them and an L2-normalised output.
+    """A stack of graph convolutions with ReLU between them and an L2-normalised output.
 
-    The convolutions are `dgl.nn` modules, so weights and tensor names are DGL's own. `engine` says who runs
-    them: `dgl`, `dense` (the same function from the adjacency, on any device), or `auto`, which takes `dense` for small
-    graphs and wherever the installed DGL does not know the device.
+    The convolutions are `dgl.nn` modules, so weights and tensor names are DGL's own. They are run by the engine `dgl`,
+    `dense` (the same function from the adjacency, on any device), or `auto`, which takes `dense` for small graphs and
+    wherever the installed DGL does not support the device.
     """
 
     RUNTIME: ClassVar[frozenset[str]] = frozenset({"in_dim", "out_dim"})
@@ -111,22 +111,26 @@ class GraphEncoder(nn.Module, ABC):
     name: ClassVar[str]
     dense_limit: ClassVar[int] = 512
     """The largest number of nodes for which `auto` runs the dense form (with support rows: targets x nodes)."""
+    keeps_width: ClassVar[bool] = False
+    """Whether the output must be as wide as the input."""
     takes_max: bool = False
     """Whether convolutions take the largest entry among neighbours (DGL's kernels differ on equal ones)."""
 
-    def __init__(self, in_dim: int, out_dim: int, layers: int, engine: Engine) -> None:
-        """Create a stack of `layers` convolutions.
+    def __init__(self, in_dim: int, out_dim: int, layers: int = 1, engine: Engine = "auto") -> None:
+        """Create a stack of convolutions.
 
         Args:
-            in_dim: Width of the embeddings that come in.
-            out_dim: Width of those that go out, and of all between.
+            in_dim: Width of the input embeddings.
+            out_dim: Width of the output, and between layers.
             layers: Number of convolutions.
-            engine: Who runs them.
+            engine: Engine that runs them.
 
         Raises:
-            UserError: `layers` is below 1.
+            UserError: `layers` is below 1, or the widths differ where they must be equal.
         """
         super().__init__()
+        widths_fit = in_dim == out_dim or not self.keeps_width
+        check(widths_fit, f"graph encoder '{self.name}' keeps the width: in_dim {in_dim} is not out_dim {out_dim}")
         check(layers >= 1, f"graph encoder '{self.name}': layers is {layers}, but must be at least 1")
         check(layers <= _MOST_LAYERS, f"graph encoder '{self.name}': layers is above {_MOST_LAYERS}")
         self.in_dim = in_dim
@@ -136,29 +140,26 @@ class GraphEncoder(nn.Module, ABC):
         self.convolutions = nn.ModuleList(self.convolution(width, next_width) for width, next_width in pairwise(widths))
 
     @abstractmethod
-    def convolution(self, in_dim: int, out_dim: int) -> nn.Module:
-        """One `dgl.nn` module."""
+    def convolution(self, in_dim: int, out_dim: int) -> Any:
+        """Return one `dgl.nn` module."""
 
     @abstractmethod
-    def dense(self, convolution: Any, graph: DenseGraph, x: Tensor) -> Tensor:
-        """Return what the module computes, from matrices: [N, in_dim] -> [N, out_dim]."""
+    def dense(self, convolution: Any, graph: DenseGraph, x: Tensor) -> Any:
+        """Return the module's output, computed from matrices: a tensor [N, out_dim] for x [N, in_dim]."""
 
     def sparse(self, convolution: nn.Module, graph: Any, x: Tensor) -> Tensor:
-        """Return the module run by DGL on a `DGLGraph`: [N, in_dim] -> [N, out_dim]."""
+        """Return the module's output, computed by DGL on a `DGLGraph`: [N, in_dim] -> [N, out_dim]."""
         weights = graph.edata.get("weight")
         with dgl_max_takes_first() if self.takes_max else contextlib.nullcontext():
             out: Tensor = convolution(graph, x, edge_weight=None if weights is None else weights.to(x.dtype))
         return out.flatten(start_dim=1)
 
     def forward(self, graph: BatchGraph, x: Tensor) -> Tensor:
-        """Graph embeddings of the targets, L2-normalised.
+        """Return the L2-normalised graph embeddings of the targets, float [T, out_dim].
 
         Args:
-            graph: The graph, with or without support rows.
-            x: Embeddings of the targets, float [T, in_dim]; those in half precision are taken as float32.
-
-        Returns:
-            float [T, out_dim]. No gradient reaches the support rows.
+            graph: The graph; support rows get no gradient.
+            x: Embeddings of the targets, float [T, in_dim]; half precision is converted to float32.
         """
         return F.normalize(self.propagate(graph, x), dim=1)
 
@@ -180,8 +181,8 @@ class GraphEncoder(nn.Module, ABC):
         size = graph.num_targets * graph.num_nodes
         if self.engine == "dense" or (self.engine == "auto" and size <= self.dense_limit**2):
             return True
-        if not dgl_supports(x.device.type):
-            device = x.device.type
+        device = x.device.type
+        if not dgl_supports(device):
             no_dgl = f"the installed DGL has no support for {device}; use engine=auto or engine=dense"
             check(self.engine == "auto", no_dgl)
             return True
@@ -189,7 +190,7 @@ class GraphEncoder(nn.Module, ABC):
 
 
 def full_precision(x: Tensor) -> Tensor:
-    """Embeddings in float32 (float64 stays)."""
+    """Return embeddings in float32; float64 stays."""
     return x if x.dtype == torch.float64 else x.float()
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from graphkd.errors import check
 from graphkd.gnn.base import GNNS, DenseGraph, Engine, GraphEncoder
@@ -24,11 +24,11 @@ class GAT(GraphEncoder):
         """Create a GAT encoder.
 
         Args:
-            in_dim: Width of the embeddings that come in.
-            out_dim: Width of those that go out: heads x width of a head.
+            in_dim: Width of the input embeddings.
+            out_dim: Width of the output: heads x width of a head.
             heads: Number of attention heads.
             layers: Number of layers.
-            engine: Who runs them (`GraphEncoder`).
+            engine: Engine that runs them (`GraphEncoder`).
 
         Raises:
             UserError: `heads` does not divide `out_dim`, or `layers` is below 1.
@@ -41,14 +41,11 @@ class GAT(GraphEncoder):
         self.heads = heads
         super().__init__(in_dim, out_dim, layers, engine)
 
-    def convolution(self, in_dim: int, out_dim: int) -> nn.Module:
-        """Return a `dgl.nn.GATConv`."""
-        width = out_dim // self.heads
-        module: nn.Module = dgl_nn().GATConv(in_dim, width, self.heads, allow_zero_in_degree=True)
-        return module
+    def convolution(self, in_dim: int, out_dim: int) -> Any:
+        return dgl_nn().GATConv(in_dim, out_dim // self.heads, self.heads, allow_zero_in_degree=True)
 
-    def dense(self, convolution: Any, graph: DenseGraph, x: Tensor) -> Tensor:
-        """Attention as softmax over the in-neighbours of leaky_relu(a_l . Wx_source + a_r . Wx_target)."""
+    def dense(self, convolution: Any, graph: DenseGraph, x: Tensor) -> Any:
+        """Attend by the softmax over the in-neighbours of leaky_relu(a_l . Wx_source + a_r . Wx_target)."""
         projected = convolution.fc(x).view(len(x), self.heads, -1)
         source = (projected * convolution.attn_l).sum(dim=-1)
         target = (projected[: graph.num_targets] * convolution.attn_r).sum(dim=-1)
@@ -56,5 +53,4 @@ class GAT(GraphEncoder):
         scores = scores.masked_fill(~graph.adjacency, -torch.inf)
         attention = scores.softmax(dim=-1).masked_fill(~graph.adjacency, 0) * graph.weights
         attended = (attention @ projected.transpose(0, 1)).transpose(0, 1).flatten(start_dim=1)
-        biased: Tensor = graph.close(attended, projected.flatten(start_dim=1)) + convolution.bias
-        return biased
+        return graph.close(attended, projected.flatten(start_dim=1)) + convolution.bias

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from graphkd.gnn.base import GNNS, DenseGraph, Engine, GraphEncoder
+from graphkd.gnn.base import GNNS, DenseGraph, GraphEncoder
 from graphkd.graph import dgl_nn
 
 
@@ -16,27 +16,10 @@ class GCN(GraphEncoder):
 
     name = "gcn"
 
-    def __init__(self, in_dim: int, out_dim: int, layers: int = 1, engine: Engine = "auto") -> None:
-        """Create a GCN encoder.
+    def convolution(self, in_dim: int, out_dim: int) -> Any:
+        return dgl_nn().GraphConv(in_dim, out_dim, norm="both", allow_zero_in_degree=True)
 
-        Args:
-            in_dim: Width of the embeddings that come in.
-            out_dim: Width of those that go out.
-            layers: Number of layers.
-            engine: Who runs them (`GraphEncoder`).
-
-        Raises:
-            UserError: `layers` is below 1.
-        """
-        super().__init__(in_dim, out_dim, layers, engine)
-
-    def convolution(self, in_dim: int, out_dim: int) -> nn.Module:
-        """Return a `dgl.nn.GraphConv`."""
-        module: nn.Module = dgl_nn().GraphConv(in_dim, out_dim, norm="both", allow_zero_in_degree=True)
-        return module
-
-    def dense(self, convolution: Any, graph: DenseGraph, x: Tensor) -> Tensor:
-        """D_in^-1/2 A D_out^-1/2 x W + b."""
+    def dense(self, convolution: Any, graph: DenseGraph, x: Tensor) -> Any:
+        """Return D_in^-1/2 A D_out^-1/2 x W + b."""
         hop = graph.in_degree.clamp(min=1).rsqrt() * graph.sum(graph.out_degree.clamp(min=1).rsqrt() * x)
-        out: Tensor = hop @ convolution.weight + convolution.bias
-        return out
+        return hop @ convolution.weight + convolution.bias

@@ -12,7 +12,7 @@ from graphkd.graph import dgl_nn
 
 @GNNS.register("gin")
 class GIN(GraphEncoder):
-    """GINConv: one linear map of (1 + eps) x the sample plus the aggregate of its neighbours (arXiv 1810.00826)."""
+    """GINConv: one linear map of (1 + eps) x plus the aggregate of the neighbours (arXiv 1810.00826)."""
 
     name = "gin"
 
@@ -23,12 +23,12 @@ class GIN(GraphEncoder):
         """Create a GIN encoder.
 
         Args:
-            in_dim: Width of the embeddings that come in.
-            out_dim: Width of those that go out.
-            aggregator: How neighbours are put together.
-            learn_eps: Whether eps (0 at the start) is trained.
+            in_dim: Width of the input embeddings.
+            out_dim: Width of the output.
+            aggregator: How neighbours are aggregated.
+            learn_eps: Whether eps, 0 at the start, is trained.
             layers: Number of layers.
-            engine: Who runs them (`GraphEncoder`).
+            engine: Engine that runs them (`GraphEncoder`).
 
         Raises:
             UserError: `layers` is below 1.
@@ -38,14 +38,9 @@ class GIN(GraphEncoder):
         self.takes_max = aggregator == "max"
         super().__init__(in_dim, out_dim, layers, engine)
 
-    def convolution(self, in_dim: int, out_dim: int) -> nn.Module:
-        """Return a `dgl.nn.GINConv` around one linear map."""
-        linear = nn.Linear(in_dim, out_dim)
-        module: nn.Module = dgl_nn().GINConv(linear, self.aggregator, learn_eps=self.learn_eps)
-        return module
+    def convolution(self, in_dim: int, out_dim: int) -> Any:
+        return dgl_nn().GINConv(nn.Linear(in_dim, out_dim), self.aggregator, learn_eps=self.learn_eps)
 
-    def dense(self, convolution: Any, graph: DenseGraph, x: Tensor) -> Tensor:
-        """Return what `dgl.nn.GINConv` computes with this aggregator."""
+    def dense(self, convolution: Any, graph: DenseGraph, x: Tensor) -> Any:
         aggregate = {"sum": graph.sum, "mean": graph.mean, "max": graph.max}[self.aggregator]
-        out: Tensor = convolution.apply_func((1 + convolution.eps) * x + aggregate(x))
-        return out
+        return convolution.apply_func((1 + convolution.eps) * x + aggregate(x))

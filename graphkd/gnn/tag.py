@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from graphkd.errors import check
 from graphkd.gnn.base import GNNS, DenseGraph, Engine, GraphEncoder
@@ -14,7 +14,7 @@ from graphkd.graph import dgl_nn
 
 @GNNS.register("tag")
 class TAG(GraphEncoder):
-    """TAGConv: one linear map of the embeddings after 0 to `hops` normalised hops (arXiv 1710.10370)."""
+    """TAGConv: one linear map of the embeddings after 0 to `hops` normalised hops, side by side (arXiv 1710.10370)."""
 
     name = "tag"
 
@@ -22,11 +22,11 @@ class TAG(GraphEncoder):
         """Create a TAG encoder.
 
         Args:
-            in_dim: Width of the embeddings that come in.
-            out_dim: Width of those that go out.
+            in_dim: Width of the input embeddings.
+            out_dim: Width of the output.
             hops: Hops of each layer; HKD uses 1.
             layers: Number of layers.
-            engine: Who runs them (`GraphEncoder`).
+            engine: Engine that runs them (`GraphEncoder`).
 
         Raises:
             UserError: `hops` is negative or `layers` below 1.
@@ -35,13 +35,11 @@ class TAG(GraphEncoder):
         self.hops = hops
         super().__init__(in_dim, out_dim, layers, engine)
 
-    def convolution(self, in_dim: int, out_dim: int) -> nn.Module:
-        """Return a `dgl.nn.TAGConv`."""
-        module: nn.Module = dgl_nn().TAGConv(in_dim, out_dim, k=self.hops)
-        return module
+    def convolution(self, in_dim: int, out_dim: int) -> Any:
+        return dgl_nn().TAGConv(in_dim, out_dim, k=self.hops)
 
-    def dense(self, convolution: Any, graph: DenseGraph, x: Tensor) -> Tensor:
-        """W [x; A'x; A'A'x; ...] with A' = D^-1/2 A D^-1/2.
+    def dense(self, convolution: Any, graph: DenseGraph, x: Tensor) -> Any:
+        """Return W [x; A'x; A'A'x; ...] with A' = D^-1/2 A D^-1/2.
 
         As in DGL, both degrees are in-degrees. With edge weights, which must be positive, they are sums of
         weights: out of the source, and into the target.
@@ -53,5 +51,4 @@ class TAG(GraphEncoder):
         hops = [x]
         for _ in range(self.hops):
             hops.append(target * graph.sum(source * hops[-1]))
-        out: Tensor = convolution.lin(torch.cat(hops, dim=1))
-        return out
+        return convolution.lin(torch.cat(hops, dim=1))

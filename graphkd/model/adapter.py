@@ -1,8 +1,8 @@
-"""Networks from outside: any module that maps images to logits, with its inner features shown.
+"""Adapters that turn any module from images to logits into a network with inner features.
 
-Features are read by forward hooks rather than by torchvision's `create_feature_extractor`: hooks leave the module,
-its tensor names and its modes alone, need no tracing, and so work for modules that symbolic tracing cannot follow.
-The hooks live as long as one forward pass: nothing stays in the module that would hold a graph or hinder a copy.
+Features are read by forward hooks instead of torchvision's `create_feature_extractor`: hooks leave the module, its
+tensor names and its modes as they are, and need no symbolic tracing, which many modules do not support. They exist for
+one forward pass only, so that nothing in the module holds a graph or prevents a copy.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from graphkd.batch import NetworkOutput
 from graphkd.errors import UserError, check, did_you_mean, one_line
 from graphkd.model.base import Network, black_image, probing
 
-_SIZES = (64, 224, 32)  # 64 px: what strides of 32 leave is still no 1x1 map, which could not be told from a pooled one
+_SIZES = (64, 224, 32)  # from 64 px, strides of 32 still leave more than a 1x1 map, which would look like a pooled one
 _DROPOUTS = (nn.Dropout, nn.Dropout2d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 _PASSING = (nn.Identity, *_DROPOUTS)
-"""Parts that return in eval mode what they are given."""
+"""Parts that return their input in eval mode."""
 
 
 def _operations(names: Iterable[str]) -> set[Any]:
@@ -37,18 +37,18 @@ def _operations(names: Iterable[str]) -> set[Any]:
 
 
 _ACTIVATIONS = _operations(["relu", "hardtanh", "leaky_relu", "elu", "silu", "gelu", "hardswish", "mish"])
-"""What comes between a map and its pre-activation; ReLU6 is a `hardtanh`."""
+"""Operations from a pre-activation to its map; ReLU6 is a `hardtanh`."""
 _REARRANGEMENTS = _operations(
     [
         "cat", "split", "split_with_sizes", "slice", "view", "_unsafe_view", "permute", "transpose", "clone",
         "max_pool2d_with_indices", "avg_pool2d", "_adaptive_avg_pool2d",
     ]
 )  # fmt: skip
-"""What leaves a map activated."""
+"""Operations that leave a map activated."""
 
 
 class Tap(NamedTuple):
-    """Where in a module a tensor is read: at the output of one of its parts, or at the part's input.
+    """Where a tensor is read in a module: at the output or the input of one of its parts.
 
     Attributes:
         part: The part's name, as in `named_modules`.
@@ -62,10 +62,7 @@ class Tap(NamedTuple):
 
 
 class Wrapped(Network):
-    """A module that returns logits, as a network: see `wrap`.
-
-    Its state dict is the module's own, under the same names.
-    """
+    """A network made of a module by `wrap`; its state dict is the module's own, under the same names."""
 
     def __init__(
         self,
@@ -91,7 +88,7 @@ class Wrapped(Network):
             return
         stages = _stages(calls, image, head)
         self.token_blocks = _token_blocks(module, calls, behind=stages)
-        # Maps that blocks of tokens come behind are those of a stem: none of them is the network's last.
+        # Maps in front of blocks of tokens are those of a stem, none of which is the network's last.
         self._features = [] if self.token_blocks else stages
         if features is not None:
             self._features = [_named(module, calls, name, (3, 4), "map and no sequence of tokens") for name in features]
@@ -105,11 +102,7 @@ class Wrapped(Network):
             self._embedding = stages[-1]
 
     def forward(self, images: Tensor) -> NetworkOutput:
-        """Return the output for images, float [B, C, H, W]; the module's own, where that is a `NetworkOutput`.
-
-        Raises:
-            UserError: The module returns something other than logits, float [B, classes].
-        """
+        """Return the output for images, float [B, C, H, W]; raise a `UserError` if the module returns no logits."""
         before = self._preactivations or []
         taps = [] if self._embedding is None else [*self._features, *before, self._embedding]
         with _reading(self.module, taps) as read:
@@ -121,11 +114,12 @@ class Wrapped(Network):
         logits = _check_logits(output)
         features = [_map(read[tap], tap, images) for tap in self._features]
         preactivations = [_map(read[tap], tap, images) for tap in before]
-        embedding = _pooled(read[self._embedding], self._embedding)
+        embedding = read[self._embedding]
+        if embedding.dim() == 4:
+            embedding = _oriented(embedding, self._embedding).mean((2, 3))
         return NetworkOutput(logits, features, embedding, None if self._preactivations is None else preactivations)
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """Return the module's own state."""
         return self.module.state_dict(*args, **kwargs)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
@@ -141,41 +135,41 @@ def wrap(
 ) -> Wrapped:  # fmt: skip
     """Make a network of any module that maps images to logits.
 
-    The module is run once, in eval mode, to look at its parts; it becomes part of the network, uncopied. What a part
-    returns and the module then changes in place is shown changed.
+    The module is run once, in eval mode, to find its parts; it becomes part of the network without a copy. Outputs that
+    the module changes in place later are shown changed.
 
-    A feature map's pre-activation is what the activation that gives it takes (that part is set to work out of place),
-    or the map itself where no activation gives it. No pre-activations are shown where a map comes out of a function
-    instead of a part of the module, or was rearranged after its activation (pooled, concatenated).
+    The pre-activation of a map is the input of the activation that returns it (which is set to work out of place), or
+    the map itself where it is not activated. There are no pre-activations where a map is activated by a function
+    instead of a part of the module, or rearranged after its activation (pooled, concatenated).
 
     Args:
         module: Maps images, float [B, C, H, W], to logits, float [B, classes], or to a `NetworkOutput`.
         features: Names of parts (as in `named_modules`) whose outputs are the feature maps, the stem's first: maps
             [B, channels, H, W] or [B, H, W, channels], or tokens [B, T, channels] in rows of a square (behind class
-            tokens, if any). Not given: the last map at each resolution, but none of those inside of a block that
-            is on its way to the next resolution; that may be few or none. A vision transformer has none: the map of
-            its patch embedding is not what its blocks make of it.
-        embedding: Name of the part whose output is the embedding, pooled where it is a map. Not given: the input of
-            the last linear layer or 1x1 convolution that gives the logits, or else the pooled last map.
-        num_classes: Where it differs from the module's, that last layer is replaced by a new one of so many outputs.
-        example: A square image batch to run the module on. Not given: a black image of 64, 224 or 32 pixels,
-            whichever it takes first, with the channels of the first convolution.
+            tokens, if any). None for the last map at each resolution, except within blocks that change the resolution;
+            these may be few or none. A vision transformer has none, since the map of its patch embedding is only the
+            input of its blocks.
+        embedding: Name of the part whose output is the embedding, pooled if it is a map. None for the input of the last
+            linear layer or 1x1 convolution, which gives the logits, or else the pooled last map.
+        num_classes: If it differs from the module's, that last layer is replaced by a new one with as many outputs.
+        example: A batch of square images to run the module on. None for a black image of 64, 224 or 32 pixels, the
+            first that the module takes, with the channels of its first convolution.
 
     Raises:
-        UserError: The module cannot be run, returns no logits, or lacks what is named; or there is nothing to take
-            for an embedding, or no last layer to replace.
+        UserError: The module cannot be run, returns no logits, or lacks a named part, an embedding, or a last layer to
+            replace.
     """
     return Wrapped(module, features, embedding, num_classes, example)
 
 
 @dataclass(frozen=True)
 class OwnInput:
-    """The images that a network was trained on, where they differ from the data's.
+    """Size and normalisation of the images that a network was trained on; None where they are the data's.
 
     Attributes:
-        size: Height and width, in pixels; None for the data's.
-        mean: What is subtracted from each channel of pixel values in 0 .. 1; None for what the data's is.
-        std: By what each channel is divided then, likewise.
+        size: Height and width, in pixels.
+        mean: Mean that is subtracted from each channel of pixel values in 0 .. 1.
+        std: Standard deviation by which each channel is then divided.
     """
 
     size: int | None = None
@@ -186,16 +180,16 @@ class OwnInput:
 def adapt_input(
     network: Network, own: OwnInput, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
 ) -> None:
-    """Have a network resize (bilinear, antialiased) and normalise anew what it is given, before its forward pass.
+    """Make a network resize (bilinear, antialiased) and renormalise its input before the forward pass.
 
     Args:
         network: Changed in place; its state dict stays as it is.
         own: The images that it takes.
-        mean: By what the images that it is given are normalised; None where that is not known.
-        std: Likewise.
+        mean: Mean of the data's normalisation; None if unknown.
+        std: Standard deviation of the data's normalisation; None if unknown.
 
     Raises:
-        UserError: A value is out of its range, or the data's normalisation is needed and not known.
+        UserError: A value is out of range, or the data's normalisation is needed and unknown.
     """
     check(own.size is None or own.size >= 1, f"input.size is {own.size}, but must be at least 1")
     scale, shift = torch.ones(1), torch.zeros(1)
@@ -221,11 +215,13 @@ def _take_as(size: int | None, network: Any, inputs: tuple[Tensor]) -> Tensor:
 
 
 class _Call(NamedTuple):
-    """A part's last call: what is called, and the shapes of what it was given first and of what it returned.
+    """The last call of a part.
 
     Attributes:
-        output: What it returned, while that is there.
-        activates: Whether it is an activation: a part without parts that returned what just came out of one.
+        given: Shape of its first tensor.
+        returned: Shape of its output.
+        output: Its output, as long as that exists.
+        activates: Whether it is an activation: a part without parts whose output an activation has just made.
     """
 
     name: str
@@ -237,19 +233,19 @@ class _Call(NamedTuple):
 
     @property
     def tap(self) -> Tap:
-        """Read what it returned."""
+        """A tap at its output."""
         return Tap(self.name, channels_last=_size(self.returned) is not None and self.returned[2] != self.returned[3])
 
 
 def _size(shape: tuple[int, ...]) -> int | None:
-    """Height of a square map, whichever way its channels lie."""
+    """Return the height of a square map, with channels first or last."""
     if len(shape) == 4 and shape[2] in (shape[1], shape[3]):
         return shape[2]
     return None
 
 
 def _probe(module: nn.Module, example: Tensor | None) -> tuple[Any, Tensor, dict[str, _Call], dict[int, Any]]:
-    """Run a module; return its output, the images that it took, and as `_run` its parts' calls and the activated."""
+    """Run a module on the first images that it takes; return its output, the images, and the rest of `_run`."""
     if example is not None:
         square = example.dim() == 4 and example.shape[2] == example.shape[3]
         check(square, f"the example is {list(example.shape)}, but must be square images [B, C, size, size]")
@@ -262,7 +258,7 @@ def _probe(module: nn.Module, example: Tensor | None) -> tuple[Any, Tensor, dict
     for image in images:
         try:
             output, calls, activated = _run(module, image)
-        except Exception as error:  # a foreign module may stumble over anything
+        except Exception as error:  # a foreign module may raise anything
             causes.append(error)
         else:
             return output, image, calls, activated
@@ -275,7 +271,7 @@ def _run(module: nn.Module, image: Tensor) -> tuple[Any, dict[str, _Call], dict[
     calls: dict[str, _Call] = {}
 
     def note(name: str, part: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        calls.pop(name, None)  # where a part is used again, its last call counts, at its place in the order
+        calls.pop(name, None)  # the last call of a part counts, and its place in the order
         if isinstance(output, Tensor):
             given = next((tuple(value.shape) for value in inputs if isinstance(value, Tensor)), ())
             _, fresh = activations.outputs.get(id(output), (None, False))
@@ -293,11 +289,11 @@ def _run(module: nn.Module, image: Tensor) -> tuple[Any, dict[str, _Call], dict[
 
 
 class _Activations(TorchDispatchMode):
-    """Follows what comes out of activations, whether those are parts of a module or functions.
+    """Records the outputs of activations, whether these are parts of a module or functions.
 
     Attributes:
-        outputs: What came out of one, at most rearranged, by `id` (kept, so that none is given twice), and whether it
-            is just what the activation returned.
+        outputs: Activated tensors by `id` (kept, so that no id is reused), and whether each is the activation's own
+            output, or a rearrangement of it.
     """
 
     def __init__(self) -> None:
@@ -306,7 +302,7 @@ class _Activations(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return False  # else all of torch._dynamo is loaded: seconds
+        return False  # True would load torch._dynamo, which takes seconds
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -326,7 +322,7 @@ def _listed(value: Any) -> Sequence[Any]:
 def _preactivations(
     module: nn.Module, features: Sequence[Tap], calls: Mapping[str, _Call], activated: Collection[int]
 ) -> list[Tap] | None:
-    """Return where the maps are read before their activations; None where no part of the module is an activation."""
+    """Return the taps of the maps' pre-activations; None where a map has no activation among the parts."""
     found: list[Tap] = []
     for tap in features:
         map_ = calls[tap.part].output()
@@ -340,12 +336,12 @@ def _preactivations(
     for tap in found:
         part = module.get_submodule(tap.part)
         if tap.at_input and hasattr(part, "inplace"):
-            part.inplace = False  # type: ignore[assignment]  # or what it takes is gone when it is shown
+            part.inplace = False  # type: ignore[assignment]  # keeps its input, which is shown
     return found
 
 
 def _token_blocks(module: nn.Module, calls: Mapping[str, _Call], behind: Sequence[Tap]) -> tuple[str, ...]:
-    """Return the names of the blocks from tokens [B, T, channels] to tokens that run after the maps, in order."""
+    """Return the names of the blocks from tokens to tokens, [B, T, channels], that run after the maps, in order."""
     names = list(calls)
     first = max((names.index(tap.part) + 1 for tap in behind), default=0)
     return tuple(
@@ -356,14 +352,14 @@ def _token_blocks(module: nn.Module, calls: Mapping[str, _Call], behind: Sequenc
 
 
 def _is_block(module: nn.Module, call: _Call) -> bool:
-    """Return whether a part has parts in turn and stands in a sequence or list of such."""
+    """Return whether a part has parts itself and is an element of a sequence or list."""
     parent = module.get_submodule(call.name.rpartition(".")[0])
     return next(call.part.children(), None) is not None and isinstance(parent, (nn.Sequential, nn.ModuleList))
 
 
 @contextmanager
 def _reading(module: nn.Module, taps: Iterable[Tap]) -> Iterator[dict[Tap, Tensor]]:
-    """Within it, what is read at each tap of the module is put into the mapping."""
+    """Read the module's taps in this context, into the mapping."""
     read: dict[Tap, Tensor] = {}
 
     def note(tap: Tap, part: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
@@ -375,7 +371,7 @@ def _reading(module: nn.Module, taps: Iterable[Tap]) -> Iterator[dict[Tap, Tenso
 
 @contextmanager
 def _hooks(hooks: Iterable[tuple[nn.Module, Callable[..., None]]]) -> Iterator[None]:
-    """Within it, each part's hook is called with the part, its inputs and its output."""
+    """Call each part's hook in this context, with the part, its inputs and its output."""
     handles = [part.register_forward_hook(hook) for part, hook in hooks]
     try:
         yield
@@ -385,19 +381,17 @@ def _hooks(hooks: Iterable[tuple[nn.Module, Callable[..., None]]]) -> Iterator[N
 
 
 def _check_logits(output: Any) -> Tensor:
-    kind = type(output).__name__
-    check(
-        isinstance(output, Tensor),
-        f"the module returns a {kind}, but must return logits alone; build it without auxiliary classifiers"
-        " (in torchvision: aux_logits=False)",
-    )
-    logits: Tensor = output
-    check(logits.dim() == 2, f"the module returns {list(logits.shape)}, but must return logits [B, classes]")
-    return logits
+    if not isinstance(output, Tensor):
+        raise UserError(
+            f"the module returns a {type(output).__name__}, but must return logits alone; build it without auxiliary "
+            "classifiers (in torchvision: aux_logits=False)"
+        )
+    check(output.dim() == 2, f"the module returns {list(output.shape)}, but must return logits [B, classes]")
+    return output
 
 
 def _head(calls: Mapping[str, _Call], logits: Tensor) -> _Call | None:
-    """Return the layer that gives the logits: a linear one, or a 1x1 convolution that is the last part with weights."""
+    """Return the layer of the logits: a linear one, or a 1x1 convolution that is the last part with weights."""
     linear = [call for call in calls.values() if isinstance(call.part, nn.Linear) and len(call.given) == 2]
     if linear and linear[-1].returned == tuple(logits.shape):
         return linear[-1]
@@ -425,13 +419,25 @@ def _replace_head(module: nn.Module, head: _Call | None, num_classes: int) -> No
 
 
 def replace_part(module: nn.Module, name: str, part: nn.Module) -> None:
-    """Put another part in the place of the one of this name (as in `named_modules`)."""
+    """Replace the part of this name (as in `named_modules`)."""
     parent, _, child = name.rpartition(".")
     setattr(module.get_submodule(parent), child, part)
 
 
+def example_image(in_channels: int, image_size: int | None) -> Tensor | None:
+    """Return a black image of this size, for `wrap`; None without a size.
+
+    Raises:
+        UserError: The size is below 1.
+    """
+    if image_size is None:
+        return None
+    check(image_size >= 1, f"image_size is {image_size}, but must be at least 1")
+    return torch.zeros(1, in_channels, image_size, image_size)
+
+
 def _stages(calls: Mapping[str, _Call], image: Tensor, head: _Call | None) -> list[Tap]:
-    """Return the last map at each resolution, in order; none that is pooled or grows again."""
+    """Return the last map at each resolution, in order; none that is pooled or larger than one before."""
     found: dict[int, _Call] = {}
     for call in calls.values():
         if head is not None and call.name == head.name:
@@ -445,9 +451,9 @@ def _stages(calls: Mapping[str, _Call], image: Tensor, head: _Call | None) -> li
 
 
 def _is_inner(call: _Call, size: int, calls: Mapping[str, _Call], image: Tensor) -> bool:
-    """Return whether a map lies within a block: still at its input resolution, which it leaves, or off its way.
+    """Return whether a map lies within a block at neither its output's resolution nor one between input and output.
 
-    A plain sequence is no such block, nor is one that starts from the image, as a whole backbone does.
+    Plain sequences and blocks that take the image, such as a whole backbone, do not count as blocks.
     """
     names = call.name.split(".")
     for depth in range(1, len(names)):
@@ -469,16 +475,12 @@ def _named(module: nn.Module, calls: Mapping[str, _Call], name: str, dims: tuple
     return calls[name].tap
 
 
-def _pooled(tensor: Tensor, tap: Tap) -> Tensor:
-    return _oriented(tensor, tap).mean((2, 3)) if tensor.dim() == 4 else tensor
-
-
 def _oriented(tensor: Tensor, tap: Tap) -> Tensor:
     return tensor.movedim(-1, 1) if tap.channels_last else tensor
 
 
 def _map(tensor: Tensor, tap: Tap, images: Tensor) -> Tensor:
-    """Return what was read as a map [B, channels, H, W]; tokens are laid out as rows of a square."""
+    """Return a tensor as a map [B, channels, H, W]; tokens are the rows of a square."""
     if tensor.dim() == 4:
         return _oriented(tensor, tap)
     tokens, (height, width) = tensor.shape[1], images.shape[-2:]

@@ -1,9 +1,9 @@
-"""What every network offers: logits, feature maps and embedding in one output."""
+"""The base class of all networks, and what networks share."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -17,29 +17,25 @@ from graphkd.registry import Registry
 
 
 class Network(nn.Module, ABC):
-    """A classifier that shows its inner features beside the logits."""
+    """A classifier that returns its inner features with the logits."""
 
     token_blocks: tuple[str, ...] = ()
-    """Names of its blocks that return sequences of tokens, which the option `features` takes for maps."""
+    """Names of the blocks that return sequences of tokens; the option `features` can take them as maps."""
 
     @abstractmethod
     def forward(self, images: Tensor) -> NetworkOutput:
-        """Return the output for images, float [B, C, H, W].
-
-        `features` holds the maps after their last ReLU, the stem's first; `preactivations`, if any, the same
-        maps before it, or as they are where no activation gives them.
-        """
+        """Return the output for images, float [B, C, H, W]."""
 
 
 MODELS: Registry[Network] = Registry("model", "graphkd.model", runtime={"num_classes", "in_channels", "model"})
 
 
 class Shapes(NamedTuple):
-    """The shapes in a network's output, without the batch.
+    """Shapes of a network's output, without the batch.
 
     Attributes:
         features: (channels, height, width) of each feature map, the stem's first.
-        embedding: Width of the pooled feature.
+        embedding: Width of the embedding.
         num_classes: Width of the logits.
     """
 
@@ -49,14 +45,12 @@ class Shapes(NamedTuple):
 
 
 def trial_output(network: nn.Module, in_channels: int, image_size: int, with_gradient: bool = False) -> NetworkOutput:
-    """Return what a network makes of one square image of zeros.
-
-    Neither the network (device, state, train or eval mode of each part) nor the random generators change.
+    """Return a network's output for one black square image; the network and random generators stay as they are.
 
     Args:
         network: Maps images to a `NetworkOutput`.
-        in_channels: Channels of the images.
-        image_size: Height and width of the images, in pixels.
+        in_channels: Channels of the image.
+        image_size: Height and width of the image, in pixels.
         with_gradient: Whether the output carries gradient.
 
     Raises:
@@ -72,26 +66,18 @@ def trial_output(network: nn.Module, in_channels: int, image_size: int, with_gra
 
 
 def output_shapes(network: nn.Module, in_channels: int, image_size: int) -> Shapes:
-    """Return the shapes of `trial_output`.
-
-    Raises:
-        UserError: As there.
-    """
+    """Return the shapes of `trial_output`, which may raise a `UserError`."""
     return shapes_of(trial_output(network, in_channels, image_size))
 
 
 def shapes_of(output: NetworkOutput) -> Shapes:
-    """Return the shapes in a network's output, without the batch."""
+    """Return the shapes of a network's output, without the batch."""
     features = [(feature.shape[1], feature.shape[2], feature.shape[3]) for feature in output.features]
     return Shapes(features, output.embedding.shape[1], output.logits.shape[1])
 
 
 def parts_behind_the_maps(network: nn.Module, in_channels: int, image_size: int) -> list[nn.Module]:
-    """Return the parts whose own parameters the last feature map does not depend on.
-
-    Raises:
-        UserError: As in `trial_output`.
-    """
+    """Return the parts whose own parameters do not affect the last feature map; raises as `trial_output`."""
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     last = trial_output(network, in_channels, image_size, with_gradient=True).features[-1]
     gradients = torch.autograd.grad(last.sum(), parameters, allow_unused=True)
@@ -101,41 +87,16 @@ def parts_behind_the_maps(network: nn.Module, in_channels: int, image_size: int)
 
 
 def check_ends(num_classes: int, in_channels: int) -> None:
-    """Check what every network has at its two ends.
-
-    Raises:
-        UserError: One of them is not positive.
-    """
+    """Raise a `UserError` unless both numbers are positive."""
     check(num_classes >= 1, f"num_classes is {num_classes}, but must be at least 1")
     check(in_channels >= 1, f"in_channels is {in_channels}, but must be at least 1")
 
 
-def initialise_by_fan_out(network: nn.Module) -> None:
-    """Draw the weights of all convolutions as the CRD benchmark does: normal, by fan-out, for ReLU."""
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-
-
-def through_stages(stem: Tensor, stages: Iterable[nn.ModuleList]) -> tuple[list[Tensor], list[Tensor]]:
-    """Return a map's way through stages of blocks that return the sum before its ReLU.
-
-    Args:
-        stem: What the stem returns before its ReLU, float [B, C, H, W].
-        stages: Blocks by stage.
-
-    Returns:
-        The maps of stem and stages, before and after their last ReLU.
-    """
-    preactivations, features = [stem], [F.relu(stem)]
-    for stage in stages:
-        x = features[-1]
-        for block in stage:
-            preactivation = block(x)
-            x = F.relu(preactivation)
-        preactivations.append(preactivation)
-        features.append(x)
-    return preactivations, features
+def check_numbers(option: str, numbers: Sequence[int], count: int, meaning: str) -> None:
+    """Raise a `UserError` unless the option holds `count` positive numbers."""
+    words = {3: "three", 4: "four", 5: "five"}
+    valid = len(numbers) == count and min(numbers) >= 1
+    check(valid, f"{option} is {list(numbers)}, but must be {words[count]} positive numbers: {meaning}")
 
 
 def pooled(map_: Tensor) -> Tensor:
@@ -144,14 +105,14 @@ def pooled(map_: Tensor) -> Tensor:
 
 
 def black_image(network: nn.Module, in_channels: int, image_size: int) -> Tensor:
-    """Zeros [1, in_channels, image_size, image_size], on the network's device and in its dtype."""
+    """Return zeros [1, in_channels, image_size, image_size] on the network's device and in its dtype."""
     parameter = next(network.parameters(), torch.empty(0))
     return torch.zeros(1, in_channels, image_size, image_size, dtype=parameter.dtype, device=parameter.device)
 
 
 @contextmanager
 def probing(network: nn.Module) -> Iterator[None]:
-    """Within it a network can be run without a trace: in eval mode, without gradient, generators as before after it."""
+    """Run a network in this context in eval mode and without gradient; restore modes and random generators after it."""
     devices = {parameter.device for parameter in network.parameters() if parameter.is_cuda}
     with eval_mode(network), torch.no_grad(), torch.random.fork_rng(devices):
         yield
@@ -159,7 +120,7 @@ def probing(network: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def eval_mode(network: nn.Module) -> Iterator[None]:
-    """Put a network into eval mode; afterwards each part of it is in its own mode again."""
+    """Put a network into eval mode in this context; restore the mode of each part after it."""
     modes = {module: module.training for module in network.modules()}
     network.eval()
     try:

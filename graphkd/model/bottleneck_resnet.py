@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from graphkd.batch import NetworkOutput
 from graphkd.errors import check
-from graphkd.model.base import MODELS, Network, check_ends, initialise_by_fan_out, pooled, through_stages
+from graphkd.model.base import MODELS, Network, check_ends, check_numbers, pooled
+from graphkd.model.blocks import blocks_of, initialise_by_fan_out, projection, through_stages
 
 _BLOCKS = (3, 4, 6, 3)
 _EXPANSION = 4
@@ -21,20 +22,17 @@ class Bottleneck(nn.Module):
 
     def __init__(self, in_width: int, width: int, stride: int) -> None:
         super().__init__()
-        out_width = _EXPANSION * width
-        self.conv1 = nn.Conv2d(in_width, width, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, stride, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
-        self.conv3 = nn.Conv2d(width, out_width, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(out_width)
-        self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or in_width != out_width:
-            shortcut = nn.Conv2d(in_width, out_width, 1, stride, bias=False)
-            self.shortcut = nn.Sequential(shortcut, nn.BatchNorm2d(out_width))
+        inner = width // _EXPANSION
+        self.conv1 = nn.Conv2d(in_width, inner, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(inner)
+        self.conv2 = nn.Conv2d(inner, inner, 3, stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(inner)
+        self.conv3 = nn.Conv2d(inner, width, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(width)
+        self.shortcut = projection(in_width, width, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Take a map, float [B, in_width, H, W], to float [B, 4 x width, H / stride, W / stride]."""
+        """Take a map, float [B, in_width, H, W], to float [B, width, H / stride, W / stride]."""
         inner = F.relu(self.bn1(self.conv1(x)))
         inner = F.relu(self.bn2(self.conv2(inner)))
         residual: Tensor = self.bn3(self.conv3(inner))
@@ -60,26 +58,20 @@ class BottleneckResNet(Network):
     """
 
     def __init__(
-        self,
-        num_classes: int,
-        blocks: tuple[int, int, int, int] = _BLOCKS,
-        width: int = 64,
-        in_channels: int = 3,
+        self, num_classes: int, blocks: tuple[int, int, int, int] = _BLOCKS, width: int = 64, in_channels: int = 3
     ) -> None:
         super().__init__()
-        check(
-            len(blocks) == 4 and min(blocks) >= 1,
-            f"blocks is {list(blocks)}, but must be four positive numbers: one for each stage",
-        )
+        check_numbers("blocks", blocks, 4, "one for each stage")
         check(width >= 1, f"width is {width}, but must be at least 1")
         check_ends(num_classes, in_channels)
         self.conv1 = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        self.layer1 = _stage(width, width, blocks[0], stride=1)
-        self.layer2 = _stage(_EXPANSION * width, 2 * width, blocks[1], stride=2)
-        self.layer3 = _stage(_EXPANSION * 2 * width, 4 * width, blocks[2], stride=2)
-        self.layer4 = _stage(_EXPANSION * 4 * width, 8 * width, blocks[3], stride=2)
-        self.linear = nn.Linear(_EXPANSION * 8 * width, num_classes)
+        wide = _EXPANSION * width
+        self.layer1 = blocks_of(Bottleneck, width, wide, blocks[0], stride=1)
+        self.layer2 = blocks_of(Bottleneck, wide, 2 * wide, blocks[1], stride=2)
+        self.layer3 = blocks_of(Bottleneck, 2 * wide, 4 * wide, blocks[2], stride=2)
+        self.layer4 = blocks_of(Bottleneck, 4 * wide, 8 * wide, blocks[3], stride=2)
+        self.linear = nn.Linear(8 * wide, num_classes)
         initialise_by_fan_out(self)
 
     def forward(self, images: Tensor) -> NetworkOutput:
@@ -88,9 +80,3 @@ class BottleneckResNet(Network):
         preactivations, features = through_stages(self.bn1(self.conv1(images)), stages)
         embedding = pooled(features[-1])
         return NetworkOutput(self.linear(embedding), features, embedding, preactivations)
-
-
-def _stage(in_width: int, width: int, blocks: int, stride: int) -> nn.ModuleList:
-    first = Bottleneck(in_width, width, stride)
-    others = (Bottleneck(_EXPANSION * width, width, 1) for _ in range(blocks - 1))
-    return nn.ModuleList([first, *others])

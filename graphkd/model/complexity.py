@@ -1,4 +1,4 @@
-"""What a network costs."""
+"""Number of parameters and multiply-adds of a network."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from graphkd.model.base import black_image, probing
 
 
 class Complexity(NamedTuple):
-    """What a network costs.
+    """Cost of a network.
 
     Attributes:
         parameters: Number of parameters, frozen ones included.
-        multiply_adds: Multiply-adds of one forward pass on one image, of convolutions and matrix products alone.
+        multiply_adds: Multiply-adds of convolutions and matrix products in a forward pass on one image.
     """
 
     parameters: int
@@ -26,16 +26,14 @@ class Complexity(NamedTuple):
 
 
 def complexity(network: nn.Module, in_channels: int, image_size: int) -> Complexity:
-    """Count what a network costs by running it once on zeros.
-
-    Neither the network (device, state, train or eval mode of each part) nor the random generators change.
+    """Count the cost of a network on one image of zeros; the network and random generators stay as they are.
 
     Args:
         network: Takes images, float [1, in_channels, image_size, image_size].
-        in_channels: Channels of the images.
-        image_size: Height and width of the images, in pixels.
+        in_channels: Channels of the image.
+        image_size: Height and width of the image, in pixels.
     """
-    # With gradient, for without it torch may take a fused path through attention that it has no formula for.
+    # With gradient: without it, torch may run attention as a fused operation for which it has no formula.
     image = black_image(network, in_channels, image_size).requires_grad_()
     with probing(network), torch.enable_grad(), _Counter() as counter:
         network(image)
@@ -44,7 +42,7 @@ def complexity(network: nn.Module, in_channels: int, image_size: int) -> Complex
 
 
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Adds up floating-point operations by torch's own formulas."""
+    """Sums floating-point operations by torch's own formulas."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -52,7 +50,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return False  # torch's FlopCounterMode skips it, for which it first loads all of torch._dynamo: seconds
+        return False  # True, as in torch's FlopCounterMode, would load torch._dynamo, which takes seconds
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None

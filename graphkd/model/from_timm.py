@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import nn
 
 from graphkd.errors import UserError, check, did_you_mean, one_line
-from graphkd.model.adapter import Wrapped
+from graphkd.model.adapter import Wrapped, example_image
 from graphkd.model.base import MODELS, check_ends
 
 
 @MODELS.register_family("timm")
 class TimmModel(Wrapped):
-    """Any classifier of timm by its name there, if timm is installed: student=timm/resnet18.
+    """Any classifier of timm, where that is installed: student=timm/resnet18.
 
     Args:
         model: The model's name in `timm.list_models`, without a tag of weights.
@@ -24,7 +23,7 @@ class TimmModel(Wrapped):
         weights: DEFAULT or a tag of pretrained weights (a1_in1k, ...), which timm downloads; else untrained.
         features: As in `graphkd.wrap`.
         embedding: As in `graphkd.wrap`.
-        image_size: Height and width of the images, for transformers, which take a single size (224 by default).
+        image_size: Height and width of the images, for transformers, which take one size only (224 by default).
 
     Raises:
         UserError: timm is not installed, the model or its weights do not exist, the options do not fit it, or as in
@@ -42,10 +41,9 @@ class TimmModel(Wrapped):
         image_size: int | None = None,
     ) -> None:
         check_ends(num_classes, in_channels)
-        check(image_size is None or image_size >= 1, f"image_size is {image_size}, but must be at least 1")
+        example = example_image(in_channels, image_size)
         options = {} if image_size is None else {"img_size": image_size}
         module = _build(model, weights, {"num_classes": num_classes, "in_chans": in_channels, **options})
-        example = None if image_size is None else torch.zeros(1, in_channels, image_size, image_size)
         super().__init__(module, features, embedding, num_classes, example)
 
 

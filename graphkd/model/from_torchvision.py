@@ -7,32 +7,31 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import nn
 
-from graphkd.errors import UserError, check, choices, did_you_mean, one_line
-from graphkd.model.adapter import Wrapped, replace_part
+from graphkd.errors import UserError, check, did_you_mean, one_line, one_of
+from graphkd.model.adapter import Wrapped, example_image, replace_part
 from graphkd.model.base import MODELS, check_ends
 
 _SIZE_OPTIONS = {"vit": "image_size", "maxvit": "input_size"}
-"""What torchvision calls the size of the images, for the architectures that take a single one."""
+"""Name of torchvision's option for the image size, by architectures that have one."""
 
 
 @MODELS.register_family("torchvision")
 class TorchvisionModel(Wrapped):
-    """Any classifier of torchvision by its name there: student=torchvision/resnet18.
+    """Any classifier of torchvision: student=torchvision/resnet18.
 
     Inception and GoogLeNet come without their auxiliary classifiers.
 
     Args:
         model: The model's name in `torchvision.models.list_models`.
         num_classes: Width of the logits; with `weights`, the last layer is new where they have other classes.
-        in_channels: Channels of the images; for other than 3, the first convolution's weights are their mean over
-            the three channels, scaled so that grey images give the same output.
+        in_channels: Channels of the images; other than 3, they get the mean of the first convolution's weights over the
+            three channels, scaled so that grey images give the same output.
         weights: Name of pretrained weights (DEFAULT, IMAGENET1K_V1, ...), which torchvision downloads; else untrained.
         features: As in `graphkd.wrap`.
         embedding: As in `graphkd.wrap`.
-        image_size: Height and width of the images, for transformers, which take a single size (224 by default).
+        image_size: Height and width of the images, for transformers, which take one size only (224 by default).
 
     Raises:
         UserError: The model or its weights do not exist, the options do not fit it, or as in `graphkd.wrap`.
@@ -49,11 +48,10 @@ class TorchvisionModel(Wrapped):
         image_size: int | None = None,
     ) -> None:
         check_ends(num_classes, in_channels)
-        check(image_size is None or image_size >= 1, f"image_size is {image_size}, but must be at least 1")
+        example = example_image(in_channels, image_size)
         module = _build(model, num_classes, weights, image_size)
         if in_channels != 3:
             _replace_first_convolution(module, in_channels)
-        example = None if image_size is None else torch.zeros(1, in_channels, image_size, image_size)
         super().__init__(module, features, embedding, num_classes, example)
 
 
@@ -64,7 +62,8 @@ def _build(name: str, num_classes: int, weights: str | None, image_size: int | N
     what = f"torchvision model '{name}'"
     check(name in names, f"there is no {what}{did_you_mean(name, names)} (torchvision.models.list_models has all)")
     known = models.get_model_weights(name).__members__
-    check(weights is None or weights in known, f"{what} has no weights '{weights}' (choices: {choices(known)})")
+    if weights is not None:
+        one_of(weights, known, f"{what} has no weights")
     options: dict[str, Any] = {"num_classes": num_classes} if weights is None else {"weights": weights}
     if image_size is not None:
         option = _SIZE_OPTIONS.get(name.partition("_")[0])
@@ -72,15 +71,11 @@ def _build(name: str, num_classes: int, weights: str | None, image_size: int | N
         options |= {"image_size": image_size} if option == "image_size" else {"input_size": (image_size, image_size)}
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # that Inception's initialisation will change one day
+            warnings.simplefilter("ignore", FutureWarning)  # of a new initialisation of Inception
             module: nn.Module = models.get_model(name, **options)
     except Exception as error:  # a download may fail in many ways
         raise UserError(f"{what} cannot be built: {one_line(error)}") from error
-    return _without_auxiliary_classifiers(module)
-
-
-def _without_auxiliary_classifiers(module: nn.Module) -> nn.Module:
-    # Not by their option aux_logits, which torchvision refuses together with weights.
+    # Without auxiliary classifiers; torchvision does not take their option aux_logits together with weights.
     if isinstance(getattr(module, "aux_logits", None), bool):
         module.aux_logits = False  # type: ignore[assignment]
         for name in ("AuxLogits", "aux1", "aux2"):

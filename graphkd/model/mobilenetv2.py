@@ -7,18 +7,19 @@ from torch import Tensor, nn
 
 from graphkd.batch import NetworkOutput
 from graphkd.errors import check
-from graphkd.model.base import MODELS, Network, check_ends, initialise_by_fan_out, pooled
+from graphkd.model.base import MODELS, Network, check_ends, pooled
+from graphkd.model.blocks import initialise_by_fan_out
 
 _STEM_WIDTH = 32
 _STAGES = ((16, 1, 1), (24, 2, 1), (32, 3, 2), (64, 4, 2), (96, 3, 1), (160, 3, 2), (320, 1, 1))
 """Channels at full width, number of blocks, and stride of the first."""
 _SHOWN = (1, 2, 4, 6)
-"""The last stage of each resolution, whose map is a feature."""
+"""The last stage of each resolution; their maps are the features."""
 _LAST_WIDTH = 1280
 
 
 class InvertedResidual(nn.Module):
-    """A wide depthwise convolution between two of 1x1, the last without ReLU; a shortcut where the shapes allow."""
+    """A wide depthwise convolution between two of 1x1, the last without ReLU; a shortcut where the shape stays."""
 
     def __init__(self, in_width: int, width: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -49,11 +50,11 @@ class MobileNetV2(Network):
     in the second stage; that, tensor names and initialisation (convolutions normal by fan-out, the head normal with
     standard deviation 0.01, biases 0) as in the CRD benchmark (arXiv 1910.10699).
 
-    Stages end without a ReLU, so that of `preactivations` only the stem's differs from `features`.
+    Stages end without a ReLU, so `preactivations` differ from `features` in the stem only.
 
     Args:
         num_classes: Width of the logits.
-        width: Factor to the channels; the last convolution has 1280 at least.
+        width: Factor of the channels; the last convolution has at least 1280.
         expansion: Factor from a block's input to its inner channels (the first stage's is 1).
         in_channels: Channels of the images.
 

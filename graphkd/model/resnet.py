@@ -7,17 +7,15 @@ from torch import Tensor, nn
 
 from graphkd.batch import NetworkOutput
 from graphkd.errors import check
-from graphkd.model.base import MODELS, Network, check_ends, initialise_by_fan_out, pooled, through_stages
+from graphkd.model.base import MODELS, Network, check_ends, check_numbers, pooled
+from graphkd.model.blocks import blocks_of, initialise_by_fan_out, projection, through_stages
 
 _WIDTHS = (16, 16, 32, 64)
 _WIDTHS_X4 = (32, 64, 128, 256)
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut.
-
-    Returns the sum *before* its ReLU, so that a stage can show its pre-activation.
-    """
+    """Two 3x3 convolutions and a shortcut; returns the sum *before* its ReLU."""
 
     def __init__(self, in_width: int, width: int, stride: int) -> None:
         super().__init__()
@@ -25,10 +23,7 @@ class BasicBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(width)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
-        self.downsample: nn.Module = nn.Identity()
-        if stride != 1 or in_width != width:
-            shortcut = nn.Conv2d(in_width, width, 1, stride, bias=False)
-            self.downsample = nn.Sequential(shortcut, nn.BatchNorm2d(width))
+        self.downsample = projection(in_width, width, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         """Take a map, float [B, in_width, H, W], to float [B, width, H / stride, W / stride]."""
@@ -54,25 +49,18 @@ class CifarResNet(Network):
     """
 
     def __init__(
-        self,
-        num_classes: int,
-        depth: int,
-        widths: tuple[int, int, int, int] = _WIDTHS,
-        in_channels: int = 3,
+        self, num_classes: int, depth: int, widths: tuple[int, int, int, int] = _WIDTHS, in_channels: int = 3
     ) -> None:
         super().__init__()
         check(depth >= 8 and depth % 6 == 2, f"depth is {depth}, but must be 6n + 2: 8, 14, 20, ...")
-        check(
-            len(widths) == 4 and min(widths) >= 1,
-            f"widths is {list(widths)}, but must be four positive numbers: of the stem and of three stages",
-        )
+        check_numbers("widths", widths, 4, "of the stem and of three stages")
         check_ends(num_classes, in_channels)
         blocks = (depth - 2) // 6
         self.conv1 = nn.Conv2d(in_channels, widths[0], 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(widths[0])
-        self.layer1 = _stage(widths[0], widths[1], blocks, stride=1)
-        self.layer2 = _stage(widths[1], widths[2], blocks, stride=2)
-        self.layer3 = _stage(widths[2], widths[3], blocks, stride=2)
+        self.layer1 = blocks_of(BasicBlock, widths[0], widths[1], blocks, stride=1)
+        self.layer2 = blocks_of(BasicBlock, widths[1], widths[2], blocks, stride=2)
+        self.layer3 = blocks_of(BasicBlock, widths[2], widths[3], blocks, stride=2)
         self.fc = nn.Linear(widths[3], num_classes)
         initialise_by_fan_out(self)
 
@@ -82,11 +70,6 @@ class CifarResNet(Network):
         preactivations, features = through_stages(self.bn1(self.conv1(images)), stages)
         embedding = pooled(features[-1])
         return NetworkOutput(self.fc(embedding), features, embedding, preactivations)
-
-
-def _stage(in_width: int, width: int, blocks: int, stride: int) -> nn.ModuleList:
-    first = BasicBlock(in_width, width, stride)
-    return nn.ModuleList([first, *(BasicBlock(width, width, 1) for _ in range(blocks - 1))])
 
 
 for _depth in (8, 14, 20, 32, 44, 56, 110):

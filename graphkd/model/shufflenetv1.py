@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from graphkd.batch import NetworkOutput
 from graphkd.errors import check
-from graphkd.model.base import MODELS, Network, check_ends, pooled, through_stages
+from graphkd.model.base import MODELS, Network, check_ends, check_numbers, pooled
+from graphkd.model.blocks import through_stages
 
 _STEM_WIDTH = 24
 _WIDTHS = (240, 480, 960)
@@ -16,7 +17,7 @@ _BLOCKS = (4, 8, 4)
 
 
 def shuffle_channels(x: Tensor, groups: int) -> Tensor:
-    """Mixes the groups of a map's channels, [B, C, H, W]: the first channel of each, then the second of each, ..."""
+    """Shuffle the channels of a map, [B, C, H, W]: the first channel of each group, then the second of each, ..."""
     batch, channels, height, width = x.shape
     return x.reshape(batch, groups, channels // groups, height, width).transpose(1, 2).flatten(1, 2)
 
@@ -24,8 +25,8 @@ def shuffle_channels(x: Tensor, groups: int) -> Tensor:
 class ShuffleUnit(nn.Module):
     """Grouped 1x1, depthwise 3x3 and grouped 1x1 convolutions, with the channels shuffled after the first.
 
-    With stride 2 the pooled input stands beside the result, and makes up the width with it; otherwise it is added.
-    Returns the sum *before* its ReLU.
+    With stride 2 the pooled input is concatenated with the result, both together of the given width; otherwise the
+    input is added. Returns the map *before* its ReLU.
     """
 
     def __init__(self, in_width: int, width: int, stride: int, in_groups: int, groups: int) -> None:
@@ -86,10 +87,7 @@ class ShuffleNetV1(Network):
             and _STEM_WIDTH < widths[0] < widths[1] < widths[2],
             f"widths is {list(widths)}, but must be three growing multiples of {4 * groups} above {_STEM_WIDTH}",
         )
-        check(
-            len(blocks) == 3 and min(blocks) >= 1,
-            f"blocks is {list(blocks)}, but must be three positive numbers: one for each stage",
-        )
+        check_numbers("blocks", blocks, 3, "one for each stage")
         check_ends(num_classes, in_channels)
         self.conv1 = nn.Conv2d(in_channels, _STEM_WIDTH, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(_STEM_WIDTH)

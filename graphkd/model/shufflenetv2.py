@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from graphkd.batch import NetworkOutput
 from graphkd.errors import check
-from graphkd.model.base import MODELS, Network, check_ends, pooled, through_stages
+from graphkd.model.base import MODELS, Network, check_ends, check_numbers, pooled
+from graphkd.model.blocks import through_stages
 from graphkd.model.shufflenetv1 import shuffle_channels
 
 _STEM_WIDTH = 24
@@ -17,9 +18,9 @@ _BLOCKS = (4, 8, 4)
 
 
 class SplitUnit(nn.Module):
-    """Half of the channels pass, the other half goes through 1x1, depthwise 3x3 and 1x1 convolutions; then a shuffle.
+    """Half of the channels pass, the others go through 1x1, depthwise 3x3 and 1x1 convolutions; then a shuffle.
 
-    Returns the map *before* its ReLU; the half that passes is past one already.
+    Returns the map *before* its ReLU; the passing half has been through one already.
     """
 
     def __init__(self, width: int) -> None:
@@ -73,8 +74,8 @@ class ShuffleNetV2(Network):
     Ma et al., "ShuffleNet V2: practical guidelines for efficient CNN architecture design" (arXiv 1807.11164), table 5;
     tensor names, the stem and the initialisation (PyTorch's own) as in the CRD benchmark (arXiv 1910.10699).
 
-    The pre-activations have their channels shuffled as the maps have, so that both belong together; the benchmark's are
-    the same values unshuffled.
+    Pre-activations have the channel order of the maps; the benchmark's are the same values unshuffled. This is
+    harmless, since losses on them sum over the channels or begin with a convolution.
 
     Args:
         num_classes: Width of the logits.
@@ -98,10 +99,7 @@ class ShuffleNetV2(Network):
             len(widths) == 4 and min(widths) >= 1 and all(width % 2 == 0 for width in widths[:3]),
             f"widths is {list(widths)}, but must be four positive numbers: of three stages, even, and the last",
         )
-        check(
-            len(blocks) == 3 and min(blocks) >= 1,
-            f"blocks is {list(blocks)}, but must be three positive numbers: one for each stage",
-        )
+        check_numbers("blocks", blocks, 3, "one for each stage")
         check_ends(num_classes, in_channels)
         self.conv1 = nn.Conv2d(in_channels, _STEM_WIDTH, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(_STEM_WIDTH)
@@ -116,8 +114,7 @@ class ShuffleNetV2(Network):
         """Return the output for images, float [B, in_channels, H, W]: four maps, of the stem and of each stage."""
         stages = (self.layer1, self.layer2, self.layer3)
         preactivations, features = through_stages(self.bn1(self.conv1(images)), stages)
-        last = F.relu(self.bn2(self.conv2(features[-1])))
-        embedding = pooled(last)
+        embedding = pooled(F.relu(self.bn2(self.conv2(features[-1]))))
         return NetworkOutput(self.linear(embedding), features, embedding, preactivations)
 
 

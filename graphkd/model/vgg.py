@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 from graphkd.batch import NetworkOutput
 from graphkd.errors import check
-from graphkd.model.base import MODELS, Network, check_ends, pooled
+from graphkd.model.base import MODELS, Network, check_ends, check_numbers, pooled
 
 _WIDTHS = (64, 128, 256, 512, 512)
 _LARGEST_SMALL_IMAGE = 32
-"""Above this height, in pixels, the map is halved once more."""
+"""Above this height, in pixels, maps are pooled once more."""
 
 
 class Vgg(Network):
@@ -40,11 +40,8 @@ class Vgg(Network):
         in_channels: int = 3,
     ) -> None:
         super().__init__()
-        for option, numbers in (("layers", layers), ("widths", widths)):
-            check(
-                len(numbers) == 5 and min(numbers) >= 1,
-                f"{option} is {list(numbers)}, but must be five positive numbers: one for each block",
-            )
+        check_numbers("layers", layers, 5, "one for each block")
+        check_numbers("widths", widths, 5, "one for each block")
         check_ends(num_classes, in_channels)
         self.block0 = _block(in_channels, widths[0], layers[0])
         self.block1 = _block(widths[0], widths[1], layers[1])
@@ -76,7 +73,7 @@ class Vgg(Network):
 
 
 def _block(in_width: int, width: int, layers: int) -> nn.Sequential:
-    """Convolutions with norm and ReLU, without the last ReLU."""
+    """Return convolutions with norm and ReLU, but for the last ReLU."""
     parts: list[nn.Module] = []
     for layer in range(layers):
         convolution = nn.Conv2d(width if layer else in_width, width, 3, padding=1)

@@ -7,13 +7,14 @@ from torch import Tensor, nn
 
 from graphkd.batch import NetworkOutput
 from graphkd.errors import check
-from graphkd.model.base import MODELS, Network, check_ends, initialise_by_fan_out, pooled
+from graphkd.model.base import MODELS, Network, check_ends, pooled
+from graphkd.model.blocks import blocks_of, initialise_by_fan_out
 
 
 class PreactivationBlock(nn.Module):
-    """Twice batch norm, ReLU and 3x3 convolution, and a shortcut, which is a convolution where the width changes.
+    """Batch norm, ReLU and 3x3 convolution, twice, and a shortcut, which is a convolution where the width changes.
 
-    Returns its first norm's output too: the pre-activation of the map that came in.
+    Also returns its first norm's output: the pre-activation of the input map.
     """
 
     def __init__(self, in_width: int, width: int, stride: int) -> None:
@@ -34,15 +35,14 @@ class PreactivationBlock(nn.Module):
 
 
 class Stage(nn.Module):
-    """Blocks of one width, the first of them with the stride."""
+    """Blocks of one width, the first of which has the stride."""
 
     def __init__(self, in_width: int, width: int, blocks: int, stride: int) -> None:
         super().__init__()
-        first = PreactivationBlock(in_width, width, stride)
-        self.layer = nn.ModuleList([first, *(PreactivationBlock(width, width, 1) for _ in range(blocks - 1))])
+        self.layer = blocks_of(PreactivationBlock, in_width, width, blocks, stride)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Take a map as a block does; the pre-activation is that of the map that came in."""
+        """Take a map as a block does; the pre-activation is the input map's."""
         first, *others = self.layer
         x, preactivation = first(x)
         for block in others:
@@ -56,8 +56,8 @@ class WideResNet(Network):
     Zagoruyko and Komodakis, "Wide residual networks" (arXiv 1605.07146), section 3; tensor names and initialisation
     (convolutions normal by fan-out, biases 0) as in the CRD benchmark (arXiv 1910.10699).
 
-    The maps are the sums of each stage, to which the *next* norm and ReLU belong: `preactivations` holds them after
-    that norm, as in the benchmark, and `embedding` is the last one after norm, ReLU and pooling.
+    The maps are the sums of each stage, which the *next* norm and ReLU activate: `preactivations` holds them after that
+    norm, as in the benchmark, and `embedding` is the last one after norm, ReLU and pooling.
 
     Args:
         num_classes: Width of the logits.

@@ -1,4 +1,4 @@
-"""What every objective is."""
+"""The base class of all objectives."""
 
 from __future__ import annotations
 
@@ -16,21 +16,18 @@ from graphkd.objective.stage import Stage
 from graphkd.registry import Registry
 
 Stream = Callable[[str], torch.Generator]
-"""Gives the run's generator of a name ("negatives", "builder"), on the training device."""
-
-ALONE = "a batch has one sample, which has no relations to others, so it teaches nothing"
-"""The note of objectives on how the samples of a batch lie to each other."""
+"""Returns the run's generator of a name ("negatives", "builder"), on the training device."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What a training will show an objective, as far as that is known before it.
+    """The setting of a training, as far as it is known in advance.
 
     Attributes:
         labels: Class of every training sample, int64 [N].
         num_classes: Number of classes.
         batch_size: Samples of a full batch, over all processes.
-        processes: How many processes a batch is cut over.
+        processes: Number of processes that share a batch.
     """
 
     labels: Tensor
@@ -40,15 +37,15 @@ class Setting:
 
     @property
     def largest_batch(self) -> int:
-        """Samples of the largest batch there will be."""
+        """Number of samples in the largest batch."""
         return min(self.batch_size, len(self.labels))
 
 
 class Objective(nn.Module, ABC):
-    """A part of the training loss, with whatever modules and memory it needs of its own.
+    """A part of the training loss, with modules and banks of its own.
 
-    Its parameters are trained by the run's optimizer beside the student's. Scalars come out unweighted; weights are
-    `WeightedSum`'s. A subclass names in its constructor just those of the run-time arguments that it needs.
+    Its parameters are trained by the run's optimizer together with the student's. Terms are unweighted; `WeightedSum`
+    weights them. The constructor of a subclass takes those of the run-time arguments that it needs.
     """
 
     RUNTIME: ClassVar[frozenset[str]] = frozenset(
@@ -65,85 +62,80 @@ class Objective(nn.Module, ABC):
         }
     )
     SHARED: ClassVar[tuple[str, ...]] = ("negatives", "bank")
-    """Options that a config states once, at its top level, for all objectives whose constructors have them."""
+    """Options that a config states once, at its top level, for all objectives that take them."""
     name: ClassVar[str] = ""
-    """The name of the term that an objective of one term returns."""
+    """Name of the term, for an objective with a single one."""
     parts: ClassVar[tuple[str, ...]] = ()
-    """The names of the terms of an objective that has several; a batch may lack some of them."""
+    """Names of the terms, for an objective with several; a batch may lack some of them."""
     revision: ClassVar[int] = 1
-    """Counts in a run's identity where it is above 1: raised when the same options come to another training."""
+    """Raised when the same options begin to give another training; part of a run's identity if above 1."""
     needs_teacher: ClassVar[bool] = True
     views: ClassVar[int] = 1
-    """How many views of each sample it looks at (`transform`)."""
+    """Number of views of each sample that it uses (`transform`)."""
     needs_maps: ClassVar[bool] = True
-    """Whether it looks at feature maps; several devices exchange them only then."""
+    """Whether it uses feature maps; several devices exchange them only then."""
     fewest_maps: ClassVar[int] = 0
-    """How many feature maps each network must show at least, the stem's included."""
+    """Smallest number of feature maps of each network, the stem's included."""
     needs_preactivations: ClassVar[frozenset[str]] = frozenset()
     """Which networks must show the pre-activations of their maps: of "student" and "teacher"."""
     has_terms: ClassVar[bool] = True
-    """Whether it still has terms once its stages are over; some methods teach in a stage alone."""
+    """Whether it has terms after its pre-training stages; some methods consist of a stage alone."""
+    is_relational: ClassVar[bool] = False
+    """Whether it compares the samples of a batch with each other, so that a batch of one teaches nothing."""
+
+    def __init__(self) -> None:
+        """Create an objective without options."""
+        super().__init__()
 
     @classmethod
     def graph_dim(cls, options: Mapping[str, Any]) -> int | None:
-        """Return the width at which an objective with these options encodes graphs, or None if it uses none."""
+        """Return the width at which an objective with these options encodes graphs; None without graphs."""
         return None
 
     @abstractmethod
     def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:
-        """Return the objective's terms on one batch.
-
-        Returns:
-            Scalars by name, before weighting; an objective of one term calls it by its own name.
-        """
+        """Return the unweighted terms of a batch: scalars by name (`name`, or some of `parts`)."""
 
     def check(self, setting: Setting) -> None:
-        """Check that a training in this setting can run at all.
-
-        Raises:
-            UserError: It cannot.
-        """
+        """Raise a `UserError` if a training in this setting cannot run."""
 
     def notes(self, setting: Setting) -> Sequence[str]:
-        """Return what of the objective will teach nothing in this setting, a line each."""
+        """Return what will teach nothing in this setting, one line each."""
+        if self.is_relational and setting.largest_batch == 1:
+            return ["a batch has one sample, which has no relations to others, so it teaches nothing"]
         return ()
 
     def transform(self, images: Tensor) -> Tensor:
-        """Return the views of a batch of images, [B, C, H, W] to [views x B, C, H, W]: all first ones, then all second.
+        """Return the views of a batch of images, [B, C, H, W] to [views x B, C, H, W]: all first, then all second.
 
-        The first view is the images as they are. An objective with one view is shown the first only, whatever views
-        others ask for.
+        The first view is the unchanged images. An objective with one view sees the first only, whatever others need.
         """
         return images
 
     def stages(self) -> Sequence[Stage]:
-        """Return what is trained before the student, in this order."""
+        """Return the pre-training stages, in their order."""
         return ()
 
     def freeze(self) -> None:
-        """Called after the stages: what they trained for good takes no gradient from here on."""
+        """Freeze what the stages have trained for good; called after them."""
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return what the run's optimizer trains: groups as `torch.optim` takes them.
+        """Return the parameter groups for `torch.optim`.
 
-        A group may set an own `weight_decay`, and an `lr_scale` by which the trainer's learning rate is multiplied.
+        A group may have its own `weight_decay`, and an `lr_scale` that multiplies the trainer's learning rate.
         """
         return [{"params": [parameter for parameter in self.parameters() if parameter.requires_grad]}]
 
     def prepare(self, device: torch.device, stream: Stream) -> None:
-        """Called once before training: move what is not a parameter to the device, take the run's generators."""
+        """Move everything to the device and take the run's generators; called once before training."""
         self.to(device)
 
     def after_step(self) -> None:
-        """Called after each applied optimizer step."""
+        """Update banks and the like; called after each applied optimizer step."""
 
 
 def teacher_output(batch: DistillationBatch) -> NetworkOutput:
-    """Return the teacher's output of a batch; no gradient flows into it.
-
-    Raises:
-        UserError: There is none.
-    """
+    """Return the teacher's output, detached; raise a `UserError` if there is none."""
     if batch.teacher is None:
         raise UserError("the objective needs a teacher, and the batch has none")
     return batch.teacher.map(Tensor.detach)

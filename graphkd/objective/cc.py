@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import Tensor, nn
 
 from graphkd.batch import DistillationBatch
 from graphkd.errors import check
-from graphkd.objective.base import ALONE, OBJECTIVES, Objective, Setting, teacher_output
+from graphkd.objective.base import OBJECTIVES, Objective, teacher_output
 
 
 @OBJECTIVES.register("cc")
 class CC(Objective):
-    """Differences of embedded vectors, correlated between neighbours in the batch (Peng et al., arXiv 1904.01802).
+    """Differences of embeddings, correlated between neighbours in the batch (Peng et al., arXiv 1904.01802).
 
-    The benchmark's form of the method, the mean over i of sum_c d_i d_{i+1} with d = |student - teacher|, on a linear
-    head of each network.
+    The CRD benchmark's form of the method: the mean over i of sum_c d_i d_{i+1} with d = |student - teacher|, after a
+    linear head on each network's embedding.
 
     Attributes:
         student_head: `torch.nn.Linear` on the student's embedding; `teacher_head` likewise. Both are trained.
@@ -24,6 +22,7 @@ class CC(Objective):
 
     name = "cc"
     needs_maps = False
+    is_relational = True
 
     def __init__(self, student_dim: int, teacher_dim: int, dim: int = 128) -> None:
         """Create a CC objective.
@@ -31,7 +30,7 @@ class CC(Objective):
         Args:
             student_dim: Width of the student's embedding.
             teacher_dim: Width of the teacher's.
-            dim: Width to which the heads bring both.
+            dim: Output width of both heads.
 
         Raises:
             UserError: `dim` is below 1.
@@ -40,10 +39,6 @@ class CC(Objective):
         check(dim >= 1, f"objective 'cc': dim is {dim}, but must be at least 1")
         self.student_head = nn.Linear(student_dim, dim)
         self.teacher_head = nn.Linear(teacher_dim, dim)
-
-    def notes(self, setting: Setting) -> Sequence[str]:
-        """Return what will teach nothing (`Objective.notes`)."""
-        return [ALONE] if setting.largest_batch == 1 else ()
 
     def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:
         """Return the term `cc`; 0 for a batch of one."""

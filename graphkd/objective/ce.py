@@ -1,4 +1,4 @@
-"""Cross-entropy with the labels: what a network learns without a teacher."""
+"""Cross-entropy with the labels, which needs no teacher."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class CrossEntropy(Objective):
         """Create a cross-entropy objective.
 
         Args:
-            label_smoothing: Probability that is spread evenly over all classes.
+            label_smoothing: Share of the target probability that is spread evenly over all classes.
 
         Raises:
             UserError: `label_smoothing` is outside [0, 1).
@@ -35,6 +35,5 @@ class CrossEntropy(Objective):
         self.label_smoothing = label_smoothing
 
     def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:
-        """Return the term `ce`."""
         logits = batch.student.logits.float()
         return {self.name: F.cross_entropy(logits, batch.labels, label_smoothing=self.label_smoothing)}

@@ -1,4 +1,4 @@
-"""What objectives that contrast embeddings with feature banks share."""
+"""The base class of objectives that contrast embeddings with feature banks."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from torch import Tensor, nn
 from graphkd.batch import DistillationBatch, NetworkOutput
 from graphkd.contrast import Bank, ExplicitSelection, FullBank, QueueBank, Selection, build_sampler
 from graphkd.contrast.options import BankOptions
-from graphkd.errors import UserError, check
+from graphkd.errors import check
 from graphkd.objective.base import Objective, Setting, Stream
 
 SamplerName = Literal["shared", "explicit", "all", "all_weighted"]
-"""Where negatives come from: `shared` (one draw a step serves all samples; unbiased, but the draws of a batch are not
-independent), `explicit` (drawn for each sample, as published, or handed in with the batch), `all` (every sample of
-another class), `all_weighted` (the same, weighted by K / their number)."""
+"""Source of the negatives: `shared` (one draw a step for all samples; unbiased, but the draws of a batch are not
+independent), `explicit` (drawn for each sample, as published, or given with the batch), `all` (every sample of another
+class), `all_weighted` (the same, weighted by K / their number)."""
 
 
 class ContrastiveObjective(Objective):
     """An objective with a linear head and a bank of embeddings for each network.
 
-    A subclass's forward says by `_bank_later` what to bank after the step, which may be of several batches.
+    The forward pass of a subclass calls `_bank_later`; `after_step` then writes to the banks, of several batches where
+    gradients are accumulated.
 
     Attributes:
         student_head: `torch.nn.Linear` on the student's embedding; `teacher_head` likewise.
@@ -44,18 +45,7 @@ class ContrastiveObjective(Objective):
         bank_momentum: float,
         bank: BankOptions,
     ) -> None:
-        """Heads, banks and the sampler of an objective.
-
-        Args:
-            student_dim: Width of the student's embedding.
-            teacher_dim: Width of the teacher's.
-            labels: Class of every training sample, int64 [N].
-            dim: Width D of embeddings and banks.
-            negatives: K, negatives of each sample.
-            temperature: T, by which similarities are divided.
-            sampler: Where negatives come from; see `SamplerName`.
-            bank_momentum: Share of the old row when a bank is updated.
-            bank: How the banks are kept.
+        """Create heads, banks and the sampler; the arguments are those of the subclasses.
 
         Raises:
             UserError: An option is out of range, or the training set has one class only.
@@ -71,7 +61,7 @@ class ContrastiveObjective(Objective):
         self.teacher_head = nn.Linear(teacher_dim, dim)
         self._student_bank = bank.build(labels, dim)
         self._teacher_bank = self._student_bank.twin()
-        # Both banks hold the same samples in the same rows, so one draw serves both.
+        # Both banks hold the same samples in the same rows, so that one draw is good for both.
         self._sampler = build_sampler(sampler, self._student_bank, negatives)
         self.negatives = negatives
         self.draws_negatives = sampler in ("shared", "explicit")
@@ -92,7 +82,7 @@ class ContrastiveObjective(Objective):
         )
 
     def notes(self, setting: Setting) -> Sequence[str]:
-        """Return what of banks and negatives will not be as asked for (`Objective.notes`)."""
+        """Return which options of banks and negatives cannot be met (`Objective.notes`)."""
         found: list[str] = []
         if self.bank_momentum == 1:
             found.append("bank_momentum is 1, so the banks stay as they were drawn")
@@ -114,7 +104,7 @@ class ContrastiveObjective(Objective):
 
     @property
     def teacher_bank(self) -> Tensor:
-        """The teacher's banked embeddings, likewise."""
+        """As `student_bank`, of the teacher."""
         return self._teacher_bank.rows
 
     def prepare(self, device: torch.device, stream: Stream) -> None:
@@ -130,37 +120,35 @@ class ContrastiveObjective(Objective):
         self._pending.clear()
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Return the banks, for checkpoints; with `bank.sharded` all processes must ask at once (`Bank.state_dict`)."""
+        """Return the banks, for checkpoints; collective with `bank.sharded` (`Bank.state_dict`)."""
         return {"student_bank": self._student_bank.state_dict(), "teacher_bank": self._teacher_bank.state_dict()}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Take the banks over from a checkpoint."""
+        """Restore the banks from a checkpoint."""
         self._student_bank.load_state_dict(state["student_bank"])
         self._teacher_bank.load_state_dict(state["teacher_bank"])
 
     def _embed(self, output: NetworkOutput, indices: Tensor, head: nn.Linear, bank: Bank) -> tuple[Tensor, Tensor]:
-        """Return a network's embeddings, normalised, and what its bank holds of the same samples: [B, dim] each."""
+        """Return a network's normalised embeddings and the banked ones of the same samples, [B, dim] each."""
         embedding = F.normalize(head(output.embedding.to(head.weight.dtype)), dim=1)
         return embedding, bank.to(embedding.device).gather(indices, embedding.detach())
 
     def _bank_later(self, batch: DistillationBatch, student: Tensor, teacher: Tensor) -> None:
-        """Keep a batch's embeddings for `after_step`; drop those that a step that was never applied left behind."""
+        """Keep a batch's embeddings for `after_step`; drop those of a step that was not applied."""
         if batch.progress.part == 0:
             self._pending.clear()
         self._pending.append((batch.indices, student.detach(), teacher.detach()))
 
     def _select(self, batch: DistillationBatch) -> Selection:
-        """Return the batch's negatives: drawn, or those that it brings."""
+        """Return the batch's negatives: drawn, or those given with it."""
         if batch.negatives is None:
             return self._sampler.select(batch.labels, self._generators.get("negatives"))
-        if not self.takes_negatives:
-            raise UserError(f"objective '{self.name}': the batch brings negatives, which needs sampler=explicit")
-        if not isinstance(self._student_bank, FullBank):
-            message = "the batch brings negatives, which needs a full bank, not a queue"
-            raise UserError(f"objective '{self.name}': {message}")
+        brings = f"objective '{self.name}': the batch brings negatives, which needs"
+        check(self.takes_negatives, f"{brings} sampler=explicit")
+        check(isinstance(self._student_bank, FullBank), f"{brings} a full bank, not a queue")
         return ExplicitSelection(batch.negatives.long(), self.samples)
 
 
 def _memory() -> int:
-    """Return this machine's memory in bytes."""
+    """Return the memory of this machine in bytes."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

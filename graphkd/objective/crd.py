@@ -16,15 +16,15 @@ from graphkd.objective.contrastive import ContrastiveObjective, SamplerName
 
 @OBJECTIVES.register("crd")
 class CRD(ContrastiveObjective):
-    """Each network's embeddings told from noise in the other network's bank (Tian et al., arXiv 1910.10699, eq. 17).
+    """Each network's embeddings contrasted with the other network's bank (Tian et al., arXiv 1910.10699, eq. 17).
 
-    Positive and negatives of a network's embedding come from the other network's bank. The released code's form of
-    the loss is that of `graphkd.contrast.nce`, with a constant Z for each direction; both directions are summed.
+    Positive and negatives of an embedding come from the other network's bank. The loss has the released code's form,
+    `graphkd.contrast.nce`, with a constant Z for each direction; both directions are summed.
 
     Attributes:
         student_head: `torch.nn.Linear` on the student's embedding; `teacher_head` likewise.
-        log_normalizers: log Z of the student's queries and of the teacher's, [2]; None until the first batch that has
-            negatives fixes them.
+        log_normalizers: log Z of the student's and the teacher's queries, [2]; fixed by the first batch that has
+            negatives, None before.
     """
 
     name = "crd"
@@ -51,23 +51,21 @@ class CRD(ContrastiveObjective):
             dim: Width D of embeddings and banks.
             negatives: K, negatives of each sample.
             temperature: T, by which similarities are divided.
-            sampler: Where negatives come from; see `SamplerName`.
-            bank_momentum: Share of the old row when a bank is updated.
-            bank: How the banks are kept.
+            sampler: Source of the negatives; see `SamplerName`.
+            bank_momentum: Share of the old row in an update of a bank.
+            bank: Options of both banks.
 
         Raises:
             UserError: An option is out of range, or the training set has one class only.
         """
-        super().__init__(
-            student_dim, teacher_dim, labels, dim, negatives, temperature, sampler, bank_momentum, bank
-        )  # fmt: skip
+        super().__init__(student_dim, teacher_dim, labels, dim, negatives, temperature, sampler, bank_momentum, bank)
         self.log_normalizers: Tensor | None = None
 
     def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:
         """Return the term `crd`.
 
         Raises:
-            UserError: The batch brings negatives, but the sampler is not `explicit` or the bank is a queue.
+            UserError: The batch has negatives, but the sampler is not `explicit` or the bank is a queue.
         """
         indices = batch.indices
         student, banked_student = self._embed(batch.student, indices, self.student_head, self._student_bank)
@@ -88,10 +86,8 @@ class CRD(ContrastiveObjective):
         return {self.name: torch.cat(losses).sum()}
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Return the banks and log Z, for checkpoints."""
         return super().get_extra_state() | {"log_normalizers": self.log_normalizers}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Take the banks and log Z over from a checkpoint."""
         super().set_extra_state(state)
         self.log_normalizers = state["log_normalizers"]

@@ -1,4 +1,4 @@
-"""DIST: predictions that correlate with the teacher's instead of matching them."""
+"""DIST: correlation with the teacher's predictions instead of a match."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class DIST(Objective):
 
         Args:
             temperature: T, by which the logits are divided.
-            inter: Weight of the relation between classes: each sample's probabilities.
-            intra: Weight of the relation between samples: each class's probabilities over the batch.
+            inter: Weight of the inter-class relation (each sample's probabilities).
+            intra: Weight of the intra-class relation (each class's probabilities over the batch).
 
         Raises:
             UserError: The temperature is not positive, or a weight is negative.
@@ -46,7 +46,6 @@ class DIST(Objective):
         self.intra = intra
 
     def notes(self, setting: Setting) -> Sequence[str]:
-        """Return what will teach nothing (`Objective.notes`)."""
         found: list[str] = []
         if self.inter == 0 == self.intra:
             found.append("inter and intra are both 0, so it teaches nothing")
@@ -57,7 +56,6 @@ class DIST(Objective):
         return found
 
     def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:
-        """Return the term `dist`."""
         student = F.softmax(batch.student.logits.float() / self.temperature, dim=1)
         teacher = F.softmax(teacher_output(batch).logits.float() / self.temperature, dim=1)
         inter, intra = (1 - correlation(student, teacher, dim).mean() for dim in (1, 0))

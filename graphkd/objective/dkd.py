@@ -1,4 +1,4 @@
-"""Decoupled knowledge distillation: KD's two halves with weights of their own."""
+"""Decoupled knowledge distillation: the two halves of KD, each with its own weight."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ from graphkd.objective.logits import divergence
 class DKD(Objective):
     """alpha TCKD + beta NCKD, growing linearly over the first epochs (Zhao et al., arXiv 2203.08679, eq. 7).
 
-    TCKD is KD on the probabilities of the target class and of all others together, NCKD is KD on the probabilities
-    among the other classes; both with T^2. The released code subtracts 1000 from the target's logit for NCKD; here
-    the target is left out, which is the same.
+    TCKD is KD on the probabilities of the target class and of all others together, NCKD is KD among the other classes;
+    both with T^2. For NCKD the target is left out, which equals the released code's subtraction of 1000 from its logit.
     """
 
     name = "dkd"
@@ -47,7 +46,6 @@ class DKD(Objective):
         self.ramp_epochs = ramp_epochs
 
     def notes(self, setting: Setting) -> Sequence[str]:
-        """Return what will teach nothing (`Objective.notes`)."""
         if self.alpha == 0 == self.beta:
             return ["alpha and beta are both 0, so it teaches nothing"]
         if self.beta > 0 and setting.num_classes <= 2:
@@ -55,7 +53,6 @@ class DKD(Objective):
         return ()
 
     def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:
-        """Return the term `dkd`."""
         student, student_others = self._decoupled(batch.student.logits, batch.labels)
         teacher, teacher_others = self._decoupled(teacher_output(batch).logits, batch.labels)
         of_target = self.temperature**2 * divergence(student, teacher)
@@ -64,7 +61,7 @@ class DKD(Objective):
         return {self.name: ramp * (self.alpha * of_target + self.beta * of_others)}
 
     def _decoupled(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Score of the target and of all others together, [B, 2], and the other classes' logits, [B, C - 1]."""
+        """Return the scores of the target and of all others together, [B, 2], and the others' logits, [B, C - 1]."""
         logits, target = logits.float(), labels[:, None]
         others = torch.arange(logits.shape[1] - 1, device=logits.device).expand(len(logits), -1)
         other_logits = logits.gather(1, others + (others >= target))

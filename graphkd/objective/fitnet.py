@@ -17,7 +17,7 @@ from graphkd.objective.maps import ConvRegressor, Shape
 class FitNet(Objective):
     """mean (regressor(student map) - teacher map)^2 at one layer (Romero et al., arXiv 1412.6550, eq. 3).
 
-    As in the CRD benchmark (arXiv 1910.10699) it is learnt beside the cross-entropy, not in a stage before it.
+    As in the CRD benchmark (arXiv 1910.10699) it is trained together with the cross-entropy, not in a stage of its own.
     """
 
     name = "fitnet"
@@ -29,10 +29,10 @@ class FitNet(Objective):
         Args:
             student_shapes: Shapes of the student's features, the stem's first.
             teacher_shapes: Shapes of the teacher's features, the stem's first.
-            layer: Which of the features is regressed, counted from the stem, which is 0.
+            layer: Index of the feature map; 0 is the stem.
 
         Raises:
-            UserError: A network has no such layer, or no regressor leads from the one map to the other.
+            UserError: A network has no such layer, or no regressor fits the pair of maps.
         """
         super().__init__()
         last = min(len(student_shapes), len(teacher_shapes)) - 1
@@ -41,12 +41,10 @@ class FitNet(Objective):
             f"objective 'fitnet': layer is {layer}, but must be between 0 (the stem) and {last} for this pair",
         )
         self.layer = layer
-        self.regressor = ConvRegressor(
-            student_shapes[layer], teacher_shapes[layer], what=f"objective 'fitnet': layer {layer}"
-        )
+        what = f"objective 'fitnet': layer {layer}"
+        self.regressor = ConvRegressor(student_shapes[layer], teacher_shapes[layer], what=what)
 
     def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:
-        """Return the term `fitnet`."""
         student = self.regressor(batch.student.features[self.layer])
         teacher = teacher_output(batch).features[self.layer].float()
         return {self.name: F.mse_loss(student, teacher)}

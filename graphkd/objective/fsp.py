@@ -20,12 +20,12 @@ from graphkd.objective.stage import Stage
 class FSP(Objective):
     """sum over adjacent features of MSE(G_s, G_t), G the mean of a_i b_j over positions (Yim et al., CVPR 2017, eq. 1).
 
-    The student's body is trained so in a stage of its own, then it goes on without FSP. The stem's feature counts too;
-    the larger map of two is pooled to the smaller.
+    They train the student's body in a pre-training stage; the main training has no FSP term. The stem's feature counts
+    too; the larger of two maps is pooled to the smaller.
     """
 
     name = "fsp"
-    revision = 2  # since the stage leaves alone what is behind the student's last map
+    revision = 2  # since the stage stops at the student's last map
     has_terms = False
     fewest_maps = 2
 
@@ -53,24 +53,19 @@ class FSP(Objective):
         self.stage_epochs = stage_epochs
 
     def stages(self) -> Sequence[Stage]:
-        """`flow`: the student up to its last map."""
+        """Return `flow`, which trains the student up to its last map."""
         return [Stage("flow", self.stage_epochs, _loss, trains_student=True, up_to_maps=True)]
 
     def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:
-        """No term: the stage was all."""
         return {}
 
 
 def _loss(batch: DistillationBatch) -> Tensor:
-    students, teachers = _flow(batch.student.features), _flow(teacher_output(batch).features)
-    losses = [F.mse_loss(student, teacher) for student, teacher in zip(students, teachers, strict=True)]
-    return torch.stack(losses).sum()
-
-
-def _flow(features: list[Tensor]) -> list[Tensor]:
-    """Return the Gram matrix of each feature and its next, float32 [B, C, C']."""
-    return [_gram(*pooled_to_smaller(a.float(), b.float())) for a, b in pairwise(features)]
+    flows = zip(pairwise(batch.student.features), pairwise(teacher_output(batch).features), strict=True)
+    return torch.stack([F.mse_loss(_gram(*student), _gram(*teacher)) for student, teacher in flows]).sum()
 
 
 def _gram(a: Tensor, b: Tensor) -> Tensor:
+    """Return the Gram matrix of two feature maps, mean over positions, float32 [B, C, C']."""
+    a, b = pooled_to_smaller(a.float(), b.float())
     return a.flatten(2) @ b.flatten(2).transpose(1, 2) / a[0, 0].numel()

@@ -1,4 +1,4 @@
-"""FT: factor transfer, the teacher's last map paraphrased and the student's translated."""
+"""FT: factor transfer from the teacher's paraphrased last map to the student's translated one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from graphkd.batch import DistillationBatch
 from graphkd.errors import check
 from graphkd.objective.base import OBJECTIVES, Objective, Setting, teacher_output
-from graphkd.objective.maps import Shape, one_position_notes, pooled_to_smaller, smaller_positions
+from graphkd.objective.maps import Shape, one_position_notes, pooled_to_smaller
 from graphkd.objective.stage import Stage
 
 
@@ -20,9 +20,9 @@ from graphkd.objective.stage import Stage
 class FT(Objective):
     """mean |f_s - f_t|^p2, f = L2-normalised mean over channels of map^p1 (Kim et al., arXiv 1802.04977, section 3).
 
-    An autoencoder of the teacher's last map, the paraphraser, is trained in a stage before; its code is the teacher's
-    map. The student's is the translation of its last map, by convolutions that are trained with it. The larger of the
-    two is pooled to the smaller. Layers and exponents are the CRD benchmark's (arXiv 1910.10699).
+    The teacher's map is the code of an autoencoder of its last map, the paraphraser, which is trained in a pre-training
+    stage. The student's is its last map after convolutions, the translator, which are trained with it. The larger of
+    the two is pooled to the smaller. Layers and exponents are the CRD benchmark's (arXiv 1910.10699).
 
     Attributes:
         paraphraser: `torch.nn.Sequential` of an encoder and a decoder.
@@ -47,10 +47,10 @@ class FT(Objective):
         Args:
             student_shapes: Shapes of the student's features, the stem's first.
             teacher_shapes: Shapes of the teacher's features, the stem's first.
-            rate: Channels of the paraphrase, as a share of the teacher's.
+            rate: Channels of the code, as a share of the teacher's.
             p1: Power to which maps are raised.
             p2: Power to which differences of factors are raised.
-            stage_epochs: Epochs for the paraphraser.
+            stage_epochs: Epochs of the stage.
             stage_lr: Learning rate of the stage.
 
         Raises:
@@ -68,27 +68,24 @@ class FT(Objective):
             code >= 1, f"objective 'ft': rate is {rate}, but must leave at least 1 of the teacher's {teacher} channels"
         )
         self.p1, self.p2 = p1, p2
-        self._positions = smaller_positions(student_shapes[-1:], teacher_shapes[-1:])
+        self._notes = one_position_notes(student_shapes[-1:], teacher_shapes[-1:])
         self.stage_epochs, self.stage_lr = stage_epochs, stage_lr
         encoder, decoder = (teacher, teacher, code, code), (code, code, teacher, teacher)
         self.paraphraser = nn.Sequential(_layers(nn.Conv2d, encoder), _layers(nn.ConvTranspose2d, decoder))
         self.translator = _layers(nn.Conv2d, (student, student, code, code), has_norm=True)
 
     def notes(self, setting: Setting) -> Sequence[str]:
-        """Return what will teach nothing (`Objective.notes`)."""
-        return one_position_notes(self._positions)
+        return self._notes
 
     def stages(self) -> Sequence[Stage]:
-        """`paraphraser`: the paraphraser, which learns to reconstruct the teacher's map."""
+        """Return `paraphraser`, in which the paraphraser learns to reconstruct the teacher's map."""
         modules = [self.paraphraser]
         return [Stage("paraphraser", self.stage_epochs, self._reconstruction_loss, modules, lr=self.stage_lr)]
 
     def freeze(self) -> None:
-        """The paraphraser is done."""
         self.paraphraser.requires_grad_(False)
 
     def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:
-        """Return the term `ft`."""
         student, teacher = batch.student.features[-1].float(), teacher_output(batch).features[-1].float()
         with torch.autocast(student.device.type, enabled=False):
             translation = self.translator(student)
@@ -109,9 +106,9 @@ class FT(Objective):
 def _layers(
     convolution: type[nn.Conv2d] | type[nn.ConvTranspose2d], channels: Sequence[int], has_norm: bool = False
 ) -> nn.Sequential:
-    """3x3 convolutions that keep the size, each followed by LeakyReLU, with BatchNorm between if asked for."""
+    """Return 3x3 convolutions that keep the size, each followed by BatchNorm (`has_norm`) and LeakyReLU."""
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(channels):
-        layers += [convolution(inputs, outputs, 3, padding=1), *([nn.BatchNorm2d(outputs)] if has_norm else [])]
-        layers.append(nn.LeakyReLU(0.1))
+        norm = [nn.BatchNorm2d(outputs)] if has_norm else []
+        layers += [convolution(inputs, outputs, 3, padding=1), *norm, nn.LeakyReLU(0.1)]
     return nn.Sequential(*layers)

@@ -1,4 +1,4 @@
-"""HKD: holistic knowledge distillation, the method that graphkd is built around."""
+"""HKD: holistic knowledge distillation, the method at the centre of graphkd."""
 
 from __future__ import annotations
 
@@ -20,16 +20,8 @@ from graphkd.objective.base import OBJECTIVES, Setting, teacher_output
 from graphkd.objective.contrastive import ContrastiveObjective, SamplerName
 
 
-class _Side(NamedTuple):
-    """What HKD holds of one network."""
-
-    head: nn.Linear
-    gnn: GraphEncoder | None
-    bank: Bank
-
-
 class _Views(NamedTuple):
-    """One network's batch: embeddings, what is banked of them, and graph embeddings if there is a graph."""
+    """One network's batch: its embeddings, their banked rows, and its graph embeddings if there is a graph."""
 
     embedding: Tensor
     banked: Tensor
@@ -40,10 +32,10 @@ class _Views(NamedTuple):
 class HKD(ContrastiveObjective):
     """Individual and graph embeddings of student and teacher, drawn together by contrast (arXiv 2108.05507).
 
-    Each network has a linear head, a graph encoder and a bank of embeddings. In the individual part (eq. 5) an
-    embedding is contrasted with the other network's banked one, in the holistic part (eq. 6) a graph embedding with the
-    other network's banked one smoothed by its graph embedding; the negatives come from banks. The sum of both
-    directions is the term `individual` and the term `holistic`.
+    Each network has a linear head, a graph encoder and a bank of embeddings. The individual part (eq. 5) contrasts an
+    embedding with the other network's banked one, the holistic part (eq. 6) a graph embedding with the other network's
+    banked one smoothed by its graph embedding; negatives come from the banks. The terms `individual` and `holistic` are
+    the sums of both directions.
 
     Attributes:
         student_head: `torch.nn.Linear` on the student's embedding; `teacher_head` likewise.
@@ -81,33 +73,36 @@ class HKD(ContrastiveObjective):
             student_dim: Width of the student's embedding.
             teacher_dim: Width of the teacher's.
             labels: Class of every training sample, int64 [N].
-            builder: Builds each network's graph from its own logits, where there is a holistic part.
-            student_gnn: The student side's encoder, from `dim` to `dim`.
-            teacher_gnn: The teacher side's; the same module shares it.
+            builder: Builds each network's graph from its own logits, for the holistic part.
+            student_gnn: The student's graph encoder, from `dim` to `dim`.
+            teacher_gnn: The teacher's graph encoder; may be the same module.
             dim: Width D of embeddings and banks.
             negatives: K, negatives of each sample.
             temperature: T, by which similarities are divided.
-            sampler: Where negatives come from; see `SamplerName`.
-            negatives_from: Whose bank the negatives are taken from: the released code's `own`, or the `other`
+            sampler: Source of the negatives; see `SamplerName`.
+            negatives_from: Bank of the negatives: the network's `own`, as in the released code, or the `other`
                 network's, as in CRD.
             individual: Whether there is the individual part.
             holistic: Whether there is the holistic part. Without it no graph is built.
             graph_scope: On several devices, one graph over the `global` batch or a `local` one for each device's part.
             smoothing: Share of the banked embedding in the holistic part's positives.
-            bank_momentum: Share of the old row when a bank is updated.
-            teacher_gradient: Whether the teacher side's head and encoder are trained too.
-            bank: How the banks are kept.
+            bank_momentum: Share of the old row in an update of a bank.
+            teacher_gradient: Whether the teacher's head and encoder are trained too.
+            bank: Options of both banks.
 
         Raises:
-            UserError: An option is out of range, both parts are off, a graph part is missing, or the training set
-                has one class only.
+            UserError: An option is out of range, both parts are off, the builder or an encoder is missing, or the
+                training set has one class only.
         """
-        super().__init__(
-            student_dim, teacher_dim, labels, dim, negatives, temperature, sampler, bank_momentum, bank
-        )  # fmt: skip
+        super().__init__(student_dim, teacher_dim, labels, dim, negatives, temperature, sampler, bank_momentum, bank)
         check(individual or holistic, "objective 'hkd': individual and holistic are both off, so nothing is left")
         check(0 <= smoothing <= 1, f"objective 'hkd': smoothing is {smoothing}, but must be between 0 and 1")
-        self.builder, self.student_gnn, self.teacher_gnn = _graph_parts(builder, student_gnn, teacher_gnn, holistic)
+        graph_parts = {"builder": builder, "student_gnn": student_gnn, "teacher_gnn": teacher_gnn}
+        missing = [name for name, part in graph_parts.items() if part is None]
+        check(not (holistic and missing), f"objective 'hkd': the holistic part needs {', '.join(missing)}")
+        self.builder = builder if holistic else None
+        self.student_gnn = student_gnn if holistic else None
+        self.teacher_gnn = teacher_gnn if holistic else None
         self.negatives_from = negatives_from
         self.individual = individual
         self.graph_scope = graph_scope
@@ -116,11 +111,9 @@ class HKD(ContrastiveObjective):
 
     @classmethod
     def graph_dim(cls, options: Mapping[str, Any]) -> int | None:
-        """`dim`, unless the holistic part is off."""
         return int(options["dim"]) if options["holistic"] else None
 
     def notes(self, setting: Setting) -> Sequence[str]:
-        """Return what will teach nothing (`Objective.notes`)."""
         found = list(super().notes(setting))
         if self.builder is None:
             return found
@@ -142,15 +135,15 @@ class HKD(ContrastiveObjective):
     def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:
         """Return the terms `individual` and `holistic`.
 
-        A batch below `builder.min_nodes` has no holistic term and leaves the banks alone, as in the released code.
+        A batch below `builder.min_nodes` has no holistic term and does not update the banks, as in the released code.
 
         Raises:
-            UserError: The batch brings negatives, but the sampler is not `explicit` or the bank is a queue.
+            UserError: The batch has negatives, but the sampler is not `explicit` or the bank is a queue.
         """
         has_graph = self.builder is not None and min(self._graph_sizes(batch)) >= self.builder.min_nodes
-        student_side, teacher_side = self._sides()
-        student = self._views(batch.student, batch, student_side, has_graph)
-        teacher = self._views(teacher_output(batch), batch, teacher_side, has_graph)
+        student_gnn, teacher_gnn = (self.student_gnn, self.teacher_gnn) if has_graph else (None, None)
+        student = self._views(batch.student, batch, self.student_head, student_gnn, self._student_bank)
+        teacher = self._views(teacher_output(batch), batch, self.teacher_head, teacher_gnn, self._teacher_bank)
         selection = self._select(batch)
         parts = self._contrast(student, teacher, self._student_bank, self._teacher_bank, selection)
         with torch.set_grad_enabled(self.teacher_gradient and torch.is_grad_enabled()):
@@ -159,40 +152,37 @@ class HKD(ContrastiveObjective):
             self._bank_later(batch, student.embedding, teacher.embedding)
         return {name: parts[name] + teacher_parts[name] for name in parts}
 
-    def _sides(self) -> tuple[_Side, _Side]:
-        return (
-            _Side(self.student_head, self.student_gnn, self._student_bank),
-            _Side(self.teacher_head, self.teacher_gnn, self._teacher_bank),
-        )
-
-    def _views(self, output: NetworkOutput, batch: DistillationBatch, side: _Side, has_graph: bool) -> _Views:
-        embedding, banked = self._embed(output, batch.indices, side.head, side.bank)
-        if not has_graph or self.builder is None or side.gnn is None:
+    def _views(
+        self, output: NetworkOutput, batch: DistillationBatch, head: nn.Linear, gnn: GraphEncoder | None, bank: Bank
+    ) -> _Views:
+        embedding, banked = self._embed(output, batch.indices, head, bank)
+        if self.builder is None or gnn is None:
             return _Views(embedding, banked, None)
         tensors = (output.logits.detach(), embedding, batch.labels, batch.indices)
         parts = zip(*(torch.split(tensor, self._graph_sizes(batch)) for tensor in tensors), strict=True)
         encoded = []
         for logits, part, labels, indices in parts:
-            nodes = Nodes(logits, part.detach(), labels, indices, side.bank.view(), self._generators.get("builder"))
-            encoded.append(side.gnn(self.builder.build(nodes), part))
+            nodes = Nodes(logits, part.detach(), labels, indices, bank.view(), self._generators.get("builder"))
+            encoded.append(gnn(self.builder.build(nodes), part))
         return _Views(embedding, banked, encoded[0] if len(encoded) == 1 else torch.cat(encoded))
 
     def _graph_sizes(self, batch: DistillationBatch) -> list[int]:
-        """Return how many samples each of the batch's graphs has."""
+        """Return the number of samples in each graph of the batch."""
         is_local = self.graph_scope == "local" and len(batch.parts) > 0
         return [size for size in batch.parts if size > 0] if is_local else [len(batch.labels)]
 
     def _contrast(
         self, anchor: _Views, other: _Views, own_bank: Bank, other_bank: Bank, selection: Selection
     ) -> dict[str, Tensor]:
-        """One direction of each part: the anchor network's queries, the other network's positives."""
+        """Return each part's loss in one direction: the anchor network's queries, the other network's positives."""
         queries: dict[str, Tensor] = {}
         positives: dict[str, Tensor] = {}
         if self.individual:
             queries["individual"], positives["individual"] = anchor.embedding, other.banked
         if anchor.graph_embedding is not None and other.graph_embedding is not None:
             queries["holistic"] = anchor.graph_embedding
-            positives["holistic"] = self._smoothed(other.banked, other.graph_embedding)
+            mixed = self.smoothing * other.banked + (1 - self.smoothing) * other.graph_embedding.detach()
+            positives["holistic"] = F.normalize(mixed, dim=1)
         if not queries:
             return {}
         bank = own_bank if self.negatives_from == "own" else other_bank
@@ -201,18 +191,3 @@ class HKD(ContrastiveObjective):
             bank, selection, self.temperature,
         )  # fmt: skip
         return dict(zip(queries, losses, strict=True))
-
-    def _smoothed(self, banked: Tensor, graph_embedding: Tensor) -> Tensor:
-        mixed = self.smoothing * banked + (1 - self.smoothing) * graph_embedding.detach()
-        return F.normalize(mixed, dim=1)
-
-
-def _graph_parts(
-    builder: GraphBuilder | None, student_gnn: GraphEncoder | None, teacher_gnn: GraphEncoder | None, holistic: bool
-) -> tuple[GraphBuilder | None, GraphEncoder | None, GraphEncoder | None]:
-    if not holistic:
-        return None, None, None
-    parts = {"builder": builder, "student_gnn": student_gnn, "teacher_gnn": teacher_gnn}
-    missing = [name for name, part in parts.items() if part is None]
-    check(not missing, f"objective 'hkd': the holistic part needs {', '.join(missing)}")
-    return builder, student_gnn, teacher_gnn

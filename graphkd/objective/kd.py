@@ -31,5 +31,4 @@ class KD(Objective):
         self.temperature = temperature
 
     def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:
-        """Return the term `kd`."""
         return {self.name: divergence(batch.student.logits, teacher_output(batch).logits, self.temperature)}

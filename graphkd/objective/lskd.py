@@ -1,4 +1,4 @@
-"""Logit standardisation: KD that leaves the student free in the range of its logits."""
+"""Logit standardisation: KD that does not prescribe the range of the student's logits."""
 
 from __future__ import annotations
 
@@ -39,13 +39,11 @@ class LSKD(Objective):
         self.temperature = temperature
 
     def notes(self, setting: Setting) -> Sequence[str]:
-        """Return what will teach nothing (`Objective.notes`)."""
         if setting.num_classes > 2:
             return ()
         return ["of two classes' logits the standardised ones keep the order alone, so it teaches next to nothing"]
 
     def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:
-        """Return the term `lskd`."""
         student, teacher = standardised(batch.student.logits), standardised(teacher_output(batch).logits)
         return {self.name: divergence(student, teacher, self.temperature)}
 

@@ -1,15 +1,17 @@
-"""What objectives on feature maps share."""
+"""Shared parts of objectives on feature maps."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from graphkd.batch import NetworkOutput
+from graphkd.batch import DistillationBatch, NetworkOutput
 from graphkd.errors import UserError, check
+from graphkd.objective.base import Objective, Setting, teacher_output
 
 Shape = tuple[int, int, int]
 """Channels, height and width of a feature map."""
@@ -18,13 +20,8 @@ Shape = tuple[int, int, int]
 def check_same_count(name: str, student_shapes: Sequence[Shape], teacher_shapes: Sequence[Shape]) -> None:
     """Check that both networks have equally many feature maps behind the stem, and at least one.
 
-    Args:
-        name: The objective's name, for the message.
-        student_shapes: Shapes of all the student's features, the stem's first.
-        teacher_shapes: Shapes of all the teacher's features, the stem's first.
-
     Raises:
-        UserError: The counts differ or are 0.
+        UserError: The counts differ or are 0; the message begins with the objective's name.
     """
     student, teacher = len(student_shapes) - 1, len(teacher_shapes) - 1
     check(
@@ -33,16 +30,6 @@ def check_same_count(name: str, student_shapes: Sequence[Shape], teacher_shapes:
         f"but the student has {student} and the teacher {teacher} (torchvision's and timm's take names of parts as "
         "their option features)",
     )
-
-
-def last_map(output: NetworkOutput, name: str, side: str) -> Tensor:
-    """Return a network's last feature map, float32 [B, C, H, W].
-
-    Raises:
-        UserError: It shows none; the message names the objective and the side.
-    """
-    check(len(output.features) > 0, f"objective '{name}': it needs a feature map, but the {side}'s network shows none")
-    return output.features[-1].float()
 
 
 def preactivations(output: NetworkOutput, name: str, side: str) -> list[Tensor]:
@@ -56,27 +43,17 @@ def preactivations(output: NetworkOutput, name: str, side: str) -> list[Tensor]:
     return output.preactivations
 
 
-def smaller_positions(student_shapes: Sequence[Shape], teacher_shapes: Sequence[Shape]) -> list[int]:
-    """Return how many positions each pair of maps has at the smaller one's height and width."""
-    pairs = zip(student_shapes, teacher_shapes, strict=True)
-    return [min(student[1], teacher[1]) * min(student[2], teacher[2]) for student, teacher in pairs]
-
-
-def one_position_notes(positions: Sequence[int]) -> list[str]:
-    """Return the note of an objective that normalises maps over their positions, where it has maps of one position."""
-    single = positions.count(1)
+def one_position_notes(student_shapes: Sequence[Shape], teacher_shapes: Sequence[Shape]) -> list[str]:
+    """Return the note of an objective that normalises maps over positions, where pairs are pooled to one position."""
+    pairs = list(zip(student_shapes, teacher_shapes, strict=True))
+    single = sum(1 in (student[1], teacher[1]) and 1 in (student[2], teacher[2]) for student, teacher in pairs)
     if not single:
         return []
-    return [f"{single} of its {len(positions)} pairs of maps come down to one position, on which it teaches nothing"]
+    return [f"{single} of its {len(pairs)} pairs of maps come down to one position, on which it teaches nothing"]
 
 
 def pooled_to_smaller(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Both maps at the smaller's height and width, the larger one averaged (adaptive average pooling).
-
-    Args:
-        a: Float [B, C, H, W].
-        b: Float [B, C', H', W'].
-    """
+    """Average-pool the larger of two maps, [B, C, H, W] and [B, C', H', W'], to the smaller's height and width."""
     size = (min(a.shape[2], b.shape[2]), min(a.shape[3], b.shape[3]))
     return _pooled(a, size), _pooled(b, size)
 
@@ -85,8 +62,44 @@ def _pooled(map_: Tensor, size: tuple[int, int]) -> Tensor:
     return map_ if map_.shape[2:] == size else F.adaptive_avg_pool2d(map_, size)
 
 
+class NormalisedMaps(Objective):
+    """Base class of objectives that compare pairs of maps behind the stem, normalised over their positions.
+
+    The larger map of a pair is pooled to the smaller; the losses of all pairs are summed.
+    """
+
+    fewest_maps = 2
+
+    def __init__(self, student_shapes: Sequence[Shape], teacher_shapes: Sequence[Shape]) -> None:
+        """Create an objective on pairs of maps.
+
+        Args:
+            student_shapes: Shapes of the student's features, the stem's first.
+            teacher_shapes: Shapes of the teacher's features, the stem's first.
+
+        Raises:
+            UserError: The networks have different numbers of maps.
+        """
+        super().__init__()
+        check_same_count(self.name, student_shapes, teacher_shapes)
+        self._notes = one_position_notes(student_shapes[1:], teacher_shapes[1:])
+
+    @abstractmethod
+    def difference(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Return the loss of a pair of maps, float32 [B, C, H, W] and [B, C', H, W], outside autocast: a scalar."""
+
+    def notes(self, setting: Setting) -> Sequence[str]:
+        return self._notes
+
+    def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:
+        pairs = zip(batch.student.features[1:], teacher_output(batch).features[1:], strict=True)
+        with torch.autocast(batch.labels.device.type, enabled=False):
+            losses = [self.difference(*pooled_to_smaller(s.float(), t.float())) for s, t in pairs]
+        return {self.name: torch.stack(losses).sum()}
+
+
 class BatchNorm(nn.BatchNorm2d):
-    """Batch norm; where a channel has one value, and so no variance, the running statistics stand in."""
+    """Batch norm that uses its running statistics where a channel has a single value, which has no variance."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Take float [B, C, H, W] to the same shape."""
@@ -96,11 +109,11 @@ class BatchNorm(nn.BatchNorm2d):
 
 
 class ConvRegressor(nn.Module):
-    """Brings the student's map to the shape of the teacher's: a convolution, BatchNorm, and maybe a ReLU.
+    """Map the student's map to the shape of the teacher's: a convolution, BatchNorm and an optional ReLU.
 
-    The regressor of FitNets (arXiv 1412.6550, section 2.2) in the form that the CRD benchmark gave it: 1x1 at equal
-    size; 3x3 with stride 2 from twice the size; a transposed 4x4 with stride 2 from half the size; from other larger
-    sizes a convolution without padding, whose kernel covers the difference.
+    The regressor of FitNets (arXiv 1412.6550, section 2.2) as in the CRD benchmark: 1x1 at equal size; 3x3 with
+    stride 2 from twice the size; a transposed 4x4 with stride 2 from half the size; from other larger sizes a
+    convolution without padding, whose kernel covers the difference.
     """
 
     def __init__(
@@ -109,13 +122,13 @@ class ConvRegressor(nn.Module):
         """Create a regressor.
 
         Args:
-            student_shape: (channels, height, width) of what it takes.
-            teacher_shape: (channels, height, width) of what it returns.
+            student_shape: (channels, height, width) of the input.
+            teacher_shape: (channels, height, width) of the output.
             use_relu: Whether a ReLU comes last.
-            what: How messages call it, for example "objective 'fitnet': layer 2".
+            what: Beginning of an error message, for example "objective 'fitnet': layer 2".
 
         Raises:
-            UserError: No convolution leads from the one size to the other.
+            UserError: The teacher's map is larger than the student's, but not twice as large.
         """
         super().__init__()
         self.conv = _convolution(student_shape, teacher_shape, what)

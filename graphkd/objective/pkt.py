@@ -1,14 +1,12 @@
-"""Probabilistic knowledge transfer: the same neighbourhoods in both networks' features."""
+"""Probabilistic knowledge transfer: the neighbourhoods in the teacher's embeddings."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from graphkd.batch import DistillationBatch
-from graphkd.objective.base import ALONE, OBJECTIVES, Objective, Setting, teacher_output
+from graphkd.objective.base import OBJECTIVES, Objective, teacher_output
 
 _EPS = 1e-7
 
@@ -23,17 +21,9 @@ class PKT(Objective):
 
     name = "pkt"
     needs_maps = False
-
-    def __init__(self) -> None:
-        """Create a PKT objective; it has no options."""
-        super().__init__()
-
-    def notes(self, setting: Setting) -> Sequence[str]:
-        """Return what will teach nothing (`Objective.notes`)."""
-        return [ALONE] if setting.largest_batch == 1 else ()
+    is_relational = True
 
     def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:
-        """Return the term `pkt`."""
         student = neighbour_probabilities(batch.student.embedding)
         teacher = neighbour_probabilities(teacher_output(batch).embedding)
         losses = teacher * ((teacher + _EPS) / (student + _EPS)).log()
@@ -41,8 +31,8 @@ class PKT(Objective):
 
 
 def neighbour_probabilities(embedding: Tensor) -> Tensor:
-    """Return how likely each row takes each other for its neighbour, float [B, D] to float64 [B, B]."""
-    # Nearly equal terms cancel out in the loss: float32 leaves an error of 1e-5 of it.
+    """Return the probability with which each row chooses each other one, float [B, D] to float64 [B, B]."""
+    # Nearly equal terms cancel out in the loss: float32 would leave a relative error of 1e-5.
     embedding = embedding.double()
     unit: Tensor = embedding / (torch.linalg.vector_norm(embedding, dim=1, keepdim=True) + _EPS)
     similarity = (unit @ unit.T + 1) / 2

@@ -1,4 +1,4 @@
-"""ReviewKD: each of the teacher's levels taught to a fusion of the student's deeper ones."""
+"""ReviewKD: each level of the teacher taught to a fusion of the student's level and its deeper ones."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _LARGEST_WIDTH = 512
 class ReviewKD(Objective):
     """sum over levels of HCL(fused student level, teacher level) (Chen et al., arXiv 2104.09044).
 
-    The levels are the maps and the embedding, a map of size 1. From the deepest up, a level of the student is fused
-    with what came of the deeper ones (ABF, figure 3a). HCL (figure 3b) is the MSE of the maps and of them pooled to 4,
-    2 and 1. The loss grows over the first epochs.
+    The levels are the maps and the embedding, a map of size 1. From the deepest up, each level of the student is fused
+    with the result of the deeper ones (ABF, figure 3a). HCL (figure 3b) is the MSE of the maps and of the maps pooled
+    to sizes 4, 2 and 1. The loss grows over the first epochs.
 
     As in the released code, the teacher's maps are those before their last ReLU and the student's those after it.
-    The teacher is in eval mode; the first release left it in training mode, a later one of the field did not.
+    The teacher is in eval mode, while the first release left it in training mode.
     """
 
     name = "reviewkd"
-    revision = 2  # since the teacher's maps are taken before their ReLU
+    revision = 2  # since the teacher's maps are those before their ReLU
     fewest_maps = 2
     needs_preactivations = frozenset({"teacher"})
 
@@ -49,12 +49,12 @@ class ReviewKD(Objective):
             teacher_dim: Width of the teacher's.
             student_shapes: Shapes of the student's features, the stem's first.
             teacher_shapes: Shapes of the teacher's features, the stem's first.
-            width: Channels in which levels are fused; None for the released code's choice: as many as the student's
-                embedding has, at most 512.
-            ramp_epochs: Over how many epochs the loss grows, linearly, to its full size.
+            width: Channels of the fused levels; None for the released code's choice, the width of the student's
+                embedding, at most 512.
+            ramp_epochs: Number of epochs in which the loss grows linearly to its full size.
 
         Raises:
-            UserError: An option is out of range, or the networks have not equally many maps.
+            UserError: An option is out of range, or the networks have different numbers of maps.
         """
         super().__init__()
         width = min(student_dim, _LARGEST_WIDTH) if width is None else width
@@ -70,11 +70,6 @@ class ReviewKD(Objective):
         self.ramp_epochs = ramp_epochs
 
     def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:
-        """Return the term `reviewkd`.
-
-        Raises:
-            UserError: The teacher's network does not show its pre-activations.
-        """
         teacher_side = teacher_output(batch)
         students = _levels(batch.student.features, batch.student.embedding)
         teachers = _levels(preactivations(teacher_side, self.name, "teacher"), teacher_side.embedding)
@@ -89,7 +84,7 @@ class ReviewKD(Objective):
 
 
 class _Fusion(nn.Module):
-    """ABF: mixes a level with the deeper ones, by an attention map for each, and takes it to the teacher's shape."""
+    """ABF: mix a level with the deeper ones, by an attention map for each, and map it to the teacher's shape."""
 
     def __init__(self, inputs: int, width: int, teacher_shape: Shape, has_deeper: bool) -> None:
         super().__init__()
@@ -99,18 +94,18 @@ class _Fusion(nn.Module):
         self.expand = nn.Sequential(_convolution(width, outputs, 3), BatchNorm(outputs))
 
     def forward(self, x: Tensor, deeper: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the level in the teacher's shape, and what the next, less deep level is mixed with.
+        """Return the level in the teacher's shape, and the mix for the next, less deep level.
 
         Args:
             x: The student's level, float32 [B, inputs, H, W].
-            deeper: What came of the deeper levels, float32 [B, width, H', W']; None at the deepest.
+            deeper: Mix of the deeper levels, float32 [B, width, H', W']; None at the deepest.
         """
         mixed: Tensor = self.reduce(x)
         if self.attention is not None and deeper is not None:
-            deeper = _resized(deeper, list(mixed.shape[2:]))
+            deeper = F.interpolate(deeper, mixed.shape[2:], mode="nearest")
             own, others = self.attention(torch.cat([mixed, deeper], dim=1)).split(1, dim=1)
             mixed = own * mixed + others * deeper
-        mixed = _resized(mixed, self.size)
+        mixed = F.interpolate(mixed, self.size, mode="nearest")
         return self.expand(mixed), mixed
 
 
@@ -120,16 +115,12 @@ def _convolution(inputs: int, outputs: int, kernel: int) -> nn.Conv2d:
     return convolution
 
 
-def _resized(map_: Tensor, size: list[int]) -> Tensor:
-    return F.interpolate(map_, size, mode="nearest")
-
-
 def _levels(maps: Sequence[Tensor], embedding: Tensor) -> list[Tensor]:
     return [level.float() for level in (*maps[1:], embedding[:, :, None, None])]
 
 
 def _hierarchical(student: Tensor, teacher: Tensor) -> Tensor:
-    """HCL: MSE of the maps and of them pooled to each smaller one of 4, 2 and 1, with weights 1, 1/2, ... of sum 1."""
+    """Return HCL: the MSE of the maps and of them pooled to 4, 2 and 1 where smaller, weighted 1, 1/2, ... of sum 1."""
     loss, weight, total = F.mse_loss(student, teacher), 1.0, 1.0
     for size in (4, 2, 1):
         if size < min(teacher.shape[2:]):

@@ -1,4 +1,4 @@
-"""Relational knowledge distillation: the same distances and angles between samples."""
+"""Relational knowledge distillation: the distances and angles between samples."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from graphkd.batch import DistillationBatch
 from graphkd.errors import check
 from graphkd.objective.base import OBJECTIVES, Objective, Setting, teacher_output
 
-# Rows closer than this fall together: they have neither direction nor gradient.
 _TOGETHER = 1e-12
+"""Rows closer than this count as equal: they have neither direction nor gradient."""
 
 
 class Relations(NamedTuple):
-    """How the samples of a batch lie to each other.
+    """Distances and angles between the samples of a batch.
 
     Attributes:
-        distances: Of each pair, divided by the mean of those that are not 0, [B, B].
-        angles: Cosine of the angle at sample i between j and k, [B, B, B]; 0 where two of them fall together.
+        distances: Distance of each pair, divided by the mean of those that are not 0, [B, B].
+        angles: Cosine of the angle at sample i between j and k, [B, B, B]; 0 where two of them are equal.
     """
 
     distances: Tensor
@@ -40,8 +40,8 @@ class RKD(Objective):
         """Create an RKD objective.
 
         Args:
-            distance: Weight of the distances, of which there are B^2.
-            angle: Weight of the angles, of which there are B^3.
+            distance: Weight of the B^2 distances.
+            angle: Weight of the B^3 angles.
 
         Raises:
             UserError: A weight is negative.
@@ -53,18 +53,17 @@ class RKD(Objective):
         self.angle = angle
 
     def notes(self, setting: Setting) -> Sequence[str]:
-        """Return what will teach nothing (`Objective.notes`)."""
         found: list[str] = []
         if self.distance == 0 == self.angle:
             found.append("distance and angle are both 0, so it teaches nothing")
+        few = f"a batch has {setting.largest_batch} sample{'s' if setting.largest_batch > 1 else ''}"
         if self.distance > 0 and setting.largest_batch < 3:
-            found.append(f"{_few(setting)}, so `distance`, which is relative to the mean, teaches nothing")
+            found.append(f"{few}, so `distance`, which is relative to the mean, teaches nothing")
         if self.angle > 0 and setting.largest_batch < 3:
-            found.append(f"{_few(setting)}, so `angle`, which takes three, teaches nothing")
+            found.append(f"{few}, so `angle`, which takes three, teaches nothing")
         return found
 
     def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:
-        """Return the term `rkd`, both parts with their weights."""
         student = relations(batch.student.embedding)
         teacher = relations(teacher_output(batch).embedding)
         of_distances = F.smooth_l1_loss(student.distances, teacher.distances)
@@ -72,12 +71,8 @@ class RKD(Objective):
         return {self.name: self.distance * of_distances + self.angle * of_angles}
 
 
-def _few(setting: Setting) -> str:
-    return f"a batch has {setting.largest_batch} sample{'s' if setting.largest_batch > 1 else ''}"
-
-
 def relations(embedding: Tensor) -> Relations:
-    """Distances and angles between the rows of a matrix, float [B, D]; in float32."""
+    """Return the relations between the rows of a matrix, float [B, D]; in float32."""
     with torch.autocast(embedding.device.type, enabled=False):
         embedding = embedding.float()
         offsets = embedding - embedding[:, None]

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from graphkd.batch import DistillationBatch
-from graphkd.objective.base import ALONE, OBJECTIVES, Objective, Setting, teacher_output
-from graphkd.objective.maps import last_map
+from graphkd.batch import DistillationBatch, NetworkOutput
+from graphkd.errors import check
+from graphkd.objective.base import OBJECTIVES, Objective, teacher_output
 
 
 @OBJECTIVES.register("sp")
@@ -22,28 +20,16 @@ class SP(Objective):
 
     name = "sp"
     fewest_maps = 1
-
-    def __init__(self) -> None:
-        """Create an SP objective; it has no options."""
-        super().__init__()
-
-    def notes(self, setting: Setting) -> Sequence[str]:
-        """Return what will teach nothing (`Objective.notes`)."""
-        return [ALONE] if setting.largest_batch == 1 else ()
+    is_relational = True
 
     def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:
-        """Return the term `sp`.
-
-        Raises:
-            UserError: A network shows no map.
-        """
-        student = last_map(batch.student, self.name, "student")
-        teacher = last_map(teacher_output(batch), self.name, "teacher")
-        return {self.name: F.mse_loss(_similarity(student), _similarity(teacher))}
+        student, teacher = _similarity(batch.student, "student"), _similarity(teacher_output(batch), "teacher")
+        return {self.name: F.mse_loss(student, teacher)}
 
 
-def _similarity(map_: Tensor) -> Tensor:
-    """Return the normalised Gram matrix, float32 [B, B]."""
-    rows = map_.flatten(1)
+def _similarity(output: NetworkOutput, side: str) -> Tensor:
+    """Return the normalised Gram matrix of the last maps, float32 [B, B]."""
+    check(len(output.features) > 0, f"objective 'sp': it needs a feature map, but the {side}'s network shows none")
+    rows = output.features[-1].float().flatten(1)
     with torch.autocast(rows.device.type, enabled=False):
         return F.normalize(rows @ rows.T, dim=1)

@@ -1,4 +1,4 @@
-"""SSKD: self-supervision knowledge distillation, how the teacher sees rotated images."""
+"""SSKD: knowledge distillation meets self-supervision on rotated images."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ from graphkd.objective.stage import Stage
 
 @OBJECTIVES.register("sskd")
 class SSKD(Objective):
-    """T^2 KL between what teacher and student make of images turned by 90, 180 and 270 degrees (arXiv 2006.07114).
+    """T^2 KL between the two networks' outputs for images rotated by 90, 180 and 270 degrees (arXiv 2006.07114).
 
-    `transfer` compares the class probabilities of the turned images, `selfsupervised` their cosine similarities to all
-    unturned ones, each network's after a projection head on its embedding (section 3.2). Of the rows where the teacher
-    errs, only those with the least error are kept. The teacher's head is trained in a stage before, to find the image
-    that was turned.
+    `transfer` compares the class probabilities of the rotated images, `selfsupervised` their cosine similarities to all
+    upright ones, after a projection head on each network's embedding (section 3.2). Of the rows where the teacher errs,
+    only those with the least error are kept. The teacher's head is trained in a pre-training stage, to find the
+    upright image of each rotated one.
 
-    The images are turned after their augmentation, while the released code crops each turned image anew.
+    The images are rotated after their augmentation, while the released code crops each rotated image anew.
 
     Attributes:
         student_head: Projection of the student's embedding; `teacher_head` likewise.
     """
 
     name = "sskd"
+    revision = 2  # since the stage has a temperature of its own, 1 as released
     needs_maps = False
     parts = ("transfer", "selfsupervised")
     views = 4
@@ -40,6 +41,7 @@ class SSKD(Objective):
         teacher_dim: int,
         temperature: float = 4.0,
         similarity_temperature: float = 0.5,
+        stage_temperature: float = 1.0,
         keep_wrong: float = 0.75,
         keep_wrong_transfer: float = 1.0,
         stage_epochs: int = 60,
@@ -50,16 +52,22 @@ class SSKD(Objective):
             student_dim: Width of the student's embedding.
             teacher_dim: Width of the teacher's.
             temperature: T of `transfer`, by which logits are divided.
-            similarity_temperature: T of `selfsupervised` and of the stage, by which similarities are divided.
-            keep_wrong: Share of the rows of `selfsupervised` that is kept where the teacher errs.
+            similarity_temperature: T of `selfsupervised`, by which similarities are divided.
+            stage_temperature: T of the stage, by which similarities are divided. The released code divides by nothing
+                there, which is 1; graphkd before 0.2 divided by `similarity_temperature`.
+            keep_wrong: Share of the rows of `selfsupervised` where the teacher errs that is kept.
             keep_wrong_transfer: The same for `transfer`.
-            stage_epochs: Epochs for the teacher's head.
+            stage_epochs: Epochs of the stage.
 
         Raises:
             UserError: An option is out of range.
         """
         super().__init__()
-        temperatures = {"temperature": temperature, "similarity_temperature": similarity_temperature}
+        temperatures = {
+            "temperature": temperature,
+            "similarity_temperature": similarity_temperature,
+            "stage_temperature": stage_temperature,
+        }
         for option, value in temperatures.items():
             check(value > 0, f"objective 'sskd': {option} is {value}, but must be positive")
         for option, share in {"keep_wrong": keep_wrong, "keep_wrong_transfer": keep_wrong_transfer}.items():
@@ -67,6 +75,7 @@ class SSKD(Objective):
         check(stage_epochs >= 1, f"objective 'sskd': stage_epochs is {stage_epochs}, but must be at least 1")
         self.temperature = temperature
         self.similarity_temperature = similarity_temperature
+        self.stage_temperature = stage_temperature
         self.keep_wrong = keep_wrong
         self.keep_wrong_transfer = keep_wrong_transfer
         self.stage_epochs = stage_epochs
@@ -74,7 +83,6 @@ class SSKD(Objective):
         self.teacher_head = _head(teacher_dim)
 
     def notes(self, setting: Setting) -> Sequence[str]:
-        """Return what will teach nothing (`Objective.notes`)."""
         if setting.largest_batch > 1:
             return ()
         return ["a batch has one sample, which is always told from no other, so `selfsupervised` teaches nothing"]
@@ -84,25 +92,15 @@ class SSKD(Objective):
         return torch.cat([torch.rot90(images, turns, (2, 3)) for turns in range(self.views)])
 
     def stages(self) -> Sequence[Stage]:
-        """`teacher_head`: the teacher's projection head."""
-        # The released code's schedule: epochs 30 and 45 of 60.
-        return [
-            Stage(
-                "teacher_head", self.stage_epochs, self._teacher_loss,
-                modules=[self.teacher_head], decay_at=(0.5, 0.75),
-            )
-        ]  # fmt: skip
+        """Return `teacher_head`, which trains the teacher's head."""
+        decay_at = (0.5, 0.75)  # the released code's epochs 30 and 45 of 60
+        return [Stage("teacher_head", self.stage_epochs, self._teacher_loss, [self.teacher_head], decay_at=decay_at)]
 
     def freeze(self) -> None:
-        """The teacher's head is done."""
         self.teacher_head.requires_grad_(False)
 
     def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:
-        """Return the terms `transfer` and `selfsupervised`.
-
-        Raises:
-            UserError: The batch has not four views of each sample.
-        """
+        """Return the terms `transfer` and `selfsupervised`; raise a `UserError` unless the batch has four views."""
         student, teacher, samples = batch.student, teacher_output(batch), len(batch.labels)
         student_similarities = self._similarities(self.student_head, student.embedding, batch)
         with torch.no_grad():
@@ -114,16 +112,16 @@ class SSKD(Objective):
             ),
             "selfsupervised": _divergence(
                 student_similarities, teacher_similarities,
-                self._unturned(batch), self.similarity_temperature, self.keep_wrong,
+                self._upright(batch), self.similarity_temperature, self.keep_wrong,
             ),
         }  # fmt: skip
 
     def _teacher_loss(self, batch: DistillationBatch) -> Tensor:
         similarities = self._similarities(self.teacher_head, teacher_output(batch).embedding, batch)
-        return F.cross_entropy(similarities / self.similarity_temperature, self._unturned(batch))
+        return F.cross_entropy(similarities / self.stage_temperature, self._upright(batch))
 
     def _similarities(self, head: nn.Module, embedding: Tensor, batch: DistillationBatch) -> Tensor:
-        """Cosines between projections of turned and of unturned images, float32 [3 B, B]."""
+        """Return the cosines between projections of rotated and upright images, float32 [3 B, B]."""
         check(
             batch.views == self.views,
             f"objective 'sskd': it needs {self.views} views of each sample (its transform), "
@@ -131,11 +129,11 @@ class SSKD(Objective):
         )
         with torch.autocast(embedding.device.type, enabled=False):
             projections = F.normalize(head(embedding.float()), dim=1)
-            unturned, turned = projections.tensor_split([len(batch.labels)])
-            return turned @ unturned.T
+            upright, rotated = projections.tensor_split([len(batch.labels)])
+            return rotated @ upright.T
 
-    def _unturned(self, batch: DistillationBatch) -> Tensor:
-        """Return the place of each turned image's unturned one, int64 [3 B]."""
+    def _upright(self, batch: DistillationBatch) -> Tensor:
+        """Return the index of each rotated image's upright one, int64 [3 B]."""
         return torch.arange(len(batch.labels), device=batch.labels.device).repeat(self.views - 1)
 
 
@@ -144,14 +142,14 @@ def _head(dim: int) -> nn.Sequential:
 
 
 def _divergence(student: Tensor, teacher: Tensor, truth: Tensor, temperature: float, keep_wrong: float) -> Tensor:
-    """T^2 KL(softmax(teacher / T), softmax(student / T)), mean over the rows that are kept.
+    """Return T^2 KL(softmax(teacher / T), softmax(student / T)), mean over the rows that are kept.
 
     Args:
         student: Scores, float32 [R, C].
         teacher: Scores, float32 [R, C].
-        truth: The right column of each row, int64 [R].
+        truth: The correct column of each row, int64 [R].
         temperature: T.
-        keep_wrong: Share of the teacher's wrong rows that is kept.
+        keep_wrong: Share of the rows where the teacher errs that is kept.
     """
     rows = F.kl_div(
         F.log_softmax(student / temperature, dim=1), F.log_softmax(teacher / temperature, dim=1),
@@ -162,9 +160,9 @@ def _divergence(student: Tensor, teacher: Tensor, truth: Tensor, temperature: fl
 
 
 def _kept(scores: Tensor, truth: Tensor, keep_wrong: float) -> Tensor:
-    """Return all rows with the truth on top, and of the others the share that ranks it best, bool [R].
+    """Return a mask of the rows with the truth on top, and of that share of the others that rank it best, bool [R].
 
-    Equal scores and equal ranks go by the lower index. A mask, since the number of rows would have to come to the host.
+    Ties of scores and ranks go to the lower index. Selecting rows instead would have to wait for the device.
     """
     order = scores.argsort(dim=1, descending=True, stable=True)
     ranks = (order == truth[:, None]).int().argmax(1)

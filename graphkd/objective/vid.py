@@ -21,8 +21,8 @@ _SMALLEST_VARIANCE = 1e-5
 class VID(Objective):
     """sum over maps of mean ((mu(s) - t)^2 / var + log var) / 2 (Ahn et al., arXiv 1904.05835).
 
-    Their Gaussian observation model: mu is three 1x1 convolutions with ReLU between; var = softplus(rho) + 1e-5 is
-    learnt for each of the teacher's channels. The widths and the pooling of the larger map are the CRD benchmark's
+    The Gaussian observation model: mu is three 1x1 convolutions with ReLU between them; var = softplus(rho) + 1e-5 is
+    learnt for each channel of the teacher's. Widths and the pooling of the larger map are the CRD benchmark's
     (arXiv 1910.10699).
     """
 
@@ -37,10 +37,10 @@ class VID(Objective):
         Args:
             student_shapes: Shapes of the student's features, the stem's first.
             teacher_shapes: Shapes of the teacher's features, the stem's first.
-            initial_variance: var at the start.
+            initial_variance: Initial value of var.
 
         Raises:
-            UserError: The variance is not above 1e-5, or the networks have not equally many maps.
+            UserError: The variance is not above 1e-5, or the networks have different numbers of maps.
         """
         super().__init__()
         check(
@@ -54,7 +54,6 @@ class VID(Objective):
         )
 
     def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:
-        """Return the term `vid`."""
         students, teachers = batch.student.features[1:], teacher_output(batch).features[1:]
         with torch.autocast(batch.student.logits.device.type, enabled=False):
             losses = [
@@ -65,7 +64,7 @@ class VID(Objective):
 
 
 class _Gaussian(nn.Module):
-    """The negative log-likelihood of a teacher's map, without its constant."""
+    """Negative log-likelihood of a teacher's map, up to a constant."""
 
     def __init__(self, inputs: int, outputs: int, initial_variance: float) -> None:
         super().__init__()
@@ -81,7 +80,7 @@ class _Gaussian(nn.Module):
         self.log_scale = nn.Parameter(torch.full((outputs,), rho))
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Take maps of equal height and width, float [B, inputs, H, W] and [B, outputs, H, W], to a scalar."""
+        """Return the mean for maps float [B, inputs, H, W] and [B, outputs, H, W]."""
         variance = (F.softplus(self.log_scale) + _SMALLEST_VARIANCE).view(1, -1, 1, 1)
         error: Tensor = self.regressor(student) - teacher
         return 0.5 * (error.square() / variance + variance.log()).mean()

@@ -18,7 +18,7 @@ from graphkd.files import read_small, write_atomically
 
 SCHEMA: Final = 1
 LARGEST_BYTES = 4 << 20
-ADDED = frozenset({"data", "phases", "code.plugins"})
+ADDED = frozenset({"data", "phases", "group_size", "code.plugins"})
 """Fields that schema 1 did not have at first; a record may lack them."""
 LONGEST_NAME = 300
 LONGEST_SHOWN = 60
@@ -104,6 +104,8 @@ class Record:
         peak_memory_mib: Peak memory in MiB.
         metrics: What the run reached.
         phases: Mean seconds of a step by what they were spent on; empty in records of graphkd 0.1.
+        group_size: How many runs trained together on one stream of batches, this one included. Times are those of this
+            run's own work and its share of what was shared.
         error: Why a failed run failed, in one line.
     """
 
@@ -127,6 +129,7 @@ class Record:
     peak_memory_mib: float | None = None
     metrics: Metrics = field(default_factory=Metrics)
     phases: dict[str, float] = field(default_factory=dict)
+    group_size: int = 1
     error: str | None = None
 
     def to_json(self) -> str:

@@ -14,8 +14,9 @@ import pytest
 from commands import Command, OwnConfigs, Plugin, students, top
 
 from graphkd import UserError
-from graphkd.assemble import Plan
 from graphkd.data import Dataset
+from graphkd.run import RunResult, RunSpec, run
+from graphkd.run.part import Part
 from graphkd_cli import studies
 
 FAILING = """
@@ -86,8 +87,8 @@ def test_a_dry_run_prints_every_run_and_does_nothing(command: Command, folder: P
     assert lines[0] == "mini: what a teacher is good for"
     assert lines[1] == "2 variants x 2 seeds = 4 runs"
     assert lines[2].endswith(" trainer.lr=0.1"), "what all runs share"
-    planned = [line.strip().split(": ")[0] for line in lines[3:]]
-    assert planned == ["taught seed 0", "alone seed 0", "taught seed 1", "alone seed 1"]
+    spec = [line.strip().split(": ")[0] for line in lines[3:]]
+    assert spec == ["taught seed 0", "alone seed 0", "taught seed 1", "alone seed 1"]
     assert lines[4].split(": ")[1].startswith("objective=ce -> results/mini/alone/")
     assert top(folder) == set()
 
@@ -183,10 +184,10 @@ def test_a_failed_run_is_recorded_and_the_rest_go_on(
 def test_data_that_cannot_be_had_end_the_suite_in_one_line(
     command: Command, folder: Path, suite: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def build_data(planned: Plan) -> Dataset:
+    def build(part: Part) -> Dataset:
         raise UserError("digits cannot be downloaded")
 
-    monkeypatch.setattr("graphkd.assemble.Plan.build_data", build_data)
+    monkeypatch.setattr("graphkd.run.part.Part.build", build)
     said = "graphkd: suite 'mini': variant 'taught': digits cannot be downloaded\n"
     assert command("ablation", *suite) == (2, "", said)
     assert top(folder) == set()
@@ -199,7 +200,7 @@ from graphkd.objective.ce import CrossEntropy
 
 @OBJECTIVES.register("picky")
 class Picky(CrossEntropy):
-    "Takes as many samples as there are when it is planned, before there are data."
+    "Takes as many samples as there are when it is spec, before there are data."
 
     def __init__(self, labels):
         super().__init__()
@@ -249,7 +250,9 @@ def test_a_variant_may_have_any_plain_name(command: Command, folder: Path, suite
 def test_an_interrupted_suite_leaves_nothing_of_hydra(
     command: Command, folder: Path, suite: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupt(*_: Any) -> None:
+    def interrupt(spec: RunSpec, *arguments: Any, **options: Any) -> RunResult:
+        if spec.kind == "teacher":
+            return run(spec, *arguments, **options)
         raise KeyboardInterrupt
 
     monkeypatch.setattr("graphkd.run.run", interrupt)
@@ -261,7 +264,7 @@ def test_an_interrupted_suite_leaves_nothing_of_hydra(
 def owner(folder: Path) -> Iterator[ForkServerProcess]:
     """Another process that launches runs of these results."""
     source = (
-        "import time\nfrom pathlib import Path\nfrom graphkd.run_folder import launch_folder\n"
+        "import time\nfrom pathlib import Path\nfrom graphkd.run.folder import launch_folder\n"
         "with launch_folder(Path('results')) as place:\n"
         "    (place / '0.yaml').write_text('seed: 0'); time.sleep(100)"
     )
@@ -293,7 +296,7 @@ def test_what_a_killed_suite_left_is_removed_by_the_next(
 def test_an_interrupted_sweep_leaves_nothing_either(
     command: Command, folder: Path, tiny_words: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupt(*_: Any) -> None:
+    def interrupt(*_: Any, **__: Any) -> None:
         assert any(name.startswith(".launch-") for name in top(folder / "results"))
         raise KeyboardInterrupt
 

@@ -232,7 +232,7 @@ def test_a_failing_job_of_a_sweep_does_not_keep_the_others_from_running(
 def test_an_interrupted_sweep_leaves_nothing_of_hydra(
     command: Command, folder: Path, tiny_words: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupt(*_: Any) -> None:
+    def interrupt(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("graphkd.run.run", interrupt)

@@ -109,9 +109,8 @@ def test_a_mistake_is_told_in_one_line(
 @pytest.fixture(scope="module")
 def tiny_run(tiny_words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run outside the folder that the command runs in."""
-    from graphkd.assemble import plan
-    from graphkd.run import run
+    from graphkd.run import parse, run
     from graphkd_cli.compose import compose
 
     results = tmp_path_factory.mktemp("runs")
-    return run(plan({**compose([*tiny_words, "objective=ce"]).config, "results": str(results)})).folder
+    return run(parse({**compose([*tiny_words, "objective=ce"]).config, "results": str(results)})).folder

@@ -7,8 +7,8 @@ import yaml
 from commands import OwnConfigs
 
 from graphkd import UserError
-from graphkd.assemble import plan
-from graphkd.run_folder import launch_folder
+from graphkd.run import parse
+from graphkd.run.folder import launch_folder
 from graphkd_cli import compose
 
 
@@ -77,7 +77,7 @@ def test_a_node_that_is_not_there_cannot_be_replaced(folder: Path, word: str, me
 def test_a_node_for_contrast_that_nothing_takes_is_refused(folder: Path) -> None:
     def check(*words: str) -> None:
         composed = compose.compose(words)
-        compose.check_used(composed, plan(composed.config).unused_nodes)
+        compose.check_used(composed, parse(composed.config).unused_nodes)
 
     check("negatives=5", "bank.kind=queue", "bank.length=90")
     check("objective=crd", "negatives=5")

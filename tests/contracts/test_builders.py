@@ -12,7 +12,7 @@ from samples import CLASSES, DIM, TRAIN_LABELS, nodes, normal, seeded
 from torch import Tensor
 
 from graphkd import BUILDERS, BatchGraph, Nodes
-from graphkd.contrast import build_bank
+from graphkd.contrast.options import BankOptions
 
 every_builder = pytest.mark.parametrize("name", BUILDERS.names())
 sizes = st.integers(1, 40)
@@ -165,7 +165,7 @@ def test_on_a_gpu_nothing_waits_for_the_host_and_the_graph_is_the_same(name: str
 
 
 def on_gpu(batch: Nodes) -> Nodes:
-    bank = build_bank("full", TRAIN_LABELS, DIM, generator=seeded(0)).to("cuda")
+    bank = BankOptions().build(TRAIN_LABELS, DIM, seeded(0)).to("cuda")
     moved = {name: tensor.cuda() for name, tensor in vars(batch).items() if isinstance(tensor, Tensor)}
     return Nodes(**moved, bank=bank.view(), generator=seeded(0, "cuda"))
 

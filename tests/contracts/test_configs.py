@@ -10,10 +10,11 @@ import pytest
 from omegaconf import OmegaConf
 
 from graphkd import BUILDERS, DATASETS, GNNS, MODELS, OBJECTIVES, Trainer
-from graphkd.assemble import KEYS, plan
 from graphkd.binding import Option, bind, options_of
 from graphkd.contrast.options import BankOptions
 from graphkd.registry import Registry
+from graphkd.run import parse
+from graphkd.run.parse import KEYS
 from graphkd_cli.compose import compose
 from graphkd_cli.studies import read_spec, read_suite
 
@@ -127,13 +128,13 @@ def read_main() -> dict[str, Any]:
     [(group, name) for group in ("objective", "pair", "experiment", "data", "trainer") for name in files(group)],
 )
 def test_a_choice_of_a_group_composes_and_binds(group: str, name: str) -> None:
-    plan(compose([f"{group}={name}"]).config)
+    parse(compose([f"{group}={name}"]).config)
 
 
 @pytest.mark.parametrize(("group", "name"), [(group, name) for group in ("builder", "gnn") for name in files(group)])
 def test_a_choice_of_graph_part_is_what_the_run_uses(group: str, name: str) -> None:
-    planned = plan(compose([f"{group}={name}"]).config)
-    term = planned.terms["hkd"]
+    spec = parse(compose([f"{group}={name}"]).config)
+    term = spec.terms["hkd"]
     part = {"builder": term.builder, "gnn": term.gnn}[group]
     assert part is not None
     assert part.name == name
@@ -142,8 +143,8 @@ def test_a_choice_of_graph_part_is_what_the_run_uses(group: str, name: str) -> N
 
 @pytest.mark.parametrize("name", files("term"))
 def test_a_term_can_stand_alone(name: str) -> None:
-    planned = plan(compose([f"+term@objective.more={name}"]).config)
-    assert planned.terms["more"].part.name == name
+    spec = parse(compose([f"+term@objective.more={name}"]).config)
+    assert spec.terms["more"].part.name == name
 
 
 @pytest.mark.parametrize("suite", files("ablation"))

@@ -31,15 +31,9 @@ MAY_IMPORT: dict[str, set[str]] = {
 """What each module or package of graphkd may import of graphkd, beside itself."""
 MAY_IMPORT["objective"] = {"errors", "batch", "registry", "graph", "contrast", "builder", "gnn"}
 MAY_IMPORT["engine"] = {*MAY_IMPORT["objective"], "binding", "objective", "model", "data", "files"}
-MAY_IMPORT["assemble"] = {*MAY_IMPORT["engine"], "engine", "identity", "run_folder"}
-MAY_IMPORT["launch"] = {"errors", "engine"}
 MAY_IMPORT["yaml_files"] = {"errors", "files"}
-MAY_IMPORT["run_folder"] = {"errors", "identity", "launch", "engine", "files", "report", "yaml_files"}
-MAY_IMPORT["finished"] = {*MAY_IMPORT["assemble"], "assemble", "report"}
-MAY_IMPORT["reuse"] = {"errors", "report", "run_folder"}
-MAY_IMPORT["run"] = {*MAY_IMPORT["finished"], "finished", "launch", "reuse"}
-MAY_IMPORT["transfer"] = {*MAY_IMPORT["run"], "run", "run_folder"}
-MAY_IMPORT["bench"] = {*MAY_IMPORT["run"], "run"}
+MAY_IMPORT["run"] = {*MAY_IMPORT["engine"], "engine", "identity", "report", "yaml_files"}
+MAY_IMPORT["bench"] = {*MAY_IMPORT["engine"], "engine"}
 WITHOUT_TORCH = ["files", "report", "identity", "ablation", "errors", "binding", "registry"]
 STANDARD_LIBRARY_ONLY = ["errors", "binding", "registry", "identity", "files"]
 HYDRA_INTERNALS = "graphkd_cli.hydra_internals"

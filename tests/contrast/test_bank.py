@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from graphkd.contrast import Bank, FullBank, QueueBank, build_bank
+from graphkd.contrast import Bank, FullBank, QueueBank
+from graphkd.contrast.options import BankOptions
 from graphkd.errors import UserError
 
 LABELS = torch.arange(12) % 3
@@ -39,7 +40,7 @@ def test_starts_uniform_from_its_generator(kind: str, dtype: str) -> None:
         options = {"length": 20000} if kind == "queue" else {}
         labels = torch.arange(20000) % 7
         generator = torch.Generator().manual_seed(seed)
-        return build_bank(kind, labels, 6, dtype=dtype, generator=generator, **options).rows
+        return BankOptions(kind, dtype=dtype, **options).build(labels, 6, generator).rows
 
     rows, bound = build(0), (6 / 3) ** -0.5
     assert rows.dtype == getattr(torch, dtype)
@@ -68,7 +69,7 @@ def test_full_moves_the_rows_of_a_batch_and_no_others() -> None:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("on_host", [False, True])
 def test_gathers_float32_copies(kind: str, dtype: str, on_host: bool) -> None:
-    bank = build_bank(kind, LABELS, 4, dtype=dtype, on_host=on_host, **KINDS[kind])
+    bank = BankOptions(kind, dtype=dtype, on_host=on_host, **KINDS[kind]).build(LABELS, 4)
     indices, values = batch(3, 8)
     bank.update(indices, values, 0.0)
     gathered = bank.gather(indices, torch.zeros(2, 4))
@@ -80,7 +81,7 @@ def test_gathers_float32_copies(kind: str, dtype: str, on_host: bool) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_takes_values_with_gradient_and_of_lower_precision(kind: str) -> None:
-    bank = build_bank(kind, LABELS, 4, **KINDS[kind])
+    bank = BankOptions(kind, **KINDS[kind]).build(LABELS, 4)
     indices, values = batch(3, 8)
     bank.update(indices, values.bfloat16().requires_grad_(), 0.5)
     assert bank.rows.dtype == torch.float32
@@ -136,7 +137,7 @@ def test_queue_behaves_like_a_list(data: st.DataObject, length: int) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_checkpoint_brings_it_back(kind: str) -> None:
-    bank, other = (build_bank(kind, LABELS, 4, **KINDS[kind]) for _ in range(2))
+    bank, other = (BankOptions(kind, **KINDS[kind]).build(LABELS, 4) for _ in range(2))
     bank.update(*batch(4, 7, 2), 0.5)
     bank.update(*batch(5, 7, 1, seed=1), 0.5)
     other.load_state_dict(saved_and_loaded(bank.state_dict()))
@@ -157,7 +158,7 @@ def test_a_checkpoint_of_another_shape_or_kind_is_refused() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_view_shares_the_rows(kind: str) -> None:
-    bank = build_bank(kind, LABELS, 4, **KINDS[kind])
+    bank = BankOptions(kind, **KINDS[kind]).build(LABELS, 4)
     bank.update(*batch(4, 7), 0.5)
     view = bank.view()
     assert view.rows.data_ptr() == bank.rows.data_ptr()
@@ -172,12 +173,12 @@ def test_view_shares_the_rows(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_is_neither_a_module_nor_left_behind_by_to(kind: str) -> None:
-    bank = build_bank(kind, LABELS, 4, **KINDS[kind])
+    bank = BankOptions(kind, **KINDS[kind]).build(LABELS, 4)
     assert not isinstance(bank, nn.Module)
     assert bank.to("meta") is bank
     tensors = [value for value in vars(bank).values() if isinstance(value, Tensor)]
     assert {tensor.device.type for tensor in tensors} == {"meta"}
-    on_host = build_bank(kind, LABELS, 4, on_host=True, **KINDS[kind]).to("meta")
+    on_host = BankOptions(kind, on_host=True, **KINDS[kind]).build(LABELS, 4).to("meta")
     assert on_host.rows.device.type == "cpu"
     assert on_host.labels.device.type == "meta"
 
@@ -195,9 +196,9 @@ def test_rows_sorted_by_class() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_twin_has_rows_of_its_own(kind: str) -> None:
-    bank = build_bank(kind, LABELS, 4, **KINDS[kind])
+    bank = BankOptions(kind, **KINDS[kind]).build(LABELS, 4)
     twin = bank.twin(torch.Generator().manual_seed(2))
-    other = build_bank(kind, LABELS, 4, generator=torch.Generator().manual_seed(2), **KINDS[kind])
+    other = BankOptions(kind, **KINDS[kind]).build(LABELS, 4, torch.Generator().manual_seed(2))
     assert torch.equal(twin.rows, other.rows)
     before = {name: value.clone() for name, value in vars(bank).items() if isinstance(value, Tensor)}
     twin.update(*batch(4, 7), 0.5)
@@ -232,10 +233,10 @@ def test_mistakes_are_named() -> None:
     with pytest.raises(UserError, match="length is 0"):
         QueueBank(LABELS, 4, 0)
     with pytest.raises(UserError, match=r"no bank 'ful'; did you mean 'full'\?"):
-        build_bank("ful", LABELS, 4)
+        BankOptions("ful").build(LABELS, 4)
     with pytest.raises(UserError, match=r"no storage of a bank 'bfloat17'; did you mean 'bfloat16'\?"):
-        build_bank("full", LABELS, 4, dtype="bfloat17")
+        BankOptions(dtype="bfloat17").build(LABELS, 4)
     with pytest.raises(UserError, match="takes no length"):
-        build_bank("full", LABELS, 4, length=3)
+        BankOptions(length=3).build(LABELS, 4)
     with pytest.raises(UserError, match="needs its length"):
-        build_bank("queue", LABELS, 4)
+        BankOptions("queue").build(LABELS, 4)

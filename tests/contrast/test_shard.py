@@ -18,7 +18,7 @@ from golden import assert_close
 from samples import DIM, TRAIN_LABELS, WIDTHS, batch, normal, seeded
 
 from graphkd import BUILDERS, GNNS, OBJECTIVES, UserError
-from graphkd.contrast import FullBank, build_bank, build_sampler, info_nce, infonce, nce, negatives
+from graphkd.contrast import FullBank, build_sampler, info_nce, infonce, nce, negatives
 from graphkd.contrast import nce_log_normalizer as log_z
 from graphkd.contrast.options import BankOptions
 from graphkd.contrast.shard import Shard
@@ -134,7 +134,7 @@ def objective(name: str, sampler: str, builder: str = "knn", **options: Any) -> 
 
 def bank_steps(**options: Any) -> Found:
     """Updates, among them batches of which a process holds nothing, and what comes back."""
-    bank = build_bank("full", LABELS, 4, sharded=True, generator=seeded(1), **options)
+    bank = BankOptions(sharded=True, **options).build(LABELS, 4, seeded(1))
     found = {"start rows": bank.state_dict()["rows"].clone()}
     for turn, indices in enumerate(([0, 1, 2, 40], [3, 7], [0, 20, 13, 27, 1], [40])):
         bank.update(torch.tensor(indices), F.normalize(normal(turn, len(indices), 4), dim=1), 0.4)
@@ -214,7 +214,7 @@ def test_alone_a_sharded_bank_is_an_ordinary_one() -> None:
 
 def test_mistakes_are_named() -> None:
     with pytest.raises(UserError, match=r"bank.sharded needs bank.kind: full"):
-        build_bank("queue", LABELS, 4, length=8, sharded=True)
+        BankOptions("queue", length=8, sharded=True).build(LABELS, 4)
     with patch.object(Shard, "here", lambda total: Shard(total, 0, 2)):
         half = FullBank(LABELS, DIM, sharded=True)
     with pytest.raises(UserError, match=r"all of the bank's rows needs them in each process: set bank.sharded=false"):

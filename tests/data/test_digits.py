@@ -88,6 +88,13 @@ def test_all_digits_named_are_the_whole_set() -> None:
     assert same(named.labels, plain.labels)
 
 
+def test_the_class_takes_its_options_by_name_too() -> None:
+    named = DATASETS.factory("digits")(train_fraction=0.1, val_fraction=0.0, padding=0)
+    other = digits(train_fraction=0.1, val_fraction=0.0, padding=0)
+    assert named.splits == other.splits == ("train", "test")
+    assert same(whole(named, "train").images, whole(other, "train").images)
+
+
 def test_train_fraction_is_the_same_from_both_sides() -> None:
     data = digits(train_fraction=0.1)
     assert len(data.train_labels) == pytest.approx(108, abs=5)

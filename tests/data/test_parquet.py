@@ -163,7 +163,7 @@ def test_cache_is_made_anew_for_other_content_or_options(
         calls.append(arguments)
         return decode_images(*arguments)
 
-    monkeypatch.setattr("graphkd.data.parquet.decode_images", counting)
+    monkeypatch.setattr("graphkd.data.decoded.decode_images", counting)
     parquet(files)
     os.utime(files["train"], (1, 1))
     parquet(files, padding=0, flip=False, train_fraction=0.5, val_fraction=0.25, **PLAIN)

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from graphkd import MODELS, UserError
-from graphkd.assemble import plan
 from graphkd.engine.checkpoint import load_weights, save_weights
 from graphkd.model import Network, Shapes, Wrapped, output_shapes
 from graphkd.model.complexity import complexity
+from graphkd.run import parse
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = {
@@ -154,7 +154,11 @@ def test_published_multiply_adds() -> None:
     [
         ("resnet81", {}, r"^there is no torchvision model 'resnet81'; did you mean 'resnet18'\?"),
         ("fasterrcnn_resnet50_fpn", {}, "there is no torchvision model 'fasterrcnn_resnet50_fpn'"),
-        ("resnet18", {"weights": "IMAGENET"}, r"has no weights 'IMAGENET' \(choices: DEFAULT, IMAGENET1K_V1\)$"),
+        (
+            "resnet18",
+            {"weights": "IMAGENET"},
+            r"has no weights 'IMAGENET'; did you mean 'IMAGENET1K_V1'\? \(choices: DEFAULT, IMAGENET1K_V1\)$",
+        ),
         ("resnet18", {"image_size": 32}, "'resnet18' takes images of many sizes; it has no option 'image_size'"),
         ("vit_b_32", {"image_size": 33}, "torchvision model 'vit_b_32' cannot be built: .*patch size"),
         ("vit_b_32", {"image_size": 0}, "image_size is 0"),
@@ -171,12 +175,12 @@ def test_what_does_not_fit_is_told(name: str, options: dict[str, Any], message: 
 
 @pytest.mark.parametrize("student", ["torchvision/resnet18", {"name": "torchvision/resnet18", "weights": "DEFAULT"}])
 def test_a_config_names_it(tiny_config: Callable[..., dict[str, Any]], student: Any) -> None:
-    planned = plan(tiny_config({"student": student}))
+    spec = parse(tiny_config({"student": student}))
     expected = {"name": student} if isinstance(student, str) else student
-    assert planned.student.identity == expected
-    assert "model" not in planned.student.document
+    assert spec.model.identity == expected
+    assert "model" not in spec.model.document
     with pytest.raises(UserError, match="student: 'model' is no option, graphkd supplies it"):
-        plan(tiny_config({"student": {**expected, "model": "resnet34"}}))
+        parse(tiny_config({"student": {**expected, "model": "resnet34"}}))
 
 
 def test_every_family_is_known() -> None:

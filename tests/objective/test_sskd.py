@@ -158,13 +158,16 @@ def test_the_views_are_the_images_turned_by_quarters() -> None:
             assert torch.equal(back, images[sample])
 
 
-def test_the_stage_is_a_cross_entropy_that_finds_the_unturned_image() -> None:
-    objective, some = build(similarity_temperature=0.4), views(5)
+@pytest.mark.parametrize(("options", "temperature"), [({}, 1.0), ({"stage_temperature": 0.4}, 0.4)])
+def test_the_stage_is_a_cross_entropy_that_finds_the_unturned_image(
+    options: dict[str, float], temperature: float
+) -> None:
+    objective, some = build(similarity_temperature=0.7, **options), views(5)
     assert some.teacher is not None
     (stage,) = objective.stages()
     assert (stage.name, stage.epochs, stage.lr, tuple(stage.decay_at)) == ("teacher_head", 60, None, (0.5, 0.75))
     rows = similarities(objective.teacher_head, some.teacher.embedding, 5)
-    expected = [-math.log(softmax(row, 0.4)[number % 5]) for number, row in enumerate(rows)]
+    expected = [-math.log(softmax(row, temperature)[number % 5]) for number, row in enumerate(rows)]
     assert stage.loss(some).item() == pytest.approx(sum(expected) / len(expected), rel=1e-5)
 
 
@@ -203,8 +206,8 @@ def test_a_batch_without_its_views_is_an_error() -> None:
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("temperature", 0.0), ("similarity_temperature", -1.0), ("keep_wrong", 1.5), ("keep_wrong_transfer", -0.1),
-     ("stage_epochs", 0)],
+    [("temperature", 0.0), ("similarity_temperature", -1.0), ("stage_temperature", 0.0), ("keep_wrong", 1.5),
+     ("keep_wrong_transfer", -0.1), ("stage_epochs", 0)],
 )  # fmt: skip
 def test_an_option_out_of_range_is_named(option: str, value: float) -> None:
     with pytest.raises(UserError, match=f"{option} is {value}"):

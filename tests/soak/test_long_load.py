@@ -16,11 +16,10 @@ from typing import Any
 
 import pytest
 
-from graphkd.assemble import plan
 from graphkd.files import write_atomically
 from graphkd.report.load import RUN_FILES
 from graphkd.report.record import Code, Metrics, Record, Teacher, Term
-from graphkd.run import run
+from graphkd.run import parse, run
 from graphkd_cli import ablation
 from graphkd_cli.main import main
 
@@ -61,7 +60,7 @@ def check_flat(seen: list[tuple[float, int]], what: str) -> None:
 def test_memory_and_open_files_stay_flat_over_many_runs(tiny_config: Callable[..., dict[str, Any]]) -> None:
     seen: list[tuple[float, int]] = []
     for seed in range(RUNS):
-        assert run(plan(tiny_config({"seed": seed}))).record.status == "done"
+        assert run(parse(tiny_config({"seed": seed}))).record.status == "done"
         gc.collect()
         seen.append((resident_mib(), open_files()))
     check_flat(seen, "in one process")

@@ -20,13 +20,12 @@ from filelock import FileLock
 
 import graphkd
 from graphkd import UserError, files
-from graphkd.assemble import plan
 from graphkd.engine.callback import Callback
 from graphkd.engine.checkpoint import load_weights
 from graphkd.engine.resume import Checkpoints
 from graphkd.report import record as records
-from graphkd.run import run
-from graphkd.run_folder import busy
+from graphkd.run import parse, run
+from graphkd.run.folder import busy
 from graphkd_cli.main import main
 
 Config = Callable[..., dict[str, Any]]
@@ -86,22 +85,22 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_full_disk_leaves_the_earlier_checkpoints(tiny_config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    planned = plan(tiny_config(ALONE))
+    spec = parse(tiny_config(ALONE))
     before: dict[str, bytes] = {}
 
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def fill() -> None:
-        before.update(contents(planned.folder))
+        before.update(contents(spec.folder))
         monkeypatch.setattr(files.os, "fsync", full)
 
     with pytest.raises(OSError, match=r"checkpoint-2\.pt cannot be written: No space left on device"):
-        run(planned, At(3, fill))
-    assert contents(planned.folder) == before
+        run(spec, At(3, fill))
+    assert contents(spec.folder) == before
     assert {"checkpoint-0.pt", "checkpoint-1.pt"} <= before.keys()
     monkeypatch.undo()
-    resumed = run(planned)
+    resumed = run(spec)
     assert resumed.record.status == "done"
 
 
@@ -122,10 +121,10 @@ def test_a_limit_on_the_size_of_files_is_a_full_disk(
 
 
 def test_a_results_folder_that_is_deleted_meanwhile_is_told(tiny_config: Config, tmp_path: Path) -> None:
-    planned = plan(tiny_config(ALONE))
+    spec = parse(tiny_config(ALONE))
     with pytest.raises(OSError, match="cannot be written: its folder is gone"):
-        run(planned, At(2, lambda: shutil.rmtree(tmp_path / "results")))
-    assert run(planned).record.status == "done"
+        run(spec, At(2, lambda: shutil.rmtree(tmp_path / "results")))
+    assert run(spec).record.status == "done"
 
 
 def test_a_folder_that_may_only_be_read_is_told(
@@ -140,10 +139,10 @@ def test_a_folder_that_may_only_be_read_is_told(
 
 
 def test_what_killed_writers_left_is_removed(tiny_config: Config) -> None:
-    planned = plan(tiny_config(ALONE))
-    planned.folder.mkdir(parents=True)
-    (planned.folder / ".record.json.17-0123abcd.tmp").write_text("{")
-    result = run(planned)
+    spec = parse(tiny_config(ALONE))
+    spec.folder.mkdir(parents=True)
+    (spec.folder / ".record.json.17-0123abcd.tmp").write_text("{")
+    result = run(spec)
     (result.folder / ".checkpoint-1.pt.18-0123abcd.tmp").write_text("half")
     assert files.remove_unfinished(result.folder) is None
     assert {p.name for p in result.folder.iterdir()} == {
@@ -152,8 +151,8 @@ def test_what_killed_writers_left_is_removed(tiny_config: Config) -> None:
 
 
 def test_a_lock_whose_owner_died_is_free(tiny_config: Config) -> None:
-    planned = plan(tiny_config(ALONE))
-    lock = planned.folder.with_name(f".{planned.folder.name}.lock")
+    spec = parse(tiny_config(ALONE))
+    lock = spec.folder.with_name(f".{spec.folder.name}.lock")
     lock.parent.mkdir(parents=True)
     hold = (
         "import sys, time; from filelock import FileLock; lock = FileLock(sys.argv[1]); lock.acquire();"
@@ -162,13 +161,13 @@ def test_a_lock_whose_owner_died_is_free(tiny_config: Config) -> None:
     holder = subprocess.Popen([sys.executable, "-c", hold, str(lock)], stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None
     assert holder.stdout.readline() == "held\n"
-    assert busy(planned.folder)
+    assert busy(spec.folder)
     holder.kill()
     holder.communicate()
-    assert not busy(planned.folder)
-    assert run(planned).record.status == "done"
+    assert not busy(spec.folder)
+    assert run(spec).record.status == "done"
     with FileLock(lock, timeout=0):
-        assert busy(planned.folder)
+        assert busy(spec.folder)
 
 
 @pytest.mark.parametrize("pair", ["../pair/digits", "../../configs/pair/digits", "digits/../digits", "/digits", ".."])
@@ -188,7 +187,7 @@ def test_a_pair_does_not_lead_out_of_the_results(command: Callable[..., Answer],
 @pytest.fixture
 def finished(tiny_config: Config) -> Path:
     """The folder of a finished run."""
-    return run(plan(tiny_config({"objective": {"ce": "ce"}}))).folder
+    return run(parse(tiny_config({"objective": {"ce": "ce"}}))).folder
 
 
 FILES = ["record.json", "config.yaml", "student.safetensors"]

@@ -9,15 +9,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import torch.distributed as dist
 
-from graphkd.engine.group import in_group, is_main_process, processes, rank
+from graphkd.engine.group import in_group, is_main_process, rank, world_size
 from graphkd.engine.interrupts import Interrupts
-from graphkd.errors import UserError
+from graphkd.engine.trainer import Trainer
+from graphkd.errors import UserError, check
 
 __all__ = [
     "broadcast_object",
@@ -26,14 +27,14 @@ __all__ = [
     "is_main_process",
     "joined",
     "leave",
-    "processes",
     "rank",
+    "share_work",
     "start",
     "wait",
+    "world_size",
 ]
 
 T = TypeVar("T")
-WORKER = "graphkd_cli.worker"
 _BEGIN = """
 import sys
 sys.path = [*filter(None, sys.path), ""]
@@ -56,6 +57,35 @@ _SIGNAL_OF = {130: signal.SIGINT, -signal.SIGINT: signal.SIGINT, 143: signal.SIG
 def joined() -> bool:
     """Whether this process has met the others of its group."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def join(trainer: Trainer, node: str) -> None:
+    """Meet the other processes, where this is one of several that were started together.
+
+    Raises:
+        UserError: They are more or fewer than the trainer's devices; it names the config's node of the trainer.
+    """
+    if in_group():
+        count = world_size()
+        check(
+            count == trainer.processes,
+            f"{node}: devices x nodes is {trainer.processes}, but {count} processes were started together",
+        )
+        if not joined():
+            trainer.fabric().launch()
+
+
+def needed(trainer: Trainer, worker: str | None) -> bool:
+    """Return whether processes for the trainer's devices are still to be started.
+
+    Raises:
+        UserError: They are on several machines, or it is not known what they are to run.
+    """
+    several = trainer.processes > 1 and not in_group()
+    start = "which torchrun or srun must start" + (f": -m {worker} CONFIG" if worker else "")
+    check(not several or trainer.nodes == 1, f"trainer: nodes is {trainer.nodes}, {start}")
+    check(not several or worker is not None, f"trainer: devices is {trainer.devices}, {start}")
+    return several
 
 
 def wait() -> None:
@@ -91,13 +121,14 @@ def broadcast_object(look: Callable[[], T]) -> T:
     return seen[0]  # type: ignore[return-value]
 
 
-def start(config: Path, count: int, options: Sequence[str] = ()) -> None:
-    """Runs a config in several processes on this machine and waits for them.
+def start(worker: str, config: Path, count: int, options: Sequence[str] = ()) -> None:
+    """Run a config in several processes on this machine and wait for them.
 
     Ctrl-C and SIGTERM are passed on to them once; they leave with a checkpoint. A second one ends them.
 
     Args:
-        config: A resolved config (`graphkd.run_folder.write_config`), in a folder that takes what they write to stderr.
+        worker: The module that each of them runs, as `python -m` does.
+        config: A resolved config (`graphkd.run.folder.write_config`), in a folder that takes what they write to stderr.
         count: How many processes.
         options: Further words for each of them.
 
@@ -112,18 +143,46 @@ def start(config: Path, count: int, options: Sequence[str] = ()) -> None:
     with Interrupts() as interrupts:
         try:
             for number, log in enumerate(logs):
-                workers.append(_start([str(config), LAUNCHED, *options], number, count, port, log))
+                words = [str(config), LAUNCHED, *options]
+                workers.append(_start(worker, words, _ranks(number, count, port), log))
             failure = _wait(workers, interrupts)
         finally:
             _end(workers)
         if failure is not None:
             number, code = failure
-            if code in _SIGNAL_OF:
-                interrupts.pending = _SIGNAL_OF[code]
-                interrupts.deliver()
-                raise KeyboardInterrupt  # the handler has somebody else's thread
+            _raise_signal_of([code], interrupts)
             _blame(number, code, count, logs[number].read_text(errors="replace"))
     sys.stderr.write(logs[0].read_text(errors="replace"))
+
+
+def share_work(worker: str, words: Sequence[str], count: int, folder: Path) -> list[int]:
+    """Run a module in several processes that share its work, and wait for all of them.
+
+    Ctrl-C and SIGTERM are passed on as in `start`. A process that dies ends no other.
+
+    Args:
+        worker: The module, as in `python -m`.
+        words: Its arguments.
+        count: How many processes.
+        folder: Takes what they write to stderr.
+
+    Returns:
+        Their exit codes.
+
+    Raises:
+        KeyboardInterrupt: They were interrupted.
+    """
+    workers: list[subprocess.Popen[bytes]] = []
+    with Interrupts() as interrupts:
+        try:
+            for number in range(count):
+                workers.append(_start(worker, words, {}, folder / f"process-{number}.err"))
+            _wait(workers, interrupts, together=False)
+        finally:
+            _end(workers)
+        codes = [worker.returncode for worker in workers]
+        _raise_signal_of(codes, interrupts)
+    return codes
 
 
 def follow_parent() -> None:
@@ -141,21 +200,38 @@ def follow_parent() -> None:
     threading.Thread(target=follow, daemon=True).start()
 
 
-def _start(words: Sequence[str], number: int, count: int, port: int, log: Path) -> subprocess.Popen[bytes]:
+def _ranks(number: int, count: int, port: int) -> dict[str, str]:
+    """Return the environment by which a process knows the others of its run."""
     group = {
         "RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count,
         "GROUP_RANK": 0, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": port,
         "TORCH_CPP_LOG_LEVEL": os.environ.get("TORCH_CPP_LOG_LEVEL", "ERROR"),  # advice on DDP, from every rank
     }  # fmt: skip
-    environment = {**os.environ, **{name: str(value) for name, value in group.items()}}
-    command = [sys.executable, "-c", _BEGIN.format(WORKER), *words]
+    return {name: str(value) for name, value in group.items()}
+
+
+def _start(worker: str, words: Sequence[str], environment: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-c", _BEGIN.format(worker), *words]
     with log.open("wb") as errors:
         # A session of its own: the terminal's Ctrl-C reaches it through us, so that it comes once.
-        return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stderr=errors, start_new_session=True)
+        return subprocess.Popen(
+            command, env={**os.environ, **environment}, stdin=subprocess.PIPE, stderr=errors, start_new_session=True
+        )
 
 
-def _wait(workers: Sequence[subprocess.Popen[bytes]], interrupts: Interrupts) -> tuple[int, int] | None:
-    """Waits until all have left, or one has died and the others had time to notice.
+def _raise_signal_of(codes: Sequence[int], interrupts: Interrupts) -> None:
+    """Deliver the signal that a process ended by, if one did."""
+    for code in codes:
+        if code in _SIGNAL_OF:
+            interrupts.pending = _SIGNAL_OF[code]
+            interrupts.deliver()
+            raise KeyboardInterrupt  # the handler has somebody else's thread
+
+
+def _wait(
+    workers: Sequence[subprocess.Popen[bytes]], interrupts: Interrupts, together: bool = True
+) -> tuple[int, int] | None:
+    """Wait until all have left, or, if they work together, one has died and the others had time to notice.
 
     Returns:
         Rank and exit code of the first that failed; the others mostly fail because of it.
@@ -167,7 +243,7 @@ def _wait(workers: Sequence[subprocess.Popen[bytes]], interrupts: Interrupts) ->
         codes = [worker.poll() for worker in workers]
         if failure is None:
             failure = _failure(codes)
-            if failure is not None and failure[1] not in _SIGNAL_OF:
+            if together and failure is not None and failure[1] not in _SIGNAL_OF:
                 deadline = time.monotonic() + PATIENCE_S
         if None not in codes:
             break

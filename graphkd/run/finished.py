@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from graphkd.assemble import Part, build_network, plan_student, plan_teacher
 from graphkd.binding import bind, options_of
 from graphkd.data import Dataset, DatasetInfo
 from graphkd.engine.checkpoint import load_weights
@@ -17,7 +16,10 @@ from graphkd.errors import UserError, check, one_line
 from graphkd.files import write_atomically
 from graphkd.model import Network, output_shapes
 from graphkd.report.record import Record
-from graphkd.run_folder import CONFIG, WEIGHTS, done_record, read_config
+from graphkd.run.build import build_network
+from graphkd.run.folder import CONFIG, WEIGHTS, done_record, read_config
+from graphkd.run.parse import parse_student, parse_teacher
+from graphkd.run.part import Part
 
 INFO = "data.json"
 """What of its data a run's folder keeps, so that it can predict without them."""
@@ -67,10 +69,10 @@ def load(run_dir: str | Path, data: Mapping[str, Any] | None = None) -> Finished
     untrained = {**changed, **{side: _without_weights(config.get(side)) for side in ("student", "teacher")}}
     try:
         if record.kind == "teacher":
-            teacher = plan_teacher(untrained)
-            part, make = teacher.data, teacher.build
+            teacher = parse_teacher(untrained)
+            part, make = teacher.data, teacher.network
         else:
-            student, part = plan_student(untrained)
+            student, part = parse_student(untrained)
             make = functools.partial(build_network, student, seed=config["seed"])
     except UserError as error:
         raise UserError(f"{folder / CONFIG}: {error}") from error

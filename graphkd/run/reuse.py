@@ -9,7 +9,7 @@ from typing import Any
 from graphkd.errors import UserError
 from graphkd.report import record as records
 from graphkd.report.record import Record
-from graphkd.run_folder import CONFIG, RECORD, read_config
+from graphkd.run.folder import CONFIG, RECORD, read_config
 
 
 def changed_plugins(record: Record, now: Mapping[str, str]) -> tuple[str, ...]:

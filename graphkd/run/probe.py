@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,30 +15,24 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from graphkd.assemble import Part, absolute_paths, check_keys
 from graphkd.batch import NetworkOutput
-from graphkd.binding import bind, options_of
 from graphkd.data import DATASETS, Batch, Dataset, Split, stratified_subset
 from graphkd.data.tensor import cut
-from graphkd.engine.callback import Callback
-from graphkd.engine.checkpoint import load_weights, save_weights
-from graphkd.engine.resume import Checkpoints
+from graphkd.engine.checkpoint import check_weights
 from graphkd.engine.seeding import initialising
 from graphkd.engine.threads import torch_threads
 from graphkd.engine.trainer import Trainer, checked_trainer
-from graphkd.errors import UserError, check, choices
-from graphkd.finished import FinishedRun, check_images, load
+from graphkd.errors import UserError, check, one_of
 from graphkd.identity import identity, short
 from graphkd.model import Network
 from graphkd.model.base import eval_mode
-from graphkd.objective import OBJECTIVES, WeightedSum
 from graphkd.registry import import_plugins
 from graphkd.report import record as records
-from graphkd.report.record import Record
-from graphkd.run import RunResult, metrics_of, new_record
-from graphkd.run_folder import CONFIG, RECORD, WEIGHTS, check_own, finished, locked, write_config, write_failure
-
-PROBE = "probe.safetensors"
+from graphkd.run.finished import FinishedRun, check_images, load
+from graphkd.run.folder import RECORD, WEIGHTS
+from graphkd.run.parse import check_keys
+from graphkd.run.part import Part, counted_options
+from graphkd.run.spec import Built, RunSpec, cross_entropy
 
 
 @dataclass(frozen=True)
@@ -85,45 +80,6 @@ class Probe:
         """Return the trainer with these options."""
         return checked_trainer(vars(self), "probe")
 
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What of it counts in an identity."""
-        given = bind(vars(self), options_of(Probe), "probe").given
-        return {name: value for name, value in given.items() if name not in self.NOT_IDENTITY}
-
-
-@dataclass(frozen=True)
-class TransferPlan:
-    """Where students are transferred to, checked.
-
-    Attributes:
-        data: The new data set.
-        probe: How the classifier is trained.
-        results: The results folder that the probes are written in.
-        study: The study of their records; None for "<the student's own>_transfer".
-        plugins: Modules that the new data set needs.
-    """
-
-    data: Part
-    probe: Probe
-    results: str
-    study: str | None
-    plugins: tuple[str, ...]
-
-    def run_config(self, source: FinishedRun) -> dict[str, Any]:
-        """Return the student's config with what is another's for its probe."""
-        study = f"{source.record.study}_transfer" if self.study is None else self.study
-        own = {"data": self.data.document, "results": self.results, "study": study, "run_dir": None}
-        return {**source.config, **own, "variant": source.record.variant, "varied": source.record.varied}
-
-    def identity(self, source: Record) -> str:
-        """Return which probe it is: student, data and the classifier's training.
-
-        The pair counts too: a student without a teacher is the same run in each pair, but each pair's table needs it.
-        """
-        student = {"is": source.identity, "pair": source.pair}
-        return identity({"student": student, "data": self.data.identity, "probe": self.probe.identity})
-
 
 class LinearProbe(Network):
     """A linear classifier on embeddings."""
@@ -163,7 +119,7 @@ class Embeddings(Dataset):
 
     def eval_batches(self, split: str, batch_size: int, device: torch.device | str) -> Iterator[Batch]:
         """See `Dataset.eval_batches`."""
-        check(split in self._data, f"there is no split '{split}' (choices: {choices(self._data)})")
+        one_of(split, self._data, "there is no split")
         return self._batches(split, torch.arange(len(self._data[split].labels)), batch_size, device)
 
     def with_train_fraction(self, fraction: float) -> Embeddings:
@@ -181,13 +137,145 @@ class Embeddings(Dataset):
             yield Batch(embeddings[indices], labels[indices], indices)
 
 
-def plan_transfer(
+def _embed(network: Network, dataset: Dataset, split: str, batch_size: int, device: torch.device) -> Split:
+    with torch.inference_mode():
+        batches = [
+            (network(batch.images).embedding.float(), batch.labels)
+            for batch in dataset.eval_batches(split, batch_size, device)
+        ]
+    # Joined outside, for autograd refuses tensors that were made in inference mode.
+    embeddings, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    return Split(embeddings, labels)
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where students are transferred to, checked.
+
+    Attributes:
+        data: The new data set.
+        probe: How the classifier is trained.
+        results: The results folder that the probes are written in.
+        study: The study of their records; None for "<the student's own>_transfer".
+        plugins: Modules that the new data set needs.
+    """
+
+    data: Part
+    probe: Probe
+    results: str
+    study: str | None
+    plugins: tuple[str, ...]
+
+    def spec(self, run_dir: str | Path) -> ProbeSpec:
+        """Return the run that probes a finished student.
+
+        The classifier's initial weights and the order of the samples come from the student's seed, so that probes of
+        one seed share them.
+
+        Args:
+            run_dir: The student's run.
+
+        Raises:
+            UserError: There is no finished student.
+        """
+        folder = Path(run_dir)
+        check(not (folder / WEIGHTS["probe"]).exists(), f"{folder} holds a probe; name the run of its student")
+        student = load(folder)
+        record = student.record
+        check(record.kind == "student", f"{folder} holds a {record.kind}, but only students are transferred")
+        study = f"{record.study}_transfer" if self.study is None else self.study
+        own = {"data": self.data.document, "results": self.results, "study": study, "run_dir": None, "force": False}
+        config = {**student.config, **own, "variant": record.variant, "varied": record.varied}
+        check_keys(config)
+        return ProbeSpec(
+            config=config, data=self.data, trainer=self.probe.trainer(), seed=record.seed, student=student,
+            run_dir=folder, target=dataclasses.replace(self, study=study),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeSpec(RunSpec):
+    """A linear classifier on a finished student's features of other data.
+
+    Attributes:
+        student: The student.
+        run_dir: Its run's folder.
+        target: Where it is transferred to.
+    """
+
+    kind = "probe"
+    trainer_node = "probe"
+    predicts = False
+
+    student: FinishedRun
+    run_dir: Path
+    target: Target
+
+    @property
+    def variant(self) -> str:
+        """The student's."""
+        return self.student.record.variant
+
+    @functools.cached_property
+    def identity(self) -> str:
+        """Hash of student, data and the classifier's training.
+
+        The pair counts too: a student without a teacher is the same run in each pair, but each pair's table needs it.
+        """
+        record = self.student.record
+        student = {"is": record.identity, "pair": record.pair}
+        probe = counted_options(self.target.probe)
+        return identity({"student": student, "data": self.data.identity, "probe": probe})
+
+    @property
+    def folder(self) -> Path:
+        """See `RunSpec`."""
+        study = Path(self.target.results) / str(self.target.study)
+        return study / self.variant / short(self.identity) / f"seed-{self.seed}"
+
+    @property
+    def plugins(self) -> dict[str, str]:
+        """Those of the student."""
+        return self.student.record.code.plugins
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """What `parse_target` takes, and the student's folder."""
+        return {
+            "student": str(self.run_dir.absolute()),
+            **vars(self.target),
+            "data": self.data.document,
+            "probe": vars(self.target.probe),
+        }
+
+    def problem(self, folder: Path) -> str | None:
+        """Say that the classifier's weights are torn or were altered, if so."""
+        try:
+            check_weights(folder / WEIGHTS["probe"])
+        except UserError as error:
+            return f"{error}; the probe is trained again"
+        return None
+
+    def build(self, dataset: Dataset, teacher: Network | None = None) -> Built:
+        """See `RunSpec`."""
+        with initialising(self.seed, "probe_init"):
+            network = LinearProbe(check_images(self.student, dataset, str(self.run_dir)), dataset.num_classes)
+        return Built(network, cross_entropy())
+
+    def training_data(self, dataset: Dataset, built: Built) -> Dataset:
+        """Return the data as the frozen student sees them."""
+        device = self.trainer.fabric().device
+        with torch_threads(self.trainer.threads):
+            return Embeddings(self.student.student.to(device), dataset, self.trainer.eval_batch_size, device)
+
+
+def parse_target(
     data: Mapping[str, Any],
     probe: Probe | None = None,
     results: str = "results",
     study: str | None = None,
     plugins: Sequence[str] = (),
-) -> TransferPlan:
+) -> Target:
     """Check what `configs/transfer.yaml` describes.
 
     Args:
@@ -205,7 +293,7 @@ def plan_transfer(
     name = options.pop("name", None)
     check(isinstance(name, str), "data needs a name, for example data=digits")
     part = Part(DATASETS, name, DATASETS.bind(name, options))
-    return TransferPlan(part, probe or Probe(), results, study, tuple(plugins))
+    return Target(part, probe or Probe(), results, study, tuple(plugins))
 
 
 def find_students(folder: str | Path) -> list[Path]:
@@ -221,116 +309,6 @@ def find_students(folder: str | Path) -> list[Path]:
     students = [place for place in sorted(_visible_folders(root)) if _is_done(place)]
     check(len(students) > 0, f"there is no finished student below {root}")
     return students
-
-
-def transfer(
-    run_dir: str | Path, planned: TransferPlan, dataset: Dataset, callback: Callback | None = None
-) -> RunResult:
-    """Train a linear classifier on a finished student's features of other data, in a folder of its own.
-
-    The classifier's initial weights and the order of the samples come from the student's seed, so that probes of one
-    seed share them. A finished probe is not trained again; one that was interrupted goes on, and one whose
-    weights are torn or were altered is trained again.
-
-    Args:
-        run_dir: The student's run.
-        planned: Where to transfer it to (`plan_transfer`).
-        dataset: The new data, built from `planned.data`.
-        callback: Is told how it goes.
-
-    Raises:
-        UserError: There is no finished student, or its network does not take the new images.
-    """
-    source = _load(Path(run_dir))
-    config = planned.run_config(source)
-    check_keys(config)
-    record, full, seed = source.record, planned.identity(source.record), source.record.seed
-    folder = Path(planned.results) / config["study"] / record.variant / short(full) / f"seed-{seed}"
-    with initialising(seed, "probe_init"):
-        probe = LinearProbe(check_images(source, dataset, str(run_dir)), dataset.num_classes)
-    found = _reusable(folder, full, seed, probe, Callback())
-    if found is not None:
-        return RunResult(found, folder, reused=True)
-    callback = callback or Callback()
-    trainer = planned.probe.trainer()
-    trainer.check_machine()  # before anything is written
-    with locked(folder, callback):
-        found = _reusable(folder, full, seed, probe, callback)
-        if found is not None:
-            return RunResult(found, folder, reused=True)
-        check_own(folder)
-        folder.mkdir(exist_ok=True)
-        new = new_record(config, "student", record.variant, full, seed, trainer, record.code.plugins)
-        records.write(new, folder / RECORD)  # first, for it makes the folder a run's
-        document = {"student": str(Path(run_dir).absolute()), **_document(planned, config["study"])}
-        write_config(absolute_paths(document), folder / CONFIG)
-        done = _train(folder, new, source.student, probe, trainer, dataset, callback)
-    return RunResult(done, folder, reused=False)
-
-
-def _document(planned: TransferPlan, study: str) -> dict[str, Any]:
-    """Return what `plan_transfer` takes."""
-    return {
-        "data": planned.data.document, "probe": vars(planned.probe), "results": planned.results, "study": study,
-        "plugins": planned.plugins,
-    }  # fmt: skip
-
-
-def _train(
-    folder: Path, record: Record, student: Network, probe: LinearProbe, trainer: Trainer, dataset: Dataset,
-    callback: Callback,
-) -> Record:  # fmt: skip
-    """Train a probe and leaves its weights and record in the folder."""
-    checkpoints = Checkpoints(folder, trainer.checkpoint_every)
-    try:
-        device = trainer.fabric().device
-        with torch_threads(trainer.threads):
-            embeddings = Embeddings(student.to(device), dataset, trainer.eval_batch_size, device)
-        history = trainer.fit(
-            probe, WeightedSum({"ce": (OBJECTIVES.build("ce"), 1.0)}), embeddings, seed=record.seed, callback=callback,
-            name=f"probe {record.variant} seed {record.seed}", checkpoints=checkpoints,
-        )  # fmt: skip
-        save_weights(probe, folder / PROBE)
-    except Exception as error:
-        write_failure(record, error, folder)
-        raise
-    done = dataclasses.replace(
-        record, status="done", duration_s=history.elapsed, seconds_per_step=history.seconds_per_step,
-        peak_memory_mib=history.peak_memory_mib, metrics=metrics_of(history),
-    )  # fmt: skip
-    records.write(done, folder / RECORD)
-    checkpoints.remove()
-    return done
-
-
-def _embed(network: Network, dataset: Dataset, split: str, batch_size: int, device: torch.device) -> Split:
-    with torch.inference_mode():
-        batches = [
-            (network(batch.images).embedding.float(), batch.labels)
-            for batch in dataset.eval_batches(split, batch_size, device)
-        ]
-    # Joined outside, for autograd refuses tensors that were made in inference mode.
-    embeddings, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
-    return Split(embeddings, labels)
-
-
-def _load(run_dir: Path) -> FinishedRun:
-    check(not (run_dir / PROBE).exists(), f"{run_dir} holds a probe; name the run of its student")
-    source = load(run_dir)
-    check(source.record.kind == "student", f"{run_dir} holds a {source.record.kind}, but only students are transferred")
-    return source
-
-
-def _reusable(folder: Path, identity: str, seed: int, probe: LinearProbe, callback: Callback) -> Record | None:
-    """Return the record of a finished probe; None if its weights are torn or altered, and `probe` stays as it is."""
-    record = finished(folder, identity, seed)
-    try:
-        if record is not None:
-            load_weights(probe, folder / PROBE)
-    except UserError as error:
-        callback.note(f"{error}; the probe is trained again")
-        return None
-    return record
 
 
 def _visible_folders(root: Path) -> Iterator[Path]:

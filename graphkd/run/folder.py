@@ -14,13 +14,13 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from graphkd import launch
 from graphkd.engine.callback import Callback, EpochResult, History
 from graphkd.errors import UserError, check, one_line
 from graphkd.files import folder_if_used, make_folder, real_folder, remove_unfinished, write_atomically
 from graphkd.identity import short
 from graphkd.report import record as records
 from graphkd.report.record import Record
+from graphkd.run import processes
 from graphkd.yaml_files import read_yaml
 
 CONFIG = "config.yaml"
@@ -29,7 +29,7 @@ _SHORT_S, _LOCK_S = 1.0, 30.0
 """How long a lock is waited for at first, and then in each round."""
 METRICS = "metrics.jsonl"
 RECORD = "record.json"
-WEIGHTS: dict[str, str] = {"student": "student.safetensors", "teacher": "teacher.safetensors"}
+WEIGHTS = {kind: f"{kind}.safetensors" for kind in ("student", "teacher", "probe")}
 
 
 def write_config(config: Mapping[str, Any], path: Path) -> None:
@@ -114,20 +114,30 @@ def check_own(folder: Path) -> None:
         check(own, f"{folder} is not empty and holds no run; choose another run_dir")
 
 
+class BusyError(RuntimeError):
+    """Another process works on a run's folder."""
+
+
 @contextmanager
-def locked(folder: Path, callback: Callback) -> Iterator[None]:
+def locked(folder: Path, callback: Callback, wait: bool = True) -> Iterator[None]:
     """Let only one run at a time work on a folder; the lock of one that died is free.
 
     Args:
         folder: Which.
         callback: Is told once if another process is waited for.
+        wait: Whether to wait for it.
+
+    Raises:
+        BusyError: Another process has the lock, and there is no waiting.
     """
     lock = FileLock(_lock(folder))
     try:
         # In rounds, since the processes of a group do not wait for their leading one as long as a run may take.
-        if not launch.broadcast_object(lambda: _taken(lock, folder, _SHORT_S)):
+        if not processes.broadcast_object(lambda: _taken(lock, folder, _SHORT_S)):
+            if not wait:
+                raise BusyError(f"another process is at work in {folder}")
             callback.note(f"another process is at work in {folder}; going on when it ends")
-            while not launch.broadcast_object(lambda: _taken(lock, folder, _LOCK_S)):
+            while not processes.broadcast_object(lambda: _taken(lock, folder, _LOCK_S)):
                 pass
         yield
     finally:
@@ -158,19 +168,16 @@ def busy(folder: Path) -> bool:
         return True
 
 
-@contextmanager
-def staging_folder(folder: Path, keep: bool) -> Iterator[Path]:
-    """Yield the folder to write a run in: its own, or one beside it that replaces it when the run is done.
+def staging_folder(folder: Path, keep: bool) -> Path:
+    """Return the folder to write a run in: its own, or one beside it that replaces it when the run is done.
 
     What an unfinished run left there stays, so that it can go on.
     """
     work = folder.with_name(f".{folder.name}.rerun") if keep else folder
-    if launch.is_main_process():
+    if processes.is_main_process():
         work.mkdir(parents=True, exist_ok=True)
         remove_unfinished(work)
-    yield work
-    if keep and launch.is_main_process():
-        _replace(folder, work)
+    return work
 
 
 @contextmanager
@@ -258,13 +265,14 @@ def _line(epoch: EpochResult) -> str:
     return json.dumps(records.finite(dataclasses.asdict(epoch)), allow_nan=False) + "\n"
 
 
-def _replace(folder: Path, work: Path) -> None:
-    """Puts `work` in the folder's place; what a crash between the two renames leaves, `mend` brings back."""
-    old = _old(folder)
-    shutil.rmtree(old, ignore_errors=True)
-    folder.rename(old)
-    work.rename(folder)
-    shutil.rmtree(old)
+def replace_folder(folder: Path, work: Path) -> None:
+    """Put `work` in the folder's place; what a crash between the two renames leaves, `mend` brings back."""
+    if work != folder:
+        old = _old(folder)
+        shutil.rmtree(old, ignore_errors=True)
+        folder.rename(old)
+        work.rename(folder)
+        shutil.rmtree(old)
 
 
 def _lock(folder: Path) -> Path:

@@ -1,0 +1,152 @@
+"""Batches and the teacher's outputs of them, made once for all training loops that stand at the same place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from graphkd.batch import NetworkOutput
+from graphkd.data import Batch, Dataset
+from graphkd.engine.clock import Span
+from graphkd.engine.options import TrainerOptions
+from graphkd.engine.ranks import Ranks
+from graphkd.engine.seeding import derive, generator
+from graphkd.model import Network
+from graphkd.objective import Objective
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+@dataclass(frozen=True)
+class Request:
+    """The batch that a training loop needs next.
+
+    Attributes:
+        stage: Name of the objective's pre-training stage; None in the student's own training.
+        epoch: Counted from 0.
+        batch: Number of the batch in the epoch, from 0.
+        viewer: The objective whose views of the images are wanted; None for the images as they are.
+        with_teacher: Whether the teacher's output is wanted.
+        with_maps: Whether several devices need to exchange feature maps.
+    """
+
+    stage: str | None
+    epoch: int
+    batch: int
+    viewer: Objective | None = None
+    with_teacher: bool = False
+    with_maps: bool = True
+
+    @property
+    def place(self) -> tuple[bool, str, int, int]:
+        """The place in the stream of batches; it sorts from behind to ahead, stages first."""
+        return self.stage is None, self.stage or "", self.epoch, self.batch
+
+
+class Fed(NamedTuple):
+    """What a training loop asked for.
+
+    Attributes:
+        images: This device's images in their views, float32 [views x n, C, H, W].
+        labels: Classes of the whole batch, int64 [B].
+        indices: Positions of the whole batch in the training split, int64 [B].
+        teacher: The teacher's output of the whole batch, if wanted.
+        costs: What it cost to make: name, time, and this loop's share of it.
+    """
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+    teacher: NetworkOutput | None
+    costs: list[tuple[str, Span, float]]
+
+
+class Feed:
+    """Source of batches for loops that share data, seed, batch size and teacher.
+
+    The last batch is kept until another is asked for, so that loops which stand at the same place share it.
+    """
+
+    def __init__(
+        self, options: TrainerOptions, fabric: Fabric, dataset: Dataset, teacher: Network | None, seed: int
+    ) -> None:
+        """Move the teacher to the device and freeze it.
+
+        Args:
+            options: Batch size, memory format, compilation and the teacher's precision.
+            fabric: The devices.
+            dataset: The training data.
+            teacher: The trained teacher, where any loop needs it.
+            seed: Fixes the order of the samples and their augmentation.
+        """
+        self.options, self.device, self.dataset, self.seed = options, fabric.device, dataset, seed
+        self.ranks = Ranks(fabric)
+        self.layout = torch.channels_last if options.channels_last else torch.contiguous_format
+        self.teacher = teacher
+        if teacher is not None:
+            teacher.eval().requires_grad_(False).to(self.device).to(memory_format=self.layout)
+            self._teach = torch.compile(teacher) if options.compile else teacher
+        self._place: tuple[bool, str, int, int] | None = None
+        self._batches: Iterator[Batch] = iter(())
+        self._outputs: dict[tuple[Objective | None, bool], tuple[Tensor, NetworkOutput | None, Span, float]] = {}
+
+    def get(self, request: Request, waiting: Sequence[Request]) -> Fed:
+        """Return what a loop asks for.
+
+        Args:
+            request: What it asks for.
+            waiting: What all loops ask for now, this one included: those that ask for the same share its cost.
+        """
+        if request.place != self._place:
+            self._advance(request, sum(other.place == request.place for other in waiting))
+        key = (request.viewer, request.with_teacher)
+        if key not in self._outputs:
+            self._outputs[key] = self._output(request, sum(other == request for other in waiting))
+        images, teacher, span, share = self._outputs[key]
+        costs = [("data", *self._cost), ("teacher", span, share)]
+        return Fed(images, self._batch.labels, self._batch.indices, teacher, costs)
+
+    def _advance(self, request: Request, sharing: int) -> None:
+        """Make the batch at a place, from a new pass over the data where it is not the next one."""
+        with Span(self.device) as span:
+            following = self._place is not None and request.place == (*self._place[:-1], self._place[-1] + 1)
+            if not following:
+                self._batches = self._pass(request)
+            self._batch = next(self._batches)
+        self._place, self._cost = request.place, (span, 1 / sharing)
+        self._outputs.clear()
+
+    def _pass(self, start: Request) -> Iterator[Batch]:
+        """This rank's images of an epoch's batches from a place on, with the whole batch's labels and indices."""
+        names = () if start.stage is None else (start.stage,)
+        size, labels = self.options.batch_size, self.dataset.train_labels
+        order = torch.randperm(len(labels), generator=generator(self.seed, "order", *names, start.epoch))
+        whole = torch.split(order[start.batch * size :], size)
+        mine = [self.ranks.local_slice(indices) for indices in whole]
+        augmentation = derive(self.seed, "augmentation", *names, start.epoch)
+        parts = self.dataset.train_batches(torch.cat(mine), len(mine[0]), augmentation, self.device)
+        for indices, part in zip(whole, parts, strict=True):
+            if self.ranks.world > 1:
+                part = Batch(part.images, labels[indices].to(self.device), indices.to(self.device))
+            yield part
+
+    def _output(self, request: Request, sharing: int) -> tuple[Tensor, NetworkOutput | None, Span, float]:
+        """Return the batch's images in their views, the teacher's output of them, and what both cost."""
+        with Span(self.device) as span:
+            images, views, output = self._batch.images, 1, None
+            if request.viewer is not None:
+                images, views = request.viewer.transform(images), request.viewer.views
+            # Data may come channels last unasked, as decoded images do; the networks' maps follow the images.
+            images = images.contiguous(memory_format=self.layout)
+            if request.with_teacher:
+                with torch.no_grad(), self.options.teacher_autocast(self.device):
+                    output = self._teach(images)
+                assert output is not None
+                samples = len(self._batch.labels)
+                output = self.ranks.all_gather(output.map(Tensor.float), samples, views, request.with_maps)
+        return images, output, span, 1 / sharing

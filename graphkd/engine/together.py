@@ -1,0 +1,113 @@
+"""Several training loops on one stream of batches and teacher outputs."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+
+import torch
+
+from graphkd.engine.callback import History
+from graphkd.engine.convolutions import sound_convolutions
+from graphkd.engine.feed import Fed, Feed, Request
+from graphkd.engine.interrupts import Interrupts
+from graphkd.engine.loop import TrainingLoop
+from graphkd.engine.matmul import matmul_precision
+from graphkd.engine.threads import torch_threads
+
+Ended = Callable[[TrainingLoop, History | Exception], None]
+"""Takes a loop that ended, with its history or what it failed with."""
+
+
+class LoopInterrupted(KeyboardInterrupt):
+    """A loop was left, with a checkpoint, because the user wants to; others are still to leave."""
+
+
+def train_together(loops: Sequence[TrainingLoop], feed: Feed, ended: Ended) -> None:
+    """Train loops to their ends; each comes to the same result as alone.
+
+    The loop that is furthest behind goes first, so that loops at the same place are served together. A loop that fails
+    stops no other. Ctrl-C and SIGTERM wait until every loop has left a checkpoint.
+
+    Args:
+        loops: They share the feed's data, seed, batch size and teacher.
+        feed: Makes their batches.
+        ended: Called when a loop has ended.
+    """
+    gpus = [feed.device] if feed.device.type == "cuda" else []
+    with (
+        torch_threads(feed.options.threads), matmul_precision(feed.options.matmul_precision),
+        torch.random.fork_rng(gpus), Interrupts() as interrupts,
+    ):  # fmt: skip
+        running = [_Member(loop, several=len(loops) > 1) for loop in loops]
+
+        def leave(loop: TrainingLoop) -> None:
+            pending = loop.ranks.all_reduce_max(interrupts.pending or 0)
+            if pending:
+                loop.save()
+                interrupts.pending = pending
+                if len(running) > 1:
+                    raise LoopInterrupted
+                interrupts.deliver()
+
+        for loop in loops:
+            loop.leave = partial(leave, loop)
+        while running:
+            member = min(running, key=lambda each: each.place)
+            outcome: History | Exception | None
+            try:
+                outcome = member.advance(feed, running)
+            except LoopInterrupted:
+                running.remove(member)
+                continue
+            except Exception as error:
+                outcome = error
+            if outcome is not None:
+                running.remove(member)
+                ended(member.loop, outcome)
+
+
+class _Member:
+    """A loop while it trains: what it asks for, and where its work runs."""
+
+    def __init__(self, loop: TrainingLoop, several: bool) -> None:
+        self.loop = loop
+        self.request: Request | None = None
+        self._running: Generator[Request, Fed, History] = loop.run()
+        # On a stream of its own the small kernels of each student overlap with those of the others.
+        self._stream = torch.cuda.Stream(loop.device) if several and loop.device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        turned = loop.options.channels_last or loop.options.compile
+        self._modules = (loop.student, loop.objective) if turned else ()
+
+    @property
+    def place(self) -> tuple[bool, str, int, int] | tuple[()]:
+        """The place of the batch that it asks for; before all others at the beginning."""
+        return () if self.request is None else self.request.place
+
+    def advance(self, feed: Feed, running: Sequence[_Member]) -> History | None:
+        """Take a step with the batch that was asked for, up to the next request; return the history at the end."""
+        fed = None
+        if self.request is not None:
+            for member in running:
+                member.wait()
+            fed = feed.get(self.request, [member.request for member in running if member.request is not None])
+        with sound_convolutions(*self._modules), self._on_stream():
+            try:
+                self.request = next(self._running) if fed is None else self._running.send(fed)
+            except StopIteration as end:
+                history: History = end.value
+                return history
+        return None
+
+    def wait(self) -> None:
+        """Have the main stream wait for this loop's work, which may still read what the feed made last."""
+        if self._stream is not None:
+            torch.cuda.current_stream(self.loop.device).wait_stream(self._stream)
+
+    def _on_stream(self) -> AbstractContextManager[object]:
+        if self._stream is None:
+            return contextlib.nullcontext()
+        self._stream.wait_stream(torch.cuda.current_stream(self.loop.device))
+        return torch.cuda.stream(self._stream)

@@ -1,0 +1,19 @@
+"""A run from its config to its record."""
+
+from graphkd.run.execute import RunResult, check_parts, run, run_together
+from graphkd.run.parse import parse, parse_teacher, read_spec, write_spec
+from graphkd.run.spec import RunSpec, StudentSpec, TeacherSpec
+
+__all__ = [
+    "RunResult",
+    "RunSpec",
+    "StudentSpec",
+    "TeacherSpec",
+    "check_parts",
+    "parse",
+    "parse_teacher",
+    "read_spec",
+    "run",
+    "run_together",
+    "write_spec",
+]

@@ -1,0 +1,109 @@
+"""A named part of a run, checked but not built yet."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from graphkd.binding import Bound, bind, options_of
+from graphkd.data import DATASETS
+from graphkd.engine.checkpoint import content_hash
+from graphkd.objective.weighted_sum import Weight
+from graphkd.registry import Registry
+
+
+@dataclass(frozen=True)
+class Part:
+    """One named part of a config, checked against its constructor but not built yet."""
+
+    registry: Registry[Any]
+    name: str
+    bound: Bound
+
+    def build(self, **runtime: Any) -> Any:
+        """Build it; `runtime` are the arguments that no config gives."""
+        return self.registry.build(self.name, **self.bound.all, **runtime)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What of it counts in a run's identity: its name and the options that differ from the defaults."""
+        factory = self.registry.factory(self.name)
+        # What files hold counts, not where they are.
+        content = factory.fingerprint(self.bound.all) if self.registry is DATASETS else {}
+        revision = getattr(factory, "revision", 1)
+        return {
+            "name": self.name,
+            **_counted(factory, self.bound.given),
+            **({"content": content} if content else {}),
+            **({"revision": revision} if revision > 1 else {}),
+        }
+
+    @property
+    def module(self) -> str:
+        """The module that it is from."""
+        return str(self.registry.factory(self.name).__module__)
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """Its node in a resolved config."""
+        return {"name": self.name, **self.bound.all}
+
+
+@dataclass(frozen=True)
+class Term:
+    """One term of an objective, with the graph parts it uses."""
+
+    part: Part
+    weight: Weight
+    graph_dim: int | None = None
+    builder: Part | None = None
+    gnn: Part | None = None
+    teacher_gnn: Part | Literal["shared"] | None = None
+    reads: frozenset[str] = frozenset()
+    """Which of the top-level nodes for graphs and contrast it took."""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What of it counts in a run's identity."""
+        document: dict[str, Any] = {"objective": self.part.identity, "weight": self.weight}
+        if self.graph_dim is not None:
+            assert self.builder is not None
+            assert self.gnn is not None
+            document["builder"] = self.builder.identity
+            document["gnn"] = self.gnn.identity
+            document["teacher_gnn"] = (
+                self.teacher_gnn.identity if isinstance(self.teacher_gnn, Part) else self.teacher_gnn
+            )
+        return document
+
+
+def counted_options(group: Any) -> dict[str, Any]:
+    """Return the options of a dataclass that count in an identity and differ from its defaults."""
+    return _counted(type(group), bind(vars(group), options_of(type(group)), "").given)
+
+
+def source_hashes(parts: Iterable[Part]) -> dict[str, str]:
+    """Return the SHA-256 of the source file of each module from outside graphkd that parts are from, by its name."""
+    hashes: dict[str, str] = {}
+    for module in sorted({part.module for part in parts}):
+        file = Path(getattr(sys.modules.get(module), "__file__", None) or "")
+        if module.partition(".")[0] != "graphkd" and file.is_file():
+            hashes[module] = content_hash(file)
+    return hashes
+
+
+def _counted(factory: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that count in an identity: not how or where something is computed."""
+    ignored: frozenset[str] = getattr(factory, "NOT_IDENTITY", frozenset())
+    counted: dict[str, Any] = {}
+    for name in given.keys() - ignored:
+        value = given[name]
+        if not dataclasses.is_dataclass(value):
+            counted[name] = value
+        elif group := counted_options(value):  # a group none of whose options counts is like one left out
+            counted[name] = group
+    return counted

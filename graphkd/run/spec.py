@@ -1,0 +1,262 @@
+"""What a run is: its network, data and training, and where it is kept."""
+
+from __future__ import annotations
+
+import functools
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from graphkd.data import Dataset, DatasetInfo
+from graphkd.engine.checkpoint import content_hash
+from graphkd.engine.trainer import Trainer
+from graphkd.errors import UserError
+from graphkd.identity import identity, short
+from graphkd.model import Network, OwnInput, adapt_input
+from graphkd.objective import OBJECTIVES, Objective, WeightedSum
+from graphkd.objective.base import Setting
+from graphkd.run.build import build_network, build_objective
+from graphkd.run.part import Part, Term, counted_options, source_hashes
+
+GRAPH_KEYS = ("builder", "gnn", "teacher_gnn")
+LONGEST_NAME = 200  # file systems take 255 bytes
+
+
+@dataclass(frozen=True)
+class Built:
+    """A run's networks and objective, not trained yet."""
+
+    network: Network
+    objective: WeightedSum
+    teacher: Network | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSpec(ABC):
+    """A run, checked: nothing in it can be mistyped any more.
+
+    Attributes:
+        config: The resolved config that describes it.
+        data: The data set.
+        trainer: How it is trained.
+        seed: The seed of every random stream.
+        checkpoint: Weights in a file: those that a student starts from, or a teacher's in place of training.
+        teacher: The teacher that it learns from, if any.
+    """
+
+    kind: ClassVar[Literal["student", "teacher", "probe"]]
+    trainer_node: ClassVar[str] = "trainer"
+    """The node of the config that has the trainer's options, for messages."""
+    predicts: ClassVar[bool] = True
+    """Whether its folder keeps all that predicting by itself needs, and the figures of every epoch."""
+
+    config: dict[str, Any]
+    data: Part
+    trainer: Trainer
+    seed: int
+    checkpoint: Path | None = None
+    teacher: TeacherSpec | None = None
+
+    @property
+    @abstractmethod
+    def variant(self) -> str:
+        """The run's name within its study."""
+
+    @property
+    @abstractmethod
+    def identity(self) -> str:
+        """See `graphkd.identity` and the README: seed, paths, devices and unused nodes do not count."""
+
+    @property
+    @abstractmethod
+    def folder(self) -> Path:
+        """Where the run is kept."""
+
+    @property
+    @abstractmethod
+    def plugins(self) -> Mapping[str, str]:
+        """See `source_hashes`."""
+
+    @abstractmethod
+    def build(self, dataset: Dataset, teacher: Network | None = None) -> Built:
+        """Build the networks, from their seeds, and the objective; write nothing.
+
+        Args:
+            dataset: The data.
+            teacher: The teacher's network, where it is built already.
+
+        Raises:
+            UserError: They do not fit together, or an option does not fit the data.
+        """
+
+    @property
+    def document(self) -> Mapping[str, Any]:
+        """The config that the run's folder keeps."""
+        return self.config
+
+    def notes(self, dataset: Dataset, built: Built) -> Sequence[str]:
+        """Return what the user should know before it is trained, a line each."""
+        return ()
+
+    def problem(self, folder: Path) -> str | None:
+        """Say why the finished run in a folder cannot be used again, if so."""
+        return None
+
+    def training_data(self, dataset: Dataset, built: Built) -> Dataset:
+        """Return the data as the network sees them."""
+        return dataset
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherSpec(RunSpec):
+    """A teacher, trained by cross-entropy or read from a file.
+
+    Attributes:
+        model: Its network.
+        input: The images that it takes, where they are not the student's.
+    """
+
+    kind = "teacher"
+    trainer_node = "teacher_trainer"
+
+    model: Part
+    input: OwnInput | None = None
+
+    @property
+    def variant(self) -> str:
+        """The network's name."""
+        return self.model.name
+
+    @functools.cached_property
+    def identity(self) -> str:
+        """Hash of the network and of how it is trained, or of the file's content in place of that."""
+        own = {} if self.input is None else {"input": vars(self.input)}
+        if self.checkpoint is not None:
+            return identity({"teacher": self.model.identity, "checkpoint": content_hash(self.checkpoint), **own})
+        trainer = counted_options(self.trainer)
+        return identity({"teacher": self.model.identity, "data": self.data.identity, "trainer": trainer, **own})
+
+    @property
+    def folder(self) -> Path:
+        """Where it is kept, whatever study it is trained for."""
+        teachers = Path(self.config["results"]) / "teachers"
+        return teachers / self.model.name / short(self.identity) / f"seed-{self.seed}"
+
+    @property
+    def plugins(self) -> dict[str, str]:
+        """See `source_hashes`."""
+        return source_hashes([self.model, self.data])
+
+    def network(self, data: Dataset | DatasetInfo) -> Network:
+        """Return the untrained network."""
+        network = build_network(self.model, data, self.seed)
+        if self.input is not None:
+            try:
+                adapt_input(network, self.input, data.mean, data.std)
+            except UserError as error:
+                raise UserError(f"teacher.{error}") from None
+        return network
+
+    def build(self, dataset: Dataset, teacher: Network | None = None) -> Built:
+        """See `RunSpec`."""
+        network = self.network(dataset)
+        self.trainer.check_batches(network, dataset, where=self.trainer_node)
+        return Built(network, cross_entropy())
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentSpec(RunSpec):
+    """A student, distilled from a teacher or trained from labels alone.
+
+    Attributes:
+        model: Its network.
+        terms: Its objective's terms by name.
+    """
+
+    kind = "student"
+
+    model: Part
+    terms: dict[str, Term]
+
+    @property
+    def unused_nodes(self) -> list[str]:
+        """Which of the top-level nodes for graphs and contrast (`builder`, `negatives`, ...) no term takes."""
+        read = frozenset[str]().union(*(term.reads for term in self.terms.values()))
+        return [node for node in (*GRAPH_KEYS, *Objective.SHARED) if node not in read]
+
+    @functools.cached_property
+    def identity(self) -> str:
+        """See `RunSpec`."""
+        teacher = None
+        if self.teacher is not None:
+            seed = self.teacher.seed if self.teacher.checkpoint is None else 0  # which does nothing to a file's weights
+            teacher = {"is": self.teacher.identity, "seed": seed}
+        start = {} if self.checkpoint is None else {"checkpoint": content_hash(self.checkpoint)}
+        return identity(
+            {
+                "student": {**self.model.identity, **start},
+                "teacher": teacher,
+                "data": self.data.identity,
+                "trainer": counted_options(self.trainer),
+                "objective": {name: term.identity for name, term in self.terms.items()},
+            }
+        )
+
+    @property
+    def plugins(self) -> dict[str, str]:
+        """See `source_hashes`."""
+        graphs = [part for term in self.terms.values() for part in (term.builder, term.gnn, term.teacher_gnn)]
+        parts = [self.model, self.data, *(term.part for term in self.terms.values()), *graphs]
+        teacher = {} if self.teacher is None else self.teacher.plugins
+        return {**source_hashes([part for part in parts if isinstance(part, Part)]), **teacher}
+
+    @property
+    def variant(self) -> str:
+        """The variant's name: the config's, or one made of the objective's terms and its graph parts."""
+        if self.config["variant"] is not None:
+            return str(self.config["variant"])
+        graph = next((term for term in self.terms.values() if term.graph_dim is not None), None)
+        parts = ["+".join(self.terms)]
+        if graph is not None and graph.builder is not None and graph.gnn is not None:
+            parts += [graph.builder.name, graph.gnn.name]
+        return "-".join(parts)[:LONGEST_NAME]
+
+    @property
+    def folder(self) -> Path:
+        """See `RunSpec`."""
+        if self.config["run_dir"] is not None:
+            return Path(self.config["run_dir"])
+        study = Path(self.config["results"]) / str(self.config["study"])
+        return study / self.variant / short(self.identity) / f"seed-{self.seed}"
+
+    def network(self, data: Dataset | DatasetInfo) -> Network:
+        """Return the untrained student."""
+        return build_network(self.model, data, self.seed)
+
+    def build(self, dataset: Dataset, teacher: Network | None = None) -> Built:
+        """See `RunSpec`."""
+        student = self.network(dataset)
+        if self.teacher is None:
+            teacher = None
+        elif teacher is None:
+            teacher = self.teacher.network(dataset)
+        objective = build_objective(self.terms, self.seed, dataset, student, teacher)
+        self.trainer.check_batches(student, dataset, objective.views)
+        objective.check(self._setting(dataset))
+        return Built(student, objective, teacher)
+
+    def notes(self, dataset: Dataset, built: Built) -> Sequence[str]:
+        """See `RunSpec`."""
+        return (*dataset.notes, *built.objective.notes(self._setting(dataset)))
+
+    def _setting(self, dataset: Dataset) -> Setting:
+        """Return what the training will show the objective."""
+        trainer = self.trainer
+        return Setting(dataset.train_labels, dataset.num_classes, trainer.batch_size, trainer.processes)
+
+
+def cross_entropy() -> WeightedSum:
+    """Return the objective of what learns from labels alone."""
+    return WeightedSum({"ce": (OBJECTIVES.build("ce"), 1.0)})
