@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 DEFAULT_SUITE = "digits"
 SUITE_KEYS = {"seed", "study", "variant", "run_dir"}
-HELP = """\
+HELP = f"""\
 usage: graphkd ablation [SUITE | all] [OVERRIDES] [--dry-run] [--seeds 0,1,2] [--variants A,B] [--pairs A,B]
                         [--jobs N] [--group N | --alone] [--config-dir DIR]
 
@@ -35,7 +35,7 @@ but the long comparisons (`comparison: true`), one after another.
   --variants A,B            only these of its variants
   --pairs A,B               other pairs than those that the suite names
   trainer.epochs=10         an override for every run
-"""
+{LAUNCH_HELP}"""
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,6 @@ def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
     chosen, words = parse_ways("ablation", arguments)
     options = _parser().parse_intermixed_args(words)
-    if options.help:
-        print(HELP + LAUNCH_HELP, end="")
-        return 0
     name, overrides = _split(options.words)
     launcher, extra = compose.split_hydra(overrides)
     ways = Ways.chosen(chosen, launcher, options.config_dir)
@@ -202,7 +199,7 @@ def _print_runs(planned: PlannedSuite, ways: Ways) -> None:
         changes = " ".join(item.run.changes) or "(no changes)"
         print(f"  {item.run.label}: {changes} -> {item.spec.folder}")
     together = groups([item.spec for item in planned.runs], range(len(planned.runs)), ways)
-    print(f"{len(together)} groups train together:")
+    print("runs that train together:")
     for group in together:
         print(f"  {', '.join(planned.runs[number].run.label for number in group)}")
 

@@ -37,15 +37,18 @@ of memory, and prints a table.
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the command; returns its exit code."""
-    options = _parser().parse_intermixed_args(list(arguments))
-    if options.help:
-        print(HELP, end="")
-        return 0
+    """Run the command; return its exit code."""
+    parser = compose.CommandParser("bench", has_configs=False)
+    parser.add_argument("parts", nargs="*")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--out")
+    options = parser.parse_intermixed_args(list(arguments))
 
     from graphkd.bench import FULL, QUICK, Results, Row, hardware, measure, select_cases
     from graphkd.bench.results import HEADER, LEGEND
-    from graphkd.report.markup import Block, Cell
+    from graphkd.report.markup import Block
     from graphkd_cli.show import console, print_block, print_line, print_text
 
     settings = _settings(options)
@@ -59,24 +62,12 @@ def main(arguments: Sequence[str]) -> int:
         with screen.status(f"measuring {number} of {len(cases)}: {case.part}"):
             rows += measure(case, settings, QUICK if options.quick else FULL)
     results = Results(rows, settings, shlex.join(["graphkd", "bench", *arguments]), found)
-    block = Block(HEADER, tuple(tuple(map(Cell, cells)) for cells in results.cells()))
-    print_block(screen, block, texts=[1], elsewhere="--out DIR")
+    print_block(screen, Block.of(HEADER, results.cells()), texts=[1], elsewhere="--out DIR")
     for line in (results.caption, LEGEND, *results.notes):
         print_text(screen, line)
     for path in () if folder is None else results.write(folder):
         print_line(screen, f"written: {path}")
     return 0
-
-
-def _parser() -> compose.CommandParser:
-    own = argparse.ArgumentParser(add_help=False)
-    own.add_argument("parts", nargs="*")
-    own.add_argument("--help", "-h", action="store_true")
-    own.add_argument("--quick", action="store_true")
-    own.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    own.add_argument("--threads", type=int)
-    own.add_argument("--out")
-    return compose.CommandParser("bench", parents=[own])
 
 
 def _settings(options: argparse.Namespace) -> Settings:

@@ -18,7 +18,7 @@ TAKES_OVERRIDES = {"run", "teacher", "ablation", "evaluate"}
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Answers `graphkd -sc install=SHELL | uninstall=SHELL | query=SHELL`; returns the exit code."""
+    """Answer `graphkd -sc install=SHELL | uninstall=SHELL | query=SHELL`; return the exit code."""
     if arguments and arguments[0].startswith("query="):
         with contextlib.suppress(UserError):  # a half-typed line is no mistake
             _query(arguments, os.environ.get("COMP_LINE", ""))

@@ -6,7 +6,7 @@ import argparse
 import copy
 import os
 import re
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
-from graphkd.ablation import quoted
+from graphkd import ablation
 from graphkd.binding import no_option
 from graphkd.errors import UserError, check, choices, did_you_mean, one_of
 from graphkd.yaml_files import yaml_text
@@ -41,23 +41,13 @@ from graphkd_cli.hydra_internals import (
     expand_choices,
     get_args_parser,
 )
-from graphkd_cli.overrides import (
-    NAMED,
-    check_form,
-    depth,
-    in_grammar,
-    is_replacement,
-    make_way,
-    parse,
-    replace,
-    split,
-)
+from graphkd_cli.overrides import NAMED, apply, check_form, depth, in_grammar, make_way, parse, split
 
 NOT_VARIED = {"seed", "results", "run_dir", "force", "study", "variant", "plugins"}
 NOT_OPTIONS = ("config_path", "config_name", "experimental_rerun")
 """What Hydra's command line has beyond ours."""
 OPTIONAL_GROUP = "setting"
-"""The group of which data need not have a config."""
+"""The group of which data need not have a config; Hydra ignores a choice that it lacks."""
 RUN = ("config", "launch", "transfer")
 """The configs that commands run from; what suites and tables say of Hydra counts for nothing."""
 KEPT = {"output_subdir": None, "verbose": False, "job_logging.root": None, "hydra_logging.root": None}
@@ -67,7 +57,7 @@ REFUSALS = (HydraException, OmegaConfBaseException, YAMLError, ValueError, Recur
 
 
 def config_folder() -> Path:
-    """The configs: the repository's in a checkout, else the copy inside the installed package."""
+    """Return the folder of configs: the repository's in a checkout, else the copy inside the installed package."""
     package = Path(__file__).resolve().parent
     checkout = package.parent / "configs"
     return checkout if (checkout / "config.yaml").is_file() else package / "configs"
@@ -75,12 +65,7 @@ def config_folder() -> Path:
 
 @dataclass(frozen=True)
 class Composed:
-    """A composed config.
-
-    Attributes:
-        config: Plain containers, interpolations resolved, without Hydra's own node.
-        overrides: What was asked for, as written.
-    """
+    """A config in plain containers, resolved and without Hydra's own node, and the overrides as they were written."""
 
     config: dict[str, Any]
     overrides: list[str]
@@ -89,11 +74,12 @@ class Composed:
 class CommandParser(argparse.ArgumentParser):
     """Parses a subcommand's words; a mistake is the user's, in one line."""
 
-    def __init__(self, command: str, parents: Sequence[argparse.ArgumentParser] = ()) -> None:
-        """A parser with --help, and --config-dir unless a parent has it."""
+    def __init__(self, command: str, parents: Sequence[argparse.ArgumentParser] = (), has_configs: bool = True) -> None:
+        """Create a parser with --help and, for a command that has configs, --config-dir, unless a parent has them."""
         super().__init__(prog=command, parents=list(parents), add_help=False, allow_abbrev=False)
         if not parents:
             self.add_argument("--help", "-h", action="store_true")
+        if not parents and has_configs:
             self.add_argument("--config-dir", "-cd")
 
     def error(self, message: str) -> NoReturn:
@@ -103,12 +89,12 @@ class CommandParser(argparse.ArgumentParser):
 
 
 def arguments_parser(command: str) -> argparse.ArgumentParser:
-    """Hydra's own command line (overrides, --multirun, --cfg, --config-dir, ...) for a subcommand."""
+    """Return the parser of Hydra's own command line (overrides, --multirun, --cfg, ...) for a subcommand."""
     return CommandParser(command, parents=[get_args_parser()])
 
 
 def parse_arguments(command: str, arguments: Sequence[str]) -> argparse.Namespace:
-    """Parses a subcommand's arguments; options may stand among the overrides.
+    """Parse a subcommand's arguments; options may stand among the overrides.
 
     Raises:
         UserError: An option is unknown or a word is no override.
@@ -196,10 +182,7 @@ class _Loader(ConfigLoaderImpl):
         config = self._composed(config_name, others, run_mode, from_shell, validate_sweep_overrides)
         for count, override in enumerate(values):
             make_way(config, override, values[:count])
-            if is_replacement(override):
-                replace(config, override)
-            else:
-                apply_overrides([override], config)
+            apply(config, override)
         config.hydra.overrides.task = split_hydra(overrides)[1]
         for key, value in KEPT.items():
             kept = config_name not in RUN or OmegaConf.select(config.hydra, key) == value
@@ -207,10 +190,7 @@ class _Loader(ConfigLoaderImpl):
         return config
 
     def _composed(self, config_name: str | None, choices: list[str], *how: Any) -> DictConfig:
-        """Return what choices of configs give: a suite makes the same ones for run after run, and Hydra takes its time.
-
-        A copy, with the values of no override in it yet.
-        """
+        """Return a copy of what choices of configs give, remembered: a suite makes the same ones for run after run."""
         sources = tuple(part.path for part in self.get_search_path().get_path())
         key = config_name, tuple(choices), how, sources
         asked, kept = _REMEMBERED.get(key, ({}, None))
@@ -238,7 +218,7 @@ class _Loader(ConfigLoaderImpl):
 
 @contextmanager
 def hydra_session(config_dir: str | None = None) -> Iterator[Hydra]:
-    """Hydra over graphkd's configs, with the user's own folder before them.
+    """Open Hydra over graphkd's configs, with the user's own folder before them.
 
     Raises:
         UserError: The folder does not exist, or anything that Hydra refuses within.
@@ -270,11 +250,11 @@ def compose(overrides: Sequence[str], config_dir: str | None = None, config_name
     check(not own, f"'{own and own[0]}' is for several runs: a sweep (run -m) or a suite (ablation)")
     with hydra_session(config_dir) as hydra:
         config = _compose(hydra, config_name, words)
-        return _resolved(config, config.hydra.overrides.task)
+        return resolve_job(config, config.hydra.overrides.task)
 
 
 def check_multirun(config_name: str, overrides: Sequence[str], config_dir: str | None) -> None:
-    """Checks that there are the sweeper and the launcher that overrides choose, before anything is written.
+    """Check that there are the sweeper and the launcher that overrides choose, before anything is written.
 
     Raises:
         UserError: Hydra refuses an override.
@@ -284,12 +264,22 @@ def check_multirun(config_name: str, overrides: Sequence[str], config_dir: str |
 
 
 def resolve_job(config: DictConfig, overrides: Sequence[str]) -> Composed:
-    """Return the config that a Hydra launcher hands to a job."""
-    return _resolved(config, overrides)
+    """Resolve a composed config, such as a Hydra launcher hands to a job.
+
+    Raises:
+        UserError: An interpolation cannot be resolved.
+    """
+    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    try:
+        plain = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
+    except (OmegaConfBaseException, RecursionError) as error:
+        raise UserError(f"the config cannot be resolved: {_reason(error)}") from error
+    assert isinstance(plain, dict)
+    return Composed({str(key): value for key, value in plain.items()}, _as_written(overrides))
 
 
 def expand_sweep(overrides: Sequence[str]) -> list[list[str]] | None:
-    """All combinations of a grid sweep, or None where only the sweeper knows them.
+    """Return all combinations of a grid sweep, or None where only the sweeper knows them.
 
     Raises:
         UserError: An override cannot be parsed.
@@ -298,24 +288,20 @@ def expand_sweep(overrides: Sequence[str]) -> list[list[str]] | None:
     if any(_key(override) == "hydra/sweeper" for override in parsed):
         return None
     swept = [override for override in parsed if not _key(override).startswith("hydra")]
-    try:
-        return expand_choices(swept)
-    except HydraException as error:
-        raise UserError(_reason(error)) from error
+    combinations: list[list[str]] = call(lambda: expand_choices(swept))
+    return combinations
 
 
 def split_hydra(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Overrides of Hydra's own nodes (launchers, for example), and the others."""
+    """Return the overrides of Hydra's own nodes (launchers, for example), and the others."""
     own = [override for override in overrides if override.lstrip("+~").startswith("hydra")]
     return own, [override for override in overrides if override not in own]
 
 
 def varied(overrides: Sequence[str]) -> dict[str, str]:
-    """What a plain run varies: its overrides by key, but for those that say where or which seed."""
-    from graphkd.ablation import varied as by_key
-
-    others = split_hydra(overrides)[1]
-    return {key: value for key, value in by_key(others).items() if key not in NOT_VARIED}
+    """Return what a plain run varies: its overrides by key, but for those that say where or which seed."""
+    by_key = ablation.varied(split_hydra(overrides)[1])
+    return {key: value for key, value in by_key.items() if key not in NOT_VARIED}
 
 
 def nodes(overrides: Sequence[str]) -> set[str]:
@@ -357,15 +343,10 @@ def over(
 
 
 def check_used(composed: Composed, unused: Sequence[str], overrides: Sequence[str] | None = None) -> None:
-    """Refuses overrides of nodes that nothing in the objective looks at.
-
-    Args:
-        composed: The config.
-        unused: The nodes that the plan does not use.
-        overrides: Which overrides to look at; all by default.
+    """Check that no override (the config's own by default) is of a node that the plan does not use.
 
     Raises:
-        UserError: There is such an override.
+        UserError: One is.
     """
     terms = ", ".join(composed.config["objective"])
     for override in composed.overrides if overrides is None else overrides:
@@ -377,7 +358,7 @@ def launch(
     config_name: str, overrides: Sequence[str], jobs: Sequence[Sequence[str]], function: Callable[[Any], Any],
     config_dir: str | None = None,
 ) -> list[Any]:  # fmt: skip
-    """Runs jobs through the Hydra launcher that `overrides` choose (the basic one runs them here, in order).
+    """Run jobs through the Hydra launcher that `overrides` choose (the basic one runs them here, in order).
 
     Args:
         config_name: The config of the jobs.
@@ -403,19 +384,19 @@ def launch(
 
 
 def sweep(overrides: Sequence[str], config_dir: str | None, folder: Path, function: Callable[[Any], Any]) -> None:
-    """Runs a sweep through the Hydra sweeper and launcher that `overrides` choose.
+    """Run a sweep through the Hydra sweeper and launcher that `overrides` choose.
 
     Args:
         overrides: As on the command line.
         config_dir: The user's own configs.
-        folder: What sweeper and launcher leave is written there.
+        folder: Where sweeper and launcher write what they leave.
         function: Called with each job's config; returns a score. Higher is better: a sweeper that has a direction
             maximises, unless an override says otherwise.
 
     Raises:
         UserError: Hydra refuses an override or has no such sweeper or launcher.
     """
-    words = [*in_grammar(overrides, sweeps=True), f"hydra.sweep.dir={quoted(str(folder))}"]
+    words = [*in_grammar(overrides, sweeps=True), f"hydra.sweep.dir={ablation.quoted(str(folder))}"]
     with hydra_session(config_dir) as hydra:
         config = _compose(hydra, "config", words, RunMode.MULTIRUN)
         if "direction" in config.hydra.sweeper and not any("hydra.sweeper.direction" in word for word in words):
@@ -426,7 +407,7 @@ def sweep(overrides: Sequence[str], config_dir: str | None, folder: Path, functi
 
 
 def call(function: Callable[[], Any]) -> Any:
-    """Calls into Hydra and turns its errors into the user's.
+    """Call into Hydra and turn its errors into the user's.
 
     Raises:
         UserError: Hydra or OmegaConf refuses something.
@@ -441,7 +422,9 @@ def _compose(hydra: Hydra, config_name: str, overrides: list[str], mode: RunMode
     for override in parse(sorted(overrides)):
         single = mode != RunMode.RUN or not override.is_sweep_override()
         check(single, f"'{override.input_line}' has several values, which needs -m (or quotes, where it is one text)")
-        _check_optional(hydra, override)
+        value = override.value()
+        if _key(override) == OPTIONAL_GROUP and isinstance(value, str):
+            one_of(value, hydra.config_loader.get_group_options(OPTIONAL_GROUP), f"{OPTIONAL_GROUP} has no config")
     try:
         config: DictConfig = hydra.compose_config(config_name, overrides, mode, with_log_configuration=False)
     except MissingConfigException as error:
@@ -449,24 +432,6 @@ def _compose(hydra: Hydra, config_name: str, overrides: list[str], mode: RunMode
     except REFUSALS as error:
         raise UserError(_explain(hydra, config_name, overrides, error)) from error
     return config
-
-
-def _check_optional(hydra: Hydra, override: Override) -> None:
-    """Hydra ignores a choice that an optional group lacks."""
-    value = override.value()
-    if _key(override) == OPTIONAL_GROUP and isinstance(value, str):
-        known = hydra.config_loader.get_group_options(OPTIONAL_GROUP)
-        one_of(value, known, f"{OPTIONAL_GROUP} has no config")
-
-
-def _resolved(config: DictConfig, overrides: Sequence[str]) -> Composed:
-    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-    try:
-        plain = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
-    except (OmegaConfBaseException, RecursionError) as error:
-        raise UserError(f"the config cannot be resolved: {_reason(error)}") from error
-    assert isinstance(plain, dict)
-    return Composed({str(key): value for key, value in plain.items()}, _as_written(overrides))
 
 
 def _as_written(overrides: Sequence[str]) -> list[str]:
@@ -477,7 +442,7 @@ def _as_written(overrides: Sequence[str]) -> list[str]:
 
 
 def _reason(error: BaseException) -> str:
-    """What an error of Hydra, OmegaConf or YAML says, in one line; of one that just passes another on, the other."""
+    """Return what an error of Hydra, OmegaConf or YAML says, in one line, or the error that it passes on."""
     while isinstance(error, ConfigCompositionException) and error.__cause__ is not None:
         error = error.__cause__
     if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
@@ -494,7 +459,7 @@ def _key(override: Override) -> str:
 
 
 def _missing(error: MissingConfigException) -> str:
-    """For example `builder=knnn`: the group and what it holds."""
+    """Return the group of a choice such as `builder=knnn` and what it holds."""
     if not error.missing_cfg_file:
         return _reason(error)
     group, _, name = error.missing_cfg_file.rpartition("/")
@@ -526,30 +491,27 @@ def _explain(hydra: Hydra, config_name: str, overrides: list[str], error: Except
     if name in known or not known or word.startswith("+"):
         return f"the override '{word}' cannot be applied: {_reason(error)}"
     if NAMED.match(parent) and "name" in known:
-        return f"'{word}': {parent} '{node.name}' has {no_option(name, known, _holders(parent, name))}"
+        from graphkd.run.parse import registry_at
+
+        registry = registry_at(parent)
+        holders = [] if registry is None else registry.holders(name)
+        return f"'{word}': {parent} '{node.name}' has {no_option(name, known, holders)}"
     hint = did_you_mean(name, known)
     where = f"{parent} has" if parent else "the config has"
     return f"'{word}': {where} no '{name}'{hint} (choices: {choices(known)})"
 
 
-def _holders(node: str, option: str) -> Collection[str]:
-    """Return the names of the parts that a config's node could be and that have an option."""
-    from graphkd.run.parse import registry_at
-
-    registry = registry_at(node)
-    return [] if registry is None else registry.holders(option)
-
-
 def _culprit(hydra: Hydra, config_name: str, overrides: list[str]) -> tuple[str, list[str], Exception] | None:
     """Return the first override that Hydra refuses, those that are applied before it, and what it says."""
-    words = sorted(overrides, key=lambda word: (not _is_group(hydra, word), split(word)[0].count("."), word))
+
+    def place(word: str) -> tuple[bool, int, str]:
+        key = split(word)[0]
+        return not hydra.config_loader.get_group_options(key.partition("@")[0]), key.count("."), word
+
+    words = sorted(overrides, key=place)
     for count, word in enumerate(words):
         try:
             hydra.compose_config(config_name, words[: count + 1], RunMode.RUN, with_log_configuration=False)
         except REFUSALS as error:
             return word, words[:count], error
     return None
-
-
-def _is_group(hydra: Hydra, word: str) -> bool:
-    return bool(hydra.config_loader.get_group_options(split(word)[0].partition("@")[0]))

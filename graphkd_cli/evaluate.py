@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from graphkd.errors import check
 from graphkd_cli import compose
+
+if TYPE_CHECKING:
+    from graphkd.data import Dataset
+    from graphkd.model import Network
 
 HELP = """\
 usage: graphkd evaluate RUN|CHECKPOINT [OVERRIDES] [--split test] [--config-dir DIR]
@@ -24,26 +28,40 @@ Accuracy, negative log-likelihood and, where a teacher is given, agreement with 
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the command; returns its exit code."""
+    """Run the command; return its exit code."""
     parser = compose.CommandParser("evaluate")
     parser.add_argument("words", nargs="*")
     parser.add_argument("--split", default="test")
     options = parser.parse_intermixed_args(list(arguments))
-    if options.help:
-        print(HELP, end="")
-        return 0
     check(len(options.words) > 0, "evaluate: which run or checkpoint? (see graphkd evaluate --help)")
     at = next((at for at, word in enumerate(options.words) if "=" not in word), 0)
     path, overrides = Path(options.words.pop(at)), options.words
     check(path.exists(), f"there is no run or checkpoint {path}")
+    asked = compose.nodes(overrides)
     if path.is_dir():
-        _evaluate_run(path, overrides, options.config_dir, options.split)
+        student, dataset, config = _of_run(path, overrides, options.config_dir)
     else:
-        _evaluate_checkpoint(path, compose.compose(overrides, options.config_dir), options.split)
+        config = compose.compose(overrides, options.config_dir).config
+        check("student" in asked, f"evaluate: which network is {path} of? Say so: student=resnet8x4")
+        student, dataset = _of_checkpoint(path, config)
+    teacher = _teacher(config, dataset) if "teacher" in asked else None
+
+    from graphkd.engine.evaluate import evaluate
+    from graphkd_cli.show import console, print_figures, rounded
+
+    found = evaluate(student, dataset, options.split, teacher=teacher)
+    figures = {
+        "top-1 (%)": rounded(found.top1, 2),
+        "top-5 (%)": rounded(found.top5, 2),
+        "negative log-likelihood": rounded(found.nll, 4),
+        "agreement with the teacher (%)": rounded(found.agreement, 2),
+    }
+    print_figures(console(), f"{path} on {options.split} ({found.samples} samples)", figures)
     return 0
 
 
-def _evaluate_run(folder: Path, overrides: Sequence[str], config_dir: str | None, split: str) -> None:
+def _of_run(folder: Path, overrides: Sequence[str], config_dir: str | None) -> tuple[Network, Dataset, dict[str, Any]]:
+    """Return the student of a run, its data or those that are asked for, and its config with the overrides."""
     from graphkd.binding import convert
     from graphkd.registry import import_plugins
     from graphkd.run.finished import check_fits, load
@@ -56,28 +74,22 @@ def _evaluate_run(folder: Path, overrides: Sequence[str], config_dir: str | None
     config = compose.over(read_config(folder / CONFIG), overrides, config_dir)
     import_plugins(convert(config.get("plugins", []), list[str], "plugins"))
     finished = load(folder, data=config["data"] if "data" in asked else None)
-    dataset = finished.dataset
-    note = check_fits(finished, dataset, str(folder))
-    if note is not None:
-        _tell(note)
-    teacher = _teacher(config, dataset) if "teacher" in asked else None
-    _show(str(folder), finished.student, dataset, split, teacher)
+    note = check_fits(finished, finished.dataset, str(folder))
+    _tell([] if note is None else [note])
+    return finished.student, finished.dataset, config
 
 
-def _evaluate_checkpoint(path: Path, composed: compose.Composed, split: str) -> None:
+def _of_checkpoint(path: Path, config: dict[str, Any]) -> tuple[Network, Dataset]:
     from graphkd.run import parse
 
-    asked = compose.nodes(composed.overrides)
-    check("student" in asked, f"evaluate: which network is {path} of? Say so: student=resnet8x4")
-    spec = parse(composed.config)
+    spec = parse(config)
     dataset = spec.data.build()
     student = spec.network(dataset)
     _fill(student, path)
-    teacher = _teacher(composed.config, dataset) if "teacher" in asked else None
-    _show(str(path), student, dataset, split, teacher)
+    return student, dataset
 
 
-def _teacher(config: dict[str, Any], dataset: Any) -> Any:
+def _teacher(config: dict[str, Any], dataset: Dataset) -> Network:
     from graphkd.run import parse_teacher
 
     spec = parse_teacher(config)
@@ -88,29 +100,15 @@ def _teacher(config: dict[str, Any], dataset: Any) -> Any:
     return teacher.eval()
 
 
-def _fill(network: Any, path: Path) -> None:
+def _fill(network: Network, path: Path) -> None:
     """Load weights and show what there is to say of their file."""
     from graphkd.engine.checkpoint import load_weights
 
-    for note in load_weights(network, path):
-        _tell(note)
+    _tell(load_weights(network, path))
 
 
-def _tell(note: str) -> None:
+def _tell(notes: Sequence[str]) -> None:
     from graphkd_cli.show import console, print_line
 
-    print_line(console(), note)
-
-
-def _show(name: str, network: Any, dataset: Any, split: str, teacher: Any) -> None:
-    from graphkd.engine.evaluate import evaluate
-    from graphkd_cli.show import console, percent, print_figures, rounded
-
-    found = evaluate(network, dataset, split, teacher=teacher)
-    figures = {
-        "top-1 (%)": percent(found.top1),
-        "top-5 (%)": percent(found.top5),
-        "negative log-likelihood": rounded(found.nll, 4),
-        "agreement with the teacher (%)": percent(found.agreement),
-    }
-    print_figures(console(), f"{name} on {split} ({found.samples} samples)", figures)
+    for note in notes:
+        print_line(console(), note)

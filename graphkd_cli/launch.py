@@ -135,11 +135,15 @@ def _plan(left: Sequence[StudentSpec], done: int, ways: Ways) -> str:
         return text
     cut = groups(left, range(len(left)), ways)
     sizes = sorted({len(group) for group in cut})
-    size = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
+    size = (
+        ""
+        if sizes == [1]
+        else f" of {' to '.join(sorted({str(sizes[0]), str(sizes[-1])}, key=int))} that train together"
+    )
     threads = max(spec.trainer.threads for spec in left)
     workers = min(ways.workers(left), len(cut))
     how = f"by {ways.launcher[0]}" if ways.launcher else f"in {_count(workers, 'process', 'es')}"
-    return f"{text}: {_count(len(cut), 'group')} of {size} that train together, {how} of {_count(threads, 'thread')}"
+    return f"{text}: {_count(len(cut), 'group')}{size}, {how} of {_count(threads, 'thread')}"
 
 
 def _count(number: int, what: str, plural: str = "s") -> str:

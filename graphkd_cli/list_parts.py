@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
 from graphkd.binding import convert, describe
 from graphkd.errors import check, one_of
-from graphkd.report.markup import Block, Cell
+from graphkd.report.markup import Block
 from graphkd_cli import compose
 
-KINDS = ("builders", "gnns", "objectives", "models", "data", "suites")
+REGISTRIES = {
+    "builders": "BUILDERS", "gnns": "GNNS", "objectives": "OBJECTIVES", "models": "MODELS", "data": "DATASETS",
+}  # fmt: skip
+KINDS = (*REGISTRIES, "suites")
 _CLASSES, _CHANNELS, _SIZE = 100, 3, 32
 _FIGURES = ("parameters (M)", "multiply-adds (M)", "feature maps", "embedding")
 _CAPTION = (
@@ -25,13 +29,10 @@ Every part with its options and their defaults; every suite. For models also wha
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the command; returns its exit code."""
+    """Run the command; return its exit code."""
     parser = compose.CommandParser("list")
     parser.add_argument("words", nargs="*")
     options = parser.parse_intermixed_args(list(arguments))
-    if options.help:
-        print(HELP, end="")
-        return 0
     overrides = [word for word in options.words if "=" in word]
     kinds = [word for word in options.words if word not in overrides]
     for kind in kinds:
@@ -57,7 +58,9 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _parts(kind: str) -> Block:
-    registry = _registry(kind)
+    import graphkd
+
+    registry = getattr(graphkd, REGISTRIES[kind])
     figures = _FIGURES if kind == "models" else ()
     rows = []
     for name in [*registry.names(), *(f"{family}/NAME" for family in registry.families())]:
@@ -67,15 +70,11 @@ def _parts(kind: str) -> Block:
         ]
         cells = _figures(name) if figures else []
         rows.append((name, registry.summary(name), *cells, "\n".join(options) or "none"))
-    return _block(("name", "what it is", *figures, "options (default)"), rows)
-
-
-def _block(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Block:
-    return Block(tuple(header), tuple(tuple(map(Cell, row)) for row in rows), tail=1)
+    return Block.of(("name", "what it is", *figures, "options (default)"), rows, tail=1)
 
 
 def _figures(name: str) -> list[str]:
-    """What a model costs and the shapes that it shows; nothing for a family or a model for other images."""
+    """Return what a model costs and the shapes that it shows; nothing for a family or a model for other images."""
     from graphkd import MODELS
     from graphkd.model import output_shapes
     from graphkd.model.complexity import complexity
@@ -99,18 +98,10 @@ def _suites(config_dir: str | None) -> Block:
     rows = [
         (name, suite.description, str(len(suite.variants)), str(len(suite.seeds))) for name, suite in suites.items()
     ]
-    return _block(("name", "what it shows", "variants", "seeds"), rows)
-
-
-def _registry(kind: str) -> Any:
-    import graphkd
-
-    names = {"builders": "BUILDERS", "gnns": "GNNS", "objectives": "OBJECTIVES", "models": "MODELS", "data": "DATASETS"}
-    return getattr(graphkd, names[kind])
+    return Block.of(("name", "what it shows", "variants", "seeds"), rows, tail=1)
 
 
 def _yaml(value: Any) -> str:
-    words = {None: "null", True: "true", False: "false"}
-    if isinstance(value, (bool, type(None))):
-        return words[value]
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
     return str(list(value)) if isinstance(value, (list, tuple)) else str(value)

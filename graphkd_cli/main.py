@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from graphkd.errors import UserError, choices, did_you_mean, one_line
+from graphkd.errors import UserError, one_line, one_of
 
 COMMANDS = {
     "run": "distil one student; train its teacher first if there is none yet",
@@ -24,7 +24,8 @@ COMMANDS = {
     "plan": "memory and work of HKD at sizes beyond this machine",
     "list": "what there is: builders, gnns, objectives, models, data, suites",
 }
-MODULES = {"list": "list_parts"}
+MODULES = {"list": "list_parts", "-sc": "completion", "--shell-completion": "completion"}
+"""The modules of commands that have another name."""
 
 HELP = f"""\
 usage: graphkd COMMAND [ARGUMENTS] [--debug]
@@ -63,13 +64,10 @@ class _Screen(io.FileIO):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command.
+    """Run a command and return its exit code.
 
     Args:
         arguments: The command line without the program; the process's own by default.
-
-    Returns:
-        The exit code.
     """
     if arguments is None and sys.flags.optimize:
         _begin_again()
@@ -86,11 +84,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def guarded(command: Callable[[], int], debug: bool = False) -> int:
-    """Runs a command; what it raises becomes one line on stderr and the exit code.
+    """Run a command that returns its exit code; what it raises becomes one line on stderr and the exit code.
 
-    Args:
-        command: Returns its own exit code.
-        debug: Whether to show the traceback too.
+    With `debug` the traceback is shown too.
     """
     # How long torch's threads spin while they wait for each other: beside other work, libgomp's own 300,000 makes small
     # networks many times slower; on a quiet machine this is as fast.
@@ -144,7 +140,7 @@ def _open_screens() -> None:
 
 
 def _lost() -> OSError | None:
-    """Why something could not be shown, if so."""
+    """Return why something could not be shown, None where all was."""
     raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
     return raw.error if isinstance(raw, _Screen) else None
 
@@ -159,17 +155,13 @@ def _dispatch(words: list[str]) -> int:
 
         print(f"graphkd {version('graphkd')}")
         return 0
-    if name in ("-sc", "--shell-completion"):
-        return _command("completion")(rest)
-    if name not in COMMANDS:
-        hint = did_you_mean(name, COMMANDS)
-        raise UserError(f"there is no command '{name}'{hint} (commands: {choices(COMMANDS)})")
-    return _command(MODULES.get(name, name))(rest)
-
-
-def _command(module: str) -> Callable[[Sequence[str]], int]:
-    command: Callable[[Sequence[str]], int] = importlib.import_module(f"graphkd_cli.{module}").main
-    return command
+    if name not in MODULES:
+        one_of(name, COMMANDS, "there is no command")
+    command = importlib.import_module(f"graphkd_cli.{MODULES.get(name, name)}")
+    if name in COMMANDS and ("--help" in rest or "-h" in rest):
+        print(command.HELP, end="")
+        return 0
+    return int(command.main(rest))
 
 
 def _fail(error: BaseException, code: int, message: str, debug: bool) -> int:

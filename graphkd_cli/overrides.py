@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from graphkd.ablation import quoted
 from graphkd.errors import UserError, brief, check
-from graphkd_cli.hydra_internals import swept_choices, unreadable_position
+from graphkd_cli.hydra_internals import apply_overrides, swept_choices, unreadable_position
 
 NAMED = re.compile(r"(teacher|student|data|builder|gnn|teacher_gnn|objective\.[^.]+(\.(builder|gnn|teacher_gnn))?)$")
 """Where a name may stand for a part: NAME is short for {name: NAME}."""
@@ -47,15 +47,17 @@ def parse(words: Sequence[str]) -> list[Override]:
         UserError: It refuses one; the message says how the word is to be typed.
     """
     check_form(words)
-    return [_parse(word) for word in words]
+    parsed = []
+    for word in words:
+        try:
+            parsed.append(OverridesParser.create().parse_override(word))
+        except REFUSALS as error:
+            raise UserError(_unreadable(word, error)) from error
+    return parsed
 
 
 def in_grammar(words: Sequence[str], sweeps: bool = False) -> list[str]:
-    """Return overrides as Hydra's grammar wants them: values of options that are texts need no quotes.
-
-    Args:
-        words: As typed.
-        sweeps: Whether a comma parts the values of a sweep.
+    """Return overrides as Hydra's grammar wants them: values that are texts need no quotes; `sweeps` have commas.
 
     Raises:
         UserError: A word is no override or chooses something of Hydra's that graphkd keeps to itself.
@@ -80,16 +82,17 @@ def depth(override: Override) -> tuple[int, str, str]:
     return key.count("."), key, override.package or ""
 
 
-def is_replacement(override: Override) -> bool:
-    """Return whether a mapping takes a node's place, where Hydra would merge it into what is there."""
-    return override.type == OverrideType.CHANGE and isinstance(override.value(), dict)
+def apply(config: DictConfig, override: Override) -> None:
+    """Apply an override to a config in place.
 
-
-def replace(config: DictConfig, override: Override) -> None:
-    """Put a mapping in a node's place, open to further overrides: names are checked when it is bound."""
-    key = str(override.key_or_group)
+    A mapping takes a node's place, where Hydra would merge it into what is there, and is open to further overrides:
+    names are checked when it is bound.
+    """
+    if override.type != OverrideType.CHANGE or not isinstance(override.value(), dict):
+        apply_overrides([override], config)
+        return
     try:
-        _open(config, key, override.value())
+        _open(config, str(override.key_or_group), override.value())
     except OmegaConfBaseException as error:
         raise ConfigCompositionException(f"Error in the override {override.input_line}") from error
 
@@ -97,34 +100,29 @@ def replace(config: DictConfig, override: Override) -> None:
 def make_way(config: DictConfig, override: Override, before: Sequence[Override]) -> None:
     """Prepare a config for an override below a node: a name on the way to it becomes a mapping with that name.
 
-    Args:
-        config: The config.
-        override: The override.
-        before: Those of shorter paths, applied.
+    `before` are the overrides of shorter paths, which have been applied.
 
     Raises:
         UserError: On the way is null, or something that another override took away.
     """
     word = override.input_line
     nodes = str(override.key_or_group).split(".")[:-1]
-    for place in (".".join(nodes[: count + 1]) for count in range(len(nodes))):
+    for count, last in enumerate(nodes):
+        place = ".".join(nodes[: count + 1])
+        parent = OmegaConf.select(config, ".".join(nodes[:count])) if count else config
         node = OmegaConf.select(config, place)
-        if node == "shared" and place.endswith("teacher_gnn"):
-            raise UserError(_optionless(config, word, place, node))
+        is_shared = node == "shared" and place.endswith("teacher_gnn")
+        is_null = node is None and isinstance(parent, DictConfig) and last in parent and NAMED.match(place)
+        if is_shared or is_null:
+            name = OmegaConf.select(config, f"{place.rpartition('.')[2].removeprefix('teacher_')}.name") or "NAME"
+            without = f"{place} is {'shared' if is_shared else 'null'} and so has no options"
+            raise UserError(f"'{word}': {without}; name it too, for example {place}={name}")
         if isinstance(node, str) and NAMED.match(place):
             _open(config, place, {"name": node})
-        elif node is None and NAMED.match(place) and _is_there(config, place):
-            raise UserError(_optionless(config, word, place, "null"))
         elif not isinstance(node, Container):
             for other in before:
                 gone = f"{place}.".startswith(f"{other.key_or_group}.")
                 check(not gone, f"'{word}': there is no {place} after '{other.input_line}'")
-
-
-def _optionless(config: DictConfig, word: str | None, place: str, value: str) -> str:
-    like = place.rpartition(".")[2].removeprefix("teacher_")
-    name = OmegaConf.select(config, f"{like}.name") or "NAME"
-    return f"'{word}': {place} is {value} and so has no options; name it too, for example {place}={name}"
 
 
 def _open(config: DictConfig, key: str, value: Any) -> None:
@@ -132,26 +130,10 @@ def _open(config: DictConfig, key: str, value: Any) -> None:
     OmegaConf.set_struct(OmegaConf.select(config, key), False)
 
 
-def _is_there(config: DictConfig, place: str) -> bool:
-    parent, _, name = place.rpartition(".")
-    node = OmegaConf.select(config, parent) if parent else config
-    return isinstance(node, DictConfig) and name in node
-
-
-def _parse(word: str) -> Override:
-    try:
-        override: Override = OverridesParser.create().parse_override(word)
-    except REFUSALS as error:
-        raise UserError(_unreadable(word, error)) from error
-    return override
-
-
 def _unreadable(word: str, error: BaseException) -> str:
     """Return how a word that the grammar refuses is to be typed."""
     key = split(word)[0]
-    try:
-        OverridesParser.create().parse_override(f"{key}=1")
-    except REFUSALS:
+    if _tried(f"{key}=1") is None:
         return f"the override {brief(word)} cannot be read: {brief(key)} is no path of an option, such as builder.k"
     position = unreadable_position(error)
     sign = "" if position is None else f" at {word[position]!r}"
@@ -173,7 +155,7 @@ def _wanted(key: str, word: str) -> str:
 
 def _in_grammar(word: str, sweeps: bool) -> str:
     start, equals, text = word.partition("=")
-    if not equals or not _is_text(split(word)[0], text, sweeps, _tried(word)):
+    if not equals or not _is_text(word, text, sweeps):
         return word
     apart = _COMMA if text.count("'") % 2 == 0 else ","
     values = re.split(apart, text) if sweeps else [text]
@@ -189,16 +171,16 @@ def _tried(word: str) -> Override | None:
     return override
 
 
-def _is_text(key: str, text: str, sweeps: bool, override: Override | None) -> bool:
-    """Return whether a value is a text although the grammar refuses it or makes something else of it."""
-    read: list[Any] = []
+def _is_text(word: str, text: str, sweeps: bool) -> bool:
+    """Return whether an override's value is a text although the grammar refuses it or makes something else of it."""
+    override = _tried(word)
+    read: list[Any] | None = []
     if override is not None and not override.is_sweep_override():
         read = [override.value()]
     elif override is not None and sweeps:
-        swept = swept_choices(override)
-        if swept is None:
-            return False
-        read = swept
+        read = swept_choices(override)
+    if read is None:
+        return False
     others = [value for value in read if not isinstance(value, str | QuotedString | None)]
     if read and not others:
         return False
@@ -206,7 +188,7 @@ def _is_text(key: str, text: str, sweeps: bool, override: Override | None) -> bo
     from graphkd.binding import fits
     from graphkd.run.parse import annotations_at
 
-    kinds = annotations_at(key)
+    kinds = annotations_at(split(word)[0])
     in_brackets = text.startswith("[") and any(fits([], kind) for kind in kinds)
     takes_texts = any(fits(text, kind) for kind in kinds)
     return takes_texts and not in_brackets and not any(fits(value, kind) for value in others for kind in kinds)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -35,21 +34,21 @@ GIB, MIB = 2**30, 2**20
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the command; returns its exit code."""
-    options = _parser().parse_intermixed_args(list(arguments))
-    if options.help:
-        print(HELP, end="")
-        return 0
+    """Run the command; return its exit code."""
+    parser = compose.CommandParser("plan", has_configs=False)
+    parser.add_argument("sizes", nargs="*")
+    parser.add_argument("--gflops", type=float)
+    options = parser.parse_intermixed_args(list(arguments))
     check(options.gflops is None or options.gflops > 0, f"plan: --gflops is {options.gflops}, but must be positive")
 
     from graphkd.bench.plan import Plan
-    from graphkd.report.markup import Block, Cell, markdown_block
+    from graphkd.report.markup import Block, markdown_block
     from graphkd_cli.show import console, print_block
 
     known = options_of(Plan)
     plans = [Plan(**bind(sizes, known, "plan").all) for sizes in _combinations(options.sizes)]
     rows = [_row(plan, options.gflops) for plan in plans]
-    block = Block(tuple(rows[0]), tuple(tuple(map(Cell, row.values())) for row in rows))
+    block = Block.of(rows[0], [row.values() for row in rows])
     screen = console()
     if screen.is_terminal:
         print_block(screen, block)
@@ -59,7 +58,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _row(plan: Plan, gflops: float | None) -> dict[str, str]:
-    """The cells of a plan by heading."""
+    """Return the cells of a plan by heading."""
     from graphkd.bench.results import three_digits
 
     row = {
@@ -76,16 +75,8 @@ def _row(plan: Plan, gflops: float | None) -> dict[str, str]:
     return row if gflops is None else {**row, f"ms at {gflops:g} GFLOP/s": three_digits(plan.flops / 1e6 / gflops)}
 
 
-def _parser() -> compose.CommandParser:
-    own = argparse.ArgumentParser(add_help=False)
-    own.add_argument("sizes", nargs="*")
-    own.add_argument("--help", "-h", action="store_true")
-    own.add_argument("--gflops", type=float)
-    return compose.CommandParser("plan", parents=[own])
-
-
 def _combinations(words: Sequence[str]) -> list[dict[str, Any]]:
-    """Every combination of the values given, the first size varying slowest.
+    """Return every combination of the values given, the first size varying slowest.
 
     Raises:
         UserError: A word is not SIZE=VALUE.
@@ -100,7 +91,7 @@ def _combinations(words: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def _value(text: str) -> int | str | None:
-    """A whole number, however it is written, null, or the text itself."""
+    """Return a whole number, however it is written, null, or the text itself."""
     if text == "null":
         return None
     try:

@@ -13,7 +13,7 @@ from graphkd.report.grid import GridSpec
 from graphkd.report.load import load_records
 from graphkd.report.markup import visible
 from graphkd.report.profile import build_profiles
-from graphkd.report.record import Record, shown
+from graphkd.report.record import shown
 from graphkd.report.statistics import aggregate, left_out
 from graphkd.report.tables import TableSpec
 from graphkd_cli import compose, studies
@@ -42,9 +42,6 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--out")
     options = parser.parse_args(list(arguments))
-    if options.help:
-        print(HELP, end="")
-        return 0
     spec = studies.read_spec(options.table, options.config_dir)
     loaded = load_records(options.results)
     records = loaded.records
@@ -52,7 +49,11 @@ def main(arguments: Sequence[str]) -> int:
         records = studies.of_study(records, options.study)
         spec = studies.for_study(spec, options.study)
     if options.baseline is not None:
-        spec = _against(spec, options.baseline, records)
+        if isinstance(spec, GridSpec):
+            raise UserError(f"--baseline: the table '{spec.name}' is a grid, which tests nothing; see --table default")
+        known = {name for row in aggregate(records) for name in (row.variant, row.label)}
+        one_of(options.baseline, known, "--baseline: no finished run has the variant")
+        spec = dataclasses.replace(spec, baseline=options.baseline)
     check(options.out != "", "--out is '', but must be the path of a folder")
     folder = Path(options.results) / "tables" if options.out is None else Path(options.out)
     suites = studies.suites_of(records, options.config_dir)
@@ -71,13 +72,3 @@ def main(arguments: Sequence[str]) -> int:
     if not options.profile and isinstance(spec, TableSpec) and spec.name == "default":
         studies.draw_figures(records, suites, folder)
     return 0
-
-
-def _against(spec: TableSpec | GridSpec, baseline: str, records: Sequence[Record]) -> TableSpec:
-    """Return the layout with tests against a baseline that at least one study has."""
-    if isinstance(spec, GridSpec):
-        raise UserError(f"--baseline: the table '{spec.name}' is a grid, which tests nothing; see --table default")
-    rows = aggregate(records)
-    known = {name for row in rows for name in (row.variant, row.label)}
-    one_of(baseline, known, "--baseline: no finished run has the variant")
-    return dataclasses.replace(spec, baseline=baseline)

@@ -17,29 +17,26 @@ from graphkd_cli.overrides import in_grammar
 if TYPE_CHECKING:
     from graphkd.run import StudentSpec
 
-HELP = """\
+HELP = f"""\
 usage: graphkd run [OVERRIDES] [-m] [--cfg job] [--config-dir DIR]
 
 Distils a student, after training its teacher where there is none of that description yet.
 
   builder=NAME gnn=NAME objective=NAME data=NAME pair=NAME trainer=NAME   groups (`graphkd list`)
-  student=NAME teacher=NAME               networks, or {name: NAME, option: value, ...}
+  student=NAME teacher=NAME               networks, or {{name: NAME, option: value, ...}}
   teacher.checkpoint=FILE                 a trained teacher
   objective.hkd.temperature=0.1           any option of any part, by its path in `--cfg job`
   seed=N run_dir=DIR results=DIR force=true
   -m, --multirun                          every combination of comma-separated values; runs that share data, seed,
                                           batch size and teacher train together
   --cfg job                               print the config and do nothing
-"""
+{LAUNCH_HELP}"""
 
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
     ways, words = parse_ways("run", arguments)
     options = compose.parse_arguments("run", words)
-    if options.help:
-        print(HELP + LAUNCH_HELP, end="")
-        return 0
     if options.cfg or options.info or options.hydra_help:
         return _show(options)
     if options.multirun:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -14,6 +13,7 @@ from rich.text import Text
 
 from graphkd.identity import short
 from graphkd.report.markup import Block, Cell, visible
+from graphkd.report.metrics import METRICS
 
 if TYPE_CHECKING:
     from graphkd.run import RunResult  # loads torch, which tables do not need
@@ -77,8 +77,7 @@ def print_block(
         print_text(screen, f"columns left out for want of width: {'; '.join(missing)} ({where} shows them)")
 
 
-@dataclass(frozen=True)
-class _Column:
+class _Column(NamedTuple):
     """The least width that breaks nothing, and the width beyond which nothing is gained."""
 
     least: int
@@ -105,9 +104,8 @@ def _widest(texts: Iterable[str]) -> int:
 
 def _fitting(columns: Sequence[_Column], tail: int, width: int) -> list[int]:
     """Choose the columns that fit side by side: the first three come first, then the tail, then those between."""
-    count = len(columns)
-    places = list(range(count))
-    order = dict.fromkeys([*places[:3], *places[count - tail :], *places])
+    places = list(range(len(columns)))
+    order = dict.fromkeys([*places[:3], *places[len(places) - tail :], *places])
     room, chosen = width - FRAME, []
     for index in order:
         taken = columns[index].least + BETWEEN
@@ -160,20 +158,15 @@ def _print_words(screen: Console, words: Iterable[str], indent: str = "") -> Non
 
 
 def rounded(value: float | None, decimals: int) -> str | None:
-    """A figure as it is shown."""
+    """Return a figure as it is shown."""
     return None if value is None else f"{value:.{decimals}f}"
-
-
-def percent(value: float | None) -> str | None:
-    """An accuracy as it is shown."""
-    return rounded(value, 2)
 
 
 def print_figures(screen: Console, title: str, figures: Mapping[str, str | None]) -> None:
     """Print a title and a table of figures by name; those without a value are left out."""
-    rows = tuple((Cell(name), Cell(value)) for name, value in figures.items() if value is not None)
+    rows = [(name, value) for name, value in figures.items() if value is not None]
     print_text(screen, title)
-    print_block(screen, Block(("", ""), rows), texts=[0])
+    print_block(screen, Block.of(("", ""), rows), texts=[0])
 
 
 def print_reused(screen: Console, result: RunResult, message: str) -> None:
@@ -188,14 +181,12 @@ def print_result(screen: Console, result: RunResult) -> None:
     """Print the short table that a run ends with, and its folder."""
     record, metrics = result.record, result.record.metrics
     figures = {
-        "test top-1, last epoch (%)": percent(metrics.test_top1_last),
-        "test top-1 at best validation (%)": percent(metrics.test_top1_at_best_val),
-        "validation top-1, best (%)": percent(metrics.val_top1_best),
-        "test top-5, last epoch (%)": percent(metrics.test_top5_last),
-        "test top-1, best epoch (%, chosen on test)": percent(metrics.test_top1_max),
-        "test negative log-likelihood": rounded(metrics.test_nll_last, 4),
-        "agreement with the teacher (%)": percent(metrics.agreement_last),
-        "teacher's test top-1 (%)": percent(record.teacher.accuracy if record.teacher else None),
+        **{
+            metric.label: rounded(getattr(metrics, name), metric.decimals)
+            for name, metric in METRICS.items()
+            if hasattr(metrics, name)
+        },
+        "teacher's test top-1 (%)": rounded(record.teacher.accuracy if record.teacher else None, 2),
         "seconds": rounded(record.duration_s, 1),
         "identity": short(record.identity),
     }
@@ -204,8 +195,8 @@ def print_result(screen: Console, result: RunResult) -> None:
 
 
 def result_line(result: RunResult) -> str:
-    """One line for a run of a suite or sweep."""
+    """Return one line for a run of a suite or sweep."""
     record = result.record
     changed = "".join(f"; plug-in {module} has changed since" for module in result.changed)
     again = f" (was there{changed})" if result.reused else f" in {record.duration_s:.0f} s"
-    return f"{record.variant} seed {record.seed}: test {percent(record.metrics.test_top1_last)} %{again}"
+    return f"{record.variant} seed {record.seed}: test {rounded(record.metrics.test_top1_last, 2)} %{again}"

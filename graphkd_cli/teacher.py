@@ -22,9 +22,6 @@ def main(arguments: Sequence[str]) -> int:
     parser = compose.CommandParser("teacher")
     parser.add_argument("overrides", nargs="*")
     options = parser.parse_intermixed_args(list(arguments))
-    if options.help:
-        print(HELP, end="")
-        return 0
     composed = compose.compose(options.overrides, options.config_dir)
 
     from graphkd.run import parse_teacher, run

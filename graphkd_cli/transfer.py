@@ -32,9 +32,6 @@ def main(arguments: Sequence[str]) -> int:
     parser = compose.CommandParser("transfer")
     parser.add_argument("words", nargs="*")
     options = parser.parse_intermixed_args(list(arguments))
-    if options.help:
-        print(HELP, end="")
-        return 0
     places = [word for word in options.words if _is_place(word)]
     check(len(places) > 0, "transfer: which run or results folder? (see graphkd transfer --help)")
     check(len(places) == 1, f"transfer: one run or folder at a time, not {' and '.join(places)}")

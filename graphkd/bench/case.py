@@ -29,8 +29,7 @@ class Settings:
         classes: Classes of the training set, equally large.
         k: In-degree of the kNN graph.
         feature_dim: Width of the networks' embeddings, where no network is run.
-        teacher: Network of the training step.
-        student: Network of the training step.
+        teacher, student: Networks of the training step.
         larger_batch: B of the larger graphs and of the largest contrast.
         larger_samples: N to which the contrast grows.
         larger_negatives: K of the largest contrast.
@@ -62,11 +61,11 @@ class Settings:
         return generator(self.seed, "bench", name, device=self.device)
 
     def normal(self, name: str, *shape: int) -> Tensor:
-        """Standard normal values of that name, on the device."""
+        """Return standard normal values of that name, on the device."""
         return torch.randn(*shape, generator=self.generator(name), device=self.device)
 
     def training_labels(self) -> Tensor:
-        """Class of every training sample, int64 [N]."""
+        """Return the class of every training sample, int64 [N]."""
         return torch.arange(self.samples, device=self.device).remainder_(self.classes)
 
     def indices(self) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -34,25 +34,28 @@ def growth_cases(settings: Settings) -> list[Case]:
     large = replace(settings, samples=settings.larger_samples)
     largest = replace(large, batch=settings.larger_batch, negatives=settings.larger_negatives)
     gathered = 2 * largest.batch * largest.negatives * largest.dim * 4 / 2**30
+    size = f"N={largest.samples:,}, B={largest.batch:,}, K={largest.negatives:,}"
+    grown = f"shared, from N={settings.samples:,} to {large.samples:,}"
     too_large = f"at B={largest.batch:,}, K={largest.negatives:,} the baseline would gather {gathered:.3g} GiB"
     of_grown = "from N to M compares graphkd at M with graphkd at N, as the baseline"
     return [
-        Case("growth", partial(larger, large), quick=False),
-        Case("growth", partial(grown, settings, large), of_grown, quick=False),
-        Case("growth", partial(largest_shared, largest), too_large, quick=False),
+        Case("growth", partial(contrast, large, ("explicit", "shared"), f", N={large.samples:,}"), quick=False),
+        Case("growth", partial(shared, large, grown, settings), of_grown, quick=False),
+        Case("growth", partial(shared, largest, f"shared, {size}"), too_large, quick=False),
     ]
 
 
-def contrast(settings: Settings) -> Sides:
-    """Return the samplers against gathered negatives."""
+def contrast(settings: Settings, samplers: Sequence[str] = ("explicit", "shared", "all"), suffix: str = "") -> Sides:
+    """Return the samplers against gathered negatives; `suffix` ends the names of the rows."""
     state = _Contrast(settings)
-    negatives = state.negatives()
-    ours = {"explicit": state.given(negatives), "shared": state.drawn("shared"), "all": state.drawn("all")}
-    return Sides(state.gathering(negatives), ours)
+    negatives = published.Sampler(state.training_labels, settings.negatives, settings.seed).draw(state.labels)
+    given = partial(state.walk, lambda: ExplicitSelection(negatives, settings.samples))
+    ours = {f"{name}{suffix}": given if name == "explicit" else state.drawn(name) for name in samplers}
+    return Sides(partial(state.gather, negatives), ours)
 
 
 def sampling(settings: Settings) -> Sides:
-    """Negatives of a batch drawn on its device, against each sample's drawn by itself on the host."""
+    """Return the drawing of a batch's negatives on its device, against each sample's by itself on the host."""
     labels = settings.training_labels()
     anchors = labels[settings.indices()]
     bank = FullBank(labels, dim=1)
@@ -61,25 +64,10 @@ def sampling(settings: Settings) -> Sides:
     return Sides(partial(published.Sampler(labels, settings.negatives, settings.seed).draw, anchors), ours)
 
 
-def larger(settings: Settings) -> Sides:
-    """Return the contrast over a larger bank."""
-    state = _Contrast(settings)
-    negatives = state.negatives()
-    size = f"N={settings.samples:,}"
-    ours = {f"explicit, {size}": state.given(negatives), f"shared, {size}": state.drawn("shared")}
-    return Sides(state.gathering(negatives), ours)
-
-
-def grown(small: Settings, large: Settings) -> Sides:
-    """`shared` over a larger bank against `shared` over a smaller one."""
-    name = f"shared, from N={small.samples:,} to {large.samples:,}"
-    return Sides(_Contrast(small).drawn("shared"), {name: _Contrast(large).drawn("shared")})
-
-
-def largest_shared(settings: Settings) -> Sides:
-    """`shared` at a size at which gathering takes too much memory."""
-    name = f"shared, N={settings.samples:,}, B={settings.batch:,}, K={settings.negatives:,}"
-    return Sides(None, {name: _Contrast(settings).drawn("shared")})
+def shared(settings: Settings, name: str, smaller: Settings | None = None) -> Sides:
+    """Return `shared` under the name of its row, against `shared` over a smaller bank or nothing."""
+    baseline = None if smaller is None else _Contrast(smaller).drawn("shared")
+    return Sides(baseline, {name: _Contrast(settings).drawn("shared")})
 
 
 class _Contrast:
@@ -97,25 +85,13 @@ class _Contrast:
         self.queries = [F.normalize(settings.normal(name, *shape), dim=2).requires_grad_() for name in NETWORKS]
         self.positives = [F.normalize(settings.normal(f"{name} +", *shape), dim=2) for name in NETWORKS]
 
-    def negatives(self) -> Tensor:
-        """Drawn as in the published code, int64 [B, K]."""
-        settings = self.settings
-        return published.Sampler(self.training_labels, settings.negatives, settings.seed).draw(self.labels)
-
-    def gathering(self, negatives: Tensor) -> Work:
-        """Return the published way."""
-        return partial(self._gather, negatives)
-
-    def given(self, negatives: Tensor) -> Work:
-        """Ours, with the same negatives."""
-        return partial(self._walk, lambda: ExplicitSelection(negatives, self.settings.samples))
-
     def drawn(self, sampler: str) -> Work:
-        """Ours, with negatives that it draws in each step."""
+        """Return our way with negatives that it draws in each step."""
         drawing = build_sampler(sampler, self.banks[0], self.settings.negatives)
-        return partial(self._walk, lambda: drawing.select(self.labels))
+        return partial(self.walk, lambda: drawing.select(self.labels))
 
-    def _gather(self, negatives: Tensor) -> tuple[Tensor, ...]:
+    def gather(self, negatives: Tensor) -> tuple[Tensor, ...]:
+        """Take a step in the published way, with negatives int64 [B, K]; return the queries' gradients."""
         losses = []
         for bank, queries, positives in zip(self.banks, self.queries, self.positives, strict=True):
             rows = published.gather(bank.rows, negatives)
@@ -123,7 +99,8 @@ class _Contrast:
             losses += [published.contrast(query, positive, rows, TEMPERATURE) for query, positive in parts]
         return torch.autograd.grad(torch.stack(losses).sum(), self.queries)
 
-    def _walk(self, select: Callable[[], Selection]) -> tuple[Tensor, ...]:
+    def walk(self, select: Callable[[], Selection]) -> tuple[Tensor, ...]:
+        """Take a step in our way; return the same."""
         selection = select()
         sides = zip(self.banks, self.queries, self.positives, strict=True)
         losses = [info_nce(queries, positives, bank, selection, TEMPERATURE) for bank, queries, positives in sides]

@@ -20,7 +20,7 @@ NORMALISATION = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
 
 def data_cases(settings: Settings) -> list[Case]:
-    """Images alone and with their negatives, against a loader without and with worker processes."""
+    """Return images alone and with their negatives, against a loader without and with worker processes."""
     note = "crop, flip and normalisation of each image by itself through Pillow and torchvision in the baseline"
     return [
         Case("data", partial(data, settings, negatives=False, workers=0), note, memory="never", steps=BATCHES),
@@ -30,12 +30,10 @@ def data_cases(settings: Settings) -> list[Case]:
 
 
 def data(settings: Settings, negatives: bool, workers: int) -> Sides:
-    """Pass of some random batches, each a batch of images on the device, with labels and indices.
+    """Return a pass of random batches: images on the device, labels and indices.
 
-    Args:
-        settings: Sizes.
-        negatives: Whether each sample's negatives are drawn too (by the sampler `shared` on our side).
-        workers: Of the baseline's loader.
+    `negatives` says whether each sample's negatives are drawn too (by the sampler `shared` on our side), `workers` how
+    many processes the baseline's loader has.
     """
     ours, loaded = batched(settings), per_image(settings, BATCHES, workers, negatives)
     sampler = build_sampler("shared", FullBank(settings.training_labels(), dim=1), settings.negatives)
@@ -56,7 +54,7 @@ def data(settings: Settings, negatives: bool, workers: int) -> Sides:
 
 
 def batched(settings: Settings) -> TensorDataset:
-    """Random images, augmented in batches on the device."""
+    """Return random images, augmented in batches on the device."""
     names = [str(label) for label in range(settings.classes)]
     return TensorDataset({"train": _split(settings)}, names, *NORMALISATION, Augmentation(published.PADDING, flip=True))
 

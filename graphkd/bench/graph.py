@@ -35,7 +35,7 @@ def graph_cases(settings: Settings) -> list[Case]:
 
 
 def knn(settings: Settings, batch: int) -> Sides:
-    """From logits to the form that the encoder takes: a DGLGraph, or an adjacency."""
+    """Return the way from logits to what the encoder takes: a DGLGraph, or an adjacency."""
     logits = 3 * settings.normal("logits", batch, settings.classes)
     builder = BUILDERS.build("knn", k=settings.k)
     baseline = partial(published.knn_graph, logits, settings.k) if dgl_supports(settings.device) else None

@@ -7,10 +7,10 @@ import math
 import multiprocessing
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 
 import torch
@@ -30,14 +30,7 @@ LONG_S = 0.5
 
 @dataclass(frozen=True)
 class Effort:
-    """How much to measure.
-
-    Attributes:
-        seconds: Time for the rounds of a case, which decides their number.
-        least: The fewest rounds.
-        most: The most rounds.
-        full: Whether memory is measured wherever that makes sense.
-    """
+    """Seconds for the rounds of a case, their least and most number, and whether memory is measured wherever it can."""
 
     seconds: float
     least: int
@@ -56,11 +49,9 @@ class Row:
     Attributes:
         part: Part of the benchmark.
         case: What was measured.
-        baseline_ms: Median time of a step in milliseconds; None where there is no baseline.
-        graphkd_ms: Likewise.
+        baseline_ms, graphkd_ms: Median time of a step in milliseconds; None where there is no baseline.
         ratio: How many times faster graphkd is: baseline_ms / graphkd_ms.
-        ratio_min: The smallest ratio within a round.
-        ratio_max: The largest.
+        ratio_min, ratio_max: The smallest and the largest ratio within a round.
         baseline_mib: By how much the first step raises the peak of memory in MiB; None where that was not measured.
         graphkd_mib: Likewise.
         rounds: How many rounds the medians are over.
@@ -81,25 +72,34 @@ class Row:
 
 
 def measure(case: Case, settings: Settings, effort: Effort) -> list[Row]:
-    """Return the rows of a case.
-
-    Args:
-        case: What to measure.
-        settings: Those that the case was made with.
-        effort: How much to measure.
-    """
+    """Return the rows of a case, measured with the settings that it was made with."""
     with torch_threads(settings.threads), initialising(settings.seed, "bench"):
         sides = case.make()
         seconds = in_turn(_works(sides), torch.device(settings.device), effort)
     note = case.note if sides.remark is None else "; ".join([case.note, sides.remark()])
     wanted = case.memory == "always" or (case.memory == "full" and effort.full)
     growth = {name: memory_growth(case, settings, name) if wanted else None for name in seconds}
-    steps = {name: [taken / case.steps for taken in rounds] for name, rounds in seconds.items()}
-    return [_row(case.part, note, name, steps, growth) for name in seconds if name != BASELINE]
+    medians = {name: 1e3 * statistics.median(rounds) / case.steps for name, rounds in seconds.items()}
+    baseline_ms = medians.get(BASELINE)
+    rows = []
+    for name in sides.ours:
+        ratios = [theirs / mine for theirs, mine in zip(seconds.get(BASELINE, ()), seconds[name], strict=False)]
+        row = Row(
+            case.part, name, baseline_ms, medians[name],
+            ratio=None if baseline_ms is None else baseline_ms / medians[name],
+            ratio_min=min(ratios, default=None),
+            ratio_max=max(ratios, default=None),
+            baseline_mib=growth.get(BASELINE),
+            graphkd_mib=growth[name],
+            rounds=len(seconds[name]),
+            note=note,
+        )  # fmt: skip
+        rows.append(row)
+    return rows
 
 
 def in_turn(works: Mapping[str, Work], device: torch.device, effort: Effort) -> dict[str, list[float]]:
-    """Seconds that a call of each work takes, by round; in every round each has its turn."""
+    """Return the seconds that a call of each work takes, by round; in every round each has its turn."""
     taken = {name: _first_step(work, device) for name, work in works.items()}
     shortest = max(SHORTEST_S, SHORTEST_SHARE * max(taken.values()))
     steps = {name: math.ceil(shortest / seconds) for name, seconds in taken.items()}
@@ -113,28 +113,15 @@ def in_turn(works: Mapping[str, Work], device: torch.device, effort: Effort) -> 
 
 
 def memory_growth(case: Case, settings: Settings, name: str) -> float | None:
-    """By how many MiB a first step raises the peak of memory, in a fresh process (see `Case.held`).
+    """Return by how many MiB a first step of a case's side raises the peak of memory, in a fresh process.
 
-    Args:
-        case: Which case.
-        settings: Those that the case was made with.
-        name: One of its sides.
-
-    Returns:
-        None where the process died (of too little memory, most likely).
+    None where there was too little memory, or the process died.
     """
-    server = forkserver()
-    receiver, sender = server.Pipe(duplex=False)
-    process = server.Process(target=_send_growth, args=(sender, case, settings, name))
-    process.start()
-    sender.close()
-    try:
-        grown: float = receiver.recv()
-    except EOFError:
-        return None
-    finally:
-        process.join()
-    return grown
+    with ProcessPoolExecutor(1, mp_context=forkserver()) as process:
+        try:
+            return process.submit(_growth, case, settings, name).result()
+        except (RuntimeError, MemoryError):  # a process that died raises the first, as torch does without memory
+            return None
 
 
 def forkserver() -> ForkServerContext:
@@ -144,7 +131,7 @@ def forkserver() -> ForkServerContext:
     return server
 
 
-def _send_growth(sender: Connection, case: Case, settings: Settings, name: str) -> None:
+def _growth(case: Case, settings: Settings, name: str) -> float:
     torch.set_num_threads(settings.threads)
     device = torch.device(settings.device)
     _wake(device)
@@ -153,7 +140,7 @@ def _send_growth(sender: Connection, case: Case, settings: Settings, name: str) 
     if not case.held:
         before = _level(device)
     work()
-    sender.send(memory.peak_mib(device) - before)
+    return memory.peak_mib(device) - before
 
 
 def _level(device: torch.device) -> float:
@@ -168,7 +155,7 @@ def _works(sides: Sides) -> dict[str, Work]:
 
 
 def _first_step(work: Work, device: torch.device) -> float:
-    """Warms a work up and says how long a step takes."""
+    """Warm a work up and return how long a step takes."""
     first = _seconds_per_step(work, 1, device)
     return first if first > LONG_S else _seconds_per_step(work, 1, device)
 
@@ -195,28 +182,6 @@ def _wake(device: torch.device) -> None:
 
 
 def _give_back_freed_memory() -> None:
-    """Else the step would use memory that was freed but still counts as held (glibc; elsewhere nothing happens)."""
+    """Give freed memory back, else the step would use what still counts as held (glibc; elsewhere nothing happens)."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
-
-
-def _row(
-    part: str, note: str, name: str, seconds: Mapping[str, Sequence[float]], growth: Mapping[str, float | None]
-) -> Row:
-    baseline, ours = seconds.get(BASELINE), seconds[name]
-    ratios = [] if baseline is None else [theirs / mine for theirs, mine in zip(baseline, ours, strict=True)]
-    baseline_ms = None if baseline is None else 1e3 * statistics.median(baseline)
-    graphkd_ms = 1e3 * statistics.median(ours)
-    return Row(
-        part=part,
-        case=name,
-        baseline_ms=baseline_ms,
-        graphkd_ms=graphkd_ms,
-        ratio=None if baseline_ms is None else baseline_ms / graphkd_ms,
-        ratio_min=min(ratios, default=None),
-        ratio_max=max(ratios, default=None),
-        baseline_mib=growth.get(BASELINE),
-        graphkd_mib=growth[name],
-        rounds=len(ours),
-        note=note,
-    )

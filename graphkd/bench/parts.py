@@ -25,12 +25,7 @@ PARTS: dict[str, Callable[[Settings], list[Case]]] = {
 
 
 def select_cases(settings: Settings, parts: Sequence[str] = (), quick: bool = False) -> list[Case]:
-    """Return the cases of some parts, in the benchmark's order.
-
-    Args:
-        settings: Where and at which sizes.
-        parts: Names of parts; all where there are none.
-        quick: Leave out what is slow, unless its part is named.
+    """Return the cases of some parts, or all, in the benchmark's order; `quick` leaves out slow ones of no named part.
 
     Raises:
         UserError: There is no part of a name.

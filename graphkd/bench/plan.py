@@ -18,16 +18,10 @@ _ROW = 4  # which of a queue's rows a sample has, int32
 
 @dataclass(frozen=True)
 class Plan:
-    """Sizes of an HKD objective; what they come to in each process.
+    """Sizes of an HKD objective (N, B over all processes, K, D) and what they come to in each process.
 
-    Attributes:
-        samples: N.
-        batch: B, over all processes.
-        negatives: K.
-        dim: D.
-        dtype: How the banks are stored.
-        length: Rows of a queue; None for full banks.
-        world: Processes that share the rows of full banks (`bank.sharded`).
+    Banks are stored as `dtype`. `length` is the rows of a queue; None for full banks, whose rows `world` processes
+    share (`bank.sharded`).
     """
 
     samples: int = 50_000

@@ -22,27 +22,20 @@ class Together:
     """Processes joined by gloo that each do their part of a step when called; they end with this one."""
 
     def __init__(self, make: Callable[[], Work], count: int, seed: int) -> None:
-        """Start the processes and waits until each has made its work.
-
-        Args:
-            make: Makes a process's work; must pickle.
-            count: How many processes, of one thread each.
-            seed: Of what is initialised.
-        """
+        """Start processes of one thread each and wait until each has made its work; `make` must pickle."""
         context = forkserver()
         self._pipes: list[Connection] = []
         self._folder = tempfile.TemporaryDirectory(prefix="graphkd-")
         meeting = Path(self._folder.name, "meeting")
         for rank in range(count):
             ours, theirs = context.Pipe()
-            arguments = (theirs, make, meeting, rank, count, seed)
-            context.Process(target=_work, args=arguments, daemon=True).start()
+            context.Process(target=_work, args=(theirs, make, meeting, rank, count, seed), daemon=True).start()
             theirs.close()
             self._pipes.append(ours)
         self._wait()
 
     def __call__(self) -> None:
-        """A step of all processes."""
+        """Take a step in all processes."""
         for pipe in self._pipes:
             pipe.send(None)
         self._wait()
@@ -54,9 +47,7 @@ class Together:
 
 def _work(pipe: Connection, make: Callable[[], Work], meeting: Path, rank: int, count: int, seed: int) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=meeting.as_uri(), rank=rank, world_size=count, timeout=MEETING_TIME
-    )  # fmt: skip
+    dist.init_process_group("gloo", init_method=meeting.as_uri(), timeout=MEETING_TIME, world_size=count, rank=rank)
     with initialising(seed, "bench"):
         work = make()
     pipe.send(None)

@@ -32,25 +32,19 @@ class Sampler:
     """Draws every sample's negatives by itself, without replacement where there are enough."""
 
     def __init__(self, training_labels: Tensor, negatives: int, seed: int) -> None:
-        """Create a sampler.
-
-        Args:
-            training_labels: Class of every training sample, int64 [N].
-            negatives: K.
-            seed: Of the draws.
-        """
+        """Create a sampler of K negatives for training samples of these classes, int64 [N]."""
         classes = training_labels.cpu().numpy()
         self._pools = {label: np.flatnonzero(classes != label) for label in np.unique(classes).tolist()}
         self._negatives = negatives
         self._random = np.random.RandomState(seed)
 
     def draw(self, labels: Tensor) -> Tensor:
-        """Negatives of samples with these labels, int64 [B] -> [B, K], on the labels' device."""
+        """Draw the negatives of samples with these labels, int64 [B] -> [B, K], on the labels' device."""
         drawn = [self.draw_one(label) for label in labels.tolist()]
         return torch.from_numpy(np.stack(drawn)).to(labels.device)
 
     def draw_one(self, label: int) -> np.ndarray:
-        """Negatives of one sample of a class, int64 [K]."""
+        """Draw the negatives of one sample of a class, int64 [K]."""
         pool = self._pools[label]
         return self._random.choice(pool, self._negatives, replace=len(pool) < self._negatives)
 
@@ -62,14 +56,7 @@ class PerImage(TorchDataset[tuple[Any, ...]]):
     """
 
     def __init__(self, images: Tensor, labels: Tensor, normalisation: Normalisation, sampler: Sampler | None) -> None:
-        """Create a data set.
-
-        Args:
-            images: uint8 [N, C, H, W].
-            labels: int64 [N].
-            normalisation: Mean and standard deviation of each channel.
-            sampler: Of negatives; None for none.
-        """
+        """Create a data set of images (uint8 [N, C, H, W]) and labels (int64 [N])."""
         from torchvision import transforms
 
         self._images = images.permute(0, 2, 3, 1).contiguous().numpy()
@@ -96,18 +83,9 @@ class PerImage(TorchDataset[tuple[Any, ...]]):
 
 
 def load(dataset: PerImage, batch: int, batches: int, workers: int) -> Iterator[list[Tensor]]:
-    """Endless passes of so many random batches; worker processes begin with a pass and are idle between two.
-
-    Args:
-        dataset: Samples.
-        batch: Samples a batch.
-        batches: Batches a pass.
-        workers: Worker processes; 0 for none.
-    """
-    loader = DataLoader(
-        dataset, batch, sampler=RandomSampler(dataset, num_samples=batch * batches), num_workers=workers,
-        persistent_workers=workers > 0,
-    )  # fmt: skip
+    """Yield endless passes of so many random batches; worker processes begin with a pass and are idle between two."""
+    sampler = RandomSampler(dataset, num_samples=batch * batches)
+    loader = DataLoader(dataset, batch, sampler=sampler, num_workers=workers, persistent_workers=workers > 0)
     while True:
         yield from loader
 
@@ -118,14 +96,7 @@ def gather(bank: Tensor, negatives: Tensor) -> Tensor:
 
 
 def contrast(queries: Tensor, positives: Tensor, negatives: Tensor, temperature: float) -> Tensor:
-    """Cross-entropy with the positive at place 0.
-
-    Args:
-        queries: Float [B, D].
-        positives: Float [B, D].
-        negatives: Embeddings, float [B, K, D].
-        temperature: T.
-    """
+    """Return the cross-entropy of queries [B, D] with positives [B, D] at place 0 and negatives [B, K, D] behind."""
     positive = (queries * positives).sum(dim=1, keepdim=True)
     negative = torch.bmm(negatives, queries[:, :, None]).squeeze(2)
     target = torch.zeros(len(queries), dtype=torch.int64, device=queries.device)
@@ -133,7 +104,7 @@ def contrast(queries: Tensor, positives: Tensor, negatives: Tensor, temperature:
 
 
 def knn_edges(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Sources and targets of the kNN graph over softmax rows, itself included; int64 [B * k], on the host."""
+    """Return sources and targets of the kNN graph over softmax rows, itself included; int64 [B * k], on the host."""
     probabilities = logits.softmax(dim=1)
     norms = probabilities.norm(dim=1)
     distance = 1 - probabilities @ probabilities.T / torch.outer(norms, norms).clamp(min=1e-7)
@@ -156,16 +127,7 @@ class PublishedHKD(nn.Module):
     def __init__(
         self, student_dim: int, teacher_dim: int, samples: int, dim: int = 128, k: int = 8, temperature: float = 0.07
     ) -> None:
-        """Create a loss.
-
-        Args:
-            student_dim: Width of the student's embedding.
-            teacher_dim: Width of the teacher's.
-            samples: N.
-            dim: D, width of embeddings and banks.
-            k: In-degree of the graph.
-            temperature: T.
-        """
+        """Create a loss for embeddings of these widths, with banks [samples, dim] and k nearest neighbours."""
         super().__init__()
         self.heads = nn.ModuleList(nn.Linear(width, dim) for width in (student_dim, teacher_dim))
         self.encoders = nn.ModuleList(dgl_nn().TAGConv(dim, dim, k=1) for _ in range(2))

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import importlib.metadata
-import io
 import json
 import os
 import platform
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,6 @@ from graphkd.bench.case import Settings
 from graphkd.bench.measurement import Row
 from graphkd.files import make_folder, write_atomically
 
-NAME = "bench"
 HEADER = ("part", "case", "baseline ms", "graphkd ms", "times faster", "(range)", "baseline MiB", "graphkd MiB")
 LEGEND = (
     "Median time of a step; how many times faster, with the smallest and largest ratio within a round; growth of the "
@@ -30,14 +27,7 @@ PACKAGES = ("graphkd", "torch", "dgl", "numpy")
 
 @dataclass(frozen=True)
 class Results:
-    """A benchmark that was run.
-
-    Attributes:
-        rows: What it found.
-        settings: At which sizes.
-        command: How to do it again.
-        hardware: On what, from `hardware`.
-    """
+    """Rows of a benchmark, the settings and the command that gave them, and the machine (from `hardware`)."""
 
     rows: Sequence[Row]
     settings: Settings
@@ -61,12 +51,9 @@ class Results:
             [
                 row.part,
                 row.case,
-                three_digits(row.baseline_ms),
-                three_digits(row.graphkd_ms),
-                three_digits(row.ratio),
+                *map(three_digits, (row.baseline_ms, row.graphkd_ms, row.ratio)),
                 "" if row.ratio is None else f"{three_digits(row.ratio_min)} to {three_digits(row.ratio_max)}",
-                three_digits(row.baseline_mib),
-                three_digits(row.graphkd_mib),
+                *map(three_digits, (row.baseline_mib, row.graphkd_mib)),
             ]
             for row in self.rows
         ]
@@ -78,14 +65,13 @@ class Results:
 
     def csv(self) -> str:
         """Return the rows, unrounded."""
-        text = io.StringIO()
-        writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in self.rows)
-        return text.getvalue()
+        import pandas as pd
+
+        text: str = pd.DataFrame(self.rows).to_csv(index=False, lineterminator="\n")
+        return text
 
     def json(self) -> str:
-        """Everything, unrounded."""
+        """Return everything, unrounded."""
         document = {
             "schema": 1,
             "command": self.command,
@@ -103,24 +89,28 @@ class Results:
         return "\n\n".join([f"`{self.command}`", self.caption, table, notes]) + "\n"
 
     def write(self, folder: str | os.PathLike[str]) -> list[Path]:
-        """Write `bench.csv`, `bench.json` and `bench.md`, each whole or not at all, and makes the folder.
+        """Write `bench.csv`, `bench.json` and `bench.md`, each whole or not at all, and make the folder.
 
         Raises:
             UserError: The folder cannot be made.
             OSError: A file cannot be written.
         """
         make_folder(folder)
-        texts = {"csv": self.csv(), "json": self.json(), "md": self.markdown()}
-        paths = [Path(folder, f"{NAME}.{suffix}") for suffix in texts]
-        for path, text in zip(paths, texts.values(), strict=True):
-            write_atomically(path, text)
-        return paths
+        texts = {"bench.csv": self.csv(), "bench.json": self.json(), "bench.md": self.markdown()}
+        for name, text in texts.items():
+            write_atomically(Path(folder, name), text)
+        return [Path(folder, name) for name in texts]
 
 
 def hardware(settings: Settings) -> dict[str, Any]:
     """Return what a benchmark runs on: processor, device, cores, threads, load, and versions of what does the work."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return {
-        "cpu": _cpu(),
+        "cpu": next(models, None) or platform.processor() or platform.machine(),
         "device": torch.cuda.get_device_name() if settings.device == "cuda" else "cpu",
         "cores": cores(),
         "threads": settings.threads,
@@ -134,15 +124,6 @@ def hardware(settings: Settings) -> dict[str, Any]:
 def cores() -> int:
     """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or platform.machine()
 
 
 def three_digits(value: float | None) -> str:

@@ -18,21 +18,18 @@ LABEL = 8
 
 
 def scale_cases(settings: Settings) -> list[Case]:
-    """Larger N, K and B, banks of half the precision, a queue, and shared banks; the memory held counts too."""
+    """Return larger N, K and B, banks of half the precision, a queue, and shared banks; memory held counts too."""
     large = replace(settings, samples=settings.larger_samples)
-    largest = replace(settings, samples=settings.largest_samples)
-    huge = replace(settings, samples=settings.huge_samples)
     queue = BankOptions(kind="queue", length=4 * settings.negatives)
-    sizes = [
-        (settings, FULL),
-        (replace(settings, batch=settings.larger_batch), FULL),
-        (large, FULL),
-        (replace(large, negatives=settings.larger_negatives), FULL),
-        (large, HALF),
-        (largest, HALF),
-        (huge, queue),
+    cases = [
+        _case(settings, FULL),
+        _case(replace(settings, batch=settings.larger_batch), FULL),
+        _case(large, FULL),
+        _case(replace(large, negatives=settings.larger_negatives), FULL),
+        _case(large, HALF),
+        _case(replace(settings, samples=settings.largest_samples), HALF),
+        _case(replace(settings, samples=settings.huge_samples), queue),
     ]
-    cases = [_case(size, bank) for size, bank in sizes]
     return cases if settings.device == "cuda" else [*cases, *(_shared_case(size) for size in (settings, large))]
 
 
@@ -42,7 +39,7 @@ def scale(settings: Settings, bank: BankOptions) -> Sides:
 
 
 def shared(settings: Settings, processes: int) -> Sides:
-    """Banks shared by processes of one thread each, against one process with as many threads and the whole banks."""
+    """Return banks shared by processes of one thread each, against one process with as many threads."""
     step = partial(objective_step, settings, BankOptions(sharded=True))
     name = f"N={settings.samples:,}, B={settings.batch:,}, K={settings.negatives:,}, float32, {processes} processes"
     return Sides(objective_step(settings, FULL), {name: Together(step, processes, settings.seed)})

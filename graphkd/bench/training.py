@@ -20,7 +20,7 @@ from graphkd.builder import BUILDERS
 from graphkd.contrast.options import BankOptions
 from graphkd.engine.clock import Clock
 from graphkd.engine.trainer import Trainer
-from graphkd.gnn import GNNS, GraphEncoder
+from graphkd.gnn import GNNS
 from graphkd.graph import dgl_supports
 from graphkd.model import MODELS, Network, output_shapes
 from graphkd.objective import OBJECTIVES, Objective, WeightedSum
@@ -39,7 +39,7 @@ WAYS: dict[str, dict[str, Any]] = {
 
 
 def loss_cases(settings: Settings) -> list[Case]:
-    """HKD forward and backward, with the update of its banks."""
+    """Return HKD forward and backward, with the update of its banks."""
     note = "explicit gets the baseline's indices, shared draws its own"
     return [Case("loss", partial(loss, settings), _with_encoder(note, settings))]
 
@@ -59,44 +59,37 @@ def step_cases(settings: Settings) -> list[Case]:
 
 
 def loss(settings: Settings) -> Sides:
-    """Heads, graphs, encoders, contrast and banks, from the networks' outputs on."""
+    """Return heads, graphs, encoders, contrast and banks, from the networks' outputs on."""
     width, batch = settings.feature_dim, _batch(settings)
     negatives = Sampler(settings.training_labels(), settings.negatives, settings.seed).draw(batch.labels)
     given = replace(batch, negatives=negatives)
-    return Sides(
-        partial(_learn, _published(settings, width, width), given),
-        {
-            "explicit": partial(_learn, _hkd(settings, width, width, "explicit"), given),
-            "shared": objective_step(settings),
-        },
-    )
+    ours: dict[str, Work] = {
+        "explicit": partial(_learn, _hkd(settings, width, width, "explicit"), given),
+        "shared": objective_step(settings),
+    }
+    return Sides(partial(_learn, _published(settings, width, width), given), ours)
 
 
 def objective_step(settings: Settings, bank: BankOptions = BankOptions()) -> Work:  # noqa: B008 (immutable)
-    """Our side of `loss` with the sampler `shared`.
-
-    Args:
-        settings: Sizes.
-        bank: How the banks are kept.
-    """
+    """Return our side of `loss` with the sampler `shared` and banks of a kind."""
     width = settings.feature_dim
     hkd = _hkd(settings, width, width, "shared", bank)
     if bank.length is not None:
-        _fill(hkd, settings, bank.length)
+        assert isinstance(hkd, ContrastiveObjective)
+        values = settings.normal("queue", bank.length, settings.dim)
+        for queue in (hkd._student_bank, hkd._teacher_bank):  # queues begin empty
+            queue.update(torch.arange(bank.length, device=settings.device), values, momentum=0.0)
     return partial(_learn, hkd, _batch(settings))
 
 
-def _fill(hkd: Objective, settings: Settings, length: int) -> None:
-    """Fill the queues, which begin empty."""
-    assert isinstance(hkd, ContrastiveObjective)
-    values = settings.normal("queue", length, settings.dim)
-    for queue in (hkd._student_bank, hkd._teacher_bank):
-        queue.update(torch.arange(length, device=settings.device), values, momentum=0.0)
-
-
 def _batch(settings: Settings) -> DistillationBatch:
-    """Random outputs of both networks, the student's with gradient."""
-    student, teacher = (_output(settings, network) for network in ("student", "teacher"))
+    """Return random outputs of both networks, the student's with gradient."""
+
+    def output(network: str) -> NetworkOutput:
+        logits = 3 * settings.normal(f"{network} logits", settings.batch, settings.classes)
+        return NetworkOutput(logits, [], settings.normal(f"{network} embedding", settings.batch, settings.feature_dim))
+
+    student, teacher = output("student"), output("teacher")
     student.embedding.requires_grad_()
     indices = settings.indices()
     return DistillationBatch(student, teacher, settings.training_labels()[indices], indices)
@@ -110,13 +103,7 @@ def _learn(objective: PublishedHKD | Objective, batch: DistillationBatch) -> Non
 
 
 def step(settings: Settings, workers: int, steps: int) -> Sides:
-    """Data, networks, loss and optimizer.
-
-    Args:
-        settings: Sizes.
-        workers: Of the baseline's loader.
-        steps: How many are taken at once.
-    """
+    """Return data, networks, loss and optimizer, so many steps at once; `workers` load the baseline's images."""
     teacher = _network(settings.teacher, settings)
     baseline = PublishedTraining(settings, teacher, workers, steps)
     dataset = batched(settings)
@@ -124,26 +111,19 @@ def step(settings: Settings, workers: int, steps: int) -> Sides:
     for name, options in WAYS.items():
         trainer = Trainer(batch_size=settings.batch, accelerator=settings.device, **options)  # type: ignore[arg-type]
         student = _network(settings.student, settings)
-        objective = WeightedSum(
-            {
-                "ce": (OBJECTIVES.build("ce"), 1.0),
-                "hkd": (_hkd(settings, *_widths(student, teacher), sampler="shared"), HKD_WEIGHT),
-            }
-        )
+        hkd = _hkd(settings, *_widths(student, teacher), sampler="shared")
+        objective = WeightedSum({"ce": (OBJECTIVES.build("ce"), 1.0), "hkd": (hkd, HKD_WEIGHT)})
         ours[name] = Stepwise(trainer, student, objective, dataset, copy.deepcopy(teacher), settings.seed)
     clocks = {"baseline": baseline.clock} | {name: training.clock for name, training in ours.items()}
 
-    def repeated(training: Stepwise | PublishedTraining) -> Work:
-        def work() -> None:
-            for _ in range(steps):
-                training.step()
-
-        return work
+    def work(training: Stepwise | PublishedTraining) -> None:
+        for _ in range(steps):
+            training.step()
 
     suffix = f", {workers} workers in the baseline" if workers else ""
     return Sides(
-        repeated(baseline),
-        {f"{name}{suffix}": repeated(training) for name, training in ours.items()},
+        partial(work, baseline),
+        {f"{name}{suffix}": partial(work, training) for name, training in ours.items()},
         lambda: "; ".join(f"{name}: {shares(clock)}" for name, clock in clocks.items()),
     )
 
@@ -152,14 +132,7 @@ class PublishedTraining:
     """The step of the released code; the sections of `clock` are those of the engine."""
 
     def __init__(self, settings: Settings, teacher: Network, workers: int, batches: int) -> None:
-        """Create a training.
-
-        Args:
-            settings: Sizes.
-            teacher: Its teacher.
-            workers: Of its loader.
-            batches: Batches of a pass.
-        """
+        """Create a training whose loader has worker processes and passes of so many batches."""
         self.teacher = copy.deepcopy(teacher).eval()
         self.student = _network(settings.student, settings)
         self.hkd = _published(settings, *_widths(self.student, teacher))
@@ -193,14 +166,8 @@ class PublishedTraining:
 
 
 def _widths(student: Network, teacher: Network) -> tuple[int, int]:
-    """Widths of both embeddings."""
-    student_width, teacher_width = (output_shapes(network, 3, IMAGE_SIZE).embedding for network in (student, teacher))
-    return student_width, teacher_width
-
-
-def _output(settings: Settings, network: str) -> NetworkOutput:
-    logits = 3 * settings.normal(f"{network} logits", settings.batch, settings.classes)
-    return NetworkOutput(logits, [], settings.normal(f"{network} embedding", settings.batch, settings.feature_dim))
+    """Return the widths of both embeddings."""
+    return output_shapes(student, 3, IMAGE_SIZE).embedding, output_shapes(teacher, 3, IMAGE_SIZE).embedding
 
 
 def _network(name: str, settings: Settings) -> Network:
@@ -216,17 +183,14 @@ def _hkd(
     settings: Settings, student_dim: int, teacher_dim: int, sampler: str,
     bank: BankOptions = BankOptions(),  # noqa: B008 (immutable)
 ) -> Objective:  # fmt: skip
+    student_gnn, teacher_gnn = (GNNS.build("tag", in_dim=settings.dim, out_dim=settings.dim) for _ in range(2))
     hkd = OBJECTIVES.build(
         "hkd", student_dim=student_dim, teacher_dim=teacher_dim, labels=settings.training_labels(),
-        builder=BUILDERS.build("knn", k=settings.k), student_gnn=_tag(settings), teacher_gnn=_tag(settings),
+        builder=BUILDERS.build("knn", k=settings.k), student_gnn=student_gnn, teacher_gnn=teacher_gnn,
         dim=settings.dim, negatives=settings.negatives, sampler=sampler, bank=bank,
     )  # fmt: skip
     hkd.prepare(torch.device(settings.device), settings.generator)
     return hkd
-
-
-def _tag(settings: Settings) -> GraphEncoder:
-    return GNNS.build("tag", in_dim=settings.dim, out_dim=settings.dim)
 
 
 def _with_encoder(note: str, settings: Settings) -> str:

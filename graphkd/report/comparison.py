@@ -1,6 +1,6 @@
 """Tests of variants against a baseline over seeds, corrected for their number.
 
-The formulas are written out: importing `scipy.stats` takes longer than most reports, and its last digits differ.
+The t-tests are written out: importing `scipy.stats` takes longer than most reports, and its last digits differ.
 """
 
 from __future__ import annotations
@@ -19,17 +19,15 @@ NO_SPREAD = 1e-9
 
 @dataclass(frozen=True)
 class Comparison:
-    """A value of one variant against that of the baseline; NaN where it is undefined.
+    """A variant against the baseline; what is undefined is NaN.
 
     Attributes:
         difference: Mean of the variant less that of the baseline, over the seeds that the test uses.
-        low: Lower end of the 95 % interval of the difference.
-        high: Upper end.
-        p: Two-sided p value, not corrected. Undefined where there is no spread to measure a difference by.
+        low, high: Ends of the 95 % interval of the difference.
+        p: Two-sided p value, not corrected; NaN where nothing varies.
         p_holm: The same, corrected for all comparisons of the table.
         test: "paired t", "Welch t", or "" where there are too few seeds for either.
-        n: Number of seeds of the variant in the test.
-        n_baseline: The same for the baseline; equal to `n` in a paired test.
+        n, n_baseline: Number of seeds of the variant and of the baseline in the test; equal in a paired test.
     """
 
     difference: float
@@ -58,9 +56,9 @@ def compare(values: Mapping[int, float], baseline: Mapping[int, float]) -> Compa
     bare = Comparison(own.mean - other.mean, n=own.n, n_baseline=other.n)
     if min(own.n, other.n) < 2:
         return bare
-    parts = [(side.std**2 / side.n, side.n - 1) for side in (own, other)]
-    square = sum(part for part, _ in parts)
-    spread = sum(part**2 / freedom for part, freedom in parts)
+    variances = [side.std**2 / side.n for side in (own, other)]
+    square = sum(variances)
+    spread = variances[0] ** 2 / (own.n - 1) + variances[1] ** 2 / (other.n - 1)
     freedom = square**2 / spread if spread > 0 else math.nan
     return _tested(dataclasses.replace(bare, test="Welch t"), math.sqrt(square), freedom, scale)
 
@@ -74,12 +72,12 @@ def compare_all(rows: Sequence[Mapping[int, float]], baseline: Mapping[int, floa
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Correct p values for their number (Holm, 1979, step-down); those that are NaN stay so and do not count."""
-    corrected = list(p_values)
-    known = sorted((p, index) for index, p in enumerate(p_values) if not math.isnan(p))
-    highest = 0.0
-    for place, (p, index) in enumerate(known):
-        highest = max(highest, min(1.0, p * (len(known) - place)))
-        corrected[index] = highest
+    import numpy as np
+    import pandas as pd
+
+    p = pd.Series(p_values, dtype=float)
+    known = p.dropna().sort_values()
+    corrected: list[float] = (known * np.arange(len(known), 0, -1)).cummax().clip(upper=1.0).reindex(p.index).tolist()
     return corrected
 
 

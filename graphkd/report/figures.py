@@ -11,13 +11,14 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from itertools import cycle, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from graphkd.errors import one_of
 from graphkd.files import make_folder, write_atomically
 from graphkd.report.markup import escaped, file_stems
-from graphkd.report.metrics import METRICS, check_metric
+from graphkd.report.metrics import METRICS
 from graphkd.report.record import Record
 from graphkd.report.statistics import Group, Row, Summary, aggregate, grouped, named, summarise
 
@@ -55,11 +56,9 @@ LEVEL_DASHES: tuple[Any, ...] = ("--", ":", "-.", (0, (10, 3)), (0, (3, 6)), (0,
 
 
 def write_figures(figures: Iterable[tuple[str, Figure]], folder: str | os.PathLike[str]) -> list[Path]:
-    """Write `<name>.png` and `.svg` for each figure of `build_figures`; create the folder if there is one.
+    """Write `<name>.png` and `.svg` of each figure of `build_figures`; make the folder if there is any.
 
-    Figures are taken one after the other: an iterator need not hold them all.
-
-    The same records give the same bytes under the same version of matplotlib.
+    Figures are taken one at a time. The same records give the same bytes under the same version of matplotlib.
 
     Returns:
         The files, in the order of the figures.
@@ -92,8 +91,8 @@ def build_figures(
     """Build a figure for each study, pair and data set of which a finished run has the metric.
 
     Without `axis` a dot plot with a line for each variant. With it the variants that give that option a number are
-    points along it, joined where they vary nothing else, and the other variants are horizontal lines; where none
-    gives it a number, the dot plot.
+    points along it, joined where they vary nothing else, and the others are horizontal lines. Where no variant gives
+    it a number, the dot plot.
 
     Args:
         records: Runs of any kind and status; those that are no finished students are left out.
@@ -108,39 +107,40 @@ def build_figures(
     Raises:
         UserError: There is no such metric.
     """
-    check_metric(metric, "there is no metric")
+    one_of(metric, METRICS, "there is no metric")
     figures = []
     with _look():
         for group in grouped(records):
-            rows = [_Shown.of(row, metric, axis) for row in aggregate(group.records, order)]
-            if any(shown.n for shown in rows):
-                plot = _Plot(rows, group, METRICS[metric].axis, axis or "", _baseline(rows, baseline))
-                along = any(shown.at is not None and shown.n for shown in rows)
-                figures.append((group.name, (_draw_along if along else _draw_dots)(plot)))
-                _settle(figures[-1][1])
+            rows = [_Shown.of(row, metric, axis or "") for row in aggregate(group.records, order)]
+            known = [shown for shown in rows if shown.n]
+            if not known:
+                continue
+            found = named([shown.row for shown in known], baseline)
+            line = next(shown for shown in known if shown.row is found[0]) if len(found) == 1 else None
+            plot = _Plot(rows, group, METRICS[metric].axis, axis or "", line)
+            figure = (_draw_along if any(shown.is_point for shown in known) else _draw_dots)(plot)
+            _settle(figure)
+            figures.append((group.name, figure))
     return figures
 
 
 @dataclass(frozen=True)
 class _Shown:
-    """A row with what is drawn of it.
-
-    Attributes:
-        row: The row.
-        values: The metric of each run that has it, by seed.
-        summary: Their mean and spread.
-        at: The row's number on the axis, None where it has none.
-    """
+    """A row with the metric of each run, their mean and spread, and the row's number on the axis, NaN for none."""
 
     row: Row
     values: tuple[float, ...]
     summary: Summary
-    at: float | None
+    at: float
 
     @classmethod
-    def of(cls, row: Row, metric: str, axis: str | None) -> _Shown:
+    def of(cls, row: Row, metric: str, axis: str) -> _Shown:
         values = tuple(row.by_seed(metric).values())
-        at = None if axis is None else _number(row.runs[0].varied.get(axis))
+        number: Any = row.runs[0].varied.get(axis)
+        try:
+            at = math.nan if isinstance(number, bool) else float(number)
+        except (TypeError, ValueError, OverflowError):
+            at = math.nan
         return cls(row, values, summarise(values), at)
 
     @property
@@ -148,14 +148,13 @@ class _Shown:
         return self.summary.n
 
     @property
+    def is_point(self) -> bool:
+        return math.isfinite(self.at)
+
+    @property
     def reach(self) -> float:
         """How far the bar reaches to each side: nowhere for one seed, and two are too few for an interval."""
         return 0.0 if self.n < PAIR else self.summary.std if self.n == PAIR else self.summary.ci95
-
-    def ends(self) -> list[float]:
-        """The ends of what is drawn."""
-        mean = self.summary.mean
-        return [*self.values, mean - self.reach, mean + self.reach] if self.n else []
 
 
 @dataclass(frozen=True)
@@ -186,29 +185,11 @@ def _look() -> AbstractContextManager[None]:
     return style.context(["default", look])
 
 
-def _number(value: Any) -> float | None:
-    """Return a finite number from a JSON value or a text as on the command line, else None."""
-    try:
-        number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _baseline(rows: Sequence[_Shown], name: str | None) -> _Shown | None:
-    """Return the row of that label or else variant, None where there is none with a value, or several."""
-    known = [shown for shown in rows if shown.n]
-    found = named([shown.row for shown in known], name)
-    return next(shown for shown in known if shown.row is found[0]) if len(found) == 1 else None
-
-
 def _draw_dots(plot: _Plot) -> Figure:
     """Draw a line for each row: label, every seed, the mean and its bar."""
     labels = [_wrapped(f"{shown.row.label} (n={shown.n})", 0.42 * WIDTH) for shown in plot.rows]
-    heights = [max(LEAST_ROW, _height(label, "text") + 8) for label in labels]
-    ends = [sum(heights[:place]) for place in range(len(heights) + 1)]
-    figure = _new_figure(plot, ends[-1], plot.label, [])
-    (axes,) = figure.axes
+    ends = [*itertools.accumulate((max(LEAST_ROW, _height(label, "text") + 8) for label in labels), initial=0.0)]
+    figure, axes = _new_figure(plot, ends[-1], plot.label, [])
     axes.set_xlim(*_limits(plot))
     axes.ticklabel_format(axis="x", useOffset=False)
     axes.set_ylim(ends[-1], 0)
@@ -232,10 +213,10 @@ def _draw_along(plot: _Plot) -> Figure:
     """Draw points at the rows' numbers on the axis, joined within a series; the other rows are horizontal lines."""
     from matplotlib.lines import Line2D
 
-    series = _series([shown for shown in plot.rows if shown.at is not None and shown.n], plot.axis)
-    levels = [shown for shown in plot.rows if shown.n and (shown.at is None or shown is plot.baseline)]
-    styles = [style for _, style in zip(series, cycle(STYLES), strict=False)]
-    dashes = [dash for _, dash in zip(levels, cycle(LEVEL_DASHES), strict=False)]
+    series = _series([shown for shown in plot.rows if shown.is_point and shown.n], plot.axis)
+    levels = [shown for shown in plot.rows if shown.n and (not shown.is_point or shown is plot.baseline)]
+    styles = list(itertools.islice(itertools.cycle(STYLES), len(series)))
+    dashes = list(itertools.islice(itertools.cycle(LEVEL_DASHES), len(levels)))
     keys = [
         Line2D([], [], color=colour, marker=marker, linestyle=line, linewidth=1.2, markeredgecolor="white", label=name)
         for name, (colour, marker, line) in zip(series, styles, strict=True)
@@ -244,10 +225,9 @@ def _draw_along(plot: _Plot) -> Figure:
         Line2D([], [], color=GREY, linestyle=dash, linewidth=1.1, label=_level_text(shown, plot))
         for shown, dash in zip(levels, dashes, strict=True)
     ]
-    values = sorted({float(shown.at or 0) for rows in series.values() for shown in rows})
+    values = sorted({shown.at for rows in series.values() for shown in rows})
     is_log = values[0] > 0 and values[-1] > LOG_FROM * values[0]
-    figure = _new_figure(plot, LEAST_HEIGHT, f"{plot.axis} (log scale)" if is_log else plot.axis, keys)
-    (axes,) = figure.axes
+    figure, axes = _new_figure(plot, LEAST_HEIGHT, f"{plot.axis} (log scale)" if is_log else plot.axis, keys)
     axes.set_title(plot.label, loc="left", fontsize=SIZES["text"])
     axes.set_ylim(*_limits(plot))
     axes.ticklabel_format(axis="y", useOffset=False)
@@ -255,10 +235,9 @@ def _draw_along(plot: _Plot) -> Figure:
     _set_scale(axes, values, is_log, DODGE + dodge * (len(series) - 1) / 2)
     for place, (rows, style) in enumerate(zip(series.values(), styles, strict=True)):
         shift = dodge * (place - (len(series) - 1) / 2)  # keeps series of equal values apart
-        placed = [(shown, float(shown.at or 0)) for shown in rows]
-        _draw_rows(axes, placed, style, "y", shift)
+        _draw_rows(axes, [(shown, shown.at) for shown in rows], style, "y", shift)
         line: dict[str, Any] = {"color": style[0], "linestyle": style[2], "linewidth": 1.2, "label": "_series"}
-        _put(axes, [(shown.summary.mean, at) for shown, at in placed], "y", shift, **line)
+        _put(axes, [(shown.summary.mean, shown.at) for shown in rows], "y", shift, **line)
     for shown, dash in zip(levels, dashes, strict=True):
         axes.axhline(shown.summary.mean, color=GREY, linestyle=dash, linewidth=1.1, label="_level")
     return figure
@@ -306,10 +285,10 @@ def _settle(figure: Figure) -> None:
 def _draw_rows(
     axes: Axes, rows: Sequence[tuple[_Shown, float]], style: Style, along: Literal["x", "y"], shift: float
 ) -> None:
-    """Draw mean, bar and, beside these so that all are seen, the seeds; values run along one axis.
+    """Draw means, bars and, beside these so that all are seen, the seeds; values run along one axis.
 
-    `shift` moves all of it across the values: up where they run along x, to the right along y; in points. Marks that
-    are alike in all rows are one artist: each takes a millisecond.
+    `shift` moves all of it across the values, in points: up where they run along x, to the right along y. Marks that
+    are alike in all rows are one artist, which takes a millisecond.
     """
     colour, marker, _ = style
     cap = "|" if along == "x" else "_"
@@ -317,8 +296,9 @@ def _draw_rows(
     seeds: dict[float, list[Point]] = defaultdict(list)
     for shown, at in rows:
         if shown.n > 1:
-            means.append((shown.summary.mean, at))
-            ends = [(means[-1][0] - shown.reach, at), (means[-1][0] + shown.reach, at)]
+            mean = shown.summary.mean
+            means.append((mean, at))
+            ends = [(mean - shown.reach, at), (mean + shown.reach, at)]
             caps = {"marker": cap if shown.n > PAIR else "", "markersize": 9, "markeredgewidth": 1.6}
             _put(axes, ends, along, shift, color=colour, linewidth=1.6, label="_bar", **caps)
         step = min(3.0, 6.0 / max(1, shown.n - 1))
@@ -333,9 +313,7 @@ def _draw_rows(
         _put(axes, those, along, off, color=colour, linestyle="", marker="o", label="_seed", **hollow)
 
 
-def _put(
-    axes: Axes, points: Sequence[tuple[float, float]], along: Literal["x", "y"], shift: float, **look: Any
-) -> None:
+def _put(axes: Axes, points: Sequence[Point], along: Literal["x", "y"], shift: float, **look: Any) -> None:
     """Plot points of a value along one axis and a place on the other, moved across the values."""
     from matplotlib.transforms import offset_copy
 
@@ -346,10 +324,11 @@ def _put(
 
 def _limits(plot: _Plot) -> tuple[float, float]:
     """Return the range of the metric that holds all that is drawn, in percent no wider than 0 to 100 needs."""
-    ends = [end for shown in plot.rows for end in shown.ends()]
-    low, high = min(ends), max(ends)
+    known = [shown for shown in plot.rows if shown.n]
+    values = [value for shown in known for value in shown.values]
+    ends = [shown.summary.mean + side * shown.reach for shown in known for side in (-1, 1)]
+    low, high = min(*values, *ends), max(*values, *ends)
     if plot.is_percent:
-        values = [value for shown in plot.rows for value in shown.values]
         low, high = max(low, min(0.0, *values)), min(high, max(100.0, *values))
     pad = 0.05 * (high - low) or 0.05 * abs(low) or 1.0
     return low - pad, high + pad
@@ -358,7 +337,7 @@ def _limits(plot: _Plot) -> tuple[float, float]:
 def _level_text(shown: _Shown, plot: _Plot) -> str:
     """Return what the legend says of a horizontal line; the mean of a point is seen at the point."""
     name = f"{shown.row.label} (baseline)" if shown is plot.baseline else shown.row.label
-    if shown.at is not None:
+    if shown.is_point:
         return name
     form = ".2f" if plot.is_percent else ".4g"
     bar = f" ± {shown.reach:{form}}" if shown.n > 1 else ""
@@ -376,7 +355,7 @@ def _note(plot: _Plot) -> str:
     elif PAIR in counts:
         bar += "; without ends, where n=2, the sample standard deviation"
     parts.append(f"{dots}, the large mark is their mean, the bar {bar}." if max(counts) > 1 else f"{dots}.")
-    points = [shown for shown in plot.rows if shown.at is not None]
+    points = [shown for shown in plot.rows if shown.is_point]
     if any(shown.n for shown in points):
         ((usual, _),) = Counter(shown.n for shown in points).most_common(1)
         others = [f"n={shown.n} for {shown.row.label}" for shown in points if shown.n != usual]
@@ -386,14 +365,10 @@ def _note(plot: _Plot) -> str:
     return " ".join(parts)
 
 
-def _new_figure(plot: _Plot, inner_height: float, horizontal: str, keys: Sequence[Line2D]) -> Figure:
-    """Return a figure of fixed width, as high as title, axes, legend and note need, laid out by matplotlib.
+def _new_figure(plot: _Plot, inner_height: float, horizontal: str, keys: Sequence[Line2D]) -> tuple[Figure, Axes]:
+    """Return a figure of fixed width, as high as its texts and axes (`inner_height` points) need, and its axes.
 
-    Args:
-        plot: What is shown.
-        inner_height: Height of the axes, in points.
-        horizontal: Label of the horizontal axis.
-        keys: Entries of the legend; the note is its title.
+    The note is the title of the legend, whose entries are the keys; `horizontal` is the label of the axis.
     """
     from matplotlib.figure import Figure
 
@@ -407,10 +382,11 @@ def _new_figure(plot: _Plot, inner_height: float, horizontal: str, keys: Sequenc
     figure = Figure((WIDTH / 72, (inner_height + around) / 72), dpi=DPI, layout="constrained")
     figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)  # type: ignore[union-attr,call-arg]
     figure.suptitle(title, x=8 / WIDTH, ha="left", fontsize=SIZES["title"], weight="bold")
-    figure.subplots().set_xlabel(label)
+    axes = figure.subplots()
+    axes.set_xlabel(label)
     legend = figure.legend(handles=keys, loc="outside lower left", title=note, alignment="left", borderaxespad=0)
     legend.get_title().set_color(GREY)
-    return figure
+    return figure, axes
 
 
 def _wrapped(text: str, width: float, size: str = "text") -> str:

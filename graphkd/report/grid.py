@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from graphkd.binding import bind, convert, options_of
-from graphkd.errors import check, choices, did_you_mean
+from graphkd.errors import check, one_of
 from graphkd.report.markup import NONE, Block, Cell, Table, fixed, marks, spread
 from graphkd.report.metrics import METRICS
 from graphkd.report.record import Record
@@ -26,23 +26,15 @@ from graphkd.report.statistics import (
     warnings_about,
 )
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 ACCURACY = "test_top1_last"
+COSTS = ("seconds_per_step", "peak_memory_mib")
 TEACHER = "teacher"
 """The row of the teachers' own accuracy."""
 
 
 @dataclass(frozen=True)
 class PublishedRow:
-    """Published figures of a method.
-
-    Attributes:
-        mean: Test top-1 in percent for each pair of the grid, None where nothing was published.
-        std: Their standard deviations, likewise; None where there are none at all.
-        ari: The average relative improvement in percent.
-    """
+    """Published figures of a method: test top-1 in percent and its deviation for each pair of the grid, and ARI."""
 
     mean: tuple[float | None, ...]
     std: tuple[float | None, ...] | None = None
@@ -51,13 +43,7 @@ class PublishedRow:
 
 @dataclass(frozen=True)
 class Published:
-    """Published figures to stand beside a study's.
-
-    Attributes:
-        source: Where they were published.
-        data: Name of the data set that they are on.
-        rows: The figures by variant.
-    """
+    """Published figures to compare a study with: their source, the name of their data set, and rows by variant."""
 
     source: str
     data: str
@@ -97,9 +83,7 @@ class GridSpec:
         published = self.published.rows if self.published else {}
         named = [("target", self.target), ("student", self.student), *(("published", name) for name in published)]
         for option, variant in named:
-            hint = did_you_mean(variant, self.rows)
-            message = f"{table}: option '{option}' names '{variant}', which is no row{hint} (choices: "
-            check(variant in self.rows, f"{message}{choices(self.rows)})")
+            one_of(variant, self.rows, f"{table}: option '{option}' names no row")
         for variant, row in published.items():
             for figures in (row.mean, row.std):
                 fits = figures is None or len(figures) == len(self.pairs)
@@ -140,12 +124,9 @@ class GridSpec:
 
 @dataclass(frozen=True)
 class Ari:
-    """Average relative improvement over a method.
+    """Average relative improvement over a method: the mean over `pairs` in percent, NaN where there are none.
 
-    Attributes:
-        value: In percent; NaN where no pair is usable.
-        pairs: The pairs it is the mean of.
-        below: Pairs that are left out because the method is not above the student there.
+    Pairs where the method is not above the student are left out and `below`.
     """
 
     value: float
@@ -158,14 +139,8 @@ def average_relative_improvement(
 ) -> Ari:
     """Return the mean over pairs of (target - method) / (method - student) x 100 (HKD, ICCV 2021, Table 1).
 
-    Args:
-        target: Mean accuracies by pair of the method whose improvement is measured.
-        method: The same of the method it improves on.
-        student: The same of the student alone.
-
-    Returns:
-        The improvement over the pairs that all three have, but for those where the method is not above the student:
-        there the ratio means nothing.
+    All three are mean accuracies by pair. The mean is over the pairs that all three have, but for those where the
+    method is not above the student: there the ratio means nothing.
     """
     common = [pair for pair in method if pair in target and pair in student]
     used = tuple(pair for pair in common if method[pair] > student[pair])
@@ -186,9 +161,8 @@ def build_grids(records: Iterable[Record], spec: GridSpec) -> list[Table]:
     """
     groups = grouped(records, by=("study",))
     studies = {study for group in groups for study in group.keys}
-    hint = did_you_mean(spec.study or "", studies)
-    message = f"table '{spec.name}': there is no finished run of the study '{spec.study}'{hint}"
-    check(spec.study in (None, *studies), f"{message} (choices: {choices(studies)})")
+    if spec.study is not None:
+        one_of(spec.study, studies, f"table '{spec.name}': there is no finished run of the study")
     return [_build_grid(group, spec) for group in groups if spec.study in (None, *group.keys)]
 
 
@@ -200,26 +174,20 @@ class _Line:
         variant: The variant, or label where a variant has several configurations on a pair.
         label: How it is printed.
         accuracy: Its accuracy on each pair, with n = 0 where there is none.
-        rows: Its runs by pair.
         ari: Improvement of the target over it.
-        differences: Its accuracy less the published one on each pair; NaN where one is missing or the data differ.
-        ari_difference: The same of ARI; NaN too where the pairs that they are the mean of differ.
+        values: What the frame holds of it; a difference to a published figure is NaN where the data differ.
     """
 
     variant: str
     label: str
     accuracy: Mapping[str, Summary]
-    rows: Mapping[str, Row]
     ari: Ari
-    differences: Mapping[str, float]
-    ari_difference: float
-
-    def mean(self, pair: str, metric: str) -> float:
-        """Return the mean of a metric on a pair, NaN where there is none."""
-        return self.rows[pair].summary(metric).mean if pair in self.rows else math.nan
+    values: Mapping[str, Any]
 
 
 def _build_grid(group: Group, spec: GridSpec) -> Table:
+    import pandas as pd
+
     (study,) = group.keys
     rows = aggregate(group.records)
     found = {row.pair for row in rows}
@@ -229,7 +197,7 @@ def _build_grid(group: Group, spec: GridSpec) -> Table:
     usual = max(counts, key=lambda n: (counts[n], n), default=0)
     published = _published(lines, pairs, spec)
     target, student = spec.rows[spec.target], spec.rows[spec.student]
-    where_else = [dataclasses.replace(row, label=f"{row.pair}: {row.label}") for row in rows]
+    by_pair = [dataclasses.replace(row, label=f"{row.pair}: {row.label}") for row in rows]
     return Table(
         name=group.name + ("" if spec.name == study else f"_{spec.name}"),
         title=group.title,
@@ -240,12 +208,13 @@ def _build_grid(group: Group, spec: GridSpec) -> Table:
             f"teacher aside), {NONE} where there is none. ARI of a row: mean over pairs of "
             f"({target} - row) / (row - {student}) x 100."
         ),
-        frame=_frame(group, lines, pairs, spec),
+        frame=pd.DataFrame([{"study": study, "data": group.data, **line.values} for line in lines]),
         notes=(
-            *_about_ari(lines, student), *(_about_data(group.data, spec) if published else ()), *_about_teachers(rows),
-            *warnings_about(where_else), *left_out(group.records),
+            *_notes(rows, lines, student, group.data, spec.published.data if spec.published and published else None),
+            *warnings_about(by_pair),
+            *left_out(group.records),
         ),
-    )  # fmt: skip
+    )
 
 
 def _lines(rows: Sequence[Row], pairs: Sequence[str], data: str, spec: GridSpec) -> list[_Line]:
@@ -257,20 +226,35 @@ def _lines(rows: Sequence[Row], pairs: Sequence[str], data: str, spec: GridSpec)
     if TEACHER in spec.rows:
         by_label[TEACHER] = {}
         accuracy[TEACHER] = {pair: summarise(_teachers(rows, pair).values()) for pair in pairs}
-    on_same_data = spec.published is not None and data == spec.published.data
+    published_data = spec.published.data if spec.published else ""
+    is_same_data = spec.published is not None and data == published_data
     lines = []
     for variant in (*spec.rows, *sorted(by_label.keys() - spec.rows.keys())):
         own = {pair: accuracy.get(variant, {}).get(pair, summarise([])) for pair in pairs}
         of = {} if variant in (TEACHER, spec.target, spec.student) else means.get(variant, {})
         ari = average_relative_improvement(means.get(spec.target, {}), of, means.get(spec.student, {}))
-        differences = {pair: own[pair].mean - spec.published_mean(variant, pair).mean for pair in pairs}
-        ari_difference = ari.value - spec.published_ari(variant)
-        if not on_same_data:
-            differences = dict.fromkeys(pairs, math.nan)
-        if not on_same_data or set(ari.pairs) != set(spec.pairs):
-            ari_difference = math.nan
-        label, runs = spec.rows.get(variant, variant), by_label.get(variant, {})
-        lines.append(_Line(variant, label, own, runs, ari, differences, ari_difference))
+        label = spec.rows.get(variant, variant)
+        values: dict[str, Any] = {"variant": variant, "label": label}
+        for pair in pairs:
+            published, runs = spec.published_mean(variant, pair), by_label.get(variant, {}).get(pair)
+            cell = {
+                **vars(own[pair]),
+                "published": published.mean,
+                "published_std": published.std,
+                "difference": own[pair].mean - published.mean if is_same_data else math.nan,
+                **{metric: runs.summary(metric).mean if runs else math.nan for metric in COSTS},
+            }
+            values |= {f"{pair}_{name}": value for name, value in cell.items()}
+        published_ari = spec.published_ari(variant)
+        is_same_mean = is_same_data and set(ari.pairs) == set(spec.pairs)
+        values |= {
+            "ari": ari.value,
+            "ari_pairs": len(ari.pairs),
+            "ari_published": published_ari,
+            "ari_difference": ari.value - published_ari if is_same_mean else math.nan,
+            "published_data": published_data,
+        }
+        lines.append(_Line(variant, label, own, ari, values))
     return lines
 
 
@@ -281,7 +265,7 @@ def _teachers(rows: Sequence[Row], pair: str) -> dict[tuple[str, float | None], 
 
 
 def _accuracies(lines: Sequence[_Line], pairs: Sequence[str], usual: int) -> Block:
-    columns = [[Cell(line.label) for line in lines]]
+    columns: list[list[Cell | str]] = [[line.label for line in lines]]
     for pair in pairs:
         means = [math.nan if line.variant == TEACHER else line.accuracy[pair].mean for line in lines]
         texts = [
@@ -289,8 +273,8 @@ def _accuracies(lines: Sequence[_Line], pairs: Sequence[str], usual: int) -> Blo
             for line in lines
         ]
         columns.append([Cell(*cell) for cell in zip(texts, marks(means, "max"), strict=True)])
-    columns.append([Cell(_ari(line.ari, len(pairs))) for line in lines])
-    return Block(("method", *pairs, "ARI (%)"), tuple(zip(*columns, strict=True)))
+    columns.append([_ari(line.ari, len(pairs)) for line in lines])
+    return Block.of(("method", *pairs, "ARI (%)"), zip(*columns, strict=True))
 
 
 def _bare(summary: Summary) -> str:
@@ -308,74 +292,43 @@ def _published(lines: Sequence[_Line], pairs: Sequence[str], spec: GridSpec) -> 
     if spec.published is None or not pairs:
         return []
 
-    def cell(published: str, difference: float) -> Cell:
-        return Cell(published if published == NONE else f"{published} ({fixed(difference, 2, '+')})")
+    def cell(published: str, difference: float) -> str:
+        return published if published == NONE else f"{published} ({fixed(difference, 2, '+')})"
 
-    cells = tuple(
-        (
-            Cell(line.label),
-            *(cell(_bare(spec.published_mean(line.variant, pair)), line.differences[pair]) for pair in pairs),
-            cell(fixed(spec.published_ari(line.variant), 2), line.ari_difference),
-        )
+    cells = [
+        [
+            line.label,
+            *(
+                cell(_bare(spec.published_mean(line.variant, pair)), line.values[f"{pair}_difference"])
+                for pair in pairs
+            ),
+            cell(fixed(spec.published_ari(line.variant), 2), line.values["ari_difference"]),
+        ]
         for line in lines
         if line.variant in spec.published.rows
-    )
+    ]
     title = f"Published on {spec.published.data} ({spec.published.source}); in brackets: above less published"
-    return [Block(("method", *pairs, f"ARI (%), {len(spec.pairs)} pairs"), cells, title)]
+    return [Block.of(("method", *pairs, f"ARI (%), {len(spec.pairs)} pairs"), cells, title)]
 
 
 def _seconds(lines: Sequence[_Line], pairs: Sequence[str]) -> list[Block]:
     metric = METRICS["seconds_per_step"]
-    means = [(line.label, [line.mean(pair, "seconds_per_step") for pair in pairs]) for line in lines]
-    cells = tuple(
-        (Cell(label), *(Cell(fixed(mean, metric.decimals)) for mean in of))
-        for label, of in means
-        if not all(map(math.isnan, of))
-    )
-    return [Block(("method", *pairs), cells, f"{metric.label[0].upper()}{metric.label[1:]}")] if cells else []
-
-
-def _about_ari(lines: Sequence[_Line], student: str) -> list[str]:
-    return [
-        f"ARI of {line.label} leaves out {listed(line.ari.below)}, where {line.label} is not above {student}"
-        for line in lines
-        if line.ari.below
+    means = [(line.label, [line.values[f"{pair}_seconds_per_step"] for pair in pairs]) for line in lines]
+    cells = [
+        [label, *(fixed(mean, metric.decimals) for mean in of)] for label, of in means if not all(map(math.isnan, of))
     ]
+    return [Block.of(("method", *pairs), cells, metric.label.capitalize())] if cells else []
 
 
-def _about_data(data: str, spec: GridSpec) -> list[str]:
-    if spec.published is None or data == spec.published.data:
-        return []
-    here = f"are on {data}" if data else "do not say their data set"
-    return [f"no differences to the published figures: those are on {spec.published.data}, these runs {here}"]
-
-
-def _about_teachers(rows: Sequence[Row]) -> list[str]:
+def _notes(
+    rows: Sequence[Row], lines: Sequence[_Line], student: str, data: str, published_data: str | None
+) -> Iterator[str]:
+    for line in lines:
+        if line.ari.below:
+            yield f"ARI of {line.label} leaves out {listed(line.ari.below)}, where {line.label} is not above {student}"
+    if published_data not in (None, data):
+        here = f"are on {data}" if data else "do not say their data set"
+        yield f"no differences to the published figures: those are on {published_data}, these runs {here}"
     counts = {pair: len(_teachers(rows, pair)) for pair in sorted({row.pair for row in rows})}
-    several = [f"{pair} ({n})" for pair, n in counts.items() if n > 1]
-    return [f"students of a pair had different teachers: {listed(several)}"] if several else []
-
-
-def _frame(group: Group, lines: Sequence[_Line], pairs: Sequence[str], spec: GridSpec) -> pd.DataFrame:
-    import pandas as pd
-
-    frame: pd.DataFrame = pd.DataFrame([
-        {"study": group.keys[0], "data": group.data, "variant": line.variant, "label": line.label,
-         **{name: value for pair in pairs for name, value in _values(line, pair, spec).items()},
-         "ari": line.ari.value, "ari_pairs": len(line.ari.pairs), "ari_published": spec.published_ari(line.variant),
-         "ari_difference": line.ari_difference, "published_data": spec.published.data if spec.published else ""}
-        for line in lines
-    ])  # fmt: skip
-    return frame
-
-
-def _values(line: _Line, pair: str, spec: GridSpec) -> dict[str, float]:
-    """Return what the frame holds of a cell."""
-    published = spec.published_mean(line.variant, pair)
-    return {
-        **{f"{pair}_{part}": value for part, value in vars(line.accuracy[pair]).items()},
-        f"{pair}_published": published.mean,
-        f"{pair}_published_std": published.std,
-        f"{pair}_difference": line.differences[pair],
-        **{f"{pair}_{metric}": line.mean(pair, metric) for metric in ("seconds_per_step", "peak_memory_mib")},
-    }
+    if several := [f"{pair} ({n})" for pair, n in counts.items() if n > 1]:
+        yield f"students of a pair had different teachers: {listed(several)}"

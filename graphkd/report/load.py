@@ -24,9 +24,8 @@ class Loaded:
 def load_records(folder: str | os.PathLike[str]) -> Loaded:
     """Read every file named `record.json` below a folder, of any kind and status.
 
-    Folder names mean nothing, but for two: direct children named `reference` (published results, kept by git)
-    and `tables` are skipped, and read only where they are the folder asked for. Links are not followed; those
-    that lead out of the folder are named among the problems, as are folders of a run whose record is missing.
+    Direct children named `reference` (published results, kept by git) and `tables` are skipped. Links are not
+    followed; those that lead out of the folder are among the problems, as are folders of a run without a record.
 
     Args:
         folder: The results folder, or any folder inside it.

@@ -56,8 +56,8 @@ class Block:
 
     Attributes:
         header: Headings of the columns.
-        cells: The printed cells by row, rounded.
-        title: What tells it from the table's other blocks, may be empty.
+        cells: The cells by row, rounded.
+        title: Heading within the table, may be empty.
         tail: Number of columns at the end that a narrow screen shows before those in the middle.
     """
 
@@ -66,8 +66,14 @@ class Block:
     title: str = ""
     tail: int = 0
 
+    @classmethod
+    def of(cls, header: Iterable[str], rows: Iterable[Iterable[Cell | str]], title: str = "", tail: int = 0) -> Block:
+        """Return a block of rows of cells, or of texts that are not marked."""
+        cells = (tuple(Cell(cell) if isinstance(cell, str) else cell for cell in row) for row in rows)
+        return cls(tuple(header), tuple(cells), title, tail)
+
     def rows(self) -> list[list[str]]:
-        """The printed cells as plain text, without the header."""
+        """Return the printed cells as plain text, without the header."""
         return [[cell.text for cell in row] for row in self.cells]
 
 
@@ -95,11 +101,15 @@ class Table:
 
     def csv(self) -> str:
         """Return all values, unrounded, as CSV; a text that a spreadsheet would run begins with a quote there."""
-        text: str = self.frame.map(_inert).rename(columns=_inert).to_csv(index=False, lineterminator="\n")
+
+        def inert(value: Any) -> Any:
+            return f"'{value}" if isinstance(value, str) and FORMULA.match(value) else value
+
+        text: str = self.frame.map(inert).rename(columns=inert).to_csv(index=False, lineterminator="\n")
         return text
 
     def markdown(self) -> str:
-        """Heading, caption, printed cells, legend and notes as GitHub Markdown."""
+        """Return heading, caption, blocks, legend and notes as GitHub Markdown."""
         parts = [f"### {_markdown(self.title)}", _markdown(self.caption)]
         for block in self.blocks:
             parts += [f"#### {_markdown(block.title)}" if block.title else "", markdown_block(block)]
@@ -107,18 +117,23 @@ class Table:
         return "\n\n".join(part for part in parts if part) + "\n"
 
     def latex(self) -> str:
-        """The same as a LaTeX `table`, one `tabular` a block, for the package booktabs."""
+        """Return the same as a LaTeX `table` with one `tabular` a block, for the package booktabs."""
         caption = ". ".join(part.rstrip(".") for part in (self.title, self.caption) if part)
         lines = [r"% \usepackage{booktabs}", r"\begin{table}", r"\centering", rf"\caption{{{_latex(caption)}.}}"]
         for block in self.blocks:
             lines += [rf"\par\medskip {_latex(block.title)}\par" if block.title else r"\par\medskip"]
-            lines += _latex_block(block)
+            head, *rows = [
+                " & ".join(LATEX[cell.mark].format(_latex(cell.text)) for cell in row) + r" \\"
+                for row in (map(Cell, block.header), *block.cells)
+            ]
+            begin = rf"\begin{{tabular}}{{l{'r' * (len(block.header) - 1)}}}"
+            lines += [begin, r"\toprule", head, r"\midrule", *rows, r"\bottomrule", r"\end{tabular}"]
         lines += [rf"\par\smallskip\footnotesize {_latex(line)}" for line in (self.legend, *self.notes)]
         return "\n".join([*lines, r"\end{table}"]) + "\n"
 
 
 def marks(means: Sequence[float], best: Direction | None) -> list[Mark | None]:
-    """Which means are the best and the second best; NaN never is, and one that stands alone neither."""
+    """Mark the best and the second best mean; NaN gets no mark, nor does a mean that stands alone."""
     known = [mean for mean in means if math.isfinite(mean)]
     if best is None or len(known) < 2:
         return [None] * len(means)
@@ -127,7 +142,7 @@ def marks(means: Sequence[float], best: Direction | None) -> list[Mark | None]:
 
 
 def spread(summary: Summary, n: int, decimals: int) -> str:
-    """Mean ± sample standard deviation as printed, with the number of values where it is not `n`."""
+    """Return mean ± sample standard deviation as printed, with the number of values where it is not `n`."""
     if summary.n == 0:
         return NONE
     count = "" if summary.n == n else f" (n={summary.n})"
@@ -135,12 +150,12 @@ def spread(summary: Summary, n: int, decimals: int) -> str:
 
 
 def fixed(value: float, decimals: int, sign: str = "") -> str:
-    """A number as printed, or a dash where it is NaN; `sign="+"` shows the sign of positive ones too."""
+    """Return a number as printed, or a dash for NaN; `sign="+"` also shows the sign of positive numbers."""
     return NONE if math.isnan(value) else f"{value:{sign}.{decimals}f}"
 
 
 def write_tables(tables: Sequence[Table], folder: str | os.PathLike[str]) -> list[Path]:
-    """Writes `<name>.csv`, `.md` and `.tex` for each table, each whole or not at all, and makes the folder.
+    """Write `<name>.csv`, `.md` and `.tex` of each table, each whole or not at all, and make the folder.
 
     Returns:
         The files, in the order of the tables.
@@ -171,7 +186,7 @@ def file_stems(names: Iterable[str]) -> Iterator[str]:
 
 
 def markdown_block(block: Block) -> str:
-    """A block as a Markdown table."""
+    """Return a block as a Markdown table."""
     rows = [
         [_markdown(label) for label in block.header],
         [":--", *["--:"] * (len(block.header) - 1)],
@@ -190,22 +205,9 @@ def escaped(sign: str) -> str:
     return sign.encode("unicode_escape").decode()
 
 
-def _inert(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and FORMULA.match(value) else value
-
-
 def _markdown(text: str) -> str:
     safe = MARKDOWN_SIGNS.sub(lambda sign: sign[0] if sign[1] else f"\\{sign[0]}", visible(text).strip())
     return MARKDOWN_START.sub(r"\g<0>\\", safe)
-
-
-def _latex_block(block: Block) -> list[str]:
-    head, *rows = [
-        " & ".join(LATEX[cell.mark].format(_latex(cell.text)) for cell in row) + r" \\"
-        for row in (map(Cell, block.header), *block.cells)
-    ]
-    begin = rf"\begin{{tabular}}{{l{'r' * (len(block.header) - 1)}}}"
-    return [begin, r"\toprule", head, r"\midrule", *rows, r"\bottomrule", r"\end{tabular}"]
 
 
 def _latex(text: str) -> str:

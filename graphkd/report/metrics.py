@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from graphkd.errors import check, choices, did_you_mean
 from graphkd.report.record import Record
 
 Direction = Literal["max", "min"]
@@ -52,8 +51,3 @@ def value_of(record: Record, name: str) -> float | None:
     """Return the value of a metric of a run, None where the run has none."""
     value: float | None = getattr(record if hasattr(record, name) else record.metrics, name)
     return value
-
-
-def check_metric(name: str, problem: str) -> None:
-    """Raise `UserError` with the problem, the name and the choices if there is no such metric."""
-    check(name in METRICS, f"{problem} '{name}'{did_you_mean(name, METRICS)} (choices: {choices(METRICS)})")

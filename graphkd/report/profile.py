@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from graphkd.report.markup import NONE, Block, Cell, Table
+from graphkd.report.markup import NONE, Block, Table
 from graphkd.report.record import Record
-from graphkd.report.statistics import Group, Row, aggregate, grouped, summarise, warnings_about
+from graphkd.report.statistics import Group, aggregate, grouped, summarise, warnings_about
 
 LEGEND = f"Milliseconds of a step, mean over n seeds, and share of the step; {NONE} where a variant has no such part."
 _FIRST = ("data", "student", "teacher")
@@ -28,36 +28,26 @@ def _build(group: Group, order: Sequence[str]) -> Table:
     import pandas as pd
 
     rows = aggregate(group.records, order)
-    names = _phases(rows)
-    counts = [len(row.runs) for row in rows]
-    steps = [row.summary("seconds_per_step").mean for row in rows]
-    phases = {name: [summarise(run.phases.get(name) for run in row.runs).mean for row in rows] for name in names}
-    columns = [
-        [Cell(row.label) for row in rows],
-        [Cell(str(count)) for count in counts],
-        [Cell(f"{1000 * step:.2f}") for step in steps],
-        *([_cell(value, step) for value, step in zip(of, steps, strict=True)] for of in phases.values()),
-    ]
-    frame = {"variant": [row.label for row in rows], "n": counts, "seconds_per_step": steps}
+    found = dict.fromkeys(name for row in rows for run in row.runs for name in run.phases)
+    terms = [name for name in found if name not in (*_FIRST, *_LAST)]
+    names = [name for name in (*_FIRST, *terms, *_LAST) if name in found]  # in the order of a step
+    cells, frame = [], []
+    for row in rows:
+        step = row.summary("seconds_per_step").mean
+        phases = {name: summarise(run.phases.get(name) for run in row.runs).mean for name in names}
+        texts = (
+            NONE if math.isnan(seconds) else f"{1000 * seconds:.2f} ({100 * seconds / step:.0f} %)"
+            for seconds in phases.values()
+        )
+        cells.append([row.label, str(len(row.runs)), f"{1000 * step:.2f}", *texts])
+        values = {f"{name}_seconds": seconds for name, seconds in phases.items()}
+        frame.append({"variant": row.label, "n": len(row.runs), "seconds_per_step": step, **values})
     return Table(
         name=f"{group.name}_profile",
         title=f"{group.title}: time of a step",
         caption="",
-        blocks=(Block(("variant", "n", "step", *names), tuple(zip(*columns, strict=True))),),
+        blocks=(Block.of(("variant", "n", "step", *names), cells),),
         legend=LEGEND,
-        frame=pd.DataFrame({**frame, **{f"{name}_seconds": of for name, of in phases.items()}}),
+        frame=pd.DataFrame(frame),
         notes=tuple(warnings_about(rows)),
     )
-
-
-def _phases(rows: Sequence[Row]) -> list[str]:
-    """Return all phases in the order of a step: data, networks, the objective's terms, backward, optimizer."""
-    found = dict.fromkeys(name for row in rows for run in row.runs for name in run.phases)
-    terms = [name for name in found if name not in (*_FIRST, *_LAST)]
-    return [name for name in (*_FIRST, *terms, *_LAST) if name in found]
-
-
-def _cell(seconds: float, step: float) -> Cell:
-    if math.isnan(seconds):
-        return Cell(NONE)
-    return Cell(f"{1000 * seconds:.2f} ({100 * seconds / step:.0f} %)")

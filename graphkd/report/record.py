@@ -6,13 +6,13 @@ import functools
 import json
 import math
 import os
-import sys
 import types
 import typing
+from collections import Counter
 from dataclasses import asdict, dataclass, field, is_dataclass
 from typing import Any, Final, Literal, NoReturn
 
-from graphkd.binding import describe
+from graphkd.binding import describe, fits
 from graphkd.errors import UserError, brief, check, one_line
 from graphkd.files import read_small, write_atomically
 
@@ -133,20 +133,20 @@ class Record:
     error: str | None = None
 
     def to_json(self) -> str:
-        """The record as JSON text; numbers that are not finite become null, for JSON has none."""
+        """Return the record as JSON text; numbers that are not finite become null, for JSON has none."""
         return json.dumps(finite(asdict(self)), indent=2, allow_nan=False) + "\n"
 
     @classmethod
     def from_json(cls, content: str | bytes, source: str | os.PathLike[str] = "record") -> Record:
-        """Reads a record from JSON text; fields that schema 1 does not know are ignored.
+        """Read a record from JSON text; fields that schema 1 does not know are ignored.
 
         Args:
             content: The JSON text, UTF-8 where it is bytes.
             source: The file, for messages.
 
         Raises:
-            UserError: It is not JSON, not an object, of another schema, lacks a field, or a field has a wrong
-                type or an impossible value; the message names the field and the source.
+            UserError: It is no JSON object of this schema, or a field is missing or has an impossible value; the
+                message names the field and the source.
         """
         try:
             record: Record = _decode_object(_document(content), cls)
@@ -157,7 +157,7 @@ class Record:
 
 
 def write(record: Record, path: str | os.PathLike[str]) -> None:
-    """Writes a record whole or not at all; the folder must exist.
+    """Write a record whole or not at all; the folder must exist.
 
     Raises:
         UserError: The record could not be read back, for example because a name is empty.
@@ -169,7 +169,7 @@ def write(record: Record, path: str | os.PathLike[str]) -> None:
 
 
 def read(path: str | os.PathLike[str]) -> Record:
-    """Reads a record from a file.
+    """Read a record from a file.
 
     Raises:
         UserError: The file cannot be read or holds no valid record.
@@ -182,17 +182,13 @@ def read(path: str | os.PathLike[str]) -> Record:
 
 
 def shown(path: str | os.PathLike[str]) -> str:
-    """A path as messages show it: escaped where it would break the line or cannot be printed."""
+    """Return a path as messages show it: escaped where it would break the line or cannot be printed."""
     text = os.fspath(path)
     return text if text.isprintable() else repr(text)
 
 
-def _shown_key(key: str) -> str:
-    return key if key.isprintable() and len(key) <= LONGEST_SHOWN else brief(key)
-
-
 def finite(value: Any) -> Any:
-    """The value with None in the place of numbers that are not finite, which JSON does not have."""
+    """Return a value with None in place of numbers that are not finite, which JSON does not have."""
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -223,8 +219,7 @@ def _unique(items: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return an object's items; JSON readers differ in which of two of one name they take."""
     found = dict(items)
     if len(found) < len(items):
-        names = [name for name, _ in items]
-        twice = next(name for place, name in enumerate(names) if name in names[:place])
+        ((twice, _),) = Counter(name for name, _ in items).most_common(1)
         raise ValueError(f"the key {brief(twice)} stands twice")
     return found
 
@@ -237,11 +232,8 @@ def _deeper_than(levels: int, value: Any) -> bool:
 def _check_names(record: Record) -> None:
     for name in ("study", "variant", "pair", "identity", "data"):
         text = getattr(record, name)
-        if text is None:
-            continue
-        if not (0 < len(text) <= LONGEST_NAME and text.isprintable()):
-            rule = f"1 to {LONGEST_NAME} printable characters"
-            raise UserError(f"'{name}' is {brief(text)}, but must be {rule}")
+        is_name = text is None or (0 < len(text) <= LONGEST_NAME and text.isprintable())
+        check(is_name, f"'{name}' is {brief(text)}, but must be 1 to {LONGEST_NAME} printable characters")
     is_whole = record.status != "done" or record.metrics.test_top1_last is not None
     check(is_whole, "'metrics.test_top1_last' is null, but the run is done")
 
@@ -262,34 +254,18 @@ def _decode_object(value: dict[str, Any], kind: type, inside: str = "") -> Any:
 
 
 def _decode(value: Any, annotation: Any, name: str) -> Any:
-    """The JSON value as the annotated type; every union in a record is `X | None`."""
+    """Return a JSON value as the annotated type; every union in a record is `X | None`."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is types.UnionType:
         return None if value is None else _decode(value, arguments[0], name)
-    if not _fits(value, annotation):  # the message is made only then: a report decodes a hundred thousand values
-        raise UserError(f"'{name}' is {brief(value)}, but must be {_words(annotation)}")
-    if isinstance(annotation, type) and is_dataclass(annotation):
+    is_object = isinstance(annotation, type) and is_dataclass(annotation)
+    if not fits(value, dict if is_object else annotation) or (annotation is float and not math.isfinite(value)):
+        # The message is made only here: a report decodes a hundred thousand values.
+        wanted = "a finite number" if annotation is float else "an object" if is_object else describe(annotation)
+        raise UserError(f"'{name}' is {brief(value)}, but must be {wanted}")
+    if is_object:
         return _decode_object(value, annotation, f"{name}.")
     if origin is dict:
-        return {key: _decode(item, arguments[1], f"{name}.{_shown_key(key)}") for key, item in value.items()}
+        keys = {key: key if key.isprintable() and len(key) <= LONGEST_SHOWN else brief(key) for key in value}
+        return {key: _decode(value[key], arguments[1], f"{name}.{keys[key]}") for key in value}
     return float(value) if annotation is float else value
-
-
-def _fits(value: Any, annotation: Any) -> bool:
-    origin = typing.get_origin(annotation)
-    if annotation is Any:
-        return True
-    if origin is dict or is_dataclass(annotation):
-        return isinstance(value, dict)
-    if origin is Literal:
-        return value in typing.get_args(annotation)
-    if annotation is float:
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        return is_number and abs(value) <= sys.float_info.max
-    return type(value) is annotation
-
-
-def _words(annotation: Any) -> str:
-    if annotation is float:
-        return "a finite number"
-    return "an object" if is_dataclass(annotation) else describe(annotation)

@@ -41,14 +41,14 @@ class Summary:
 
 @dataclass(frozen=True)
 class Row:
-    """The finished runs of one configuration.
+    """The finished runs of one configuration: those that share the first five fields.
 
     Attributes:
-        study: Their study.
-        pair: Their pair.
-        data: Name of their data set, or "" where their records do not say it.
-        variant: Their variant.
-        identity: Their identity.
+        study: Name of the suite.
+        pair: Teacher and student in one name.
+        data: Name of the data set, or "" where the records do not say it.
+        variant: Name within the suite.
+        identity: Identity of the config.
         label: The variant, and what tells this row from others of the same variant.
         runs: One record a seed, by seed.
         repeated: Seeds of which more than one record exists.
@@ -65,7 +65,7 @@ class Row:
 
     @property
     def table(self) -> tuple[str, str, str]:
-        """What the rows of one table have in common: study, pair and data set."""
+        """Study, pair and data set, which the rows of a table share."""
         return self.study, self.pair, self.data
 
     @property
@@ -85,13 +85,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Group:
-    """The runs of one table or figure.
+    """The runs of one table or figure, of any kind and status.
 
-    Attributes:
-        keys: The study, or study and pair.
-        data: Name of the data set, or "" where the records do not say it.
-        name: Name of the table or figure, from which files get theirs.
-        records: The runs, of any kind and status.
+    `keys` are the study, or study and pair, `data` is "" where records do not say it, and files are named after `name`.
     """
 
     keys: tuple[str, ...]
@@ -150,10 +146,10 @@ def is_finished(record: Record) -> bool:
 
 
 def aggregate(records: Iterable[Record], order: Sequence[str] = ()) -> list[Row]:
-    """Return one row for each (study, pair, data, variant, identity) of the finished runs, sorted by these and label.
+    """Return one row for each (study, pair, data, variant, identity) of the finished runs, sorted.
 
-    A seed that is recorded twice counts once: the run of the newest code version, or of a clean checkout
-    where versions are equal. The result does not depend on the order of the records.
+    A seed that is recorded twice counts once: the run of the newest code, or of a clean checkout where versions are
+    equal. The result does not depend on the order of the records.
 
     Args:
         records: Runs of any kind and status.
@@ -180,7 +176,7 @@ def named(rows: Sequence[Row], name: str | None) -> list[Row]:
 
 def warnings_about(rows: Sequence[Row]) -> list[str]:
     """Return warnings for readers of a table with these rows, a line each."""
-    return [*_about_code(rows), *_about_machines(rows), *_about_seeds(rows)]
+    return list(_warnings(rows))
 
 
 def left_out(records: Iterable[Record]) -> list[str]:
@@ -206,28 +202,28 @@ def _count(n: int, noun: str) -> str:
 
 
 def _newest(records: Sequence[Record]) -> Record:
-    return records[0] if len(records) == 1 else max(records, key=_newness)
+    def newness(record: Record) -> tuple[list[int], bool, str]:
+        version = [int(number) for number in re.findall(r"\d{1,9}", record.code.version)]
+        return version, not record.code.dirty, record.to_json()
 
-
-def _newness(record: Record) -> tuple[list[int], bool, str]:
-    version = [int(number) for number in re.findall(r"\d{1,9}", record.code.version)]
-    return version, not record.code.dirty, record.to_json()
+    return records[0] if len(records) == 1 else max(records, key=newness)
 
 
 def _labelled(rows: Sequence[Row]) -> list[Row]:
     """Return the rows with labels that tell those of one variant apart: by what they varied, else by identity."""
-    siblings: dict[tuple[tuple[str, str, str], str], list[Row]] = defaultdict(list)
+    siblings: dict[tuple[Any, str], list[Row]] = defaultdict(list)
     for row in rows:
         siblings[row.table, row.variant].append(row)
     named = [row for group in siblings.values() for row in _told_apart(group)]
-    same: dict[tuple[tuple[str, str, str], str], list[Row]] = defaultdict(list)
+    identities: dict[tuple[Any, str], list[str]] = defaultdict(list)
     for row in named:
-        same[row.table, row.label].append(row)
-    return [
-        row if len(group) == 1 else dataclasses.replace(row, label=f"{row.label} #{brief}")
-        for group in same.values()
-        for row, brief in zip(group, _shortened([row.identity for row in group]), strict=True)
-    ]
+        identities[row.table, row.label].append(row.identity)
+    labelled = []
+    for row in named:
+        same = identities[row.table, row.label]
+        name = short(row.identity) if len(set(map(short, same))) == len(same) else row.identity
+        labelled.append(row if len(same) == 1 else dataclasses.replace(row, label=f"{row.label} #{name}"))
+    return labelled
 
 
 def _told_apart(rows: Sequence[Row]) -> list[Row]:
@@ -254,33 +250,22 @@ def _printable(value: Any) -> str:
     return value if isinstance(value, str) and value.isprintable() else json.dumps(value)
 
 
-def _shortened(identities: Sequence[str]) -> list[str]:
-    brief = [short(identity) for identity in identities]
-    return brief if len(set(brief)) == len(brief) else list(identities)
-
-
-def _about_code(rows: Sequence[Row]) -> Iterator[str]:
+def _warnings(rows: Sequence[Row]) -> Iterator[str]:
     if again := [f"{row.label} seed {seed}" for row in rows for seed in row.repeated]:
         yield f"recorded more than once, counted once (newest code): {listed(again)}"
     codes = [run.code for row in rows for run in row.runs]
-    counts = Counter(_printable(f"{code.version} ({code.git or 'no git hash'})") for code in codes)
-    if len(counts) > 1:
-        names = [f"{code}: {_count(n, 'run')}" for code, n in sorted(counts.items())]
+    versions = Counter(_printable(f"{code.version} ({code.git or 'no git hash'})") for code in codes)
+    if len(versions) > 1:
+        names = [f"{code}: {_count(n, 'run')}" for code, n in sorted(versions.items())]
         yield f"code versions are mixed: {listed(names)}"
     sources = {(_printable(module), source) for code in codes for module, source in code.plugins.items()}
     modules = Counter(module for module, _ in sources)
     if changed := sorted(module for module, n in modules.items() if n > 1):
         yield f"plug-ins changed between runs: {listed(changed)}"
-
-
-def _about_machines(rows: Sequence[Row]) -> Iterator[str]:
     machines = sorted({(run.device, run.threads) for row in rows for run in row.runs})
     if len(machines) > 1:
         names = [f"{_printable(device)} with {_count(threads, 'thread')}" for device, threads in machines]
         yield f"devices or threads are mixed, so times do not compare: {listed(names)}"
-
-
-def _about_seeds(rows: Sequence[Row]) -> Iterator[str]:
     counts = Counter(row.seeds for row in rows)
     if len(counts) > 1:
         usual = max(counts, key=lambda seeds: (counts[seeds], len(seeds), seeds))

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from graphkd.binding import bind, options_of
-from graphkd.errors import check, choices
+from graphkd.errors import check, choices, one_of
 from graphkd.report.comparison import Comparison, compare_all
 from graphkd.report.markup import NONE, Block, Cell, Table, fixed, marks, spread
-from graphkd.report.metrics import METRICS, Metric, check_metric
+from graphkd.report.metrics import METRICS, Metric
 from graphkd.report.record import Record
 from graphkd.report.statistics import Group, Row, Summary, aggregate, grouped, left_out, listed, named, warnings_about
 
@@ -23,6 +23,7 @@ LEGEND = (
     "Mean ± sample standard deviation over n seeds (fewer where a cell says so), best mean in bold, second best "
     f"underlined, {NONE} where there is none."
 )
+ROW_COLUMNS = ("study", "pair", "data", "variant", "label", "identity")
 TEST_COLUMNS = {"low": "difference_low", "high": "difference_high", "n": "test_n", "n_baseline": "test_n_baseline"}
 """Names in the frame of fields of `Comparison`, where they differ."""
 
@@ -50,7 +51,7 @@ class TableSpec:
         table = f"table '{self.name}'"
         check(bool(self.columns), f"{table}: the list 'columns' is empty (choices: {choices(METRICS)})")
         for column in (*self.columns, self.compare):
-            check_metric(column, f"{table} has no column")
+            one_of(column, METRICS, f"{table} has no column")
             check(self.columns.count(column) < 2, f"{table} has the column '{column}' twice")
 
     @classmethod
@@ -81,9 +82,9 @@ def _build_table(group: Group, spec: TableSpec, order: Sequence[str]) -> Table:
     baseline, tests, notes = _compare(rows, spec)
     tested = METRICS[spec.compare]
     test_header = (f"difference to {baseline}, {tested.label}", "95 % interval", "p (Holm)", "test") if tests else ()
-    columns = [
-        [Cell(row.label) for row in rows],
-        [Cell(str(len(row.runs))) for row in rows],
+    columns: list[Sequence[Cell | str]] = [
+        [row.label for row in rows],
+        [str(len(row.runs)) for row in rows],
         *(_cells(rows, of, metric) for metric, of in printed.items()),
         *zip(*(_test_cells(test, tested.decimals) for test in tests), strict=True),
     ]
@@ -92,9 +93,9 @@ def _build_table(group: Group, spec: TableSpec, order: Sequence[str]) -> Table:
         name=group.name + ("" if spec.name == "default" else f"_{spec.name}"),
         title=group.title,
         caption=_caption(rows),
-        blocks=(Block(header, tuple(zip(*columns, strict=True)), tail=len(test_header)),),
+        blocks=(Block.of(header, zip(*columns, strict=True), tail=len(test_header)),),
         legend=LEGEND,
-        frame=_with_tests(_frame(rows, summaries), tests, baseline=baseline, compared=spec.compare),
+        frame=_frame(rows, summaries, tests, baseline=baseline, compared=spec.compare),
         notes=(*notes, *warnings_about(rows), *left_out(group.records)),
     )
 
@@ -129,13 +130,12 @@ def _compare(rows: Sequence[Row], spec: TableSpec) -> tuple[str, list[Comparison
     return baseline.label, tests, [note]
 
 
-def _test_cells(test: Comparison, decimals: int) -> list[Cell]:
-    has_interval = not math.isnan(test.low)
-    interval = f"[{fixed(test.low, decimals)}, {fixed(test.high, decimals)}]" if has_interval else NONE
+def _test_cells(test: Comparison, decimals: int) -> list[str]:
+    interval = NONE if math.isnan(test.low) else f"[{fixed(test.low, decimals)}, {fixed(test.high, decimals)}]"
     p = "< 0.001" if test.p_holm < 0.001 else fixed(test.p_holm, 3)
     n = f"n={test.n}" if test.n == test.n_baseline else f"n={test.n} and {test.n_baseline}"
     how = f"{test.test}, {n}" if test.test else NONE
-    return [Cell(text) for text in (fixed(test.difference, decimals, "+"), interval, p, how)]
+    return [fixed(test.difference, decimals, "+"), interval, p, how]
 
 
 def _caption(rows: Sequence[Row]) -> str:
@@ -152,23 +152,20 @@ def _caption(rows: Sequence[Row]) -> str:
     return f"Teachers differ between rows: test top-1 {several}." if several else ""
 
 
-def _frame(rows: Sequence[Row], summaries: Mapping[str, Sequence[Summary]]) -> pd.DataFrame:
+def _frame(
+    rows: Sequence[Row], summaries: Mapping[str, Sequence[Summary]], tests: Sequence[Comparison], **tested: str
+) -> pd.DataFrame:
     import pandas as pd
 
-    names = ("study", "pair", "data", "variant", "label", "identity")
     teachers = [row.runs[0].teacher for row in rows]
-    first = pd.DataFrame({
-        **{name: [getattr(row, name) for row in rows] for name in names},
+    frame = pd.DataFrame({
+        **{name: [getattr(row, name) for row in rows] for name in ROW_COLUMNS},
         "teacher_accuracy": [math.nan if one is None or one.accuracy is None else one.accuracy for one in teachers],
         "n": [len(row.runs) for row in rows],
         "seeds": [" ".join(map(str, row.seeds)) for row in rows],
     })  # fmt: skip
-    values = [pd.DataFrame(of).add_prefix(f"{name}_") for name, of in summaries.items()]
-    frame: pd.DataFrame = pd.concat([first, *values], axis="columns")
-    return frame
-
-
-def _with_tests(frame: pd.DataFrame, tests: Sequence[Comparison], **names: str) -> pd.DataFrame:
-    import pandas as pd
-
-    return frame.assign(**names).join(pd.DataFrame(tests).rename(columns=TEST_COLUMNS)) if tests else frame
+    parts = [pd.DataFrame(of).add_prefix(f"{name}_") for name, of in summaries.items()]
+    if tests:
+        parts += [pd.DataFrame(tested, frame.index), pd.DataFrame(tests).rename(columns=TEST_COLUMNS)]
+    whole: pd.DataFrame = pd.concat([frame, *parts], axis="columns")
+    return whole

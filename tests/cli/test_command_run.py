@@ -157,8 +157,9 @@ def test_a_sweep_runs_every_combination(command: Command, folder: Path, tiny_wor
     assert (code, err) == (0, "")
     found = {(record.variant, record.seed) for record in students(folder).values()}
     assert found == {(f"ce+kd+hkd-knn-{gnn}", seed) for gnn in ("tag", "none") for seed in (0, 1)}
+    assert out.splitlines()[0] == "4 runs: 2 groups of 2 that train together, in 1 process of 1 thread"
     assert [line.split(":")[0] for line in out.splitlines() if line.startswith("ce")] == [
-        f"ce+kd+hkd-knn-{gnn} seed {seed}" for gnn in ("tag", "none") for seed in (0, 1)
+        f"ce+kd+hkd-knn-{gnn} seed {seed}" for seed in (0, 1) for gnn in ("tag", "none")
     ]
     assert top(folder) == {"results"}
     assert top(folder / "results") == {"teachers", "adhoc"}
@@ -220,9 +221,11 @@ def test_a_failing_job_of_a_sweep_does_not_keep_the_others_from_running(
     words = ["plugins=[failing_plugin]", "objective={failing: {name: failing}}", f"student={networks}", *tiny_words[:3]]
     code, out, err = command("run", "-m", *words)
     assert code == 1
-    assert err == "graphkd: RuntimeError: four is too many (--debug shows where)\n"
-    (failed,) = (line for line in out.splitlines() if "failed" in line)
-    assert failed.endswith(": failed: RuntimeError: four is too many")
+    assert err == ""
+    assert out.splitlines()[-2] == "2 of 3 runs are finished."
+    failed = out.splitlines()[-1]
+    assert failed.startswith("failed: ")
+    assert failed.endswith(": RuntimeError: four is too many")
     assert "student={name:resnet8,widths:[4,2,2,2]}" in failed
     assert sorted(record.status for record in students(folder).values()) == ["done", "done", "failed"]
     assert top(folder) == {"results"}
@@ -235,7 +238,7 @@ def test_an_interrupted_sweep_leaves_nothing_of_hydra(
     def interrupt(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("graphkd.run.run", interrupt)
+    monkeypatch.setattr("graphkd.run.run_together", interrupt)
     assert command("run", "-m", "objective=ce", "seed=0,1", *tiny_words).code == 130
     assert top(folder) == set()
 

@@ -64,7 +64,7 @@ def test_the_version_is_that_of_the_package(command: Command) -> None:
 
 def test_a_mistake_is_one_line_and_two(command: Command, folder: Path) -> None:
     assert command("rum") == (
-        2, "", f"graphkd: there is no command 'rum'; did you mean 'run'? (commands: {', '.join(sorted(COMMANDS))})\n"
+        2, "", f"graphkd: there is no command 'rum'; did you mean 'run'? (choices: {', '.join(sorted(COMMANDS))})\n"
     )  # fmt: skip
 
 

@@ -237,8 +237,8 @@ def test_the_last_epoch_counts_and_seconds_stand_beside() -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"target": "hkd_kdd"}, "table 'table1': option 'target' names 'hkd_kdd', which is no row; did you mean 'hkd"),
-        ({"student": "x"}, "table 'table1': option 'student' names 'x', which is no row"),
+        ({"target": "hkd_kdd"}, "table 'table1': option 'target' names no row 'hkd_kdd'; did you mean 'hkd"),
+        ({"student": "x"}, "table 'table1': option 'student' names no row 'x'"),
         ({"pairs": ["a->b", "a->b"]}, "table 'table1' has the pair 'a->b' twice"),
         ({"pairs": "a->b"}, "table 'table1': option 'pairs' is 'a->b', but must be a list"),
         ({"rows": ["kd"]}, "table 'table1': option 'rows' is ['kd'], but must be a mapping"),
@@ -256,7 +256,7 @@ def test_the_last_epoch_counts_and_seconds_stand_beside() -> None:
         ),
         (
             {"published": {"source": "x", "data": "y", "rows": {"dkd": {"mean": [None] * 5}}}},
-            "table 'table1': option 'published' names 'dkd', which is no row",
+            "table 'table1': option 'published' names no row 'dkd'",
         ),
     ],
 )
