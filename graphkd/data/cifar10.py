@@ -30,9 +30,10 @@ class Cifar10(Cifar):
     def __init__(
         self,
         root: str = "data",
+        image_size: int = 32,
         split: SplitOptions = SplitOptions(),  # noqa: B008 (immutable)
         augmentation: Augmentation = CROP_AND_FLIP,
         mean: RGB = (0.4914, 0.4822, 0.4465),
         std: RGB = (0.2470, 0.2435, 0.2616),
     ) -> None:
-        super().__init__(self.read, root, split, augmentation, mean, std)
+        super().__init__(root, image_size, split, augmentation, mean, std)

@@ -30,9 +30,10 @@ class Cifar100(Cifar):
     def __init__(
         self,
         root: str = "data",
+        image_size: int = 32,
         split: SplitOptions = SplitOptions(),  # noqa: B008 (immutable)
         augmentation: Augmentation = CROP_AND_FLIP,
         mean: RGB = (0.5071, 0.4867, 0.4408),
         std: RGB = (0.2675, 0.2565, 0.2761),
     ) -> None:
-        super().__init__(self.read, root, split, augmentation, mean, std)
+        super().__init__(root, image_size, split, augmentation, mean, std)

@@ -181,7 +181,7 @@ class _Reader:
         return self._cached(
             lambda: _with_missing(decode_splits(encoded, class_names, images)),
             size=images.image_size, channels=images.in_channels, skip_broken=images.skip_broken,
-            background=images.colour,
+            background=images.colour, **images.resampled,
         )  # fmt: skip
 
     def kept(self) -> Decoded:

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.pool import ThreadPool
-from typing import NamedTuple, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -81,16 +81,17 @@ class Decoder:
 
     Args:
         channels: 1 for grey, 3 for colour.
-        size: Height and width of the result in pixels: the central square, resized (bilinear, antialiased).
-            None: as the image is.
+        size: Height and width of the result in pixels: the central square, resized. None: as the image is.
         expected: Width and height that the image must have as it is seen; None for any.
         background: What transparent images are drawn on.
+        resample: How they are resized: bilinear (antialiased), or by area.
     """
 
     channels: int
     size: int | None = None
     expected: tuple[int, int] | None = None
     background: Colour = WHITE
+    resample: Literal["bilinear", "area"] = "bilinear"
 
     def __call__(self, source: Source) -> Picture:
         """Return the image as it is seen.
@@ -115,7 +116,8 @@ class Decoder:
             side = min(image.size)
             left, top = ((length - side) / 2 for length in image.size)
             box = (left, top, left + side, top + side)
-            image = image.resize((self.size, self.size), Image.Resampling.BILINEAR, box=box)
+            how = Image.Resampling.BOX if self.resample == "area" else Image.Resampling.BILINEAR
+            image = image.resize((self.size, self.size), how, box=box)
         pixels = np.asarray(image)
         return pixels[None] if self.channels == 1 else pixels.transpose(2, 0, 1)
 
@@ -252,6 +254,7 @@ def decode_images(
     size: int | None,
     skip_broken: bool,
     background: Colour = WHITE,
+    resample: Literal["bilinear", "area"] = "bilinear",
 ) -> Images:
     """Decode images in threads, into memory that is asked for once.
 
@@ -263,6 +266,7 @@ def decode_images(
         size: Height and width in pixels, see `Decoder`; None if all images have one size.
         skip_broken: Leaves broken images out.
         background: What transparent images are drawn on.
+        resample: How images are resized, see `Decoder`.
 
     Raises:
         UserError: An image is broken (unless skipped), not square without a `size`, all are broken, or they do
@@ -270,7 +274,7 @@ def decode_images(
     """
     pixels = np.empty((0,), dtype=np.uint8)
     broken: dict[int, str] = {}
-    plain = Decoder(channels, size, background=background)
+    plain = Decoder(channels, size, background=background, resample=resample)
     decoder: Decoder | None = None
     start = animated = constant = 0
     with _threads() as pool:

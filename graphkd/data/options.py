@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from graphkd.data.images import MODES, Colour, colour
 from graphkd.data.tensor import check_fractions
@@ -57,14 +58,15 @@ class ImageOptions:
     """How image files are decoded.
 
     Attributes:
-        image_size: Height and width in pixels of the central square that images are resized to (bilinear,
-            antialiased). None: all images have one size.
+        image_size: Height and width in pixels of the central square that images are resized to. None: all images have
+            one size.
         in_channels: 3 for colour, 1 for grey; images are converted.
         mean: Mean of each channel, for pixel values in 0 .. 1. None: the training images'.
         std: Standard deviation of each channel, likewise.
         skip_broken: Leave broken images out instead of stopping; `skipped` counts them.
         cache: Where hashes of the files and decoded images are kept: true for beside the data, false for nowhere, or
             a folder.
+        resample: How they are resized: bilinear (antialiased), or area (the mean of what each pixel covers).
         background: What transparent images are drawn on: a colour's name, `#rrggbb`, or red, green and blue from 0
             to 255.
 
@@ -78,6 +80,7 @@ class ImageOptions:
     std: Sequence[float] | None = None
     skip_broken: bool = False
     cache: bool | str = True
+    resample: Literal["bilinear", "area"] = "bilinear"
     background: str | Sequence[int] = "white"
 
     def __post_init__(self) -> None:
@@ -90,3 +93,8 @@ class ImageOptions:
     def colour(self) -> Colour:
         """The background as red, green and blue."""
         return colour(self.background)
+
+    @property
+    def resampled(self) -> dict[str, str]:
+        """What of `resample` decoded images depend on; nothing by default, so that older caches stay valid."""
+        return {} if self.resample == "bilinear" else {"resample": self.resample}

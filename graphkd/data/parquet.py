@@ -146,6 +146,7 @@ class _Reader:
             "channels": images.in_channels,
             "skip_broken": images.skip_broken,
             "background": images.colour,
+            **images.resampled,
         }
 
     def read(self) -> Decoded:

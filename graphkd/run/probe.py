@@ -68,7 +68,7 @@ class Probe:
     decay: float = 0.1
     eval_batch_size: int = 256
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: int = 2
+    threads: int = 1
 
     def __post_init__(self) -> None:
         """Raise `UserError` where an option is out of its range."""

@@ -14,10 +14,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import forked
-
-DIFFERENT = {"seconds", "duration_s", "seconds_per_step", "peak_memory_mib", "phases", "code"}
-"""What two equal runs may differ in: times, and the commit where somebody works on the checkout meanwhile."""
+DIFFERENT = {"seconds", "duration_s", "seconds_per_step", "peak_memory_mib", "phases", "code", "group_size"}
+"""What two equal runs may differ in: times, with how many they trained, and the commit of a checkout at work."""
 KILLED = -signal.SIGKILL
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)\.pt")
 

@@ -17,7 +17,7 @@ import pytest
 from crashes import DIFFERENT, Command, Machine, descendants, latest, left_by
 
 from graphkd.report.metrics import METRICS
-from graphkd_cli import ablation, compose
+from graphkd_cli import compose
 from graphkd_cli.main import main
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes through /proc")
@@ -108,25 +108,65 @@ def test_killed_anywhere_it_ends_as_if_it_had_not_been(machine: Machine, suite: 
 
 
 @pytest.mark.soak
-def test_a_worker_of_the_launcher_may_be_killed(machine: Machine, suite: list[str]) -> None:
-    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+@pytest.mark.parametrize(
+    ("words", "sign"),
+    [
+        (["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"], "popen_loky"),
+        (["--jobs", "2"], "graphkd_cli.groups"),
+    ],
+    ids=["joblib", "own"],
+)
+def test_a_worker_may_be_killed(words: list[str], sign: str, machine: Machine, suite: list[str]) -> None:
+    if sign == "popen_loky":
+        pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     machine.finish([*suite, "results=whole"])
     torn = machine.folder / "torn"
-    command = machine.start([*suite, "results=torn", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"])
+    command = machine.start([*suite, "results=torn", *words])
 
     def workers() -> list[int]:
-        return sorted(pid for pid, line in descendants(command.pid).items() if "popen_loky" in line)
+        return sorted(pid for pid, line in descendants(command.pid).items() if sign in line)
 
     for count in (1, 2):
         before = max((latest(folder) for folder in torn.glob("mini/**/seed-*")), default=-1)
         assert command.wait_for(lambda: any(latest(f) > before for f in torn.glob("mini/**/seed-*")))  # noqa: B023
         known = done(torn)
         os.kill(random.Random(count).choice(workers()), signal.SIGKILL)
-        assert command.wait_for(lambda: command.output.count("process of the launcher died") == count)  # noqa: B023
+        assert command.wait_for(lambda: command.output.count("a process died") == count)  # noqa: B023
     assert command.wait() == 0, command.output
     assert "4 of 4 runs are finished." in command.output
     assert known.items() <= done(torn).items(), "what was finished is not done again"
     assert len(trained(command)) == len(set(trained(command))) >= 4, "every run once"
+    check_equal(torn, machine.folder / "whole")
+
+
+MIXED = {
+    "shared": ["objective=hkd_kd", "objective.hkd.dim=8"],
+    "explicit": ["objective=hkd", "objective.hkd.dim=8", "objective.hkd.sampler=explicit"],
+    "queue": ["objective=hkd", "objective.hkd.dim=8", "bank.kind=queue", "bank.length=200"],
+    "crd": ["objective=crd_kd"],
+    "ft": ["objective=ft", "objective.ft.stage_epochs=2"],
+    "sskd": ["objective=sskd", "objective.sskd.stage_epochs=1", "trainer.epochs=8"],
+    "alone": ["objective=ce"],
+}
+
+
+@pytest.mark.soak
+def test_a_group_of_all_kinds_ends_as_its_runs_do_alone(machine: Machine, suite: list[str]) -> None:
+    """Killed, terminated and interrupted in turn."""
+    file = machine.folder / "own" / "ablation" / "mini.yaml"
+    document = json.loads(file.read_text())
+    base = [*document["base"], "negatives=16", "trainer.epochs=40"]
+    file.write_text(json.dumps({**document, "seeds": [0], "base": base, "variants": MIXED}))
+    machine.finish([*suite, "--alone", "results=whole"])
+    torn, chance, met = machine.folder / "torn", random.Random(0), 0
+    for number in range(14):
+        command = machine.start([*suite, "--jobs", "1", "results=torn"])
+        before, steps = sum(map(latest, run_folders(torn))), chance.randint(5, 40)
+        if command.wait_for(lambda: sum(map(latest, run_folders(torn))) > before + steps):  # noqa: B023
+            os.kill(command.pid, [signal.SIGKILL, signal.SIGTERM, signal.SIGINT][number % 3])
+            met += command.wait() in (-signal.SIGKILL, 143, 130)
+    machine.finish([*suite, "--jobs", "1", "results=torn"])
+    assert met >= 10
     check_equal(torn, machine.folder / "whole")
 
 
@@ -162,8 +202,8 @@ def test_after_a_broken_pool_what_is_missing_is_launched_again(
 ) -> None:
     monkeypatch.chdir(machine.folder)
     launcher = Broken([1, 1, 0, 2])
-    monkeypatch.setattr(ablation.compose, "launch", launcher)
-    assert main([*suite, "results=torn", "trainer.epochs=1"]) == 0
+    monkeypatch.setattr(compose, "launch", launcher)
+    assert main([*suite, "results=torn", "trainer.epochs=1", "--alone", "hydra/launcher=basic"]) == 0
     assert [len(asked) for asked in launcher.asked] == [1, 4, 3, 3, 1]
     assert capsys.readouterr().out.count("(was there)") == 0
 
@@ -173,8 +213,8 @@ def test_a_pool_that_always_breaks_is_given_up(
 ) -> None:
     monkeypatch.chdir(machine.folder)
     launcher = Broken([9, 1, *[0] * 9])
-    monkeypatch.setattr(ablation.compose, "launch", launcher)
-    assert main([*suite, "results=torn", "trainer.epochs=1"]) == 1
+    monkeypatch.setattr(compose, "launch", launcher)
+    assert main([*suite, "results=torn", "trainer.epochs=1", "--alone", "hydra/launcher=basic"]) == 1
     out = capsys.readouterr().out
     assert "1 of 4 runs are finished." in out
     assert out.count("its process died: BrokenExecutor: a worker was killed") == 3
