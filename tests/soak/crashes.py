@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import forked
+
 DIFFERENT = {"seconds", "duration_s", "seconds_per_step", "peak_memory_mib", "phases", "code", "group_size"}
 """What two equal runs may differ in: times, with how many they trained, and the commit of a checkout at work."""
 KILLED = -signal.SIGKILL
