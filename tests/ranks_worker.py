@@ -1,10 +1,9 @@
-"""What is computed in one process and in several, to be compared: python -m ranks_worker FOLDER/any, in each."""
+"""What is computed in one process and in several, to be compared."""
 
 from __future__ import annotations
 
 import os
 import signal
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -230,7 +229,3 @@ def main(folder: Path) -> None:
     place.mkdir(exist_ok=True)
     found = {name: compute() for name, compute in cases(place).items()}
     torch.save(found, folder / f"rank-{rank()}.pt")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]).parent)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
+import select
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 import yaml
 from filelock import FileLock
@@ -36,7 +36,6 @@ GROUP = (
 JOB = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "8", "SLURM_PROCID": "0"}
 """Of an allocation; in a job's script too."""
 STEP = {**JOB, "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "8", "SLURM_PROCID": "5"}
-Command = Callable[..., "subprocess.CompletedProcess[str]"]
 DISPLAY = "\x1b[?25l"
 """Hides the cursor: a live display begins."""
 
@@ -195,24 +194,26 @@ sys.exit(128 + count[0])
 def test_who_was_begun_leaves_with_the_one_that_began_it(tmp_path: Path) -> None:
     """Also one that hears no signal."""
     begun = """
-import signal, sys, time
+import os, signal, time
 from graphkd.run import processes
 processes._KILL_AFTER_S = 0.1
-if len(sys.argv) > 1:
+os.dup2(os.open("{pipe}", os.O_RDONLY), 0)
+if {deaf}:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 processes.follow_parent()
 print("ready", flush=True)
 time.sleep(100)
 """
-    for words, expected in (([], -signal.SIGTERM), (["deaf"], 143)):
-        command = [sys.executable, "-c", begun, *words]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdin is not None
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-            assert process.poll() is None
-            process.stdin.close()
-            assert process.wait(20) == expected
+    for deaf, expected in ((False, -signal.SIGTERM), (True, 143)):
+        pipe, out = tmp_path / f"pipe {deaf}", tmp_path / f"out {deaf}"
+        os.mkfifo(pipe)
+        process = forked.start(forked.source, [begun.format(pipe=pipe, deaf=deaf)], tmp_path, out, out)
+        with pipe.open("w"):
+            while process.is_alive() and not out.read_text():
+                time.sleep(0.01)
+            assert out.read_text() == "ready\n"
+            assert process.is_alive()
+        assert forked.wait(process) == expected
 
 
 def test_a_display_begins_with_the_training() -> None:
@@ -285,17 +286,6 @@ def small(tiny_words: list[str]) -> list[str]:
     return [*tiny_words, "objective.hkd.dim=8", "negatives=16", "trainer.devices=2", "results=results"]
 
 
-@pytest.fixture
-def graphkd(tmp_path: Path) -> Command:
-    """Calls the command in a process of its own."""
-
-    def call(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "graphkd_cli.main", *words]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
-
-    return call
-
-
 def student_folder(results: Path) -> Path:
     (folder,) = (path.parent for path in results.rglob("record.json") if "teachers" not in path.parts)
     return folder
@@ -305,23 +295,19 @@ def on_terminal(words: list[str], folder: Path) -> tuple[int, str, str]:
     """Calls the command on a terminal; its exit code, what it shows, and its errors."""
     pty = pytest.importorskip("pty")
     reader, terminal = pty.openpty()
-    command = [sys.executable, "-m", "graphkd_cli.main", *words]
-    environment = {**os.environ, "TERM": "xterm"}
-    with subprocess.Popen(
-        command, cwd=folder, env=environment, stdout=terminal, stderr=subprocess.PIPE, text=True
-    ) as process:
-        os.close(terminal)
-        shown = b""
-        with contextlib.suppress(OSError):  # the end of a terminal, on Linux
-            while chunk := os.read(reader, 4096):
-                shown += chunk
-        os.close(reader)
-        _, errors = process.communicate(timeout=60)
-    return process.returncode, shown.decode(), errors
+    errors = folder.with_name(f"{folder.name}-errors")
+    process = forked.start(forked.command, [words], folder, Path(os.ttyname(terminal)), errors, {"TERM": "xterm"})
+    shown = b""
+    while process.is_alive() or select.select([reader], [], [], 0)[0]:
+        if select.select([reader], [], [], 0.1)[0]:
+            shown += os.read(reader, 4096)
+    os.close(reader)
+    os.close(terminal)
+    return forked.wait(process), shown.decode(), errors.read_text()
 
 
 @pytest.mark.slow
-def test_a_run_on_two_devices_is_one_run(graphkd: Command, small: list[str], tmp_path: Path) -> None:
+def test_a_run_on_two_devices_is_one_run(small: list[str], tmp_path: Path) -> None:
     code, shown, errors = on_terminal(["run", *small], tmp_path)
     assert (code, errors) == (0, "")
     assert shown.count(DISPLAY) == 2, "of the teacher and of the student, by the leading process"
@@ -330,19 +316,25 @@ def test_a_run_on_two_devices_is_one_run(graphkd: Command, small: list[str], tmp
     written = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert written.keys() == {"config.yaml", "data.json", "metrics.jsonl", "record.json", "student.safetensors"}
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 1
-    again = graphkd("run", *small)
+    again = forked.graphkd(["run", *small], tmp_path)
     assert again.returncode == 0
     assert "finished already" in again.stdout
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == written
+
+
+def torchrun(words: list[str]) -> None:
+    """Does what `torchrun WORD ...` does."""
+    from torch.distributed import run
+
+    run.main(words)
 
 
 @pytest.mark.slow
 def test_torchrun_starts_it_too(small: list[str], tmp_path: Path) -> None:
     config = tmp_path / "job.yaml"
     config.write_text(yaml.safe_dump(compose(small).config))
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port",
-               str(processes._free_port()), "-m", worker.MODULE, str(config)]  # fmt: skip
-    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    words = ["--nproc-per-node", "2", "--master-port", str(forked.free_port()), "-m", worker.MODULE, str(config)]
+    ran = forked.run(torchrun, [words], tmp_path)
     assert ran.returncode == 0, ran.stderr[:4000]
     assert records.read(student_folder(tmp_path / "results") / "record.json").status == "done"
 
@@ -356,19 +348,20 @@ def children(parent: int) -> list[int]:
 def test_a_killed_rank_ends_the_run_and_keeps_the_checkpoint(tiny_words: list[str], tmp_path: Path) -> None:
     own = ["objective=ce", "trainer.devices=2", "trainer.epochs=2000", "trainer.checkpoint_every=5 steps"]
     words = ["run", *tiny_words, *own, "results=results"]
-    command = [sys.executable, "-m", "graphkd_cli.main", *words]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
-        deadline = time.monotonic() + 200
-        while not list(tmp_path.rglob("checkpoint-*.pt")) and run.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.1)
-        ranks = children(run.pid)
-        assert len(ranks) == 2
-        os.kill(max(ranks), signal.SIGKILL)
-        killed = time.monotonic()
-        _, errors = run.communicate(timeout=60)
+    errors = tmp_path / "errors"
+    run = forked.start(forked.command, [words], tmp_path, Path(os.devnull), errors)
+    deadline = time.monotonic() + 200
+    while not list(tmp_path.rglob("checkpoint-*.pt")) and run.is_alive() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert run.pid is not None
+    ranks = children(run.pid)
+    assert len(ranks) == 2
+    os.kill(max(ranks), signal.SIGKILL)
+    killed = time.monotonic()
+    code = forked.wait(run)
     assert time.monotonic() - killed < 60
-    assert run.returncode == 1
-    (line,) = errors.splitlines()
+    assert code == 1
+    (line,) = errors.read_text().splitlines()
     assert line.startswith("graphkd: RuntimeError: rank 1 of 2 died (SIGKILL); the last checkpoint is kept")
     for each in ranks:
         with pytest.raises(ProcessLookupError):
@@ -379,17 +372,18 @@ def test_a_killed_rank_ends_the_run_and_keeps_the_checkpoint(tiny_words: list[st
 
 
 @pytest.mark.slow
-def test_a_suite_on_two_devices_through_submitit(graphkd: Command, tiny_words: list[str], tmp_path: Path) -> None:
+def test_a_suite_on_two_devices_through_submitit(tiny_words: list[str], tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     suite = tmp_path / "configs" / "ablation"
     suite.mkdir(parents=True)
     (suite / "small.yaml").write_text(
         "# @package ablation\ndescription: one\nseeds: [0]\nbase: []\nvariants:\n  taught: [objective=kd]\n"
     )
-    done = graphkd(
+    words = [
         "ablation", "small", "--config-dir", str(tmp_path / "configs"), *tiny_words, "trainer.devices=2",
         "teacher_trainer.devices=1", "hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5",
-    )  # fmt: skip
+    ]  # fmt: skip
+    done = forked.graphkd(words, tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "1 of 1 runs are finished."
     found = [records.read(path) for path in (tmp_path / "results").rglob("record.json")]

@@ -10,9 +10,9 @@ import pytest
 
 HANGS = """
 import ctypes, time
-import conftest
+import limits
 
-conftest.GRACE = 0.2
+limits.GRACE = 0.2
 
 def test_in_c_code():
     lock, mutex = ctypes.PyDLL(None).pthread_mutex_lock, ctypes.create_string_buffer(64)
@@ -35,7 +35,7 @@ def test_a_test_that_hangs_does_not_stop_the_suite(tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text((tests.parent / "pyproject.toml").read_text())
     (tmp_path / "tests").symlink_to(tests)
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-n", "1", "--timeout", "0.5", "-p", "conftest", "test_hangs.py"],
+        [sys.executable, "-m", "pytest", "-n", "1", "--timeout", "0.5", "-p", "limits", "test_hangs.py"],
         cwd=tmp_path, env={"PATH": "", "PYTHONPATH": str(tests)}, capture_output=True, text=True, timeout=500,
     )  # fmt: skip
     assert "2 failed, 1 passed" in done.stdout
@@ -53,4 +53,4 @@ def test_each_test_has_a_limit(request: pytest.FixtureRequest) -> None:
     assert float(request.config.getini("timeout")) > 0
     for name in marks:
         of_name = [item for item in request.session.items if item.get_closest_marker(name)]
-        assert len(marks[name]) == len(of_name), "conftest.py gives each slow or soak test its own"
+        assert len(marks[name]) == len(of_name), "limits.py gives each slow or soak test its own"

@@ -7,12 +7,11 @@ import math
 import os
 import re
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 import safetensors.torch
 import torch
@@ -536,13 +535,13 @@ def test_force_does_not_train_the_teacher_again(tiny_config: Config, tmp_path: P
 
 @pytest.mark.slow
 def test_two_processes_at_once_train_one_teacher(tiny_words: list[str], tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "graphkd_cli.main", "run", *tiny_words, "teacher_trainer.epochs=20"]
+    words, printed = ["run", *tiny_words, "teacher_trainer.epochs=20"], [tmp_path / "first", tmp_path / "second"]
     processes = [
-        subprocess.Popen([*command, f"seed={seed}"], cwd=tmp_path, stdout=subprocess.PIPE, text=True) for seed in (0, 1)
+        forked.start(forked.command, [[*words, f"seed={seed}"]], tmp_path, path, path)
+        for seed, path in enumerate(printed)
     ]
-    printed = [process.communicate()[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0]
-    assert sum("teacher resnet8 seed 0: epoch 20/20" in text for text in printed) == 1
+    assert [forked.wait(process) for process in processes] == [0, 0]
+    assert sum("teacher resnet8 seed 0: epoch 20/20" in path.read_text() for path in printed) == 1
     assert len(list((tmp_path / "results").glob("adhoc/*/*/seed-*/student.safetensors"))) == 2
 
 

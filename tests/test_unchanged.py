@@ -9,15 +9,17 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from graphkd.ablation import SuiteRun
 from graphkd.run import StudentSpec, parse, run
-from graphkd_cli.compose import compose
+from graphkd.run.records import pair_name
+from graphkd_cli.compose import Composed, check_used, compose
 from graphkd_cli.studies import read_suite, suite_names
 
 GOLDEN = Path(__file__).parent / "golden" / "unchanged.json"
@@ -42,14 +44,21 @@ def spec(words: Sequence[str]) -> StudentSpec:
     return parse(compose(words).config)
 
 
-def identities(suite: str) -> dict[str, str]:
-    """The first 16 digits of the identity of each variant (and pair) of a suite; seeds do not count."""
+def shipped(suite: str) -> Iterator[tuple[SuiteRun, Composed, StudentSpec]]:
+    """Every variant (with every pair) of a suite, composed and bound; the first of them with every seed."""
+    runs = read_suite(suite).runs(suite)
+    for each in runs:
+        if each.seed == runs[0].seed or (each.pair, each.variant) == (runs[0].pair, runs[0].variant):
+            composed = compose(each.overrides)
+            yield each, composed, parse({**composed.config, "varied": each.varied})
+
+
+def identities(runs: Iterable[tuple[SuiteRun, Composed, StudentSpec]]) -> dict[str, str]:
+    """The first 16 digits of the identity of each variant (and pair); seeds do not count."""
     found: dict[str, set[str]] = {}
-    for each in read_suite(suite).runs(suite):
+    for each, _, made in runs:
         name = f"{each.pair} {each.variant}" if each.pair else each.variant
-        if name in found and name != next(iter(found)):
-            continue  # that seeds do not count, the suite's first variant shows
-        found.setdefault(name, set()).add(spec(each.overrides).identity[:16])
+        found.setdefault(name, set()).add(made.identity[:16])
     assert all(len(of) == 1 for of in found.values()), "an identity depends on the seed"
     return {name: of.pop() for name, of in found.items()}
 
@@ -71,8 +80,19 @@ def golden() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("suite", suite_names())
-def test_every_shipped_run_keeps_its_identity(golden: dict[str, Any], suite: str) -> None:
-    assert identities(suite) == golden["identities"][suite]
+def test_every_shipped_run_binds_and_keeps_its_identity(golden: dict[str, Any], suite: str) -> None:
+    runs, read_in = list(shipped(suite)), read_suite(suite)
+    assert identities(runs) == golden["identities"][suite]
+    pairs: dict[str, str | None] = {}
+    for each, composed, made in runs:
+        check_used(composed, made.unused_nodes, [f"{key}={value}" for key, value in each.varied.items()])
+        assert made.seed == each.seed
+        assert made.folder.parts[-4:-2] == (suite, each.variant)
+        assert pairs.setdefault(pair_name(composed.config), each.pair) == each.pair
+    assert {each.variant for each, _, _ in runs} == read_in.variants.keys()
+    assert len(pairs) == max(len(read_in.pairs), 1), "records tell pairs apart by this name"
+    first = [made.identity for each, _, made in runs if (each.pair, each.seed) == (runs[0][0].pair, runs[0][0].seed)]
+    assert len(set(first)) == len(read_in.variants), "two variants are the same run"
 
 
 @pytest.mark.parametrize("name", TRAININGS)
@@ -90,5 +110,5 @@ if __name__ == "__main__":
     document = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {"students": {}}
     with tempfile.TemporaryDirectory() as folder:
         document["students"][machine()] = {name: weights_hash(name, Path(folder)) for name in TRAININGS}
-    document["identities"] = {suite: identities(suite) for suite in suite_names()}
+    document["identities"] = {suite: identities(shipped(suite)) for suite in suite_names()}
     GOLDEN.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n")

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
-import subprocess
-import sys
+import time
 from collections.abc import Iterator, Sequence
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 from commands import Command, OwnConfigs, Plugin, students, top
 
@@ -33,6 +35,18 @@ class Failing(CrossEntropy):
         return super().forward(batch)
 """
 PLUGIN = "plugins=[failing_plugin]"
+
+
+@pytest.fixture(autouse=True)
+def _without_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draws figures, which takes longer than the trainings, only for tests that ask for `with_figures`."""
+    if "with_figures" not in request.fixturenames:
+        monkeypatch.setattr("graphkd_cli.studies.draw_figures", lambda *_: None)
+
+
+@pytest.fixture
+def with_figures() -> None:
+    """See above."""
 
 
 @pytest.fixture
@@ -101,6 +115,7 @@ def test_some_of_the_variants_are_run_in_the_suites_order(command: Command, fold
         assert [row["variant"] for row in csv.DictReader(file)] == ["taught", "alone"], "what ran before stands there"
 
 
+@pytest.mark.usefixtures("with_figures")
 def test_runs_everything_then_writes_its_tables(command: Command, folder: Path, suite: list[str]) -> None:
     code, out, err = command("ablation", *suite)
     assert (code, err) == (0, "")
@@ -115,10 +130,12 @@ def test_runs_everything_then_writes_its_tables(command: Command, folder: Path, 
     (table,) = (folder / "results" / "tables").glob("*.csv")
     with table.open() as file:
         assert [(row["variant"], row["n"]) for row in csv.DictReader(file)] == [("taught", "2"), ("alone", "2")]
+    assert list((folder / "results" / "tables").glob("*.svg"))
     assert top(folder) == {"results"}
     assert top(folder / "results") == {"mini", "tables", "teachers"}
 
 
+@pytest.mark.usefixtures("with_figures")
 def test_the_report_has_the_suites_order_too(command: Command, folder: Path, suite: list[str]) -> None:
     command("ablation", *suite, "--seeds", "0")
     tables = folder / "results" / "tables"
@@ -247,28 +264,29 @@ def test_an_interrupted_suite_leaves_nothing_of_hydra(
 
 
 @pytest.fixture
-def owner(folder: Path) -> Iterator[subprocess.Popen[str]]:
+def owner(folder: Path) -> Iterator[ForkServerProcess]:
     """Another process that launches runs of these results."""
     source = (
         "import time\nfrom pathlib import Path\nfrom graphkd.run.folder import launch_folder\n"
         "with launch_folder(Path('results')) as place:\n"
-        "    (place / '0.yaml').write_text('seed: 0'); print(place.name, flush=True); time.sleep(100)"
+        "    (place / '0.yaml').write_text('seed: 0'); time.sleep(100)"
     )
-    with subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE, text=True) as process:
-        yield process
-        process.kill()
+    process = forked.start(forked.source, [source], folder, Path(os.devnull), Path(os.devnull))
+    while process.is_alive() and not list(folder.glob("results/.launch-*/0.yaml")):
+        time.sleep(0.01)
+    yield process
+    process.kill()
 
 
 def test_what_a_killed_suite_left_is_removed_by_the_next(
-    command: Command, folder: Path, suite: list[str], owner: subprocess.Popen[str]
+    command: Command, folder: Path, suite: list[str], owner: ForkServerProcess
 ) -> None:
-    assert owner.stdout is not None
-    name = owner.stdout.readline().strip()
-    left = {name, f"{name}.lock"}
+    (place,) = (path.parent for path in folder.glob("results/.launch-*/0.yaml"))
+    left = {place.name, f"{place.name}.lock"}
     assert command("ablation", *suite, "--seeds", "0").code == 0
     assert left < top(folder / "results"), "its owner is at work"
     owner.kill()
-    owner.wait()
+    owner.join()
     (folder / "results" / ".launch-without-a-lock").mkdir()
     assert command("report", "results", "--config-dir", suite[-1]) == command(
         "report", "results/mini", "--out", "results/tables", "--config-dir", suite[-1]

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 from commands import Command, students, top
 
@@ -125,17 +126,15 @@ def test_a_reader_that_leaves_early_sees_no_traceback(folder: Path, words: list[
 @pytest.mark.slow
 def test_sigterm_ends_a_training_in_order(folder: Path, tiny_words: list[str]) -> None:
     words = ["run", *tiny_words[1:], "objective=ce", "trainer.epochs=100000", "run_dir=out"]
-    process = subprocess.Popen(
-        [*GRAPHKD, *words], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
+    errors = folder.with_name("errors")
+    process = forked.start(forked.command, [words], folder, Path(os.devnull), errors)
     until = time.monotonic() + 100
     while not (folder / "out" / "metrics.jsonl").exists() and time.monotonic() < until:
-        assert process.poll() is None
+        assert process.is_alive()
         time.sleep(0.05)
     process.terminate()
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 143
-    assert err == "graphkd: terminated; the same command goes on where it was\n"
+    assert forked.wait(process) == 143
+    assert errors.read_text() == "graphkd: terminated; the same command goes on where it was\n"
     record = records.read(folder / "out" / "record.json")
     assert (record.status, record.error) == ("running", None)
     assert list((folder / "out").glob("checkpoint-*.pt"))
@@ -153,16 +152,20 @@ def shell(line: str, folder: Path, **environment: str) -> subprocess.CompletedPr
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("redirected", "code", "errors"), [
-    ("<&- >&- 2>&-", 0, ""),
-    (">/dev/full", 1, FULL),
-])  # fmt: skip
-def test_a_run_ends_well_wherever_it_is_shown(
-    folder: Path, tiny_words: list[str], redirected: str, code: int, errors: str
-) -> None:
+def test_a_run_without_any_streams_ends_well(folder: Path, tiny_words: list[str]) -> None:
     words = " ".join(f"'{word}'" for word in [*tiny_words, "objective=ce"])
-    done = shell(f"GRAPHKD run {words} {redirected}", folder)
-    assert (done.returncode, done.stderr) == (code, errors)
+    done = shell(f"GRAPHKD run {words} <&- >&- 2>&-", folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    (record,) = students(folder).values()
+    assert record.status == "done"
+
+
+@pytest.mark.slow
+def test_a_run_on_a_full_disk_ends_well(folder: Path, tiny_words: list[str]) -> None:
+    errors = folder.with_name("errors")
+    words = ["run", *tiny_words, "objective=ce"]
+    assert forked.wait(forked.start(forked.command, [words], folder, Path("/dev/full"), errors)) == 1
+    assert errors.read_text() == FULL
     (record,) = students(folder).values()
     assert record.status == "done"
 
@@ -185,9 +188,13 @@ def test_whatever_is_said_is_no_trouble_where_it_cannot_be(
 
 @pytest.mark.slow
 def test_a_run_outlives_its_reader(folder: Path, tiny_words: list[str]) -> None:
-    words = " ".join(f"'{word}'" for word in [*tiny_words, "objective=ce"])
-    done = shell(f"GRAPHKD run {words} | head -c 1 > /dev/null; exit ${{PIPESTATUS[0]}}", folder)
-    assert (done.returncode, done.stderr) == (1, "")
+    errors, pipe = folder.with_name("errors"), folder.with_name("pipe")
+    os.mkfifo(pipe)
+    words = ["run", *tiny_words, "objective=ce"]
+    process = forked.start(forked.command, [words], folder, pipe, errors)
+    with pipe.open() as reader:
+        assert reader.read(1)
+    assert (forked.wait(process), errors.read_text()) == (1, "")
     (record,) = students(folder).values()
     assert record.status == "done"
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import forked
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -796,7 +797,13 @@ def test_a_plan_of_many_epochs_is_made_at_once(command: Command, words: list[str
 
 
 def start(folder: Path, words: list[str], **environment: str) -> Answer:
-    """Calls `graphkd WORD ...` as a process in a folder, with more in its environment."""
+    """Calls `graphkd WORD ...` as a process in a folder, with more in its environment.
+
+    A new Python is begun only where it is Python itself that reads the environment.
+    """
+    if not any(name.startswith(("LC_", "OMP_", "PYTHON")) for name in environment):
+        forked_one = forked.graphkd(words, folder, **environment)
+        return Answer(forked_one.returncode, forked_one.stdout, forked_one.stderr)
     asked = [sys.executable, "-m", "graphkd_cli.main", *words]
     done = subprocess.run(asked, cwd=folder, env=os.environ | environment, capture_output=True, timeout=100)
     return Answer(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))

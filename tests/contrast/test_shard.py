@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import forked
 import pytest
 import torch
 import torch.distributed as dist
@@ -173,7 +174,8 @@ def work(rank: int, world: int, folder: Path) -> None:
 def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Found]]:
     """Everything that each process of a world computed."""
     folder = tmp_path_factory.mktemp("processes")
-    torch.multiprocessing.spawn(work, (request.param, folder), nprocs=request.param)
+    forked.server()
+    torch.multiprocessing.start_processes(work, (request.param, folder), request.param, start_method="forkserver")
     return [torch.load(folder / f"{rank}.pt") for rank in range(request.param)]
 
 

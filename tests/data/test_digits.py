@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -144,9 +142,3 @@ def test_crops_but_does_not_flip_by_default() -> None:
 def test_bad_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         digits(**options)
-
-
-def test_import_is_light() -> None:
-    code = "import sys, graphkd.data.digits; print({'sklearn', 'torchvision'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"

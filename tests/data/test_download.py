@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import io
 import os
-import subprocess
-import sys
 import tarfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 
 from graphkd.data.download import Archive, download_progress, fetch, read_tar
@@ -121,18 +120,13 @@ def test_a_missing_page_and_a_folder_that_cannot_be(server: Any, tmp_path: Path)
 
 def test_two_at_once_download_once(server: Any, tmp_path: Path) -> None:
     archive = server.add("some.zip", CONTENT)
-    code = (
-        "import sys; from pathlib import Path; from graphkd.data.download import Archive, fetch;"
-        "fetch(Archive(*sys.argv[1:4]), Path(sys.argv[4]))"
-    )
-    command = [sys.executable, "-c", code, archive.url, archive.md5, archive.name, str(tmp_path)]
-    other = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    other = forked.start(fetch, [archive, tmp_path], tmp_path, Path(os.devnull), Path(os.devnull))
     threads = [threading.Thread(target=fetch, args=(archive, tmp_path)) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert other.wait(60) == 0
+    assert forked.wait(other) == 0
     assert server.ranges == [None]
     assert (tmp_path / "some.zip").read_bytes() == CONTENT
 

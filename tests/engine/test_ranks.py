@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 import ranks_worker
 import torch
 from torch import Tensor
-
-from graphkd.run import processes
 
 WORLD = 2
 pytestmark = pytest.mark.slow
@@ -20,9 +19,12 @@ pytestmark = pytest.mark.slow
 def together(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of the processes found."""
     folder = tmp_path_factory.mktemp("ranks")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(Path(ranks_worker.__file__).parent))
-        processes.start("ranks_worker", folder / "any", WORLD)
+    port, log = forked.free_port(), folder / "log"
+    group = [
+        forked.start(ranks_worker.main, [folder], folder, log, log, forked.group(rank, WORLD, port))
+        for rank in range(WORLD)
+    ]
+    assert [forked.wait(process, log.read_text) for process in group] == [0] * WORLD, log.read_text()
     return [torch.load(folder / f"rank-{rank}.pt", weights_only=False) for rank in range(WORLD)]
 
 

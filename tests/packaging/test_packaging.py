@@ -8,11 +8,15 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 import yaml
+
+from graphkd.errors import UserError
+from graphkd.graph import load_dgl
 
 pytestmark = pytest.mark.slow
 
@@ -47,17 +51,23 @@ def build(source: Path, out: Path, *options: str) -> Path:
     return out
 
 
-def environment(root: Path) -> Path:
-    """A fresh virtual environment with this one's dependencies behind its own packages; returns its Python.
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
+    """Makes a fresh virtual environment with this one's dependencies behind its own packages; returns its Python.
 
     They are added as folders, so the .pth file of an editable install among them is not obeyed.
     """
-    succeed(sys.executable, "-m", "venv", root / "venv", cwd=root)
-    python = root / "venv" / "bin" / "python"
-    own = succeed(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=root).strip()
+    blank = tmp_path_factory.mktemp("blank") / "venv"
+    succeed(sys.executable, "-m", "venv", blank, cwd=blank.parent)
+    python = blank / "bin" / "python"
+    own = succeed(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=blank).strip()
     shared = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
     (Path(own) / "dependencies.pth").write_text("\n".join(shared) + "\n")
-    return python
+
+    def make(root: Path) -> Path:
+        return Path(shutil.copytree(blank, root / "venv", symlinks=True)) / "bin" / "python"
+
+    return make
 
 
 def install(python: Path, *what: object) -> None:
@@ -95,7 +105,7 @@ def sdist(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def installed(wheel: Path, environment: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The Python of an environment that holds the wheel."""
     python = environment(tmp_path_factory.mktemp("installed"))
     install(python, wheel)
@@ -146,7 +156,9 @@ def test_installed_command_answers_a_mistake_in_one_line(installed: Path, tmp_pa
     assert "did you mean 'run'?" in done.stderr
 
 
-def test_editable_install_uses_the_configs_of_its_checkout(source: Path, tmp_path: Path) -> None:
+def test_editable_install_uses_the_configs_of_its_checkout(
+    source: Path, environment: Callable[[Path], Path], tmp_path: Path
+) -> None:
     python = environment(tmp_path)
     install(python, "--editable", source)
     package, _, configs = succeed(python, "-c", PLACES, cwd=tmp_path).splitlines()
@@ -175,26 +187,34 @@ def test_reading_reports_loads_no_torch(tmp_path: Path) -> None:
 
 
 def test_loading_dgl_prints_and_writes_nothing(tmp_path: Path) -> None:
-    code = "from graphkd.graph import load_dgl; print(load_dgl().graph(([0, 1], [1, 0])).num_edges())"
+    code = (
+        "import sys; from graphkd.graph import load_dgl; print(load_dgl().graph(([0, 1], [1, 0])).num_edges());"
+        "assert 'dgl.graphbolt' not in sys.modules"
+    )
     done = call(sys.executable, "-c", code, cwd=tmp_path, HOME=str(tmp_path), PYTHONPATH=str(REPOSITORY))
     assert (done.returncode, done.stdout, done.stderr) == (0, "2\n", "")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_dgl_that_cannot_work_is_named_with_versions(tmp_path: Path) -> None:
+def test_names_and_options_load_no_packages_of_data_or_models(tmp_path: Path) -> None:
+    statement = """
+import graphkd.data.digits
+from graphkd import MODELS, wrap
+MODELS.names(), MODELS.options('torchvision/resnet18')
+"""
+    assert loaded(statement, {"sklearn", "torchvision", "timm", "torch._dynamo"}, tmp_path) == []
+
+
+def test_dgl_that_cannot_work_is_named_with_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = tmp_path / "dgl" / "__init__.py"
     broken.parent.mkdir()
     broken.write_text("raise FileNotFoundError('there is no libdgl\\nsecond line')\n")
-    code = """
-from graphkd.errors import UserError
-from graphkd.graph import load_dgl
-try:
-    load_dgl()
-except UserError as error:
-    print(error)
-"""
-    path = os.pathsep.join([str(tmp_path), str(REPOSITORY)])
-    message = succeed(sys.executable, "-c", code, cwd=tmp_path, PYTHONPATH=path)
-    assert message.count("\n") == 1
+    for name in [name for name in sys.modules if name.partition(".")[0] == "dgl"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError) as caught:
+        load_dgl.__wrapped__()
+    message = str(caught.value)
+    assert "\n" not in message
     for part in (f"DGL {version('dgl')}", f"torch {version('torch')}", "there is no libdgl", "dgl >= 2.1"):
         assert part in message

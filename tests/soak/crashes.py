@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import multiprocessing
 import os
 import random
 import re
@@ -15,31 +14,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import forked
+
 DIFFERENT = {"seconds", "duration_s", "seconds_per_step", "peak_memory_mib", "phases", "code", "group_size"}
 """What two equal runs may differ in: times, with how many they trained, and the commit of a checkout at work."""
-PATIENCE_S = 240.0
 KILLED = -signal.SIGKILL
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)\.pt")
-_SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(
-    ["lightning_fabric", "graphkd.run", "graphkd_cli.ablation", "graphkd_cli.progress", "graphkd_cli.report"]
-)
 
 Until = Callable[[], bool]
 
 
-def _graphkd(words: Sequence[str], folder: str, output: str) -> None:
-    """A `graphkd` process: forked from one that has imported everything, for that takes most of its time."""
-    os.setsid()
-    os.chdir(folder)
-    with open(output, "w") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
+def _graphkd(words: Sequence[str]) -> None:
+    """A `graphkd` process."""
     if any("launcher=" in word for word in words):  # joblib ends its processes where only a whole Python comes by
         os.execv(sys.executable, [sys.executable, "-m", "graphkd_cli.main", *words])
-    from graphkd_cli.main import main
-
-    sys.exit(main(list(words)))
+    forked.command(words)
 
 
 class Command:
@@ -48,8 +37,7 @@ class Command:
     def __init__(self, words: Sequence[str], folder: Path, output: Path) -> None:
         """Starts it."""
         self._output = output
-        self._process = _SERVER.Process(target=_graphkd, args=(list(words), str(folder), str(output)))
-        self._process.start()
+        self._process = forked.start(_graphkd, [list(words)], folder, output, output)
 
     @property
     def pid(self) -> int:
@@ -69,15 +57,11 @@ class Command:
 
     def wait(self) -> int:
         """Waits for its end; the exit code."""
-        self._process.join(PATIENCE_S)
-        if self._process.exitcode is None:
-            os.killpg(self.pid, signal.SIGKILL)
-            raise AssertionError(f"does not end: {self.output[-2000:]}")
-        return self._process.exitcode
+        return forked.wait(self._process, lambda: self.output[-2000:])
 
     def wait_for(self, condition: Until) -> bool:
         """Looks every half millisecond; whether the condition came true before the process ended."""
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + forked.PATIENCE_S
         while self.alive:
             if condition():
                 return True
