@@ -163,6 +163,7 @@ class _Execution:
         no_training = self.spec.kind == "teacher" and self.spec.checkpoint is not None
         check(not no_training, "teacher.checkpoint is given, so there is no teacher to train")
         if not self._reuse():
+            processes.check_world_size(self.spec.trainer, self.spec.trainer_node)
             self.spec.trainer.check_machine()
 
     def run_in_processes(self, worker: str) -> None:

@@ -63,16 +63,24 @@ def join(trainer: Trainer, node: str) -> None:
     """Meet the other processes, where this is one of several that were started together.
 
     Raises:
-        UserError: They are more or fewer than the trainer's devices; it names the config's node of the trainer.
+        UserError: As in `check_world_size`.
     """
-    if in_group():
-        count = world_size()
-        check(
-            count == trainer.processes,
-            f"{node}: devices x nodes is {trainer.processes}, but {count} processes were started together",
-        )
-        if not joined():
-            trainer.fabric().launch()
+    if in_group() and not joined():
+        check_world_size(trainer, node)
+        trainer.fabric().launch()
+
+
+def check_world_size(trainer: Trainer, node: str) -> None:
+    """Check that as many processes were started together as the trainer has devices.
+
+    Raises:
+        UserError: They are more or fewer; it names the config's node of the trainer.
+    """
+    count = world_size()
+    check(
+        count in (1, trainer.processes),
+        f"{node}: devices x nodes is {trainer.processes}, but {count} processes were started together",
+    )
 
 
 def needed(trainer: Trainer, worker: str | None) -> bool:
