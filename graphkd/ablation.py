@@ -113,7 +113,7 @@ class Suite:
         for name, overrides in {"base": self.base, "transfer": self.transfer, **self.variants}.items():
             for override in overrides:
                 removes = override.startswith("~")
-                check(removes or "=" in override, f"'{override}' in '{name}' is no override (key=value or ~key)")
+                check(removes or "=" in override, f"'{override}' in '{name}' is not an override (key=value or ~key)")
             twice = bool(self.pairs) and "pair" in varied(overrides)
             check(not twice, f"'{name}' chooses a pair, but the suite's own are in its list 'pairs'")
 

@@ -97,7 +97,7 @@ def parse_arguments(command: str, arguments: Sequence[str]) -> argparse.Namespac
     """Parse a subcommand's arguments; options may stand among the overrides.
 
     Raises:
-        UserError: An option is unknown or a word is no override.
+        UserError: An option is unknown or a word is not an override.
     """
     parsed = arguments_parser(command).parse_intermixed_args(list(arguments))
     for name in NOT_OPTIONS:

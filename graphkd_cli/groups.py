@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from graphkd.run import RunResult
 
 MODULE = "graphkd_cli.groups"
-BUSY = "another process is at it"
+BUSY = "another process is working on it"
 LEAVE_BUSY = "--leave-busy"
 _SECONDS_BETWEEN_WRITES = 0.5
 
@@ -149,7 +149,7 @@ class _RunCallback(Callback):
         self._training, self._epochs = name, epochs
         self._steps, self._total, self._figures = done, epochs * steps, []
         if done:
-            self.note(f"{name}: going on in epoch {done // steps + 1}")
+            self.note(f"{name}: resuming in epoch {done // steps + 1}")
 
     def step(self) -> None:
         """See `Callback`."""

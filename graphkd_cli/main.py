@@ -107,9 +107,9 @@ def guarded(command: Callable[[], int], debug: bool = False) -> int:
     except UserError as error:
         return _fail(error, 2, str(error), debug)
     except KeyboardInterrupt as error:
-        return _fail(error, 130, "interrupted; the same command goes on where it was", debug)
+        return _fail(error, 130, "interrupted; run the same command again to resume", debug)
     except Terminated as error:
-        return _fail(error, 143, "terminated; the same command goes on where it was", debug)
+        return _fail(error, 143, "terminated; run the same command again to resume", debug)
     except Exception as error:
         return _fail(error, 1, f"{one_line(error)} (--debug shows where)", debug)
 

@@ -37,7 +37,7 @@ def check_form(words: Sequence[str]) -> None:
     for word in words:
         form = "=" in word[1:] or word.startswith("~")
         example = "overrides look like key=value without spaces around '=', for example builder=knn"
-        check(form, f"{brief(word)} is no override; {example}")
+        check(form, f"{brief(word)} is not an override; {example}")
 
 
 def parse(words: Sequence[str]) -> list[Override]:
@@ -60,7 +60,7 @@ def in_grammar(words: Sequence[str], sweeps: bool = False) -> list[str]:
     """Return overrides as Hydra's grammar wants them: values that are texts need no quotes; `sweeps` have commas.
 
     Raises:
-        UserError: A word is no override or chooses something of Hydra's that graphkd keeps to itself.
+        UserError: A word is not an override or chooses something of Hydra's that graphkd keeps to itself.
     """
     check_form(words)
     for word in words:

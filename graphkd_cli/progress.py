@@ -69,7 +69,7 @@ class ProgressCallback(Callback):
         if self._live:
             self._progress.start()
         if done:
-            self.note(f"{name}: going on in epoch {done // steps + 1}")
+            self.note(f"{name}: resuming in epoch {done // steps + 1}")
 
     def step(self) -> None:
         """Show one step more."""

@@ -54,7 +54,7 @@ def _single(options: argparse.Namespace) -> int:
     screen = console()
     with ProgressCallback(screen) as callback:
         result = run(spec, callback, worker=worker.MODULE)
-    print_reused(screen, result, "This run is finished already (force=true runs it again).")
+    print_reused(screen, result, "This run is already finished (force=true runs it again).")
     print_result(screen, result)
     return 0
 

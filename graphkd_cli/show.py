@@ -74,7 +74,7 @@ def print_block(
     missing = [heading for index, heading in enumerate(block.header) if index not in shown]
     if missing:
         where = f"{elsewhere} or a wider terminal" if elsewhere else "a wider terminal"
-        print_text(screen, f"columns left out for want of width: {'; '.join(missing)} ({where} shows them)")
+        print_text(screen, f"columns that do not fit: {'; '.join(missing)} ({where} shows them)")
 
 
 class _Column(NamedTuple):
@@ -198,5 +198,5 @@ def result_line(result: RunResult) -> str:
     """Return one line for a run of a suite or sweep."""
     record = result.record
     changed = "".join(f"; plug-in {module} has changed since" for module in result.changed)
-    again = f" (was there{changed})" if result.reused else f" in {record.duration_s:.0f} s"
+    again = f" (already finished{changed})" if result.reused else f" in {record.duration_s:.0f} s"
     return f"{record.variant} seed {record.seed}: test {rounded(record.metrics.test_top1_last, 2)} %{again}"

@@ -32,6 +32,6 @@ def main(arguments: Sequence[str]) -> int:
     screen = console()
     with ProgressCallback(screen) as callback:
         result = run(spec, callback, worker=worker.MODULE)
-    print_reused(screen, result, "This teacher is trained already (force=true trains it again).")
+    print_reused(screen, result, "This teacher is already trained (force=true trains it again).")
     print_result(screen, result)
     return 0

@@ -77,7 +77,7 @@ def _transfer_one(folder: Path, target: Target) -> None:
     with ProgressCallback(screen) as callback:
         result = run(target.spec(folder), callback)
     if result.reused:
-        screen.print("This probe is finished already.", highlight=False)
+        screen.print("This probe is already finished.", highlight=False)
     print_result(screen, result)
 
 

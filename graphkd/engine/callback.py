@@ -1,4 +1,4 @@
-"""The history of a training, and callbacks that follow it."""
+"""History of a training, and the callbacks that follow it."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class EpochResult:
         total: Mean loss over the epoch's samples.
         terms: Mean "raw" and "weighted" loss of each term, over the samples of the batches that had it.
         train_top1: Accuracy on the augmented training batches, in percent; None in a stage without the student.
-        val: Figures on the validation split, where there is one.
-        test: Figures on the test split.
+        val: Results on the validation split, if there is one.
+        test: Results on the test split.
         seconds: Time of the epoch's training, without evaluation.
-        stage: Which of the objective's stages it belongs to; None for the student's own training.
+        stage: The objective's stage that it belongs to; None for the student's own training.
     """
 
     epoch: int
@@ -43,8 +43,8 @@ class History:
         stages: Results of the epochs of the objective's pre-training stages.
         steps: Optimizer steps of the student's own training.
         seconds: Time of these steps, without evaluation.
-        elapsed: Time of everything, in seconds.
-        phases: Seconds by what they were spent on: data, student, teacher, each term, backward, optimizer.
+        elapsed: Total time, in seconds.
+        phases: Seconds spent on data, student, teacher, each term, backward and optimizer, by name.
         peak_memory_mib: See `graphkd.engine.memory`.
     """
 
@@ -72,10 +72,10 @@ class Callback:
         """Handle the start of a training, or of a stage of one.
 
         Args:
-            name: What is trained.
-            epochs: How many epochs it has.
-            steps: Steps of each epoch.
-            done: Steps that a checkpoint has done already.
+            name: Name of the training.
+            epochs: Number of epochs.
+            steps: Number of steps in each epoch.
+            done: Number of steps already done before a checkpoint.
         """
 
     def resume(self, history: History) -> None:

@@ -23,11 +23,11 @@ from graphkd.files import write_atomically
 from graphkd.model import Network
 
 CHECKSUM = "sha256"
-"""Under what the header of our own files has the checksum of names and tensors."""
+"""Key of the checksum of names and tensors in the header of our own files."""
 WRAPPERS = (
     "model", "state_dict", "model_state_dict", "net", "network", "ema", "model_ema", "state_dict_ema", "ema_state_dict",
 )  # fmt: skip
-"""Under what training scripts keep a network's state dict, in the order in which it is looked for."""
+"""Keys under which training scripts keep a network's state dict, in the order of the search."""
 HARMLESS = (
     "argparse.Namespace", "types.SimpleNamespace", "datetime.datetime", "datetime.timedelta",
     "pathlib.Path", "pathlib.PosixPath", "pathlib.WindowsPath", "pathlib.PurePosixPath",
@@ -35,19 +35,19 @@ HARMLESS = (
     "_codecs.encode", "numpy.dtype", "numpy.ndarray",
     *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
 )  # fmt: skip
-"""What training scripts put beside the tensors and nobody needs here: options, scores, times and places."""
+"""Types that training scripts put beside the tensors and that are not needed: options, scores, times, paths."""
 _COUNTER = "num_batches_tracked"
-_NEVER = ("builtins", "eval", "exec", "nt", "os", "posix", "subprocess", "sys")  # what code hides behind
-_DEEPEST = 3  # wrappers within wrappers
+_NEVER = ("builtins", "eval", "exec", "nt", "os", "posix", "subprocess", "sys")  # modules that malicious code uses
+_DEEPEST = 3  # nested wrappers
 _SMALL = 1 << 30
 _LARGEST_RATIO = 16
-_LARGEST = 1 << 35  # bytes of a file whose network is not built yet
+_LARGEST = 1 << 35  # bytes, for a file whose network is not built yet
 
 
 def save_weights(network: Network, path: Path) -> None:
-    """Write a network's weights as safetensors, whole or not at all; contiguous, on the CPU, under plain names.
+    """Write a network's weights atomically as safetensors; contiguous, on the CPU, under plain names.
 
-    The file's header has their checksum.
+    The header of the file has their checksum.
     """
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     write_atomically(path, safetensors.torch.save(state, {CHECKSUM: _checksum(state)}))
@@ -56,27 +56,27 @@ def save_weights(network: Network, path: Path) -> None:
 def load_weights(network: Network, path: Path) -> tuple[str, ...]:
     """Load weights into a network: this project's safetensors, or a file from elsewhere.
 
-    A prefix that all names of the network's tensors share in the file (of `torch.compile`, data-parallel training,
-    Lightning or a distillation's own wrapper) is left out, and batch norm's counters may be missing.
+    A prefix that all of the network's tensor names share in the file (from `torch.compile`, data-parallel training,
+    Lightning or a distillation wrapper) is removed, and batch norm's counters may be missing.
 
     Args:
         network: The network to fill, in place.
-        path: Safetensors, or what `torch.load(weights_only=True)` reads: a state dict, alone or under one of
+        path: Safetensors, or a file that `torch.load(weights_only=True)` reads: a state dict, alone or under one of
             `WRAPPERS`.
 
     Returns:
-        What the user should know of how the file was read, a line each.
+        Notes for the user on how the file was read, a line each.
 
     Raises:
-        UserError: There is no such file, it cannot be read safely, was altered, is far too large for the network, or
-            does not fit; the message says what differs.
+        UserError: The file is missing, cannot be read safely, was altered, is far too large for the network, or does
+            not fit; the message says what differs.
     """
     expected = network.state_dict()
     state, notes = _read(path, sum(tensor.nbytes for tensor in expected.values()))
     if not state.keys() & expected.keys():
         state, note = _without_prefix(state, expected, path)
         notes += note
-    # Files older than the counters, which only a batch norm without momentum reads; torch fills them in too.
+    # Old files lack the counters, which only a batch norm without momentum reads; torch fills them in too.
     state |= {name: expected[name] for name in expected.keys() - state.keys() if name.endswith(_COUNTER)}
     missing = [name for name in expected if name not in state]
     unexpected = [name for name in state if name not in expected]
@@ -96,10 +96,10 @@ def load_weights(network: Network, path: Path) -> tuple[str, ...]:
 
 
 def check_weights(path: Path) -> None:
-    """Check that a file of weights of our own is whole.
+    """Check that one of our own weights files is intact.
 
     Raises:
-        UserError: It is not, was altered, or is gone.
+        UserError: It is torn, was altered, or is missing.
     """
     _read(path, _SMALL)
 
@@ -108,7 +108,7 @@ def content_hash(path: Path) -> str:
     """Return the SHA-256 of a file's content, in hexadecimal.
 
     Raises:
-        UserError: It is larger than any file of weights.
+        UserError: It is larger than any weights file.
     """
     size = path.stat().st_size
     check(size <= _LARGEST, f"{path} is refused: its {size >> 20} MiB are more than a file of weights has")
@@ -122,7 +122,7 @@ def content_hash(path: Path) -> str:
 def _without_prefix(
     state: dict[str, Tensor], expected: Mapping[str, Tensor], path: Path
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Leave out the prefix behind which the expected names are; all of them, or else as many as there are."""
+    """Remove the prefix of the expected names: one that all of them have, or else the most common one."""
     found: Counter[str] = Counter()
     for name in state:
         parts = name.split(".")
@@ -140,7 +140,7 @@ def _without_prefix(
         return state, ()
     prefix = found.most_common(1)[0][0]
     others = [name for name in state if not name.startswith(prefix)]
-    note = f"{path}: the prefix '{prefix}' of the tensors' names is left out"
+    note = f"{path}: the prefix '{prefix}' of the tensor names was removed"
     if whole and others:
         state = {name: tensor for name, tensor in state.items() if name.startswith(prefix)}
         note += f", and {len(others)} tensors without it ({_some(others)})"
@@ -148,7 +148,7 @@ def _without_prefix(
 
 
 def _cause(shapes: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> str | None:
-    """Return what two networks of one architecture differ in, if only their head or only their first convolution does.
+    """Return how two networks of one architecture differ, if only in their head or their first convolution.
 
     Args:
         shapes: Found and expected shape of each tensor that differs.
@@ -169,33 +169,33 @@ def _read(path: Path, expected_bytes: int) -> tuple[dict[str, Tensor], tuple[str
         if path.suffix == ".safetensors":
             return _read_safetensors(path), ()
         with warnings.catch_warnings(), _harmless_types():
-            warnings.simplefilter("ignore")  # about how a file was pickled, which is not the user's business
+            warnings.simplefilter("ignore")  # about how a file was pickled, which does not concern the user
             content = torch.load(path, map_location="cpu", weights_only=True)
     except UserError:
         raise
     except pickle.UnpicklingError as error:
         raise UserError(f"{path} is refused: {_why_refused(str(error), path)}") from error
-    except Exception as error:  # on bytes that are no checkpoint, torch raises whatever its reader stumbles over
+    except Exception as error:  # torch raises all kinds of errors on bytes that are no checkpoint
         if "TorchScript" in str(error):
             fix = f"torch.save(torch.jit.load({str(path)!r}).state_dict(), 'weights.pth')"
-            raise UserError(f"{path} is a TorchScript program, no weights file; where you trust it: {fix}") from error
+            raise UserError(f"{path} is a TorchScript program, no weights file; if you trust it: {fix}") from error
         raise UserError(f"{path} cannot be read as a weights file: {one_line(error)}") from error
     return _state_dict(content, path)
 
 
 class _Inert:
-    """Stands for an object in a file of which nothing is wanted: made of anything, it keeps nothing."""
+    """Placeholder for an object in a file that is not needed: accepts any arguments and keeps nothing."""
 
     def __new__(cls, *_: Any, **__: Any) -> _Inert:
-        """Return an object whatever it is made of."""
+        """Accept any arguments."""
         return super().__new__(cls)
 
     def __setstate__(self, state: Any) -> None:
-        """Take no state."""
+        """Ignore the state."""
 
 
 def _harmless_types() -> AbstractContextManager[Any]:
-    """Within it, torch reads what training scripts put beside the tensors: as objects that do and hold nothing."""
+    """Let torch read the objects that training scripts put beside the tensors, as empty placeholders."""
     safe_globals = getattr(torch.serialization, "safe_globals", None)  # since torch 2.5
     if safe_globals is None:
         return nullcontext()
@@ -206,7 +206,7 @@ def _harmless_types() -> AbstractContextManager[Any]:
 
 
 def _why_refused(message: str, path: Path) -> str:
-    """Say what torch's reader did not take, and how to make a file of tensors alone."""
+    """Say what torch's reader refused, and how to make a file of tensors only."""
     found = re.search(r"GLOBAL ([\w.]+)", message)
     if found is None:
         return "it is no weights file, or holds more than tensors"
@@ -217,11 +217,11 @@ def _why_refused(message: str, path: Path) -> str:
     wrapper = next((key for key in WRAPPERS if len(key).to_bytes(4, "little") + key.encode() in pickled), WRAPPERS[0])
     take = ".state_dict()" if b"torch.nn.modules" in pickled else f"[{wrapper!r}]"
     fix = f"torch.save(torch.load({str(path)!r}, weights_only=False){take}, 'weights.pth')"
-    return f"{what}; where you trust it, keep its state dict alone: {fix}"
+    return f"{what}; if you trust it, keep only its state dict: {fix}"
 
 
 def _pickled(path: Path) -> bytes:
-    """Return the bytes that name a file's types, unread."""
+    """Return the pickled bytes of a file, which name its types, without loading them."""
     if not zipfile.is_zipfile(path):
         return path.read_bytes()
     with zipfile.ZipFile(path) as archive:
@@ -229,7 +229,7 @@ def _pickled(path: Path) -> bytes:
 
 
 def _check_size(path: Path, expected_bytes: int) -> None:
-    """Refuse what would take far more memory than the network's weights, optimizer and all, before it does."""
+    """Refuse a file far larger than the network's weights and optimizer, before memory is allocated."""
     size = path.stat().st_size
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
@@ -240,7 +240,7 @@ def _check_size(path: Path, expected_bytes: int) -> None:
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     with safe_open(path, framework="pt") as stored:
-        state = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (it is no mapping)
+        state = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (not a mapping)
         known = (stored.metadata() or {}).get(CHECKSUM)
     check(known is None or known == _checksum(state), f"the weights in {path} were altered: their checksum differs")
     return state
@@ -262,7 +262,7 @@ def _state_dict(content: Any, path: Path) -> tuple[dict[str, Tensor], tuple[str,
             break
         filled = [key for key in wrappers if _has_tensors(content[key])]
         if len(filled) > 1:
-            notes += (f"{path}: the weights under '{filled[0]}' are taken, not those under {', '.join(filled[1:])}",)
+            notes += (f"{path}: the weights under '{filled[0]}' are used, not those under {', '.join(filled[1:])}",)
         content = content[(filled or wrappers)[0]]
     is_mapping = isinstance(content, Mapping)
     nested = [key for key, value in content.items() if _has_tensors(value)] if is_mapping else []
@@ -271,7 +271,7 @@ def _state_dict(content: Any, path: Path) -> tuple[dict[str, Tensor], tuple[str,
         fix = (
             f"torch.save(torch.load({str(path)!r}, weights_only=False)[{nested[0]!r}], 'weights.pth')" if nested else ""
         )
-        hint = f"; where you trust it, take one out: {fix}" if nested else ""
+        hint = f"; if you trust it, extract one: {fix}" if nested else ""
         raise UserError(f"{path} holds no state dict (tensors by name), but {found}{hint}")
     tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
     odd = [f"{name} ({value.layout}, {value.device})" for name, value in tensors.items() if not _is_plain(value)]

@@ -1,4 +1,4 @@
-"""Batches and the teacher's outputs of them, made once for all training loops that stand at the same place."""
+"""Batches and teacher outputs, computed once for all training loops at the same position."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Request:
-    """The batch that a training loop needs next.
+    """Request of a training loop for its next batch.
 
     Attributes:
         stage: Name of the objective's pre-training stage; None in the student's own training.
         epoch: Counted from 0.
-        batch: Number of the batch in the epoch, from 0.
-        viewer: The objective whose views of the images are wanted; None for the images as they are.
-        with_teacher: Whether the teacher's output is wanted.
-        with_maps: Whether several devices need to exchange feature maps.
+        batch: Index of the batch in the epoch, from 0.
+        viewer: The objective that makes views of the images; None for the plain images.
+        with_teacher: Whether the teacher's output is needed.
+        with_maps: Whether several devices must exchange feature maps.
     """
 
     stage: str | None
@@ -44,19 +44,19 @@ class Request:
 
     @property
     def place(self) -> tuple[bool, str, int, int]:
-        """The place in the stream of batches; it sorts from behind to ahead, stages first."""
+        """Position in the stream of batches; sorts from the furthest behind to the furthest ahead, stages first."""
         return self.stage is None, self.stage or "", self.epoch, self.batch
 
 
 class Fed(NamedTuple):
-    """What a training loop asked for.
+    """Answer to a `Request`.
 
     Attributes:
-        images: This device's images in their views, float32 [views x n, C, H, W].
+        images: This device's images, in all views, float32 [views x n, C, H, W].
         labels: Classes of the whole batch, int64 [B].
         indices: Positions of the whole batch in the training split, int64 [B].
-        teacher: The teacher's output of the whole batch, if wanted.
-        costs: What it cost to make: name, time, and this loop's share of it.
+        teacher: The teacher's output for the whole batch, if requested.
+        costs: Name and time of each computation, and this loop's share of it.
     """
 
     images: Tensor
@@ -67,9 +67,9 @@ class Fed(NamedTuple):
 
 
 class Feed:
-    """Source of batches for loops that share data, seed, batch size and teacher.
+    """Source of batches and teacher outputs for loops that share data, seed, batch size and teacher.
 
-    The last batch is kept until another is asked for, so that loops which stand at the same place share it.
+    The last batch is kept until another one is requested, so that loops at the same position share it.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Feed:
             options: Batch size, memory format, compilation and the teacher's precision.
             fabric: The devices.
             dataset: The training data.
-            teacher: The trained teacher, where any loop needs it.
+            teacher: The trained teacher, if any loop needs it.
             seed: Fixes the order of the samples and their augmentation.
         """
         self.options, self.device, self.dataset, self.seed = options, fabric.device, dataset, seed
@@ -96,11 +96,11 @@ class Feed:
         self._outputs: dict[tuple[Objective | None, bool], tuple[Tensor, NetworkOutput | None, Span, float]] = {}
 
     def get(self, request: Request, waiting: Sequence[Request]) -> Fed:
-        """Return what a loop asks for.
+        """Return the batch that a loop requests.
 
         Args:
-            request: What it asks for.
-            waiting: What all loops ask for now, this one included: those that ask for the same share its cost.
+            request: Its request.
+            waiting: The current requests of all loops, this one included; loops with equal requests share the cost.
         """
         if request.place != self._place:
             self._advance(request, sum(other.place == request.place for other in waiting))
@@ -112,7 +112,7 @@ class Feed:
         return Fed(images, self._batch.labels, self._batch.indices, teacher, costs)
 
     def _advance(self, request: Request, sharing: int) -> None:
-        """Make the batch at a place, from a new pass over the data where it is not the next one."""
+        """Load the batch of a request, by a new pass over the data if it is not the next one."""
         with Span(self.device) as span:
             following = self._place is not None and request.place == (*self._place[:-1], self._place[-1] + 1)
             if not following:
@@ -122,7 +122,7 @@ class Feed:
         self._outputs.clear()
 
     def _pass(self, start: Request) -> Iterator[Batch]:
-        """This rank's images of an epoch's batches from a place on, with the whole batch's labels and indices."""
+        """Yield an epoch's batches from a position on: this rank's images, the whole batch's labels and indices."""
         names = () if start.stage is None else (start.stage,)
         size, labels = self.options.batch_size, self.dataset.train_labels
         order = torch.randperm(len(labels), generator=generator(self.seed, "order", *names, start.epoch))
@@ -136,12 +136,12 @@ class Feed:
             yield part
 
     def _output(self, request: Request, sharing: int) -> tuple[Tensor, NetworkOutput | None, Span, float]:
-        """Return the batch's images in their views, the teacher's output of them, and what both cost."""
+        """Return the batch's images in all views, the teacher's output for them, and the time of both."""
         with Span(self.device) as span:
             images, views, output = self._batch.images, 1, None
             if request.viewer is not None:
                 images, views = request.viewer.transform(images), request.viewer.views
-            # Data may come channels last unasked, as decoded images do; the networks' maps follow the images.
+            # Some data, such as decoded images, are channels last by themselves, and the maps follow the images.
             images = images.contiguous(memory_format=self.layout)
             if request.with_teacher:
                 with torch.no_grad(), self.options.teacher_autocast(self.device):

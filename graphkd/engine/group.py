@@ -1,4 +1,4 @@
-"""The processes that were started together with this one, as their launcher's environment tells of them."""
+"""The processes that were started together with this one, according to the launcher's environment."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 _INTERACTIVE_JOBS = ("bash", "interactive")
 _SPECIAL_STEPS = 0xFFFFFFFA
-"""From here on Slurm's step ids mean a job's script, a shell of salloc and the like."""
+"""Slurm step ids from here on stand for a job script, an salloc shell and the like."""
 
 
 def world_size() -> int:
-    """Return how many processes torchrun, srun or `graphkd.run.processes.start` began together, this one included.
+    """Return the number of processes that torchrun, srun or `graphkd.run.processes.start` started together.
 
     Raises:
-        UserError: A variable that says so is no whole number.
+        UserError: An environment variable is not a whole number.
     """
     if dist.is_torchelastic_launched():
         return _number("WORLD_SIZE", 1)
@@ -34,25 +34,25 @@ def in_group() -> bool:
 
 
 def rank() -> int:
-    """Return this process's number among them."""
+    """Return the rank of this process."""
     if not in_group():
         return 0
     return _number("RANK" if dist.is_torchelastic_launched() else "SLURM_PROCID", 0)
 
 
 def is_main_process() -> bool:
-    """Return whether this process is the one that writes."""
+    """Return whether this process writes files and shows progress."""
     return rank() == 0
 
 
 def environment() -> ClusterEnvironment:
-    """Return the same for Fabric, which by itself takes every task of a Slurm allocation for a process."""
-    from lightning_fabric.plugins.environments.lightning import LightningEnvironment  # takes seconds to import
+    """Return Fabric's environment; Fabric's own takes every task of a Slurm allocation for a process."""
+    from lightning_fabric.plugins.environments.lightning import LightningEnvironment  # slow to import
     from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
     from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
     class Step(SLURMEnvironment):
-        """A step of srun, whose number of tasks is checked before, however it was asked for."""
+        """A step of srun; its number of tasks is checked elsewhere, however it was requested."""
 
         @property
         def main_address(self) -> str:
@@ -75,8 +75,8 @@ def environment() -> ClusterEnvironment:
 
 
 def _in_step() -> bool:
-    """Return whether srun began this process; an allocation alone (salloc, a job's script) begins none."""
-    # As Lightning has it: in an interactive job Slurm's tasks are not processes of ours.
+    """Return whether srun started this process; an allocation alone (salloc, a job script) starts none."""
+    # As in Lightning: in an interactive job, Slurm's tasks are not our processes.
     interactive = os.environ.get("SLURM_JOB_NAME") in _INTERACTIVE_JOBS
     return not interactive and _number("SLURM_STEP_ID", _SPECIAL_STEPS) < _SPECIAL_STEPS
 

@@ -36,19 +36,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Phase:
-    """A training by one optimizer: a stage of the objective, or the student's own.
+    """Training by one optimizer: a stage of the objective, or the student's own epochs.
 
     Attributes:
         name: The stage's name; None for the student's own training.
         epochs: Passes over the training data.
         lr: Learning rate at the start.
-        decay_epochs: After which epochs it falls.
-        groups: What the optimizer trains.
-        loss: What it minimises.
-        trains_student: Whether the student is among it.
-        viewer: The objective whose views of the images it takes; None for the images as they are.
-        with_teacher: Whether it looks at the teacher.
-        resting: Parts of the student that are left as they are, in eval mode.
+        decay_epochs: Epochs after which it falls.
+        groups: The optimizer's parameter groups.
+        loss: Computes the losses of a batch.
+        trains_student: Whether the student is trained.
+        viewer: The objective that makes views of the images; None for the plain images.
+        with_teacher: Whether it needs the teacher's output.
+        resting: Parts of the student that are frozen, in eval mode.
     """
 
     name: str | None
@@ -70,7 +70,7 @@ class Phase:
 
 @dataclass
 class Position:
-    """Where a training stands: phase, epoch and batch, the next one to do."""
+    """Position of a training: the phase, epoch and batch that come next."""
 
     phase: int = 0
     epoch: int = 0
@@ -80,7 +80,7 @@ class Position:
 class TrainingLoop:
     """Training loop of one student: the pre-training stages of its objective, then its own epochs.
 
-    It asks for batches and is handed them (`run`), so that several loops can train on one stream of batches.
+    `run` requests batches and receives them, so that several loops can train on one stream of batches.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class TrainingLoop:
         self.fabric, self.device, self.ranks = fabric, fabric.device, Ranks(fabric)
         self.student, self.objective = student, objective
         self.leave: Callable[[], None] = lambda: None
-        """Called where the training can be left; `train_together` sets it."""
+        """Called wherever the training may stop; `train_together` sets it."""
         self.stages = objective.stages()
         self.generators: dict[str, torch.Generator] = {}
         objective.train()
@@ -111,7 +111,7 @@ class TrainingLoop:
         self.since = time.monotonic()
 
     def _set_up_student(self) -> None:
-        """Memory format, compilation, and Fabric around the student; state and names stay those of the network."""
+        """Set the memory format, compile, and wrap the student in Fabric; its state dict stays the network's."""
         self.student.to(self.device)
         if self.options.channels_last:
             self.student.to(memory_format=torch.channels_last)
@@ -127,13 +127,13 @@ class TrainingLoop:
         self.wrapped = self.fabric.setup_module(network)
 
     def run(self) -> Generator[Request, Fed, History]:
-        """Train to the end, from the latest checkpoint where there is one.
+        """Train to the end, from the latest checkpoint if there is one.
 
         Yields:
-            The batch that it needs next, which is to be sent in.
+            Requests for the next batch, which the caller sends in.
 
         Returns:
-            The figures of every epoch.
+            The results of all epochs.
         """
         state = self._resumed()
         memory.reset_peak(self.device)
@@ -149,7 +149,7 @@ class TrainingLoop:
         return self.history
 
     def state(self) -> dict[str, Any]:
-        """Return all that going on from here needs, for checkpoints: tensors and plain values."""
+        """Return everything that resuming from here needs: tensors and plain values."""
         return {
             "at": dataclasses.asdict(self.position),
             **self._learned(),
@@ -162,7 +162,7 @@ class TrainingLoop:
         }
 
     def _learned(self) -> dict[str, Any]:
-        """Return weights, statistics and banks, those of the average too."""
+        """Return weights, statistics and banks, including the moving average's."""
         return {
             "student": self.student.state_dict(),
             "objective": self.objective.state_dict(),
@@ -173,12 +173,12 @@ class TrainingLoop:
         self.guard.check_weights(learned, self.history.steps, self.ranks)
 
     def _resumed(self) -> dict[str, Any] | None:
-        """Take everything over from the latest checkpoint, but for the optimizer, which is its phase's."""
+        """Restore the latest checkpoint, except the optimizer, which its phase restores; return the state."""
         if self.checkpoints is None:
             return None
         state, problems = self.checkpoints.load()
         for problem in problems:
-            self.callback.note(f"{problem}; going on from the one before" if state else f"{problem}; beginning again")
+            self.callback.note(f"{problem}; resuming from the one before" if state else f"{problem}; starting over")
         if state is None:
             return None
         self.position = Position(**state["at"])
@@ -238,7 +238,7 @@ class TrainingLoop:
         self.student.zero_grad()
         self.objective.zero_grad()
         if self.position == Position(self.position.phase):
-            self.clock = Clock(self.device)  # what is recorded are the times of the last phase, the student's own
+            self.clock = Clock(self.device)  # records keep the times of the last phase, the student's own
         batches = self._epoch_batches()
         title = self.name if phase.name is None else f"{self.name}, stage {phase.name}"
         self.callback.start(title, phase.epochs, batches, done=self.position.epoch * batches + self.position.batch)
@@ -270,7 +270,7 @@ class TrainingLoop:
         self.callback.epoch(done)
 
     def _train(self, phase: Phase) -> Generator[Request, Fed, EpochMeans]:
-        """Take the rest of an epoch's steps, and return the means of all of them."""
+        """Take the remaining steps of an epoch; return the means over all its steps."""
         self.student.train(phase.trains_student)
         for part in phase.resting:
             part.eval()
@@ -290,7 +290,7 @@ class TrainingLoop:
             self.seconds += span.host + shared
             self.position.batch += 1
             self.callback.step()
-            if self._applies(self.position.batch):  # half a step cannot be gone on with
+            if self._applies(self.position.batch):  # half a step cannot be resumed
                 self._leave_or_save()
         with Span(self.device) as span:
             self.guard.look()
@@ -302,7 +302,7 @@ class TrainingLoop:
     def _step(self, phase: Phase, fed: Fed) -> None:
         step = self.position.epoch * self._epoch_batches() + self.position.batch
         progress = Progress(step, self.position.epoch, phase.epochs, self.position.batch % self.options.accumulate)
-        torch.manual_seed(derive(self.seed, "dropout", step, self.ranks.rank))  # so that it needs no state
+        torch.manual_seed(derive(self.seed, "dropout", step, self.ranks.rank))  # so no state has to be saved
         section = self.clock.section
         buffers = self._buffers() if self.options.non_finite == "skip" else []
         before = [buffer.clone() for buffer in buffers]
@@ -323,8 +323,8 @@ class TrainingLoop:
                 self.fabric.backward(losses.total * self._share(len(fed.labels)))
         if not finite:
             for buffer, value in zip(buffers, before, strict=True):
-                buffer.copy_(value)  # statistics of a step that is left out
-            self._check_weights(self._learned())  # spoilt weights leave out every further step
+                buffer.copy_(value)  # undo the statistics of a skipped step
+            self._check_weights(self._learned())  # non-finite weights would skip every further step
         self.gradients_finite = self.gradients_finite and finite
         if applies:
             with section("optimizer"):
@@ -332,7 +332,7 @@ class TrainingLoop:
                     self._apply(phase)
                 self.optimizer.zero_grad()
                 for part in phase.resting:
-                    part.zero_grad()  # which no optimizer does
+                    part.zero_grad()  # no optimizer does it
                 self.gradients_finite = True
         if finite:
             self.sums.add(fed.labels, student.logits[: len(fed.labels)].detach(), losses)
@@ -341,19 +341,19 @@ class TrainingLoop:
         return [*self.student.buffers(), *self.objective.buffers()]
 
     def _apply(self, phase: Phase) -> None:
-        """One step of the optimizer, and what follows an applied one."""
+        """Step the optimizer; if the step was applied, update banks, step count and moving average."""
         self.ranks.average_gradients(self.objective)
         if self.options.clip_norm is not None:
             self.fabric.clip_gradients(
                 self.wrapped,
                 self.optimizer,
                 max_norm=self.options.clip_norm,
-                error_if_nonfinite=self.options.precision != 16,  # half precision leaves such steps out
+                error_if_nonfinite=self.options.precision != 16,  # float16 skips such steps
             )
         scale = self._loss_scale()
         self.optimizer.step()
         if self._loss_scale() < scale:
-            return  # half precision overflowed, and the step was left out
+            return  # float16 overflowed, so the step was skipped
         self.objective.after_step()
         if phase.name is None:
             self.history.steps += 1
@@ -361,7 +361,7 @@ class TrainingLoop:
                 self.average.update_parameters(self.student)
 
     def _loss_scale(self) -> float:
-        """By what the loss is multiplied; only float16 has such a scale."""
+        """Return the factor that the loss is multiplied by; 1 except with float16."""
         scaler = getattr(self.fabric.strategy.precision, "scaler", None)
         return 1.0 if scaler is None else float(scaler.get_scale())
 
@@ -381,7 +381,7 @@ class TrainingLoop:
     def _evaluated(self, done: EpochResult, last: bool) -> EpochResult:
         due = done.epoch % self.options.eval_every == 0 or last
         for network in (self.student, self._student_so_far()):
-            self.ranks.broadcast(network)  # statistics of batches are each rank's own
+            self.ranks.broadcast(network)  # batch statistics differ between ranks
         return dataclasses.replace(
             done,
             val=self._evaluate("val", with_teacher=False) if due and "val" in self.dataset.splits else None,
@@ -401,24 +401,24 @@ class TrainingLoop:
         return cast("Network", self.average.module)
 
     def _leave_or_save(self) -> None:
-        """Leave where the user wants to; else leave a checkpoint where one is due."""
+        """Stop if the user asked to; otherwise write a checkpoint if one is due."""
         self.leave()
         due = self.checkpoints is not None and self.checkpoints.step()
         if self.ranks.all_reduce_max(int(due and self.ranks.is_main_process)):
             self.save()
 
     def save(self) -> None:
-        """Write a checkpoint, where any are kept."""
+        """Write a checkpoint, if checkpoints are kept."""
         if self.checkpoints is not None:
-            self.guard.look()  # before a state that may be spoilt takes the place of a good one
+            self.guard.look()  # before a non-finite state replaces a good one
             self._note_costs()
-            state = self.state()  # on every rank: banks that are spread over them come together for it
+            state = self.state()  # on every rank, since sharded banks are gathered for it
             self._check_weights({part: state[part] for part in ("student", "objective", "average")})
             if self.ranks.is_main_process:
                 self.checkpoints.save(state)
 
     def _note_time(self) -> None:
-        """Count the time since the loop was last handed something; others may work between its steps."""
+        """Add the time since the loop last received a batch; other loops may run between its steps."""
         now = time.monotonic()
         self.history.elapsed, self.since = self.history.elapsed + now - self.since, now
 

@@ -16,7 +16,7 @@ from graphkd.errors import check
 from graphkd.model import Network
 
 _MOST = 10**18
-"""What is counted with more overflows somewhere."""
+"""Larger counts overflow somewhere."""
 _MOST_THREADS = 1024
 _COUNTS = ("epochs", "batch_size", "accumulate", "eval_every", "eval_batch_size", "devices", "nodes", "threads")
 
@@ -34,29 +34,29 @@ class TrainerOptions:
         momentum: SGD's momentum, or AdamW's first beta.
         nesterov: Whether SGD's momentum is Nesterov's.
         weight_decay: L2 penalty (AdamW: decoupled), on the objective's parameters too.
-        decay_at: After which shares of the epochs the learning rate falls (150, 180 and 210 of 240).
-        decay: By what it is then multiplied.
+        decay_at: Shares of the epochs after which the learning rate falls (150, 180 and 210 of 240).
+        decay: Factor of each fall.
         optimizer: SGD or AdamW.
         schedule: `steps` (`decay_at`), or half a `cosine` down to 0 over the epochs.
-        accumulate: Batches whose gradients one step averages.
-        clip_norm: Largest norm of a step's gradient; None for any.
-        ema: Decay of an exponential moving average of the student, which is then what is evaluated and saved.
-        precision: Of the student's forward and backward: exact float32, or mixed with bfloat16 or float16.
-        teacher_precision: Of the teacher; None for the student's.
-        matmul_precision: Of products of float32 matrices, such as the objective's: `highest` is exact float32; at
-            `high` and `medium` torch may round the factors to TF32 or bfloat16 where that is faster.
-        channels_last: Whether the networks hold their maps channels last: the same result, rounded otherwise.
+        accumulate: Number of batches whose gradients a step averages.
+        clip_norm: Largest norm of a step's gradient; None for no limit.
+        ema: Decay of an exponential moving average of the student, which is then evaluated and saved instead.
+        precision: Precision of the student's forward and backward: float32, or mixed with bfloat16 or float16.
+        teacher_precision: Precision of the teacher; None for the student's.
+        matmul_precision: Precision of float32 matrix products, such as the objective's: `highest` is exact float32;
+            with `high` and `medium` torch may round the factors to TF32 or bfloat16 where that is faster.
+        channels_last: Whether the networks keep their maps channels last: the same result but for rounding.
         compile: Whether `torch.compile` compiles the networks, anew in each process: nothing that another process
-            compiled, or left half-written, is used.
-        non_finite: What to do about a loss that is NaN or infinite: `stop` the run, or `skip` the step.
+            compiled, or left half-written, is reused.
+        non_finite: What a NaN or infinite loss does: `stop` the run, or `skip` the step.
         eval_every: Epochs between evaluations; the last epoch is always evaluated.
-        eval_batch_size: Samples at once in evaluation; changes memory and speed only.
-        accelerator: Kind of device; auto takes CUDA where there is some.
-        devices: Processes on each machine, each with a device of its own.
-        nodes: Machines.
-        strategy: How several processes train: `ddp`, which `auto` takes where there are several.
-        threads: Threads of torch on the CPU; results are bit-equal at the same number only.
-        checkpoint_every: How often a run leaves a checkpoint: "N steps" or "N seconds".
+        eval_batch_size: Samples per batch in evaluation; changes memory and speed only.
+        accelerator: Kind of device; auto uses CUDA if available.
+        devices: Processes on each machine, each with its own device.
+        nodes: Number of machines.
+        strategy: How several processes train: `ddp`, or `auto`, which is `ddp` if there are several.
+        threads: Threads of torch on the CPU; results are bit-equal only at the same number.
+        checkpoint_every: How often a run writes a checkpoint: "N steps" or "N seconds".
 
     Raises:
         UserError: An option is out of its range.
@@ -122,12 +122,12 @@ class TrainerOptions:
 
     @property
     def processes(self) -> int:
-        """How many processes train together."""
+        """Number of processes that train together."""
         return self.devices * self.nodes
 
     @property
     def decay_epochs(self) -> list[int]:
-        """After which epochs the learning rate falls."""
+        """Epochs after which the learning rate falls."""
         return [round(share * self.epochs) for share in self.decay_at]
 
     def lr_at(
@@ -136,10 +136,10 @@ class TrainerOptions:
         """Return the learning rate of an epoch, counted from 0.
 
         Args:
-            epoch: Which.
-            epochs: Of how many; the trainer's own by default, as the others.
+            epoch: Index of the epoch.
+            epochs: Number of epochs; this and the following arguments are the trainer's by default.
             lr: The rate at the start.
-            falls: After which epochs it falls.
+            falls: Epochs after which it falls.
         """
         start = self.lr if lr is None else lr
         if self.schedule == "cosine":
@@ -147,8 +147,8 @@ class TrainerOptions:
         return start * self.decay ** sum(epoch >= fall for fall in (self.decay_epochs if falls is None else falls))
 
     def make_optimizer(self, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
-        """Return the optimizer of some parameter groups; its step is one kernel where the device has it."""
-        # A fused step takes float16's scale off the gradients itself, too late for clipping them.
+        """Return the optimizer of parameter groups; its step is fused if the device supports it."""
+        # A fused step unscales float16's gradients itself, too late for clipping.
         scaled = self.precision == 16 and self.clip_norm is not None
         fused = True if groups[0]["params"][0].is_cuda and not scaled else None
         if self.optimizer == "adamw":
@@ -167,7 +167,7 @@ class TrainerOptions:
         return AveragedModel(student, multi_avg_fn=update, use_buffers=True)
 
     def teacher_autocast(self, device: torch.device) -> torch.autocast:
-        """Return the context in which the teacher runs in its precision."""
+        """Return the autocast context of the teacher's precision."""
         precision = self.precision if self.teacher_precision is None else self.teacher_precision
         dtype = {32: torch.float32, "bf16": torch.bfloat16, 16: torch.float16}[precision]
         return torch.autocast(device.type, dtype, enabled=precision != 32)

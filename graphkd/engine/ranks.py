@@ -1,4 +1,4 @@
-"""The processes of one training: how a batch is cut over them and put together again."""
+"""The processes of one training: how a batch is split over them and gathered again."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
 
 class Ranks:
-    """This process among all those that train together; alone, everything here does nothing.
+    """This process among those that train together; for a single process every method does nothing.
 
-    Every global batch is cut over the ranks without padding or dropping. Each rank runs the student on its part;
-    then all of them see the whole batch's outputs and compute the same objective on it, so that the result means the
-    same as on one device: one graph over the whole batch, and the same banks everywhere.
+    Every global batch is split over the ranks without padding or dropping. Each rank runs the student on its part;
+    then all ranks see the whole batch's outputs and compute the same objective on it. So the result means the same as
+    on one device: one graph over the whole batch, and the same banks everywhere.
     """
 
     def __init__(self, fabric: Fabric) -> None:
         self.world, self.rank = fabric.world_size, fabric.global_rank
-        # Flags are exchanged on the host, so that the device is never waited for.
+        # Flags are exchanged on the host, so that nothing waits for the device.
         self._host: Any = dist.new_group(backend="gloo") if self.world > 1 else None
 
     @property
@@ -33,7 +33,7 @@ class Ranks:
         return self.rank == 0
 
     def sizes(self, samples: int) -> list[int]:
-        """Return how many samples of a batch each rank has."""
+        """Return the number of samples of a batch on each rank."""
         return [len(part) for part in torch.arange(samples).tensor_split(self.world)]
 
     def local_slice(self, indices: Tensor) -> Tensor:
@@ -45,10 +45,10 @@ class Ranks:
         """Return the outputs of the whole batch, gathered from all ranks; gradients flow back to this rank's part.
 
         Args:
-            output: Of this rank's part, tensors [views x n, ...].
-            samples: Samples of the whole batch.
-            views: Views of each.
-            maps: Whether anybody looks at the feature maps; they are left out otherwise.
+            output: Output of this rank's part, tensors [views x n, ...].
+            samples: Number of samples in the whole batch.
+            views: Number of views of each sample.
+            maps: Whether the feature maps are needed; they are left out otherwise.
         """
         if self.world == 1:
             return output
@@ -61,7 +61,7 @@ class Ranks:
         return (output if maps else output._replace(features=[], preactivations=None)).map(gathered)
 
     def average_gradients(self, module: nn.Module) -> None:
-        """Make the gradients of a module that every rank computed on the whole batch equal to the last bit."""
+        """Average a module's gradients, which every rank computed on the whole batch, so that they are bit-equal."""
         if self.world > 1:
             for parameter in module.parameters():
                 if parameter.grad is not None:
@@ -69,13 +69,13 @@ class Ranks:
                     parameter.grad /= self.world
 
     def broadcast(self, module: nn.Module) -> None:
-        """Give every rank the first one's parameters and buffers."""
+        """Copy the first rank's parameters and buffers to every rank."""
         if self.world > 1:
             for tensor in (*module.parameters(), *module.buffers()):
                 dist.broadcast(tensor.data, 0)
 
     def all_reduce_sum(self, sums: Tensor) -> Tensor:
-        """Sum over the ranks."""
+        """Return the sum over the ranks."""
         if self.world > 1:
             dist.all_reduce(sums)
         return sums
@@ -90,10 +90,10 @@ class Ranks:
 
 
 class _Gather(torch.autograd.Function):
-    """Puts the ranks' parts, [n, ...], together to [samples, ...].
+    """Concatenate the ranks' parts, [n, ...], to [samples, ...].
 
-    Every rank computes the same loss on the whole, so the gradient of the own part is just its slice. The averaging of
-    the student's gradients over the ranks is undone here.
+    Every rank computes the same loss on the whole batch, so the gradient of a rank's part is its slice. The averaging
+    of the student's gradients over the ranks is undone here.
     """
 
     @staticmethod
@@ -109,6 +109,6 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         own = torch.split(gradients[0], ctx.sizes)[ctx.rank] * len(ctx.sizes)
-        if len(own) == 0:  # the stand-in's
+        if len(own) == 0:  # of the sample that stands in for an empty part
             own = gradients[0].new_zeros(1, *gradients[0].shape[1:])
         return own, None, None

@@ -1,4 +1,4 @@
-"""Checkpoints from which a training goes on: whole, checked, and never the only one while the next is written."""
+"""Checkpoints to resume a training from: atomic, checked, and kept until the next one is complete."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ _KEPT = 2
 class Checkpoints:
     """The checkpoints of one training in a folder: the latest and the one before it.
 
-    A file is a line that says what it is, a line of the length and the SHA-256 of the rest, and the rest: a state of
-    tensors and plain values as `torch.save` writes it and `torch.load(weights_only=True)` reads it.
+    A file has a line with the format, a line with length and SHA-256 of the rest, and a state of tensors and plain
+    values, written by `torch.save` and read by `torch.load(weights_only=True)`.
     """
 
     def __init__(self, folder: Path, every: str) -> None:
-        """Checkpoints in a folder, which must exist.
+        """Use the checkpoints of an existing folder.
 
         Args:
-            folder: Where they are.
+            folder: The folder.
             every: How often one is due: "N steps" or "N seconds".
 
         Raises:
-            UserError: `every` says neither.
+            UserError: `every` is neither.
         """
         self.folder = folder
         self._count, self._unit = parse_every(every)
@@ -44,16 +44,16 @@ class Checkpoints:
         self._last = time.monotonic()
 
     def step(self) -> bool:
-        """Count a step; whether a checkpoint is due after it."""
+        """Count a step; return whether a checkpoint is due after it."""
         self._steps += 1
         passed = self._steps if self._unit == "steps" else time.monotonic() - self._last
         return passed >= self._count
 
     def save(self, state: dict[str, Any]) -> None:
-        """Write a checkpoint and remove those before the last.
+        """Write a checkpoint and remove all but the latest two.
 
         Raises:
-            OSError: It cannot be written; the earlier ones are untouched.
+            OSError: It cannot be written; earlier ones are kept.
         """
         buffer = io.BytesIO()
         torch.save(state, buffer)
@@ -67,7 +67,7 @@ class Checkpoints:
         self._steps, self._last = 0, time.monotonic()
 
     def load(self) -> tuple[dict[str, Any] | None, list[str]]:
-        """Return the state of the latest checkpoint that is whole, or None, and a line for each that is not."""
+        """Return the state of the latest intact checkpoint, or None, and a line for each damaged one."""
         problems: list[str] = []
         for _, path in reversed(self._files()):
             try:
@@ -77,7 +77,7 @@ class Checkpoints:
         return None, problems
 
     def remove(self) -> None:
-        """Remove all of them: the training is over."""
+        """Remove all checkpoints, once the training is finished."""
         for _, path in self._files():
             path.unlink(missing_ok=True)
 
@@ -88,7 +88,7 @@ class Checkpoints:
 
 
 def parse_every(text: str) -> tuple[float, str]:
-    """Return number and unit of how often a checkpoint is due, from "500 steps" or "60 seconds".
+    """Parse an interval such as "500 steps" or "60 seconds" into its number and unit.
 
     Raises:
         UserError: It is neither.
@@ -105,10 +105,10 @@ def _head(length: int, digest: hashlib._Hash) -> bytes:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Return the state in a file; memory is taken only once length and checksum are right.
+    """Return the state in a file; nothing is loaded before length and checksum have been verified.
 
     Raises:
-        UserError: It cannot be read, is not whole, or holds something else.
+        UserError: It cannot be read, is damaged, or holds something else.
     """
     try:
         with path.open("rb") as file:
@@ -119,9 +119,9 @@ def _read(path: Path) -> dict[str, Any]:
         raise UserError(f"the checkpoint {path} cannot be read: {error.strerror}") from error
     except UserError:
         raise
-    except Exception as error:  # on bytes that are no checkpoint, torch raises whatever its reader stumbles over
+    except Exception as error:  # torch raises all kinds of errors on bytes that are no checkpoint
         raise UserError(f"the checkpoint {path} is refused: it holds more than tensors and plain values") from error
-    check(isinstance(state, dict), f"the checkpoint {path} holds no state of a training")
+    check(isinstance(state, dict), f"the checkpoint {path} does not hold a training state")
     return cast("dict[str, Any]", state)
 
 

@@ -18,23 +18,23 @@ from graphkd.engine.matmul import matmul_precision
 from graphkd.engine.threads import torch_threads
 
 Ended = Callable[[TrainingLoop, History | Exception], None]
-"""Takes a loop that ended, with its history or what it failed with."""
+"""Receives a loop that ended, and its history or its error."""
 
 
 class LoopInterrupted(KeyboardInterrupt):
-    """A loop was left, with a checkpoint, because the user wants to; others are still to leave."""
+    """A loop stopped, with a checkpoint, because the user asked to; the others stop next."""
 
 
 def train_together(loops: Sequence[TrainingLoop], feed: Feed, ended: Ended) -> None:
-    """Train loops to their ends; each comes to the same result as alone.
+    """Train loops to their ends; each gives the same result as alone.
 
-    The loop that is furthest behind goes first, so that loops at the same place are served together. A loop that fails
-    stops no other. Ctrl-C and SIGTERM wait until every loop has left a checkpoint.
+    The loop that is furthest behind goes first, so that loops at the same position are served together. A loop that
+    fails does not stop the others. Ctrl-C and SIGTERM take effect once every loop has written a checkpoint.
 
     Args:
-        loops: They share the feed's data, seed, batch size and teacher.
-        feed: Makes their batches.
-        ended: Called when a loop has ended.
+        loops: Training loops that share the feed's data, seed, batch size and teacher.
+        feed: The source of their batches.
+        ended: Called when a loop has ended or failed.
     """
     gpus = [feed.device] if feed.device.type == "cuda" else []
     with (
@@ -70,24 +70,24 @@ def train_together(loops: Sequence[TrainingLoop], feed: Feed, ended: Ended) -> N
 
 
 class _Member:
-    """A loop while it trains: what it asks for, and where its work runs."""
+    """A loop in training, with its current request and its CUDA stream."""
 
     def __init__(self, loop: TrainingLoop, several: bool) -> None:
         self.loop = loop
         self.request: Request | None = None
         self._running: Generator[Request, Fed, History] = loop.run()
-        # On a stream of its own the small kernels of each student overlap with those of the others.
+        # With a stream for each loop, the small kernels of the students overlap.
         self._stream = torch.cuda.Stream(loop.device) if several and loop.device.type == "cuda" else None  # type: ignore[no-untyped-call]
         turned = loop.options.channels_last or loop.options.compile
         self._modules = (loop.student, loop.objective) if turned else ()
 
     @property
     def place(self) -> tuple[bool, str, int, int] | tuple[()]:
-        """The place of the batch that it asks for; before all others at the beginning."""
+        """Position of the requested batch; before all others at the start."""
         return () if self.request is None else self.request.place
 
     def advance(self, feed: Feed, running: Sequence[_Member]) -> History | None:
-        """Take a step with the batch that was asked for, up to the next request; return the history at the end."""
+        """Take a step with the requested batch, up to the next request; return the history at the end."""
         fed = None
         if self.request is not None:
             for member in running:
@@ -102,7 +102,7 @@ class _Member:
         return None
 
     def wait(self) -> None:
-        """Have the main stream wait for this loop's work, which may still read what the feed made last."""
+        """Make the main stream wait for this loop, which may still read the feed's last batch."""
         if self._stream is not None:
             torch.cuda.current_stream(self.loop.device).wait_stream(self._stream)
 

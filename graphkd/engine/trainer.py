@@ -1,4 +1,4 @@
-"""Trainer of students and teachers: every objective, by one training loop."""
+"""Trainer of students and teachers, for every objective."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ class Trainer(TrainerOptions):
     """
 
     def check_machine(self) -> Literal["cpu", "cuda"]:
-        """Check that this machine has what the trainer needs; returns the kind of device.
+        """Check that this machine has what the trainer needs; return the kind of device.
 
         Raises:
-            UserError: It lacks the devices, or the precision is not theirs.
+            UserError: It lacks the devices, or they do not support the precision.
         """
         cuda = torch.cuda.is_available()
         check(cuda or self.accelerator != "cuda", "trainer: accelerator is cuda, but torch sees no CUDA device here")
@@ -51,7 +51,7 @@ class Trainer(TrainerOptions):
             check(self.devices <= count, f"trainer: devices is {self.devices}, but there are {count} CUDA devices")
             return "cuda"
         halved = 16 in (self.precision, self.teacher_precision)
-        check(not halved, "trainer: precision is 16, which needs CUDA; on a CPU take bf16")
+        check(not halved, "trainer: precision is 16, which needs CUDA; on a CPU use bf16")
         cores = os.cpu_count() or 1
         check(
             self.devices <= _MOST_PROCESSES_A_CORE * cores,
@@ -60,18 +60,18 @@ class Trainer(TrainerOptions):
         return "cpu"
 
     def check_batches(self, network: Network, dataset: Dataset, views: int = 1, where: str = "trainer") -> None:
-        """Check that the network trains on the smallest batch that the data are cut into.
+        """Check that the network can train on the smallest batch that the data are split into.
 
-        Batch normalisation has nothing to normalise where a batch of one sample comes down to maps of one pixel.
+        Batch norm cannot normalise a single sample whose maps have one pixel.
 
         Args:
-            network: The network to train; it stays as it is.
-            dataset: What it is to learn on.
-            views: How many views of each sample it sees at once.
-            where: What messages call the trainer.
+            network: The network to train; it is not changed.
+            dataset: The training data.
+            views: Number of views of each sample in a batch.
+            where: Name of the trainer in messages.
 
         Raises:
-            UserError: It does not.
+            UserError: It cannot.
         """
         samples = len(dataset.train_labels)
         last = samples % self.batch_size or min(self.batch_size, samples)
@@ -93,17 +93,17 @@ class Trainer(TrainerOptions):
             ) from error
 
     def fabric(self) -> Fabric:
-        """Return a Fabric for this trainer's devices; each process of a run on several makes one and launches it.
+        """Return a Fabric for this trainer's devices; with several, each process makes and launches its own.
 
         Raises:
             UserError: As in `check_machine`.
         """
-        from lightning_fabric import Fabric  # takes seconds to import
+        from lightning_fabric import Fabric  # slow to import
         from lightning_fabric.strategies.ddp import DDPStrategy
 
         logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
         accelerator = self.check_machine()
-        # A stage, or a batch too small for its graph, leaves parameters without gradient.
+        # A stage, or a batch too small for its graph, leaves parameters without gradients.
         ddp = DDPStrategy(find_unused_parameters=True, timeout=timedelta(minutes=5))
         return Fabric(
             accelerator=accelerator, devices=self.devices, num_nodes=self.nodes,
@@ -117,26 +117,26 @@ class Trainer(TrainerOptions):
         teacher: Network | None = None, seed: int = 0, callback: Callback | None = None, name: str = "student",
         checkpoints: Checkpoints | None = None,
     ) -> History:  # fmt: skip
-        """Train a student (or a teacher: then the objective is cross-entropy) in place.
+        """Train a student (or a teacher, with cross-entropy as the objective) in place.
 
         Args:
             student: The network to train.
-            objective: What it learns from.
-            dataset: What it learns on; its training indices are those of the objective's banks.
-            teacher: The trained teacher, where the objective needs one. It is frozen.
+            objective: The loss and its modules.
+            dataset: The training data; their indices are those of the objective's banks.
+            teacher: The trained teacher, if the objective needs one. It is frozen.
             seed: Fixes the order of the samples, their augmentation and the objective's draws.
-            callback: Is told how it goes.
-            name: How the callback calls this training.
-            checkpoints: Where it goes on from, if there is a checkpoint of this very training, and leaves its own.
+            callback: Follows the training.
+            name: Name of this training for the callback.
+            checkpoints: Where this training writes its checkpoints, and resumes from the latest one.
 
         Returns:
-            The figures of every epoch. The networks are left in eval mode on the training device.
+            The results of all epochs. The networks are left in eval mode on the training device.
 
         Raises:
             UserError: The objective needs a teacher and there is none, the device is missing, or as in
                 `check_batches`.
         """
-        check(teacher is not None or not objective.needs_teacher, "the objective needs a teacher, and there is none")
+        check(teacher is not None or not objective.needs_teacher, "the objective needs a teacher, but none is given")
         self.check_batches(student, dataset, objective.views)
         fabric = self.fabric()
         fabric.launch()
@@ -154,10 +154,10 @@ class Trainer(TrainerOptions):
 
 
 def checked_trainer(options: Mapping[str, Any], where: str) -> Trainer:
-    """Return a trainer whose mistakes are told of a node of the config.
+    """Return a trainer; errors name the node of the config that its options are from.
 
     Args:
-        options: The constructor's.
+        options: The constructor's arguments.
         where: The node.
 
     Raises:

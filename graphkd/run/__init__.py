@@ -1,4 +1,4 @@
-"""A run from its config to its record."""
+"""Runs, from config to record."""
 
 from graphkd.run.execute import RunResult, check_parts, run, run_together
 from graphkd.run.parse import parse, parse_teacher, read_spec, write_spec

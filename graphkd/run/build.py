@@ -1,4 +1,4 @@
-"""From the parts of a run to its networks and objective."""
+"""Build the networks and the objective of a run from its parts."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from graphkd.objective import OBJECTIVES, Objective, WeightedSum
 from graphkd.run.part import Part, Term
 
 SHARED: Literal["shared"] = "shared"
-"""As a teacher's encoder: the student's own."""
+"""Name that makes the teacher's encoder the student's own."""
 STAND_INS = {"labels": torch.arange(100), "num_classes": 100, "student_dim": 256, "teacher_dim": 256}
-"""Run-time arguments to try an objective's options out with, before there are networks and data."""
+"""Stand-ins for run-time arguments, to check an objective's options before networks and data exist."""
 
 
 def build_network(model: Part, data: Dataset | DatasetInfo, seed: int) -> Network:
@@ -35,7 +35,7 @@ def build_network(model: Part, data: Dataset | DatasetInfo, seed: int) -> Networ
 def build_objective(
     terms: Mapping[str, Term], seed: int, dataset: Dataset, student: Network, teacher: Network | None
 ) -> WeightedSum:
-    """Return the objective of some terms with its graph parts, each initialised from a stream of its own."""
+    """Build the objective of the terms with its graph parts, each initialised from its own random stream."""
     runtime: dict[str, Any] = {"labels": dataset.train_labels, "num_classes": dataset.num_classes}
     networks = {"student": student} if teacher is None else {"student": student, "teacher": teacher}
     outputs = {
@@ -50,16 +50,16 @@ def build_objective(
 
 
 def try_out(name: str, term: Term) -> None:
-    """Build a term on stand-ins for networks and data, so that a value out of range is found before anything starts.
+    """Build a term on stand-ins for networks and data, to find values out of range before anything starts.
 
-    An objective on feature maps waits for the networks, whose shapes decide what it can take.
+    Objectives on feature maps are left out: they depend on the networks' shapes.
     """
     if not {"student_shapes", "teacher_shapes"} & options_of(OBJECTIVES.factory(term.part.name)).keys():
         _build_term(name, term, 0, STAND_INS)
 
 
 def _build_term(name: str, term: Term, seed: int, runtime: Mapping[str, Any]) -> Any:
-    """Return a term's objective with its graph parts; of `runtime` it gets what its constructor names."""
+    """Return a term's objective with its graph parts, given the arguments of `runtime` that it names."""
     wanted = options_of(OBJECTIVES.factory(term.part.name))
     with _of_bearable_size(f"objective.{name}"):
         given = {**runtime, **_build_graph_parts(name, term, seed)}
@@ -70,7 +70,7 @@ def _build_term(name: str, term: Term, seed: int, runtime: Mapping[str, Any]) ->
 def _check_shown(
     term: str, kind: type[Objective], networks: Mapping[str, Network], outputs: Mapping[str, NetworkOutput]
 ) -> None:
-    """Check that the networks show the maps that an objective looks at."""
+    """Check that the networks output the feature maps that an objective needs."""
     for side, output in outputs.items():
         count, fewest = len(output.features), kind.fewest_maps
         if count < fewest:
@@ -87,7 +87,7 @@ def _check_shown(
 
 
 def _evenly(names: Sequence[str], count: int) -> list[str]:
-    """So many of the names, the last one among them."""
+    """Return `count` evenly spaced names, the last one included."""
     count = min(count, len(names))
     return [names[(number + 1) * len(names) // count - 1] for number in range(count)]
 
@@ -108,7 +108,7 @@ def _build_graph_parts(name: str, term: Term, seed: int) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _of_bearable_size(where: str) -> Iterator[None]:
-    """Turn what torch and Python say of sizes beyond all memory into the user's mistake."""
+    """Turn errors of torch and Python about sizes beyond any memory into a `UserError`."""
     try:
         yield
     except (MemoryError, OverflowError, RuntimeError, TypeError) as error:

@@ -1,4 +1,4 @@
-"""A run in its folder: lock, reuse, build, record, train, weights, record; for one run, or for several together."""
+"""Execute a run in its folder: lock, reuse, build, record, train, save. One run, or several together."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ from graphkd.run.reuse import changed_plugins, why_not_reused
 from graphkd.run.spec import RunSpec, StudentSpec
 
 MEMORY_SHARE = 0.25
-"""How much of the memory that is free the runs of a group may take; other workers begin at the same time."""
+"""Share of the free memory that the runs of a group may use; other workers start at the same time."""
 
 
 @dataclass(frozen=True)
@@ -70,17 +70,17 @@ class RunResult:
 def run(
     spec: RunSpec, callback: Callback | None = None, *, dataset: Dataset | None = None, worker: str | None = None
 ) -> RunResult:
-    """Do a run in its folder, after its teacher's where none of that description is there.
+    """Execute a run in its folder, after its teacher's run if the teacher is missing.
 
     A finished run of the same identity and seed is not run again unless `force` is set; then the new one is written
-    beside it and takes its place when it is done.
+    beside it and replaces it when done.
 
     Args:
-        spec: What to run (`graphkd.run.parse`).
+        spec: The run (from `graphkd.run.parse`).
         callback: Follows the training.
-        dataset: The data, where they are built already.
-        worker: The module that does a run in one of several processes (`python -m WORKER CONFIG`); needed where its
-            trainer has several devices and starts them itself.
+        dataset: The data, if already built.
+        worker: The module that executes a run in one of several processes (`python -m WORKER CONFIG`); needed if the
+            trainer has several devices and starts their processes itself.
 
     Raises:
         UserError: The folder holds something else, or parts of the run do not fit together.
@@ -96,20 +96,20 @@ def run_together(
     dataset: Dataset | None = None, worker: str | None = None, wait: bool = True,
     ended: Callable[[int, RunResult | Exception], None] = lambda at, outcome: None,
 ) -> list[RunResult | Exception]:  # fmt: skip
-    """Do several runs on one stream of batches and teacher outputs; each comes to the same bytes as alone.
+    """Execute several runs on one stream of batches and teacher outputs; each ends with the same bytes as alone.
 
-    A run that fails stops no other.
+    A run that fails does not stop the others.
 
     Args:
         specs: Runs of the same data, seed, batch size and teacher (`graphkd.run.group.stream`).
-        callbacks: One for each.
+        callbacks: One for each run.
         dataset: As in `run`.
-        worker: As in `run`; several devices take one run at a time.
-        wait: Whether to wait for folders that other processes work in.
-        ended: Called when a run has come to its end, with its position in `specs`.
+        worker: As in `run`; with several devices, one run at a time.
+        wait: Whether to wait for folders that other processes are working in.
+        ended: Called when a run has ended, with its position in `specs`.
 
     Returns:
-        The result of each, or what it failed with (`BusyError` where nobody waits).
+        The result of each run, or its error (`BusyError` if another process has it and `wait` is false).
     """
     trainer = specs[0].trainer
     processes.join(trainer, specs[0].trainer_node)
@@ -133,7 +133,7 @@ def run_together(
 
 
 class _Execution:
-    """One run on its way: what it is, what is built of it, and what it comes to."""
+    """A run in progress: its spec, what is built of it, and its outcome."""
 
     def __init__(self, spec: RunSpec, callback: Callback, ended: Callable[[RunResult | Exception], None]) -> None:
         self.spec, self.callback, self.ended = spec, callback, ended
@@ -142,10 +142,10 @@ class _Execution:
         self.problem: str | None = None
         self.outcome: RunResult | Exception | None = None
         self.held = ExitStack()
-        """The folder's lock, while it is worked in."""
+        """Holds the folder's lock while the run works in it."""
 
     def attempt(self, step: Callable[[], None]) -> None:
-        """Take a step, unless the run has come to its end; what the step raises is the run's outcome."""
+        """Take a step unless the run has ended; an error becomes the run's outcome."""
         if self.outcome is None:
             try:
                 step()
@@ -153,13 +153,13 @@ class _Execution:
                 self.fail(error)
 
     def fail(self, error: Exception) -> None:
-        """End with an error, which the record tells if it was begun."""
+        """End with an error, and write it to the record if there is one."""
         if self.record is not None and processes.is_main_process():
             write_failure(self.record, error, self.place)
         self._end(error)
 
     def look(self) -> None:
-        """Reuse the finished run if there is one; else check whether this machine and the folder can take it."""
+        """Reuse the finished run if there is one; otherwise check that machine and folder are suitable."""
         no_training = self.spec.kind == "teacher" and self.spec.checkpoint is not None
         check(not no_training, "teacher.checkpoint is given, so there is no teacher to train")
         if not self._reuse():
@@ -167,10 +167,10 @@ class _Execution:
             self.spec.trainer.check_machine()
 
     def run_in_processes(self, worker: str) -> None:
-        """Have a process for each device do it; the main process shows how it goes."""
+        """Execute the run in one process per device; the main process shows the progress."""
         spec, teacher = self.spec, self.spec.teacher
         if teacher is not None and not teacher.checkpoint and teacher.trainer.processes != spec.trainer.processes:
-            spec.build(spec.data.build())  # what does not fit together is refused before
+            spec.build(spec.data.build())  # refuse what does not fit together before the start
             run(teacher, self.callback, worker=worker)
         with tempfile.TemporaryDirectory(prefix="graphkd-") as place:
             resolved = Path(place) / CONFIG
@@ -178,11 +178,11 @@ class _Execution:
             quiet = type(self.callback) is Callback
             processes.start(worker, resolved, spec.trainer.devices, ["--quiet"] if quiet else [])
         record = finished(self.folder, spec.identity, spec.seed)
-        assert record is not None, "the processes ended well"
+        assert record is not None, "the processes succeeded"
         self._end(RunResult(record, self.folder, reused=False))
 
     def build(self, dataset: Dataset, teacher: Network | None) -> None:
-        """Build everything before anything is written, so that what does not fit together leaves no trace."""
+        """Build everything before writing anything, so that parts that do not fit leave no trace."""
         self.built = self.spec.build(dataset, teacher)
         for note in [*self.spec.notes(dataset, self.built), *filter(None, [self.problem, self._why_not_reused()])]:
             self.callback.note(note)
@@ -191,14 +191,14 @@ class _Execution:
             self.callback.note(f"student: {self.spec.model.name} starts from {self.spec.checkpoint}")
 
     def bytes(self) -> int:
-        """Return about how much memory the run takes between its steps: weights, gradients, optimizer and banks."""
+        """Estimate the memory that the run holds between steps, in bytes: weights, gradients, optimizer, banks."""
         network, objective = self.built.network, self.built.objective
         trained = sum(tensor.nbytes for part in (network, objective) for tensor in part.parameters())
         state = [*network.state_dict().values(), *objective.state_dict().values()]
         return 4 * trained + sum(tensor.nbytes for tensor in state if isinstance(tensor, Tensor))
 
     def open(self, group_size: int, teacher: Teacher | None, dataset: Dataset, wait: bool) -> None:
-        """Lock the folder and begin the record, unless somebody else has done the run in the meantime."""
+        """Lock the folder and write the first record, unless another process has finished the run by now."""
         self.held.enter_context(locked(self.folder, self.callback, wait))
         if self._reuse():
             return
@@ -206,13 +206,13 @@ class _Execution:
         self.place = staging_folder(self.folder, keep=there is not None)
         self.record = dataclasses.replace(new_record(self.spec, group_size), teacher=teacher)
         if processes.is_main_process():
-            records.write(self.record, self.place / RECORD)  # first, for it makes the folder a run's
+            records.write(self.record, self.place / RECORD)  # first: it marks the folder as a run's
             write_config(absolute_paths(self.spec.document), self.place / CONFIG)
             if self.spec.predicts:
                 write_info(dataset.info, self.place)
 
     def start(self, dataset: Dataset) -> None:
-        """Set the training up."""
+        """Set up the training."""
         spec, built = self.spec, self.built
         fabric = spec.trainer.fabric()
         fabric.launch()
@@ -227,7 +227,7 @@ class _Execution:
         )  # fmt: skip
 
     def finish(self, history: History) -> None:
-        """Leave weights and record; the folder takes the place of an earlier one of the same run."""
+        """Write weights and record; the folder replaces an earlier one of the same run."""
         assert self.record is not None
         done = finished_record(self.record, history)
         if processes.is_main_process():
@@ -251,7 +251,7 @@ class _Execution:
         return found is not None
 
     def _reusable(self) -> Record | None:
-        """Return the record of the finished run, unless it is to run again; else check the folder."""
+        """Return the record of the finished run, unless it must run again; otherwise check the folder."""
         found = finished(self.folder, self.spec.identity, self.spec.seed)
         if found is not None and not self.spec.config["force"]:
             self.problem = self.spec.problem(self.folder)
@@ -261,7 +261,7 @@ class _Execution:
         return None
 
     def _why_not_reused(self) -> str | None:
-        """Say why a run of the same config is not used again, if there is one where the new one is kept."""
+        """Return why an earlier run of the same config is not reused, if there is one."""
         identity, parse = self.spec.identity, PARSERS.get(self.spec.kind)
         if parse is None or self.folder.parent.name != short(identity):
             return None
@@ -269,7 +269,7 @@ class _Execution:
 
 
 def _train(runs: Sequence[_Execution], dataset: Dataset, worker: str | None, wait: bool) -> None:
-    """Train runs after their teacher: as many of them together as memory allows, then the others."""
+    """Train runs after their teacher: as many together as memory allows, then the rest."""
     left, teacher = list(runs), None
     while left:
         budget = memory.available_bytes() * MEMORY_SHARE
@@ -319,7 +319,7 @@ def _left(runs: Iterable[_Execution]) -> list[_Execution]:
 
 
 def _known_teacher(learning: _Execution, dataset: Dataset, worker: str | None) -> Teacher:
-    """Return the teacher for the record; fill its network from its file or run, and train it first if need be."""
+    """Return the teacher for the record; load its network's weights, training it first if necessary."""
     spec, network, callback = learning.spec.teacher, learning.built.teacher, learning.callback
     assert spec is not None
     assert network is not None
@@ -334,7 +334,7 @@ def _known_teacher(learning: _Execution, dataset: Dataset, worker: str | None) -
         return Teacher(spec.identity, figures.top1)
     if not (spec.folder / RECORD).exists():
         epochs = spec.trainer.epochs
-        callback.note(f"teacher: {spec.model.name} is not in {spec.folder} yet, training it first ({epochs} epochs)")
+        callback.note(f"teacher: {spec.model.name} is not in {spec.folder} yet; training it first ({epochs} epochs)")
     result = run(spec, callback, worker=worker)
     load_weights(network, result.folder / WEIGHTS["teacher"])
     metrics = result.record.metrics
@@ -351,19 +351,19 @@ def _known_teacher(learning: _Execution, dataset: Dataset, worker: str | None) -
 
 
 def _fill(network: Network, path: Path, callback: Callback) -> None:
-    """Load weights and pass on what there is to say of their file."""
+    """Load weights and pass notes on their file to the callback."""
     for note in load_weights(network, path):
         callback.note(note)
 
 
 def check_parts(runs: Iterable[tuple[str, RunSpec]]) -> None:
-    """Build the data and parts of every run that is still to be done once, before a teacher is trained for any.
+    """Build the data and parts of every unfinished run once, before any teacher is trained.
 
     Args:
-        runs: What messages call each run, and the run.
+        runs: Pairs of a name for messages and a run.
 
     Raises:
-        UserError: Something does not fit; whatever else goes wrong with the data ends all runs too.
+        UserError: Something does not fit. Other errors in the data are raised too.
     """
     datasets: dict[str, Dataset] = {}
     left = {

@@ -1,4 +1,4 @@
-"""A finished run brought back from its folder."""
+"""Load a finished run from its folder."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from graphkd.run.parse import parse_student, parse_teacher
 from graphkd.run.part import Part
 
 INFO = "data.json"
-"""What of its data a run's folder keeps, so that it can predict without them."""
+"""File in a run's folder that describes its data, so that it can predict without them."""
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run brought back from its folder.
+    """A finished run, loaded from its folder.
 
     Attributes:
-        record: What it came to.
-        config: The resolved config that it ran.
-        student: The trained student in eval mode (the teacher, for a teacher's folder), on the CPU.
-        info: Class names, channels, size and normalisation of the images that the student takes.
+        record: Its record.
+        config: Its resolved config.
+        student: The trained student (the teacher, for a teacher's folder), in eval mode on the CPU.
+        info: Class names, and channels, size and normalisation of its images.
     """
 
     record: Record
@@ -44,24 +44,24 @@ class FinishedRun:
 
     @property
     def dataset(self) -> Dataset:
-        """The data it ran on, or what was given in their place; read when they are first asked for.
+        """The run's data, or those given instead; read on first use.
 
         Raises:
-            UserError: They are not where they were, or cannot be read.
+            UserError: They have moved or cannot be read.
         """
         return self._build()
 
 
 def load(run_dir: str | Path, data: Mapping[str, Any] | None = None) -> FinishedRun:
-    """Bring a finished run back: its record, config and trained network, and its data where they are asked for.
+    """Load a finished run: its record, config and trained network, and its data on demand.
 
     Args:
         run_dir: The run's folder.
-        data: Options that differ from those of the run's data, for example {"root": "elsewhere"}; with a name, another
-            data set. A `mean` or `std` that neither names is the run's.
+        data: Options that replace those of the run's data, for example {"root": "elsewhere"}; with a `name`, another
+            data set. `mean` and `std` are the run's unless given.
 
     Raises:
-        UserError: The folder holds no finished run, or one that this version cannot read; or an option is wrong.
+        UserError: The folder holds no finished run, or one that this version cannot read, or an option is wrong.
     """
     folder = Path(run_dir)
     record, config = done_record(folder), read_config(folder / CONFIG)
@@ -85,38 +85,38 @@ def load(run_dir: str | Path, data: Mapping[str, Any] | None = None) -> Finished
 
 
 def check_fits(finished: FinishedRun, dataset: Dataset, what: str) -> str | None:
-    """Check that a run's network can be evaluated on some data.
+    """Check that a run's network can be evaluated on a data set.
 
     Args:
         finished: The run.
         dataset: The data.
-        what: How messages call the run.
+        what: Name of the run in messages.
 
     Returns:
-        What the user should know about the classes, in one line, if anything.
+        A note on the classes, in one line, or None.
 
     Raises:
-        UserError: Channels or size of the images, or number or order of the classes differ.
+        UserError: The channels or size of the images, or the number or order of the classes differ.
     """
     own, new = finished.info, dataset.info
     check_images(finished, dataset, what)
     check(
         own.num_classes == new.num_classes,
-        f"the network in {what} tells {own.num_classes} classes apart, but the data has {new.num_classes}",
+        f"the network in {what} has {own.num_classes} classes, but the data has {new.num_classes}",
     )
     if own.class_names == new.class_names:
         return None
     at = next(at for at in range(own.num_classes) if own.class_names[at] != new.class_names[at])
     differ = f"class {at} is {own.class_names[at]!r} to the network in {what}, but {new.class_names[at]!r} in the data"
     check(set(own.class_names) != set(new.class_names), f"the classes are in another order: {differ}")
-    return f"the classes have other names: {differ}; they are taken in their order"
+    return f"the classes have other names: {differ}; they are matched by position"
 
 
 def check_images(finished: FinishedRun, dataset: Dataset, what: str) -> int:
-    """Check that a run's network takes the images of some data.
+    """Check that a run's network accepts the images of a data set.
 
     Returns:
-        The width of its embeddings of them.
+        The width of its embeddings.
 
     Raises:
         UserError: It does not.
@@ -127,12 +127,12 @@ def check_images(finished: FinishedRun, dataset: Dataset, what: str) -> int:
 
 
 def write_info(info: DatasetInfo, folder: Path) -> None:
-    """Keep what a run's networks depend on in its folder."""
+    """Write the description of a run's data to its folder."""
     write_atomically(folder / INFO, json.dumps(asdict(info), ensure_ascii=False, indent=2) + "\n")
 
 
 def _read_info(folder: Path) -> DatasetInfo | None:
-    """What a run kept of its data; nothing where it was made by a graphkd that kept nothing.
+    """Return the description of a run's data; None for runs of versions that wrote none.
 
     Raises:
         UserError: The file was altered.
@@ -142,7 +142,7 @@ def _read_info(folder: Path) -> DatasetInfo | None:
         return None
     try:
         document = json.loads(path.read_bytes())
-        check(isinstance(document, dict), "it holds no object")
+        check(isinstance(document, dict), "it is not a JSON object")
         known = options_of(DatasetInfo)
         return DatasetInfo(**bind({key: document[key] for key in document if key in known}, known, "it").all)
     except (OSError, ValueError, RecursionError) as error:
@@ -157,7 +157,7 @@ def _changed(own: Any, data: Mapping[str, Any]) -> Any:
 
 
 def _build(part: Part, info: DatasetInfo | None, folder: Path) -> Dataset:
-    """The data, normalised as the run's own were where nothing else is asked for."""
+    """Build the data, normalised like the run's own unless an option says otherwise."""
     options = dict(part.bound.all)
     if info is not None and options.get("in_channels", info.in_channels) == info.in_channels:
         own = {"mean": info.mean, "std": info.std}
@@ -170,7 +170,7 @@ def _build(part: Part, info: DatasetInfo | None, folder: Path) -> Dataset:
 
 
 def _without_weights(node: Any) -> Any:
-    """A network's node without pretrained weights or a file, which nobody needs where the run's own are loaded."""
+    """Return a network's node without pretrained weights or a file; the run's own weights are loaded instead."""
     if not isinstance(node, Mapping):
         return node
     return {key: value for key, value in node.items() if key not in ("weights", "checkpoint")}

@@ -1,4 +1,4 @@
-"""A run's folder: whose it is, who works in it, and how one run takes another's place."""
+"""The folder of a run: ownership, locks, and how one run replaces another."""
 
 from __future__ import annotations
 
@@ -26,33 +26,33 @@ from graphkd.yaml_files import read_yaml
 CONFIG = "config.yaml"
 _LAUNCH = ".launch-"
 _SHORT_S, _LOCK_S = 1.0, 30.0
-"""How long a lock is waited for at first, and then in each round."""
+"""Seconds to wait for a lock at first, and then in each round."""
 METRICS = "metrics.jsonl"
 RECORD = "record.json"
 WEIGHTS = {kind: f"{kind}.safetensors" for kind in ("student", "teacher", "probe")}
 
 
 def write_config(config: Mapping[str, Any], path: Path) -> None:
-    """Writes a resolved config as YAML, whole or not at all."""
+    """Write a resolved config as YAML, atomically."""
     write_atomically(path, yaml.safe_dump(_plain(config), sort_keys=False))
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Return a resolved config from its file.
+    """Read a resolved config from a file.
 
     Raises:
-        UserError: It is no mapping, or as in `read_yaml`.
+        UserError: It is not a mapping, or as in `read_yaml`.
     """
     config = read_yaml(path)
-    check(isinstance(config, dict), f"{path} is no run's config: it holds no mapping")
+    check(isinstance(config, dict), f"{path} is not the config of a run: it holds no mapping")
     return dict(config)
 
 
 def weights_file(path: Path) -> Path:
-    """Return the file of weights that a path names: itself, or that of the finished run whose folder it is.
+    """Return the weights file that a path names: the path itself, or the weights of a finished run's folder.
 
     Raises:
-        UserError: It is neither a file nor the folder of a finished run.
+        UserError: The path is neither a file nor the folder of a finished run.
     """
     if path.is_file():
         return path
@@ -66,7 +66,7 @@ def done_record(folder: Path) -> Record:
     """Return the record of a finished run.
 
     Raises:
-        UserError: The folder holds no run, or one that is not finished.
+        UserError: The folder holds no finished run.
     """
     check((folder / RECORD).is_file(), f"{folder} holds no run (it has no {RECORD})")
     record = records.read(folder / RECORD)
@@ -75,7 +75,7 @@ def done_record(folder: Path) -> Record:
 
 
 def finished(folder: Path, identity: str, seed: int) -> Record | None:
-    """The record of this run if the folder holds it finished.
+    """Return the record of this run if the folder holds it and it is finished.
 
     Raises:
         UserError: The folder holds another run.
@@ -94,7 +94,7 @@ def finished(folder: Path, identity: str, seed: int) -> Record | None:
 
 
 def is_done(folder: Path, identity: str, seed: int) -> bool:
-    """Return whether the folder holds this run finished; whose it is otherwise is told by the run itself."""
+    """Return whether the folder holds this run, finished; False for a folder with another run."""
     try:
         return finished(folder, identity, seed) is not None
     except UserError:
@@ -102,41 +102,41 @@ def is_done(folder: Path, identity: str, seed: int) -> bool:
 
 
 def check_own(folder: Path) -> None:
-    """Refuses to write into a folder that holds other things than a run.
+    """Refuse to write into a folder that holds anything but a run.
 
     Raises:
         UserError: It does.
     """
     if folder.is_dir() and not (folder / RECORD).exists():
-        # The record is the first file of a run; one that is just being written, or was when its run died, is ours.
+        # The record is the first file of a run; a partly written one, of a live or dead run, is ours.
         foreign = any(not path.name.startswith(f".{RECORD}.") for path in folder.iterdir())
         own = not foreign or (folder / RECORD).exists()
         check(own, f"{folder} is not empty and holds no run; choose another run_dir")
 
 
 class BusyError(RuntimeError):
-    """Another process works on a run's folder."""
+    """Another process is working in a run's folder."""
 
 
 @contextmanager
 def locked(folder: Path, callback: Callback, wait: bool = True) -> Iterator[None]:
-    """Let only one run at a time work on a folder; the lock of one that died is free.
+    """Let only one process at a time work in a folder; the lock of a dead process is free.
 
     Args:
-        folder: Which.
-        callback: Is told once if another process is waited for.
-        wait: Whether to wait for it.
+        folder: The run's folder.
+        callback: Gets one note if another process has the lock.
+        wait: Whether to wait for that process.
 
     Raises:
-        BusyError: Another process has the lock, and there is no waiting.
+        BusyError: Another process has the lock, and `wait` is false.
     """
     lock = FileLock(_lock(folder))
     try:
-        # In rounds, since the processes of a group do not wait for their leading one as long as a run may take.
+        # In rounds: the other processes of a group do not wait for the main process as long as a run may take.
         if not processes.broadcast_object(lambda: _taken(lock, folder, _SHORT_S)):
             if not wait:
-                raise BusyError(f"another process is at work in {folder}")
-            callback.note(f"another process is at work in {folder}; going on when it ends")
+                raise BusyError(f"another process is working in {folder}")
+            callback.note(f"another process is working in {folder}; waiting for it to end")
             while not processes.broadcast_object(lambda: _taken(lock, folder, _LOCK_S)):
                 pass
         yield
@@ -145,7 +145,7 @@ def locked(folder: Path, callback: Callback, wait: bool = True) -> Iterator[None
 
 
 def _taken(lock: FileLock, folder: Path, seconds: float) -> bool:
-    """Wait a while for a folder's lock, tidy the folder once it is ours, and return whether it is."""
+    """Wait for a folder's lock, repair the folder once we have it, and return whether we do."""
     make_folder(folder.parent)
     try:
         lock.acquire(timeout=seconds)
@@ -157,7 +157,7 @@ def _taken(lock: FileLock, folder: Path, seconds: float) -> bool:
 
 
 def busy(folder: Path) -> bool:
-    """Whether another run works on a folder at this moment."""
+    """Return whether another process is working in a folder now."""
     path = _lock(real_folder(folder))
     if not path.exists():
         return False
@@ -171,7 +171,7 @@ def busy(folder: Path) -> bool:
 def staging_folder(folder: Path, keep: bool) -> Path:
     """Return the folder to write a run in: its own, or one beside it that replaces it when the run is done.
 
-    What an unfinished run left there stays, so that it can go on.
+    Files of an unfinished run stay, so that it can resume.
     """
     work = folder.with_name(f".{folder.name}.rerun") if keep else folder
     if processes.is_main_process():
@@ -182,14 +182,14 @@ def staging_folder(folder: Path, keep: bool) -> Path:
 
 @contextmanager
 def launch_folder(results: Path) -> Iterator[Path]:
-    """A folder below the results for what launchers read and write; gone afterwards, as are those whose owner died.
+    """Yield a temporary folder for launchers below the results, and remove those of dead owners.
 
     Raises:
-        UserError: The results cannot be written in.
+        UserError: The results folder is not writable.
     """
     folder = (results / f"{_LAUNCH}{os.urandom(4).hex()}").resolve()
     lock = folder.with_suffix(".lock")
-    with folder_if_used(results), FileLock(lock):  # locked before it is there, so that nobody takes it for abandoned
+    with folder_if_used(results), FileLock(lock):  # locked before it exists, so that it never looks abandoned
         _remove_abandoned(results)
         folder.mkdir()
         try:
@@ -200,7 +200,7 @@ def launch_folder(results: Path) -> Iterator[Path]:
 
 
 def _remove_abandoned(results: Path) -> None:
-    """Removes the launch folders whose owners are dead, so that nobody holds their locks."""
+    """Remove launch folders whose owners are dead, and whose locks are therefore free."""
     for folder in {path.with_suffix("") for path in results.glob(f"{_LAUNCH}*")}:
         lock = folder.with_suffix(".lock")
         with suppress(Timeout), FileLock(lock, timeout=0):
@@ -209,13 +209,13 @@ def _remove_abandoned(results: Path) -> None:
 
 
 def mend(folder: Path) -> None:
-    """Brings back a finished run whose replacement was cut off half-way."""
+    """Restore a finished run whose replacement was interrupted half-way."""
     if not folder.exists() and _old(folder).exists():
         _old(folder).rename(folder)
 
 
 def write_failure(record: Record, error: Exception, folder: Path) -> None:
-    """Writes the record of a run that failed, where that can still be written: the failure itself is to be told."""
+    """Write the record of a failed run if possible; the failure itself matters more."""
     with suppress(OSError):
         records.write(dataclasses.replace(record, status="failed", error=one_line(error)), folder / RECORD)
 
@@ -245,7 +245,7 @@ class MetricsLogger(Callback):
         self._callback.start(name, epochs, steps, done)
 
     def resume(self, history: History) -> None:
-        """See `Callback`; the lines of what the checkpoint knows stay."""
+        """See `Callback`; keep the lines of the epochs in the checkpoint."""
         self._lines = [_line(epoch) for epoch in (*history.stages, *history.epochs)]
         self._callback.resume(history)
 
@@ -256,7 +256,7 @@ class MetricsLogger(Callback):
     def epoch(self, epoch: EpochResult) -> None:
         """See `Callback`."""
         self._lines.append(_line(epoch))
-        # Waiting for the disk in every epoch would take longer than a short epoch; the last one waits.
+        # Flushing to disk would take longer than a short epoch, so only the last epoch does.
         write_atomically(self._path, "".join(self._lines), durable=epoch.epoch == self._epochs)
         self._callback.epoch(epoch)
 
@@ -266,7 +266,7 @@ def _line(epoch: EpochResult) -> str:
 
 
 def replace_folder(folder: Path, work: Path) -> None:
-    """Put `work` in the folder's place; what a crash between the two renames leaves, `mend` brings back."""
+    """Replace the folder by `work`; `mend` repairs a crash between the two renames."""
     if work != folder:
         old = _old(folder)
         shutil.rmtree(old, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Which runs train together, and how a suite is cut into groups for several workers."""
+"""Decide which runs train together, and cut a suite into groups for several workers."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Hashable, Sequence
 from graphkd.run.spec import StudentSpec
 
 _WORTH = 0.98
-"""A further cut must bring the end of the whole suite down to this share."""
+"""A further cut must shorten the whole suite to at most this share of its time."""
 
 
 def stream(spec: StudentSpec) -> Hashable:
-    """Return what the runs of a group share: batches, and how teacher outputs are computed."""
+    """Return a key that runs with the same stream of batches and teacher settings share."""
     trainer = spec.trainer
     return (
         json.dumps(spec.data.document, sort_keys=True), spec.seed, trainer.batch_size, trainer.accelerator,
@@ -24,18 +24,18 @@ def stream(spec: StudentSpec) -> Hashable:
 def cut(
     specs: Sequence[StudentSpec], workers: int = 1, largest: int | None = None, alone: bool = False
 ) -> list[list[int]]:
-    """Cut runs into groups that train together, such that the workers end together.
+    """Cut runs into groups that train together, so that all workers finish at about the same time.
 
-    A run on several devices stays alone. Runs without a teacher go with others of their stream.
+    A run on several devices stays alone. Runs without a teacher join a group of their stream.
 
     Args:
         specs: The runs.
-        workers: How many groups train at once.
-        largest: Runs of a group at most.
-        alone: Whether every run is a group of its own.
+        workers: Number of groups that train at once.
+        largest: Largest size of a group; None for no limit.
+        alone: Whether every run is its own group.
 
     Returns:
-        The positions of each group's runs, costly groups first.
+        The positions of each group's runs, the most expensive groups first.
     """
     most = 1 if alone else largest or len(specs)
     groups = [part for group in _shared(specs) for part in _chunks(group, most)]
@@ -49,7 +49,7 @@ def cut(
 
 
 def _shared(specs: Sequence[StudentSpec]) -> list[list[int]]:
-    """Return the runs of each stream under one teacher; those without a teacher join the first of theirs."""
+    """Return the runs of each stream and teacher; those without a teacher join the first group of their stream."""
     groups: dict[Hashable, list[int]] = {}
     free: list[int] = []
     for number, spec in enumerate(specs):
@@ -71,13 +71,13 @@ def _chunks(group: Sequence[int], most: int) -> list[list[int]]:
 
 
 def _cost(specs: Sequence[StudentSpec], group: Sequence[int]) -> int:
-    """Return the epochs that a group's students train, and its teacher's, made once for all of them."""
+    """Estimate a group's cost in epochs: its students', plus the teacher's, computed once for all of them."""
     taught = [specs[number].trainer.epochs for number in group if specs[number].teacher is not None]
     return sum(specs[number].trainer.epochs for number in group) + max(taught, default=0)
 
 
 def _end(specs: Sequence[StudentSpec], groups: Sequence[Sequence[int]], workers: int) -> int:
-    """Return when the last worker ends, where each takes the costliest group that is left."""
+    """Return when the last worker ends if each always takes the most expensive group left."""
     ends = [0] * workers
     for cost in sorted((_cost(specs, group) for group in groups), reverse=True):
         ends[ends.index(min(ends))] += cost

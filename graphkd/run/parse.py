@@ -269,7 +269,7 @@ def _part(registry: Registry[Any], node: Any, where: str) -> Part:
     options = _named(node, where)
     name = options.pop("name")
     supplied = sorted(registry.runtime & set(options))
-    check(not supplied, f"{where}: '{', '.join(supplied)}' is no option, graphkd supplies it")
+    check(not supplied, f"{where}: '{', '.join(supplied)}' is not an option; graphkd supplies it")
     return Part(registry, name, registry.bind(name, options))
 
 

@@ -42,7 +42,7 @@ def why_not_reused(folder: Path, identity: str, seed: int, identify: Callable[[M
             continue
         if same:
             return (
-                f"{place} has the same config, but is not used again: the contents of its files were others, or "
-                f"graphkd {record.code.version}, which made it, told runs apart in another way (see CHANGELOG)"
+                f"{place} has the same config, but is not reused: the contents of its files differ, or "
+                f"graphkd {record.code.version}, which made it, identified runs in another way (see CHANGELOG)"
             )
     return None

@@ -149,14 +149,14 @@ def test_finished_runs_are_kept(command: Command, folder: Path, suite: list[str]
     times = {path: path.stat().st_mtime_ns for path in folder.rglob("seed-*/*")}
     code, out, _ = command("ablation", *suite, "--seeds", "0,5")
     assert code == 0
-    assert out.count("(was there)") == 3, "two students and their teacher"
+    assert out.count("(already finished)") == 3, "two students and their teacher"
     assert {path: path.stat().st_mtime_ns for path in times} == times
     assert [seed for _, seed, _ in runs(folder)] == [0, 5, 0, 5]
 
 
 def test_an_override_serves_every_run(command: Command, folder: Path, suite: list[str]) -> None:
     assert command("ablation", "trainer.lr=0.1", *suite, "results=out", "--seeds", "3").code == 0
-    assert command("ablation", *suite, "results=out", "--seeds", "3").out.count("(was there)") == 1, "the teacher"
+    assert command("ablation", *suite, "results=out", "--seeds", "3").out.count("(already finished)") == 1, "teacher"
     assert top(folder) == {"out"}
 
 
@@ -180,7 +180,7 @@ def test_a_failed_run_is_recorded_and_the_rest_go_on(
     trouble.unlink()
     code, out, _ = command("ablation", *suite, "--seeds", "0")
     assert code == 0
-    assert out.count("(was there)") == 2
+    assert out.count("(already finished)") == 2
     assert {status for _, _, status in runs(folder)} == {"done"}
 
 
@@ -342,7 +342,7 @@ def test_a_suite_over_pairs_has_a_table_for_each(command: Command, folder: Path,
     assert {path.stem for path in (folder / "results" / "tables").glob("*.csv")} == {
         "mini_resnet8-resnet8", "mini_resnet8-resnet14",
     }  # fmt: skip
-    assert command("ablation", *paired, "--seeds", "0").out.count("(was there)") == 4
+    assert command("ablation", *paired, "--seeds", "0").out.count("(already finished)") == 4
 
 
 def test_a_student_that_learns_alone_has_a_record_in_every_pair(

@@ -105,7 +105,7 @@ def test_an_option_of_data_changes_the_runs_own_data(command: Command, folder: P
     noted = command("evaluate", str(place), "data.classes=[4,9]")
     assert noted.out.startswith("the classes have other names: class 0 is '3' to the network")
     for words, message in (
-        (["data=digits"], "tells 2 classes apart, but the data has 10"),
+        (["data=digits"], "has 2 classes, but the data has 10"),
         (["data.classes=[4,3]"], "the classes are in another order: class 0 is '3' to the network"),
         (["data.split_sed=1"], "did you mean 'split_seed'"),
         (["trainer.lr=1"], "a run brings its own trainer"),
@@ -129,5 +129,5 @@ def test_what_is_left_out_of_a_files_names_is_shown(command: Command, folder: Pa
     state = safetensors.torch.load_file(run_folder / "student.safetensors")
     torch.save({"state_dict": {f"model.{name}": value for name, value in state.items()}}, folder / "lightning.ckpt")
     answer = command("evaluate", "lightning.ckpt", STUDENT)
-    assert answer.out.startswith("lightning.ckpt: the prefix 'model.' of the tensors' names is left out\n")
+    assert answer.out.startswith("lightning.ckpt: the prefix 'model.' of the tensor names was removed\n")
     assert figures(answer) == figures(command("evaluate", str(run_folder)))

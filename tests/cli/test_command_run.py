@@ -64,10 +64,10 @@ def test_a_finished_run_says_so(command: Command, folder: Path, tiny_words: list
     times = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     code, again, _ = command(*words)
     assert code == 0
-    assert again.splitlines()[0] == "This run is finished already (force=true runs it again)."
+    assert again.splitlines()[0] == "This run is already finished (force=true runs it again)."
     assert again.splitlines()[1:] == first.splitlines()[1:], "the same table"
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == times
-    assert "finished already" not in command(*words, "force=true").out
+    assert "already finished" not in command(*words, "force=true").out
 
 
 def test_records_what_was_varied(command: Command, folder: Path, tiny_words: list[str]) -> None:
@@ -97,7 +97,7 @@ def test_ones_own_configs_and_parts_serve_in_any_order(
     first = command("run", "--config-dir", own, *words)
     again = command("run", *words[:1], "--config-dir", own, *words[1:])
     assert (first.code, again.code) == (0, 0)
-    assert "finished already" in again.out
+    assert "already finished" in again.out
     (record,) = students(folder).values()
     assert record.variant == "ce+kd+hkd-mine-tag"
 
@@ -163,7 +163,7 @@ def test_a_sweep_runs_every_combination(command: Command, folder: Path, tiny_wor
     ]
     assert top(folder) == {"results"}
     assert top(folder / "results") == {"teachers", "adhoc"}
-    assert command("run", "-m", "gnn=tag,none", "seed=0,1", *tiny_words).out.count("(was there)") == 4
+    assert command("run", "-m", "gnn=tag,none", "seed=0,1", *tiny_words).out.count("(already finished)") == 4
 
 
 def test_a_mapping_replaces_a_part_in_a_sweep_too(command: Command, folder: Path, tiny_words: list[str]) -> None:
@@ -178,7 +178,7 @@ def test_a_mapping_replaces_a_part_in_a_sweep_too(command: Command, folder: Path
 
 def test_a_run_is_the_same_whether_swept_or_not(command: Command, folder: Path, tiny_words: list[str]) -> None:
     command("run", "objective=ce", *tiny_words)
-    assert "(was there)" in command("run", "-m", "objective=ce", *tiny_words).out
+    assert "(already finished)" in command("run", "-m", "objective=ce", *tiny_words).out
 
 
 def test_every_combination_is_checked_before_the_first_runs(

@@ -21,9 +21,9 @@ def test_trains_the_teacher_that_a_run_would_train(command: Command, folder: Pat
 def test_a_trained_teacher_says_so(command: Command, folder: Path, tiny_words: list[str]) -> None:
     first = command("teacher", *tiny_words).out
     again = command("teacher", *tiny_words, "objective=ce").out
-    assert again.splitlines()[0] == "This teacher is trained already (force=true trains it again)."
+    assert again.splitlines()[0] == "This teacher is already trained (force=true trains it again)."
     assert again.splitlines()[1:] == first.splitlines()[1:]
-    assert "trained already" not in command("teacher", *tiny_words, "force=true").out
+    assert "already trained" not in command("teacher", *tiny_words, "force=true").out
 
 
 def test_its_seed_and_training_are_its_own(command: Command, folder: Path, tiny_words: list[str]) -> None:

@@ -41,7 +41,7 @@ def test_one_run(command: Command, folder: Path, run_folder: Path) -> None:
     assert str(place.relative_to(folder)) in answer.out
     again = command("transfer", str(run_folder), *NEW)
     assert again.code == 0
-    assert again.out.startswith("This probe is finished already.")
+    assert again.out.startswith("This probe is already finished.")
     assert probes(folder) == {place: record}
 
 
@@ -56,7 +56,7 @@ def test_every_student_below_a_folder(command: Command, folder: Path, two_runs: 
     assert lines[2].startswith("linear, resnet8->resnet8")
     assert any((folder / "elsewhere" / "tables").glob("linear*.csv"))
     again = command("transfer", place, *NEW, "study=linear", "results=elsewhere")
-    assert ["(was there)" in line for line in again.out.splitlines()[:2]] == [True, True]
+    assert ["(already finished)" in line for line in again.out.splitlines()[:2]] == [True, True]
 
 
 def test_variants_stand_in_the_order_of_their_suite(

@@ -134,7 +134,7 @@ def test_sigterm_ends_a_training_in_order(folder: Path, tiny_words: list[str]) -
         time.sleep(0.05)
     process.terminate()
     assert forked.wait(process) == 143
-    assert errors.read_text() == "graphkd: terminated; the same command goes on where it was\n"
+    assert errors.read_text() == "graphkd: terminated; run the same command again to resume\n"
     record = records.read(folder / "out" / "record.json")
     assert (record.status, record.error) == ("running", None)
     assert list((folder / "out").glob("checkpoint-*.pt"))
@@ -225,7 +225,7 @@ def test_a_terminal_that_is_closed_ends_a_command_in_order_unless_it_is_to_go_on
     if ignored:
         assert process.returncode == 0
     else:
-        assert (process.returncode, err) == (143, "graphkd: terminated; the same command goes on where it was\n")
+        assert (process.returncode, err) == (143, "graphkd: terminated; run the same command again to resume\n")
 
 
 @pytest.mark.slow

@@ -102,7 +102,7 @@ def test_a_suite_says_what_runs_now_how_many_are_done_and_the_time_left(
     runs.finished("kd seed 0: test 97.22 % in 60 s", trained=True)
     assert "kd seed 0: test 97.22 % in 60 s [run 1 of 4]" in shown(console)
     runs.watch()
-    runs.finished("kd seed 1: test 97.00 % (was there)")
+    runs.finished("kd seed 1: test 97.00 % (already finished)")
     runs.watch()
     clock[0] += 20
     assert runs.line(0.1) == "run 3 of 4, 0:01:40 left for all", "runs that were there say nothing about the pace"

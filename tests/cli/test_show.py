@@ -48,7 +48,7 @@ def test_a_table_of_any_width_cuts_nothing(block: Block, width: int) -> None:
     show.print_block(console, block)
     out = shown(console)
     assert "…" not in out
-    table, _, rest = out.partition("columns left out for want of width: ")
+    table, _, rest = out.partition("columns that do not fit: ")
     missing = [heading for heading in block.header if heading.rpartition("#")[2] in re.findall(r"#(\d+)", rest)]
     assert all(cell_len(line) <= width for line in table.splitlines() if line[:1] in "┏┃┡│└")
     is_table = table.startswith("┏")
@@ -85,7 +85,7 @@ def test_what_is_left_out_is_said_and_the_tests_of_a_baseline_stay() -> None:
     out = shown(console)
     assert [cell in out for cell in row] == [True, True, True, False, False, True, True]
     assert out.splitlines()[-2:] == [
-        "columns left out for want of width: top-5 (%); seconds per",
+        "columns that do not fit: top-5 (%); seconds per",
         "step (--out DIR or a wider terminal shows them)",
     ]
 

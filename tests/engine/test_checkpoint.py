@@ -241,7 +241,7 @@ def write(state: dict[str, Any], path: Path) -> Path:
 def test_a_common_prefix_is_left_out_and_told(network: MakeNetwork, tmp_path: Path, prefix: str, suffix: str) -> None:
     saved, loaded = network(0), network(1)
     path = write(prefixed(prefix, saved.state_dict()), tmp_path / f"w.{suffix}")
-    assert load_weights(loaded, path) == (f"{path}: the prefix '{prefix}' of the tensors' names is left out",)
+    assert load_weights(loaded, path) == (f"{path}: the prefix '{prefix}' of the tensor names was removed",)
     assert same_weights(saved, loaded)
 
 
@@ -254,7 +254,7 @@ def test_what_lies_beside_the_prefix_is_counted(network: MakeNetwork, tmp_path: 
     }
     (note,) = load_weights(loaded, write({"state_dict": state}, tmp_path / "lightning.ckpt"))
     assert note.endswith(
-        "'student.' of the tensors' names is left out, and 2 tensors without it (teacher.conv1.weight, loss.s)"
+        "'student.' of the tensor names was removed, and 2 tensors without it (teacher.conv1.weight, loss.s)"
     )
     assert same_weights(saved, loaded)
 
@@ -293,7 +293,7 @@ def test_what_training_scripts_put_beside_the_tensors_does_no_harm(
         content = {**beside, "state_dict": saved.state_dict(), "state_dict_ema": network(2).state_dict()}
         torch.save(content, tmp_path / name, _use_new_zipfile_serialization=not old_format)
         (note,) = load_weights(loaded, tmp_path / name)
-        assert note.endswith("the weights under 'state_dict' are taken, not those under state_dict_ema")
+        assert note.endswith("the weights under 'state_dict' are used, not those under state_dict_ema")
         assert same_weights(saved, loaded), name
         torch.save({**saved.state_dict(), **beside}, tmp_path / name, _use_new_zipfile_serialization=not old_format)
         load_weights(loaded := network(1), tmp_path / name)

@@ -179,7 +179,7 @@ def test_a_config_names_it(tiny_config: Callable[..., dict[str, Any]], student: 
     expected = {"name": student} if isinstance(student, str) else student
     assert spec.model.identity == expected
     assert "model" not in spec.model.document
-    with pytest.raises(UserError, match="student: 'model' is no option, graphkd supplies it"):
+    with pytest.raises(UserError, match="student: 'model' is not an option; graphkd supplies it"):
         parse(tiny_config({"student": {**expected, "model": "resnet34"}}))
 
 

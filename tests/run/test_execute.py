@@ -741,13 +741,13 @@ def test_it_is_told_why_a_run_of_the_same_config_is_not_used_again(tiny_config: 
     run(parse({**config, "seed": 1}), listener)
     other = {**config, "trainer": {**config["trainer"], "lr": 0.01}, "variant": first.record.variant}
     run(parse(other), listener)
-    assert not any("not used again" in note for note in listener.notes), "another seed or config needs no reason"
+    assert not any("not reused" in note for note in listener.notes), "another seed or config needs no reason"
     torch.save({"model": network.state_dict()}, weights)
     second = run(parse(config), listener)
     assert not second.reused
-    assert [note for note in listener.notes if "not used again" in note] == [
-        f"{first.folder} has the same config, but is not used again: the contents of its files were others, or graphkd "
-        f"{first.record.code.version}, which made it, told runs apart in another way (see CHANGELOG)"
+    assert [note for note in listener.notes if "not reused" in note] == [
+        f"{first.folder} has the same config, but is not reused: the contents of its files differ, or graphkd "
+        f"{first.record.code.version}, which made it, identified runs in another way (see CHANGELOG)"
     ]
 
 
@@ -761,7 +761,7 @@ def test_a_run_that_an_older_graphkd_told_apart_otherwise_is_named(tiny_config: 
         folder.parent.rename(folder.parent.with_name("0" * 12))
     notes = Notes()
     assert not run(parse(config), notes).reused
-    told = [note for note in notes.notes if "not used again" in note]
+    told = [note for note in notes.notes if "not reused" in note]
     assert [note.partition(" has")[0] for note in told] == [
         str(first.folder.parent.with_name("0" * 12) / "seed-0"), str(teacher.parent.with_name("0" * 12) / "seed-0")
     ]  # fmt: skip

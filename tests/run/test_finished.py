@@ -146,7 +146,7 @@ def test_what_does_not_fit_its_network_is_told(finished: RunResult) -> None:
     )
     for data, message in (
         (images(NAMES, channels=1), "the network in R takes images of 3 channels, but the data has 1"),
-        (images((*NAMES, "yak")), "the network in R tells 3 classes apart, but the data has 4"),
+        (images((*NAMES, "yak")), "the network in R has 3 classes, but the data has 4"),
         (images(("owl", "dog", "cat")), "in another order: class 0 is 'cat' to the network in R, but 'owl' in the"),
     ):
         with pytest.raises(UserError, match=message):

@@ -481,10 +481,10 @@ def test_an_unknown_name_is_told_with_the_nearest(tiny_config: Config, changes: 
         ({"teacher.train_fraction": 1.5}, "teacher.train_fraction is 1.5"),
         ({"student": None}, "student is None"),
         ({"student": {"widths": [2, 2, 4, 4]}}, "student needs a name"),
-        ({"student.num_classes": 10}, "student: 'num_classes' is no option"),
+        ({"student.num_classes": 10}, "student: 'num_classes' is not an option"),
         ({"builder": None}, "builder is None"),
         ({"objective.hkd.builder": "complete", "objective.hkd.holistic": False}, "objective.hkd.builder is given"),
-        ({"objective.hkd.student_dim": 4}, "objective.hkd: 'student_dim' is no option"),
+        ({"objective.hkd.student_dim": 4}, "objective.hkd: 'student_dim' is not an option"),
         ({"objective.hkd.bank": 5}, "option 'bank' is 5"),
     ],
 )  # fmt: skip
@@ -496,7 +496,7 @@ def test_a_value_that_cannot_be_is_told(tiny_config: Config, changes: dict[str, 
 
 
 def test_a_term_that_takes_no_graph_has_no_such_option(tiny_config: Config) -> None:
-    with pytest.raises(UserError, match="'builder' is no option"):
+    with pytest.raises(UserError, match="'builder' is not an option"):
         parse(tiny_config({"objective.kd.builder": "knn"}))
 
 

@@ -262,7 +262,7 @@ def test_whoever_waits_for_another_says_so_once(tmp_path: Path, monkeypatch: pyt
     other = FileLock(tmp_path / ".run.lock", thread_local=False)
     other.acquire()
     with locked(folder, Notes()):
-        assert notes == [f"another process is at work in {folder}; going on when it ends"]
+        assert notes == [f"another process is working in {folder}; waiting for it to end"]
     with locked(folder, Notes()):
         assert len(notes) == 1, "nobody is waited for"
 
@@ -318,7 +318,7 @@ def test_a_run_on_two_devices_is_one_run(small: list[str], tmp_path: Path) -> No
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 1
     again = forked.graphkd(["run", *small], tmp_path)
     assert again.returncode == 0
-    assert "finished already" in again.stdout
+    assert "already finished" in again.stdout
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == written
 
 

@@ -128,7 +128,7 @@ def test_on_two_devices_it_may_be_interrupted_and_lose_its_parent(machine: Machi
     started = time.monotonic()
     assert interrupted.wait() == 130
     assert time.monotonic() - started < PROMPT_S
-    assert interrupted.output.splitlines()[-1] == "graphkd: interrupted; the same command goes on where it was"
+    assert interrupted.output.splitlines()[-1] == "graphkd: interrupted; run the same command again to resume"
     assert interrupted.output.count("graphkd: ") == 1
     assert not any(is_alive(pid) for pid in workers)
     reached = latest(folder)

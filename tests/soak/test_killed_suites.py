@@ -205,7 +205,7 @@ def test_after_a_broken_pool_what_is_missing_is_launched_again(
     monkeypatch.setattr(compose, "launch", launcher)
     assert main([*suite, "results=torn", "trainer.epochs=1", "--alone", "hydra/launcher=basic"]) == 0
     assert [len(asked) for asked in launcher.asked] == [1, 4, 3, 3, 1]
-    assert capsys.readouterr().out.count("(was there)") == 0
+    assert capsys.readouterr().out.count("(already finished)") == 0
 
 
 def test_a_pool_that_always_breaks_is_given_up(
