@@ -25,22 +25,22 @@ HELP = f"""\
 usage: graphkd ablation [SUITE | all] [OVERRIDES] [--dry-run] [--seeds 0,1,2] [--variants A,B] [--pairs A,B]
                         [--jobs N] [--group N | --alone] [--config-dir DIR]
 
-Runs every variant of configs/ablation/SUITE.yaml with every seed (and pair, where the suite names pairs), then writes
-the suite's tables. Runs of one seed and teacher train together, which changes nothing in what they come to, and several
-processes share the work. Finished runs are kept; a failed one is recorded and the rest go on. `all` runs every suite
-but the long comparisons (`comparison: true`), one after another.
+Runs every variant of configs/ablation/SUITE.yaml with every seed (and pair that the suite names), then writes the
+suite's tables. Runs of one seed and teacher train together, with the same results as alone, and several processes share
+the work. Finished runs are kept; a failed run is recorded and does not stop the others. `all` runs every suite
+except the long comparisons (`comparison: true`), one after another.
 
-  --dry-run                 print the list of runs and do nothing
-  --seeds 0,1,2             other seeds than the suite's
+  --dry-run                 print the runs and the groups that train together; run nothing
+  --seeds 0,1,2             these seeds instead of the suite's
   --variants A,B            only these of its variants
-  --pairs A,B               other pairs than those that the suite names
+  --pairs A,B               these pairs instead of the suite's
   trainer.epochs=10         an override for every run
 {LAUNCH_HELP}"""
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A run of the suite, checked."""
+    """A checked run of a suite."""
 
     run: SuiteRun
     spec: StudentSpec
@@ -48,11 +48,11 @@ class Planned:
 
 @dataclass(frozen=True)
 class PlannedSuite:
-    """A suite, checked whole.
+    """A checked suite.
 
     Attributes:
-        name: Its name, the study of its runs.
-        suite: What it says.
+        name: Its name, which is the study of its runs.
+        suite: The suite.
         extra: Overrides from the command line, for every run.
         runs: Its runs in order.
     """
@@ -64,7 +64,7 @@ class PlannedSuite:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the command; returns its exit code."""
+    """Run the command; return its exit code."""
     chosen, words = parse_ways("ablation", arguments)
     options = _parser().parse_intermixed_args(words)
     name, overrides = _split(options.words)
@@ -104,7 +104,7 @@ def _seeds(text: str) -> tuple[int, ...]:
     try:
         seeds = tuple(int(word) for word in text.split(","))
     except ValueError:
-        raise UserError(f"--seeds is '{text}', but must be whole numbers with commas between") from None
+        raise UserError(f"--seeds is '{text}', but must be whole numbers separated by commas") from None
     check(len(set(seeds)) == len(seeds), f"--seeds names a seed twice: {text}")
     return seeds
 
@@ -125,7 +125,7 @@ def _pairs(text: str, suite: str, own: Sequence[str]) -> tuple[str, ...]:
 
 
 def _chosen(name: str, config_dir: str | None) -> list[str]:
-    """The suites that a name stands for."""
+    """Return the suites that a name stands for."""
     if name != studies.EVERY_SUITE:
         return [name]
     return [each for each in studies.suite_names(config_dir) if not studies.read_suite(each, config_dir).comparison]
@@ -157,14 +157,14 @@ def _check_own_keys(suite: Suite, extra: Sequence[str]) -> None:
 
 
 def _check_pairs(planned: Sequence[Planned]) -> None:
-    """Records tell pairs apart by the names of their networks alone."""
+    """Check that no two pairs have the same networks: records identify pairs by their names alone."""
     from graphkd.run.records import pair_name
 
     known: dict[str, str | None] = {}
     for item in planned:
         name = pair_name(item.spec.config)
         first = known.setdefault(name, item.run.pair)
-        check(first == item.run.pair, f"the pairs '{first}' and '{item.run.pair}' are both {name}: one table for two")
+        check(first == item.run.pair, f"the pairs '{first}' and '{item.run.pair}' are both {name}, so share a table")
 
 
 def _plan(run: SuiteRun, extra: Sequence[str], config_dir: str | None) -> Planned:
@@ -180,7 +180,7 @@ def _plan(run: SuiteRun, extra: Sequence[str], config_dir: str | None) -> Planne
 
 
 def _in_folder_of_pair(spec: StudentSpec, pair: str) -> StudentSpec:
-    """A student that learns from no teacher is the same run in every pair, but each pair's table needs its record."""
+    """Move a run to the folder of its pair: a student without a teacher is the same in all, but each table needs it."""
     check(pair == Path(pair).name, f"the pair '{pair}' must have a plain name: it becomes a folder of the results")
     study = Path(spec.config["results"]) / spec.config["study"]
     folder = study / pair / spec.folder.relative_to(study)
@@ -207,11 +207,11 @@ def _print_runs(planned: PlannedSuite, ways: Ways) -> None:
 def _note_baseline(planned: PlannedSuite) -> None:
     baseline = planned.suite.baseline
     if baseline is not None and all(item.run.variant != baseline for item in planned.runs):
-        print(f"note: --variants leaves out the baseline '{baseline}'; tables compare with it only where it ran before")
+        print(f"note: --variants leaves out the baseline '{baseline}'; tables need it to have run before")
 
 
 def _run(planned: PlannedSuite, ways: Ways) -> int:
-    """Runs a suite and writes its tables; returns the exit code."""
+    """Run a suite and write its tables; return the exit code."""
     from graphkd.run import check_parts
 
     check_parts([(f"suite '{planned.name}': variant '{item.run.variant}'", item.spec) for item in planned.runs])
@@ -224,7 +224,7 @@ def _run(planned: PlannedSuite, ways: Ways) -> int:
 
 
 def _transfer(planned: PlannedSuite, config_dir: str | None) -> None:
-    """Probes the suite's students on the data that it names."""
+    """Probe the suite's students on the data that it names."""
     from graphkd_cli import transfer
 
     results = Path(planned.runs[0].spec.config["results"])
@@ -233,7 +233,7 @@ def _transfer(planned: PlannedSuite, config_dir: str | None) -> None:
 
 
 def _run_beside_others(planned: PlannedSuite, ways: Ways) -> int:
-    """As `_run`, but what stops the suite does not stop those after it."""
+    """Run a suite like `_run`, but report an error instead of raising it, so that the next suites run."""
     print(f"{planned.name}: {planned.suite.description}")
     try:
         return _run(planned, ways)

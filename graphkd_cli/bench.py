@@ -17,20 +17,20 @@ if TYPE_CHECKING:
 HELP = """\
 usage: graphkd bench [PART ...] [--quick] [--device auto|cpu|cuda] [--threads N] [--out DIR]
 
-Times graphkd and the published arrangement of the same computation in turn, measures by how much each raises the peak
-of memory, and prints a table.
+Times graphkd and the published arrangement of the same computation in turn, measures how much each raises peak
+memory, and prints a table.
 
   loss        the whole HKD loss: forward, backward, update of the banks
   contrast    its contrast alone, by sampler
-  sampling    the negatives of a step
+  sampling    drawing the negatives of a step
   data        batches of augmented images, and the negatives with them
-  step        a whole training step, resnet32x4 -> resnet8x4, from its images on, and the share of each phase
+  step        a whole training step, resnet32x4 -> resnet8x4, with its data, and the share of each phase
   graph       the kNN graph, and each encoder by engine
   growth      the contrast with more samples, more negatives and a larger batch
-  scale       memory and time of the whole HKD objective with larger sets, by what its banks are kept in
+  scale       memory and time of the whole HKD objective on larger data, by the type of its banks
 
-  --quick         within a minute: fewer rounds, and without what is slow (unless its part is named)
-  --device NAME   auto takes CUDA where there is some (default)
+  --quick         within a minute: fewer rounds, without slow cases (unless their part is named)
+  --device NAME   auto uses CUDA if available (default)
   --threads N     threads on the CPU (default: 2, or 1 on a single core)
   --out DIR       write bench.csv, bench.json and bench.md there as well
 """
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str]) -> int:
 
     settings = _settings(options)
     folder = None if options.out is None else Path(options.out)
-    check(folder is None or folder.is_dir() or not folder.exists(), f"bench: --out {folder} is no folder")
+    check(folder is None or folder.is_dir() or not folder.exists(), f"bench: --out {folder} is not a folder")
     cases = select_cases(settings, options.parts, options.quick)
     found = hardware(settings)
     screen = console()

@@ -1,4 +1,4 @@
-"""One display for all processes of a suite: the runs that are done, the time left, and what each process is at."""
+"""One display for all processes of a suite: finished runs, time left, and what each process is doing."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ _SECONDS_BETWEEN_LOOKS = 0.25
 
 
 class Board:
-    """Shows what the processes of a suite leave in its folder: lines as they come, and on a terminal a live display."""
+    """Shows the progress files of a suite's processes: new lines, and on a terminal a live display."""
 
     def __init__(self, console: Console, folder: Path, numbers: Sequence[int], what: str) -> None:
         """Create a display.
 
         Args:
-            console: Where to show.
+            console: The console to print to.
             folder: The suite's launch folder (`graphkd_cli.groups`).
             numbers: The runs to wait for.
-            what: What one of them is called.
+            what: What a run is called.
         """
         self._console, self._folder, self._what = console, folder, what
         self._waiting, self._total = list(numbers), len(numbers)
@@ -68,7 +68,7 @@ class Board:
                     print_line(self._console, line)
 
     def _look(self) -> None:
-        """Print what is new."""
+        """Print new lines and outcomes."""
         for log in sorted(self._folder.glob("*.log")):
             with log.open() as lines:
                 lines.seek(self._read.get(log, 0))
@@ -89,7 +89,7 @@ class Board:
         for path in sorted(self._folder.glob("*.status")):
             try:
                 yield json.loads(path.read_text())
-            except FileNotFoundError:  # its process has just ended
+            except FileNotFoundError:  # the process has just ended
                 continue
 
     def _overall(self) -> str:

@@ -1,6 +1,6 @@
-"""Shell completion as Hydra gives it.
+"""Shell completion, by Hydra.
 
-Hydra's script asks the top command without a subcommand; the overrides that it completes are those of `run`.
+Hydra's script calls the top command without a subcommand; the overrides of `run` are completed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ TAKES_OVERRIDES = {"run", "teacher", "ablation", "evaluate"}
 def main(arguments: Sequence[str]) -> int:
     """Answer `graphkd -sc install=SHELL | uninstall=SHELL | query=SHELL`; return the exit code."""
     if arguments and arguments[0].startswith("query="):
-        with contextlib.suppress(UserError):  # a half-typed line is no mistake
+        with contextlib.suppress(UserError):  # a half-typed line is not an error
             _query(arguments, os.environ.get("COMP_LINE", ""))
     else:
         _hydra(arguments)

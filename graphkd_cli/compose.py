@@ -1,4 +1,4 @@
-"""Composes configs with Hydra and turns its errors into one line."""
+"""Compose configs with Hydra and turn its errors into one line."""
 
 from __future__ import annotations
 
@@ -45,19 +45,19 @@ from graphkd_cli.overrides import NAMED, apply, check_form, depth, in_grammar, m
 
 NOT_VARIED = {"seed", "results", "run_dir", "force", "study", "variant", "plugins"}
 NOT_OPTIONS = ("config_path", "config_name", "experimental_rerun")
-"""What Hydra's command line has beyond ours."""
+"""Options of Hydra's command line that ours does not have."""
 OPTIONAL_GROUP = "setting"
-"""The group of which data need not have a config; Hydra ignores a choice that it lacks."""
+"""Optional group: Hydra ignores a choice without a config."""
 RUN = ("config", "launch", "transfer")
-"""The configs that commands run from; what suites and tables say of Hydra counts for nothing."""
+"""The configs that commands run from; Hydra settings in suites and tables are ignored."""
 KEPT = {"output_subdir": None, "verbose": False, "job_logging.root": None, "hydra_logging.root": None}
-"""Settings of Hydra's that would change what is printed or written."""
+"""Hydra settings that would change what is printed or written."""
 REFUSALS = (HydraException, OmegaConfBaseException, YAMLError, ValueError, RecursionError)
-"""What Hydra raises over a config or override that it does not like."""
+"""Errors that Hydra raises on a wrong config or override."""
 
 
 def config_folder() -> Path:
-    """Return the folder of configs: the repository's in a checkout, else the copy inside the installed package."""
+    """Return the folder of configs: the repository's in a checkout, otherwise the copy in the installed package."""
     package = Path(__file__).resolve().parent
     checkout = package.parent / "configs"
     return checkout if (checkout / "config.yaml").is_file() else package / "configs"
@@ -65,17 +65,17 @@ def config_folder() -> Path:
 
 @dataclass(frozen=True)
 class Composed:
-    """A config in plain containers, resolved and without Hydra's own node, and the overrides as they were written."""
+    """A resolved config in plain containers, without Hydra's own node, and the overrides as written."""
 
     config: dict[str, Any]
     overrides: list[str]
 
 
 class CommandParser(argparse.ArgumentParser):
-    """Parses a subcommand's words; a mistake is the user's, in one line."""
+    """Parser of a subcommand's arguments; errors are `UserError`s of one line."""
 
     def __init__(self, command: str, parents: Sequence[argparse.ArgumentParser] = (), has_configs: bool = True) -> None:
-        """Create a parser with --help and, for a command that has configs, --config-dir, unless a parent has them."""
+        """Create a parser with --help and, for a command with configs, --config-dir, unless a parent has them."""
         super().__init__(prog=command, parents=list(parents), add_help=False, allow_abbrev=False)
         if not parents:
             self.add_argument("--help", "-h", action="store_true")
@@ -97,7 +97,7 @@ def parse_arguments(command: str, arguments: Sequence[str]) -> argparse.Namespac
     """Parse a subcommand's arguments; options may stand among the overrides.
 
     Raises:
-        UserError: An option is unknown or a word is not an override.
+        UserError: An option is unknown, or a word is not an override.
     """
     parsed = arguments_parser(command).parse_intermixed_args(list(arguments))
     for name in NOT_OPTIONS:
@@ -109,26 +109,26 @@ def parse_arguments(command: str, arguments: Sequence[str]) -> argparse.Namespac
 
 
 class _Source(FileConfigSource):
-    """Hydra's reader of config files, for files that are looked over first.
+    """Hydra's reader of config files, with a check of each file first.
 
     Attributes:
-        asked: The state of each path that was asked for since this was last emptied.
+        asked: The state of each path requested since this was last cleared.
     """
 
     asked: ClassVar[dict[Path, Hashable]] = {}
 
     @staticmethod
     def scheme() -> str:
-        """Return what the paths of these files begin with."""
+        """Return the scheme of these files' paths."""
         return "graphkd"
 
     def is_group(self, config_path: str) -> bool:
-        """Return whether there is such a group; Hydra asks this before it lists one."""
+        """Return whether a group exists; Hydra calls this before it lists one."""
         self._ask(config_path)
         return super().is_group(config_path)
 
     def is_config(self, config_path: str) -> bool:
-        """Return whether there is such a config; Hydra asks this before it loads one."""
+        """Return whether a config exists; Hydra calls this before it loads one."""
         self._ask(self._normalize_file_name(config_path))
         return super().is_config(config_path)
 
@@ -137,7 +137,7 @@ class _Source(FileConfigSource):
         self.asked[path] = _state(path)
 
     def load_config(self, config_path: str) -> ConfigResult:
-        """Return a config.
+        """Load a config.
 
         Raises:
             UserError: As in `graphkd.yaml_files`.
@@ -147,12 +147,12 @@ class _Source(FileConfigSource):
             yaml_text(path)
         try:
             return super().load_config(config_path)
-        except RecursionError as error:  # so deep that the check itself gave up
+        except RecursionError as error:  # too deep even for the check
             raise UserError(f"{path}: nested too deep") from error
 
 
 def _state(path: Path) -> Hashable:
-    """Return what changes with a file or folder: None where there is none."""
+    """Return a value that changes with a file or folder; None if it does not exist."""
     try:
         status = path.stat()
     except (OSError, ValueError):
@@ -161,20 +161,20 @@ def _state(path: Path) -> Hashable:
 
 
 _REMEMBERED: dict[Hashable, tuple[dict[Path, Hashable], DictConfig]] = {}
-"""Configs by the choices they were composed from, each with the state of the files that it rests on."""
+"""Composed configs by their choices, each with the state of the files that it depends on."""
 
 
 class _Loader(ConfigLoaderImpl):
-    """Hydra's loader, but overrides count in any order: those of a node first, then those below it.
+    """Hydra's loader, but overrides apply in any order: those of a node first, then those below it.
 
-    A mapping as value replaces a node, where Hydra would merge it into what is there, and a name may be added to.
+    A mapping replaces a node, where Hydra would merge the two, and a name may get options.
     """
 
     def load_configuration(
         self, config_name: str | None, overrides: list[str], run_mode: RunMode, from_shell: bool = True,
         validate_sweep_overrides: bool = True,
     ) -> DictConfig:  # fmt: skip
-        """Compose a config, in a sweep's jobs too."""
+        """Compose a config; also used for the jobs of a sweep."""
         parsed = sorted(OverridesParser.create().parse_overrides(overrides), key=depth)
         values = [override for override in parsed if self._is_value(override)]
         values = [override for override in values if not self._is_outdone(override, overrides)]
@@ -190,7 +190,7 @@ class _Loader(ConfigLoaderImpl):
         return config
 
     def _composed(self, config_name: str | None, choices: list[str], *how: Any) -> DictConfig:
-        """Return a copy of what choices of configs give, remembered: a suite makes the same ones for run after run."""
+        """Return a copy of the config of some choices, from a cache: the runs of a suite repeat them."""
         sources = tuple(part.path for part in self.get_search_path().get_path())
         key = config_name, tuple(choices), how, sources
         asked, kept = _REMEMBERED.get(key, ({}, None))
@@ -200,18 +200,18 @@ class _Loader(ConfigLoaderImpl):
             return config
         _Source.asked.clear()
         config = super().load_configuration(config_name, choices, *how)
-        if len(config.hydra.runtime.config_sources) == len(sources):  # a config may add folders that others read
+        if len(config.hydra.runtime.config_sources) == len(sources):  # a config may add folders to search
             _REMEMBERED[key] = dict(_Source.asked), copy.deepcopy(config)
         return config
 
     def _is_value(self, override: Override) -> bool:
-        """Return whether an override gives a value: it chooses no config of a group and is none of Hydra's own."""
+        """Return whether an override sets a value, rather than choose a config or a Hydra setting."""
         if override.is_sweep_override() or override.package is not None or _key(override).startswith("hydra"):
             return False
         return isinstance(override.value(), dict) or not self.repository.group_exists(_key(override))
 
     def _is_outdone(self, override: Override, words: Sequence[str]) -> bool:
-        """Return whether a later choice of the same group takes the place of a mapping."""
+        """Return whether a later choice of the same group replaces a mapping."""
         later = words[len(words) - words[::-1].index(override.input_line) :]
         return any(split(word)[0] == _key(override) and not word.startswith("~") for word in later)
 
@@ -221,7 +221,7 @@ def hydra_session(config_dir: str | None = None) -> Iterator[Hydra]:
     """Open Hydra over graphkd's configs, with the user's own folder before them.
 
     Raises:
-        UserError: The folder does not exist, or anything that Hydra refuses within.
+        UserError: The folder does not exist, or Hydra refuses something within the context.
     """
     SourcesRegistry.instance().register(_Source)
     search_path = create_config_search_path(f"{_Source.scheme()}://{config_folder()}")
@@ -247,14 +247,14 @@ def compose(overrides: Sequence[str], config_dir: str | None = None, config_name
     """
     words = in_grammar(overrides)
     own = split_hydra(words)[0]
-    check(not own, f"'{own and own[0]}' is for several runs: a sweep (run -m) or a suite (ablation)")
+    check(not own, f"'{own and own[0]}' is for several runs: use it with run -m or ablation")
     with hydra_session(config_dir) as hydra:
         config = _compose(hydra, config_name, words)
         return resolve_job(config, config.hydra.overrides.task)
 
 
 def check_multirun(config_name: str, overrides: Sequence[str], config_dir: str | None) -> None:
-    """Check that there are the sweeper and the launcher that overrides choose, before anything is written.
+    """Check that the sweeper and launcher that overrides choose exist, before anything is written.
 
     Raises:
         UserError: Hydra refuses an override.
@@ -279,7 +279,7 @@ def resolve_job(config: DictConfig, overrides: Sequence[str]) -> Composed:
 
 
 def expand_sweep(overrides: Sequence[str]) -> list[list[str]] | None:
-    """Return all combinations of a grid sweep, or None where only the sweeper knows them.
+    """Return all combinations of a grid sweep, or None if only the sweeper knows them.
 
     Raises:
         UserError: An override cannot be parsed.
@@ -299,7 +299,7 @@ def split_hydra(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def varied(overrides: Sequence[str]) -> dict[str, str]:
-    """Return what a plain run varies: its overrides by key, but for those that say where or which seed."""
+    """Return what a plain run varies: its overrides by key, except those of seed and folders."""
     by_key = ablation.varied(split_hydra(overrides)[1])
     return {key: value for key, value in by_key.items() if key not in NOT_VARIED}
 
@@ -343,10 +343,10 @@ def over(
 
 
 def check_used(composed: Composed, unused: Sequence[str], overrides: Sequence[str] | None = None) -> None:
-    """Check that no override (the config's own by default) is of a node that the plan does not use.
+    """Check that no override (by default the config's own) is of a node that the run does not use.
 
     Raises:
-        UserError: One is.
+        UserError: An override is.
     """
     terms = ", ".join(composed.config["objective"])
     for override in composed.overrides if overrides is None else overrides:
@@ -358,17 +358,17 @@ def launch(
     config_name: str, overrides: Sequence[str], jobs: Sequence[Sequence[str]], function: Callable[[Any], Any],
     config_dir: str | None = None,
 ) -> list[Any]:  # fmt: skip
-    """Run jobs through the Hydra launcher that `overrides` choose (the basic one runs them here, in order).
+    """Run jobs by the Hydra launcher that `overrides` choose (the basic one runs them here, in order).
 
     Args:
         config_name: The config of the jobs.
         overrides: For all jobs, `hydra/launcher=...` among them.
         jobs: Further overrides of each job.
-        function: Called with each job's config; must be importable, for it may run in another process.
-        config_dir: The user's own configs, for a launcher of theirs.
+        function: Called with each job's config; must be importable, since it may run in another process.
+        config_dir: The user's own configs, which may include a launcher.
 
     Returns:
-        What the function returned for each job.
+        The function's result for each job.
 
     Raises:
         UserError: Hydra refuses an override or has no such launcher.
@@ -378,20 +378,20 @@ def launch(
         context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks(config))
         plugins = Plugins.instance()
         launcher = plugins.instantiate_launcher(hydra_context=context, task_function=function, config=config)
-        # A launcher composes each job's config from the job's overrides alone.
+        # A launcher composes each job's config only from the job's overrides.
         own = split_hydra(overrides)[1]
         return [job.return_value for job in launcher.launch([[*own, *job] for job in jobs], initial_job_idx=0)]
 
 
 def sweep(overrides: Sequence[str], config_dir: str | None, folder: Path, function: Callable[[Any], Any]) -> None:
-    """Run a sweep through the Hydra sweeper and launcher that `overrides` choose.
+    """Run a sweep by the Hydra sweeper and launcher that `overrides` choose.
 
     Args:
         overrides: As on the command line.
         config_dir: The user's own configs.
-        folder: Where sweeper and launcher write what they leave.
-        function: Called with each job's config; returns a score. Higher is better: a sweeper that has a direction
-            maximises, unless an override says otherwise.
+        folder: Output folder of sweeper and launcher.
+        function: Called with each job's config; returns a score, the higher the better: a sweeper with a direction
+            maximises unless an override says otherwise.
 
     Raises:
         UserError: Hydra refuses an override or has no such sweeper or launcher.
@@ -407,7 +407,7 @@ def sweep(overrides: Sequence[str], config_dir: str | None, folder: Path, functi
 
 
 def call(function: Callable[[], Any]) -> Any:
-    """Call into Hydra and turn its errors into the user's.
+    """Call into Hydra and turn its errors into `UserError`s.
 
     Raises:
         UserError: Hydra or OmegaConf refuses something.
@@ -421,7 +421,7 @@ def call(function: Callable[[], Any]) -> Any:
 def _compose(hydra: Hydra, config_name: str, overrides: list[str], mode: RunMode = RunMode.RUN) -> DictConfig:
     for override in parse(sorted(overrides)):
         single = mode != RunMode.RUN or not override.is_sweep_override()
-        check(single, f"'{override.input_line}' has several values, which needs -m (or quotes, where it is one text)")
+        check(single, f"'{override.input_line}' has several values, which needs -m (or quotes, if it is one text)")
         value = override.value()
         if _key(override) == OPTIONAL_GROUP and isinstance(value, str):
             one_of(value, hydra.config_loader.get_group_options(OPTIONAL_GROUP), f"{OPTIONAL_GROUP} has no config")
@@ -435,20 +435,20 @@ def _compose(hydra: Hydra, config_name: str, overrides: list[str], mode: RunMode
 
 
 def _as_written(overrides: Sequence[str]) -> list[str]:
-    """Return the words of a config's list of overrides, in which OmegaConf would replace each ${...}."""
+    """Return overrides as they were written, without OmegaConf's replacement of ${...}."""
     words = OmegaConf.to_container(overrides, resolve=False)
     assert isinstance(words, list)
     return words
 
 
 def _reason(error: BaseException) -> str:
-    """Return what an error of Hydra, OmegaConf or YAML says, in one line, or the error that it passes on."""
+    """Return the message of an error of Hydra, OmegaConf or YAML, or of its cause, in one line."""
     while isinstance(error, ConfigCompositionException) and error.__cause__ is not None:
         error = error.__cause__
     if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
         return f"{error.problem_mark.name}, line {error.problem_mark.line + 1}: {error.problem}"
     if isinstance(error, RecursionError):
-        return "something in it stands for itself, or is nested too deep"
+        return "something in it refers to itself, or is nested too deep"
     lines = str(error).strip().splitlines() or [type(error).__name__]
     key = getattr(error, "full_key", None)
     return f"{key}: {lines[0]}" if key else lines[0]
@@ -459,7 +459,7 @@ def _key(override: Override) -> str:
 
 
 def _missing(error: MissingConfigException) -> str:
-    """Return the group of a choice such as `builder=knnn` and what it holds."""
+    """Return a message on a choice such as `builder=knnn`, with the configs of its group."""
     if not error.missing_cfg_file:
         return _reason(error)
     group, _, name = error.missing_cfg_file.rpartition("/")
@@ -471,17 +471,17 @@ def _missing(error: MissingConfigException) -> str:
 
 
 def _explain(hydra: Hydra, config_name: str, overrides: list[str], error: Exception) -> str:
-    """Name the override that Hydra refused, with the closest key of the config without it."""
+    """Return a message that names the override that Hydra refused, and the closest valid key."""
     if isinstance(error, UserError):
         return str(error)
     culprit = _culprit(hydra, config_name, overrides)
-    if culprit is None:  # no override's fault, but a file's
+    if culprit is None:  # the fault is in a file, not in an override
         return f"the config '{config_name}' cannot be composed: {_reason(error)}"
     word, others, error = culprit
     parent, _, name = split(word)[0].rpartition(".")
     try:
         config = hydra.compose_config(config_name, others, RunMode.RUN, with_log_configuration=False)
-        while parent and OmegaConf.select(config, parent) is None:  # the first key on the way that is not there
+        while parent and OmegaConf.select(config, parent) is None:  # the first missing key on the path
             parent, _, name = parent.rpartition(".")
         node: Any = OmegaConf.select(config, parent) if parent else config
         known = [str(item) for item in node] if isinstance(node, Mapping | DictConfig) else []
@@ -502,7 +502,7 @@ def _explain(hydra: Hydra, config_name: str, overrides: list[str], error: Except
 
 
 def _culprit(hydra: Hydra, config_name: str, overrides: list[str]) -> tuple[str, list[str], Exception] | None:
-    """Return the first override that Hydra refuses, those that are applied before it, and what it says."""
+    """Return the first override that Hydra refuses, the overrides applied before it, and the error."""
 
     def place(word: str) -> tuple[bool, int, str]:
         key = split(word)[0]

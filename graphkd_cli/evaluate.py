@@ -1,4 +1,4 @@
-"""`graphkd evaluate`: how good a run or a file of weights is."""
+"""`graphkd evaluate`: accuracy of a run or a file of weights."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 HELP = """\
 usage: graphkd evaluate RUN|CHECKPOINT [OVERRIDES] [--split test] [--config-dir DIR]
 
-Accuracy, negative log-likelihood and, where a teacher is given, agreement with it.
+Prints accuracy, negative log-likelihood and, if a teacher is given, agreement with it.
 
   graphkd evaluate results/.../seed-0                        a run's folder, on its own data
   graphkd evaluate results/.../seed-0 data.split_seed=1      with other options of its data
-  graphkd evaluate results/.../seed-0 data.root=FOLDER       on its data, which moved
+  graphkd evaluate results/.../seed-0 data.root=FOLDER       on its data, which have moved
   graphkd evaluate results/.../seed-0 data=cifar10           on other data
   graphkd evaluate teacher.pth student=resnet32x4 data=...   a file of weights, for the network that `student` names
   teacher=NAME teacher.checkpoint=FILE                       compare with this teacher
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str]) -> int:
         student, dataset, config = _of_run(path, overrides, options.config_dir)
     else:
         config = compose.compose(overrides, options.config_dir).config
-        check("student" in asked, f"evaluate: which network is {path} of? Say so: student=resnet8x4")
+        check("student" in asked, f"evaluate: which network does {path} belong to? Name it: student=resnet8x4")
         student, dataset = _of_checkpoint(path, config)
     teacher = _teacher(config, dataset) if "teacher" in asked else None
 
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _of_run(folder: Path, overrides: Sequence[str], config_dir: str | None) -> tuple[Network, Dataset, dict[str, Any]]:
-    """Return the student of a run, its data or those that are asked for, and its config with the overrides."""
+    """Return the student of a run, its data with the overrides, and its config with the overrides."""
     from graphkd.binding import convert
     from graphkd.registry import import_plugins
     from graphkd.run.finished import check_fits, load
@@ -70,7 +70,7 @@ def _of_run(folder: Path, overrides: Sequence[str], config_dir: str | None) -> t
     done_record(folder)
     asked = compose.nodes(overrides)
     unknown = asked - {"data", "teacher", "plugins"}
-    check(not unknown, f"evaluate: a run brings its own {', '.join(sorted(unknown))}; override data or teacher only")
+    check(not unknown, f"evaluate: a run has its own {', '.join(sorted(unknown))}; override only data and teacher")
     config = compose.over(read_config(folder / CONFIG), overrides, config_dir)
     import_plugins(convert(config.get("plugins", []), list[str], "plugins"))
     finished = load(folder, data=config["data"] if "data" in asked else None)
@@ -93,7 +93,7 @@ def _teacher(config: dict[str, Any], dataset: Dataset) -> Network:
     from graphkd.run import parse_teacher
 
     spec = parse_teacher(config)
-    check(spec.checkpoint is not None, "evaluate: a teacher to compare with needs teacher.checkpoint=FILE")
+    check(spec.checkpoint is not None, "evaluate: the teacher to compare with needs teacher.checkpoint=FILE")
     assert spec.checkpoint is not None
     teacher = spec.network(dataset)
     _fill(teacher, spec.checkpoint)
@@ -101,7 +101,7 @@ def _teacher(config: dict[str, Any], dataset: Dataset) -> Network:
 
 
 def _fill(network: Network, path: Path) -> None:
-    """Load weights and show what there is to say of their file."""
+    """Load weights and print notes on their file."""
     from graphkd.engine.checkpoint import load_weights
 
     _tell(load_weights(network, path))

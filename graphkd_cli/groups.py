@@ -1,7 +1,7 @@
-"""Groups of runs in the processes of a suite: `python -m graphkd_cli.groups FOLDER` does what is left of them.
+"""Worker process of a suite: `python -m graphkd_cli.groups FOLDER` executes groups of runs until none is left.
 
-A folder holds a file for each run (`3.yaml`) and each group (`group-0.json`). Processes take groups one by one. They
-leave what came of each run (`3.answer`), what they are at (`PID.status`), and what they have to say (`PID.log`).
+The folder has a file for each run (`3.yaml`) and each group (`group-00000.json`). Processes take groups one by one.
+They write the outcome of each run (`3.answer`), their progress (`PID.status`) and messages for the user (`PID.log`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _SECONDS_BETWEEN_WRITES = 0.5
 
 
 def write_groups(groups: Sequence[Sequence[int]], folder: Path) -> None:
-    """Write groups, which are done in this order, in place of earlier ones."""
+    """Write groups, which are executed in this order, and remove earlier ones."""
     for file in folder.glob("group-*"):
         file.unlink()
     for number, group in enumerate(groups):
@@ -41,7 +41,7 @@ def write_groups(groups: Sequence[Sequence[int]], folder: Path) -> None:
 
 
 def run_groups(folder: Path, wait: bool) -> None:
-    """Take groups that nobody else has taken and do them, until none is left."""
+    """Take groups that no other process has taken and execute them, until none is left."""
     for file in sorted(folder.glob("group-*.json")):
         with contextlib.suppress(FileExistsError):
             file.with_suffix(".taken").touch(exist_ok=False)
@@ -49,12 +49,12 @@ def run_groups(folder: Path, wait: bool) -> None:
 
 
 def run_group(folder: Path, group: Sequence[int], wait: bool) -> None:
-    """Do runs together; what fails is told in its answer, not raised.
+    """Execute runs together; errors go to the runs' answers and are not raised.
 
     Args:
-        folder: Has a file for each run.
+        folder: The suite's launch folder.
         group: The numbers of the runs.
-        wait: Whether to wait for runs that another process is at.
+        wait: Whether to wait for runs that another process is working on.
     """
     from graphkd.run import read_spec, run_together
 
@@ -68,7 +68,7 @@ def run_group(folder: Path, group: Sequence[int], wait: bool) -> None:
     try:
         callbacks = [_RunCallback(status, number, name) for number, name in zip(group, names, strict=True)]
         run_together(specs, callbacks, worker=worker.MODULE, wait=wait, ended=ended)
-    except Exception as error:  # of what all of them share
+    except Exception as error:  # in something that all of them share
         for at, number in enumerate(group):
             if read_answer(folder, number) is None:
                 ended(at, error)
@@ -77,7 +77,7 @@ def run_group(folder: Path, group: Sequence[int], wait: bool) -> None:
 
 
 def read_answer(folder: Path, number: int) -> dict[str, Any] | None:
-    """Return what came of a run: `error` (None for none), a `line` for the user, and whether it `trained`."""
+    """Return the outcome of a run: `error` (or None), a `line` for the user, and whether it `trained`."""
     try:
         answer: dict[str, Any] = json.loads((folder / f"{number}.answer").read_text())
     except FileNotFoundError:
@@ -86,7 +86,7 @@ def read_answer(folder: Path, number: int) -> dict[str, Any] | None:
 
 
 class _Status:
-    """What this process is at, in files for whoever shows it."""
+    """Progress of this process, written to files for the display."""
 
     def __init__(self, folder: Path, size: int) -> None:
         self._folder, self._size = folder, size
@@ -96,12 +96,12 @@ class _Status:
         self._written = 0.0
 
     def say(self, line: str) -> None:
-        """Tell the user something in one line."""
+        """Write a message for the user, in one line."""
         with self._log.open("a") as log:
             log.write(line.replace("\n", " ") + "\n")
 
     def update(self, number: int, share: float, text: str = "") -> None:
-        """Note how much of a run is done, from 0 to 1, and what it is at."""
+        """Set the finished share of a run, from 0 to 1, and the text about it."""
         self._shares[number] = share
         if text:
             together = f"{self._size} runs together; " if self._size > 1 else ""
@@ -112,7 +112,7 @@ class _Status:
             write_atomically(self._path, json.dumps(document), durable=False)
 
     def end(self, number: int, name: str, outcome: RunResult | Exception) -> None:
-        """Leave what came of a run."""
+        """Write the outcome of a run."""
         from graphkd.run.folder import BusyError
 
         self._shares.pop(number, None)
@@ -127,12 +127,12 @@ class _Status:
         write_atomically(self._folder / f"{number}.answer", json.dumps(answer), durable=False)
 
     def close(self) -> None:
-        """Say that this process is at nothing any more."""
+        """Remove the status: this process is idle."""
         self._path.unlink(missing_ok=True)
 
 
 class _RunCallback(Callback):
-    """Tells a process's status of one run."""
+    """Passes the progress of one run to the status of its process."""
 
     def __init__(self, status: _Status, number: int, name: str) -> None:
         self._status, self._number, self._name = status, number, name
@@ -164,7 +164,7 @@ class _RunCallback(Callback):
 
 
 def main(words: Sequence[str]) -> int:
-    """Do a process's part of a suite; return the exit code."""
+    """Execute this process's part of a suite; return the exit code."""
     from graphkd.run import processes
 
     processes.follow_parent()

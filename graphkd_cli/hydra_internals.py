@@ -1,6 +1,6 @@
-"""Everything private of Hydra, OmegaConf and ANTLR that graphkd uses; `tests/cli/test_hydra_internals.py` lists it.
+"""All private parts of Hydra, OmegaConf and ANTLR that graphkd uses; `tests/cli/test_hydra_internals.py` lists them.
 
-Other modules use Hydra's public interface and what this one exports.
+Other modules use Hydra's public interface and the names of this module.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def apply_overrides(overrides: Sequence[Override], config: DictConfig) -> None:
 
 
 def config_file(source: FileConfigSource, name: str) -> Path:
-    """Return the file in which a source looks for the config of a name."""
+    """Return the file of a named config of a source."""
     return Path(source.path, source._normalize_file_name(name))
 
 
@@ -68,13 +68,13 @@ def swept_choices(override: Override) -> list[Any] | None:
 
 
 def unreadable_position(error: BaseException) -> int | None:
-    """Return at which character of an override the lexer gave up, or None where it was not the lexer."""
+    """Return the position in an override at which the lexer failed, or None for another error."""
     cause = error.__cause__
     return int(cause.startIndex) if isinstance(cause, LexerNoViableAltException) else None
 
 
 def _return_value(job: JobReturn) -> Any:
-    """Return what a job returned or raise what it raised.
+    """Return the result of a job or raise its error.
 
     Hydra's own version also writes the job's overrides to stderr; the command reports the failure itself.
     """

@@ -1,4 +1,4 @@
-"""Do the runs of a suite or sweep: teachers first, then groups of students, in processes or by a launcher of Hydra."""
+"""Launch the runs of a suite or sweep: teachers first, then groups of students, in processes or by a Hydra launcher."""
 
 from __future__ import annotations
 
@@ -21,22 +21,23 @@ if TYPE_CHECKING:
     from graphkd.run import RunSpec, StudentSpec
 
 MOST_DEATHS = 3
-"""How often processes may die in a row without a run finished in between."""
+"""How often processes may die in a row without a finished run in between."""
 HELP = """\
-  --jobs N                  processes at once (by default as many as the cores allow; one on a GPU)
-  --group N                 train at most N runs together; --alone: none
-  hydra/launcher=joblib     by a launcher of Hydra instead (hydra.launcher.n_jobs=2); submitit and ray likewise
+  --jobs N                  number of processes (default: cores / threads; one on a GPU)
+  --group N                 train at most N runs together
+  --alone                   train every run alone
+  hydra/launcher=joblib     use a Hydra launcher instead (hydra.launcher.n_jobs=2); also submitit and ray
 """
 
 
 @dataclass(frozen=True)
 class Ways:
-    """How runs are spread.
+    """How runs are distributed over processes.
 
     Attributes:
-        jobs: Processes at once; None for as many as the cores allow.
-        largest: How many runs train together at most; None for as many as go together.
-        launcher: Overrides that choose a launcher of Hydra; none for processes of our own.
+        jobs: Number of processes; None for as many as the cores allow.
+        largest: Largest number of runs that train together; None for no limit.
+        launcher: Overrides that choose a Hydra launcher; none for our own processes.
         config_dir: The user's own configs.
     """
 
@@ -49,18 +50,18 @@ class Ways:
         """Check the numbers.
 
         Raises:
-            UserError: One is below 1.
+            UserError: A number is below 1.
         """
         for name, number in (("--jobs", self.jobs), ("--group", self.largest)):
             check(number is None or number >= 1, f"{name} is {number}, but must be at least 1")
 
     @classmethod
     def chosen(cls, options: argparse.Namespace, launcher: Sequence[str], config_dir: str | None) -> Ways:
-        """Return what the options of `parse_ways` and Hydra's overrides choose."""
+        """Return the choice of `parse_ways` options and Hydra overrides."""
         return cls(options.jobs, 1 if options.alone else options.group, launcher, config_dir)
 
     def workers(self, specs: Sequence[RunSpec]) -> int:
-        """Return how many processes work at once on some runs."""
+        """Return the number of processes for some runs."""
         if self.jobs is not None:
             return self.jobs
         for word in self.launcher:
@@ -71,7 +72,7 @@ class Ways:
 
 
 def parse_ways(command: str, arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Return the options that say how runs are spread, and all other words."""
+    """Parse the options on how runs are distributed; return them and all other words."""
     ours = argparse.ArgumentParser(add_help=False)
     ours.add_argument("--jobs", type=int)
     ours.add_argument("--group", type=int)
@@ -80,7 +81,7 @@ def parse_ways(command: str, arguments: Sequence[str]) -> tuple[argparse.Namespa
 
 
 def conclude(names: Sequence[str], failed: Mapping[int, str]) -> int:
-    """Say which of the named runs failed; return the exit code."""
+    """Print which of the named runs failed; return the exit code."""
     print(f"{len(names) - len(failed)} of {len(names)} runs are finished.")
     for number, error in sorted(failed.items()):
         print(f"failed: {names[number]}: {error}")
@@ -88,17 +89,17 @@ def conclude(names: Sequence[str], failed: Mapping[int, str]) -> int:
 
 
 def launch(specs: Sequence[StudentSpec], ways: Ways) -> dict[int, str]:
-    """Do runs, teachers first, and show how they go.
+    """Execute runs, teachers first, and show their progress.
 
     Returns:
-        The errors of those that failed, by position.
+        The errors of failed runs, by position.
     """
     from graphkd.run.folder import is_done, launch_folder
 
     kept = (spec for spec in specs if not spec.config["force"])
     folders = {spec.folder for spec in kept if is_done(spec.folder, spec.identity, spec.seed)}
     first = {spec.folder: at for at, spec in reversed(list(enumerate(specs)))}
-    # A run that is asked for twice is found finished the second time.
+    # A run that occurs twice is finished when its second turn comes.
     done = [at for at, spec in enumerate(specs) if spec.folder in folders or first[spec.folder] != at]
     teachers: dict[Path, RunSpec] = {}
     for at, spec in enumerate(specs):
@@ -113,7 +114,7 @@ def launch(specs: Sequence[StudentSpec], ways: Ways) -> dict[int, str]:
 
 
 def groups(specs: Sequence[StudentSpec], numbers: Sequence[int], ways: Ways) -> list[list[int]]:
-    """Return how some of the runs are cut into groups that train together."""
+    """Return some of the runs, by number, in groups that train together."""
     from graphkd.run.group import cut
 
     chosen = [specs[number] for number in numbers]
@@ -121,15 +122,15 @@ def groups(specs: Sequence[StudentSpec], numbers: Sequence[int], ways: Ways) -> 
 
 
 def job(config: Any) -> None:
-    """Do one group, called by a launcher of Hydra."""
+    """Execute one group, for a Hydra launcher."""
     from graphkd_cli.groups import run_group
 
     run_group(Path(config.folder), list(config.group), config.wait)
 
 
 def _plan(left: Sequence[StudentSpec], done: int, ways: Ways) -> str:
-    """Say what is going to be done."""
-    there = f", {done} of them finished before" if done else ""
+    """Describe the work ahead, in one line."""
+    there = f", {done} of them already finished" if done else ""
     text = f"{len(left) + done} runs{there}"
     if not left:
         return text
@@ -154,7 +155,7 @@ def _do(
     specs: dict[int, RunSpec], done: Sequence[int], folder: Path, ways: Ways,
     cut: Callable[[Sequence[int]], list[list[int]]], what: str,
 ) -> dict[int, str]:  # fmt: skip
-    """Do runs; what another suite works on comes last. Return the errors by the run's number."""
+    """Execute runs, those that another suite is working on last; return the errors by run number."""
     from graphkd.run import write_spec
     from graphkd_cli.board import Board
     from graphkd_cli.groups import BUSY, read_answer, run_group
@@ -167,7 +168,7 @@ def _do(
     with Board(console(), folder, list(specs), what):
         _rounds([number for number in specs if number not in done], specs, folder, ways, cut, wait=False)
         for number in done:
-            run_group(folder, [number], wait=True)  # which finds it finished
+            run_group(folder, [number], wait=True)  # finds it finished
         answers = {number: read_answer(folder, number) or {} for number in specs}
         busy = [number for number, answer in answers.items() if answer.get("error") == BUSY]
         for number in busy:
@@ -181,7 +182,7 @@ def _rounds(
     numbers: Sequence[int], specs: dict[int, RunSpec], folder: Path, ways: Ways,
     cut: Callable[[Sequence[int]], list[list[int]]], wait: bool,
 ) -> None:  # fmt: skip
-    """Do runs; those of a process that died are begun again, to go on where they were."""
+    """Execute runs; start those of a dead process again, so that they resume."""
     from graphkd_cli.groups import read_answer, write_groups
 
     left, deaths = list(numbers), 0
@@ -201,11 +202,11 @@ def _rounds(
                 (folder / f"{number}.answer").write_text(json.dumps(answer))
             return
         if left:
-            print(f"a process died ({reason}); going on with {len(left)} runs", file=sys.stderr)
+            print(f"a process died ({reason}); continuing with {len(left)} runs", file=sys.stderr)
 
 
 def _spread(together: Sequence[Sequence[int]], folder: Path, ways: Ways, workers: int, wait: bool) -> str:
-    """Do groups in this process, in several or by Hydra's launcher; return how a process died, if one did."""
+    """Execute groups in this process, in several or by a Hydra launcher; return how a process died, if one did."""
     from graphkd.run import processes
     from graphkd_cli import groups as module
 
@@ -227,7 +228,7 @@ def _spread(together: Sequence[Sequence[int]], folder: Path, ways: Ways, workers
 
 
 def _cores() -> int:
-    """Return how many processes are worth starting: one on a GPU, which a group shares by streams."""
+    """Return the number of cores to use; 1 on a GPU, which a group shares by streams."""
     import torch
 
     if torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""`graphkd list`: what there is to choose from."""
+"""`graphkd list`: all parts and suites."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _CLASSES, _CHANNELS, _SIZE = 100, 3, 32
 _FIGURES = ("parameters (M)", "multiply-adds (M)", "feature maps", "embedding")
 _CAPTION = (
     f"Figures for {_CLASSES} classes and {_CHANNELS}x{_SIZE}x{_SIZE} images; maps as channels x height x width.",
-    "NAME is any name of that library; options go along as in student={name: torchvision/resnet18, weights: DEFAULT}",
+    "NAME is any name of that library; give options as in student={name: torchvision/resnet18, weights: DEFAULT}",
 )
 HELP = f"""\
 usage: graphkd list [{"|".join(KINDS)}] [plugins=[MODULE,...]] [--config-dir DIR]
 
-Every part with its options and their defaults; every suite. For models also what they cost and show.
+Lists every part with its options and defaults, and every suite; for models also their cost and feature shapes.
 """
 
 
@@ -74,7 +74,7 @@ def _parts(kind: str) -> Block:
 
 
 def _figures(name: str) -> list[str]:
-    """Return what a model costs and the shapes that it shows; nothing for a family or a model for other images."""
+    """Return a model's cost and output shapes; empty for a family or a model for other images."""
     from graphkd import MODELS
     from graphkd.model import output_shapes
     from graphkd.model.complexity import complexity
@@ -85,7 +85,7 @@ def _figures(name: str) -> list[str]:
         network = MODELS.build(name, num_classes=_CLASSES, in_channels=_CHANNELS)
         shapes = output_shapes(network, _CHANNELS, _SIZE)
         cost = complexity(network, _CHANNELS, _SIZE)
-    except Exception:  # the list is of all models, whatever is wrong with a plugin's
+    except Exception:  # list all models, even if one of a plug-in is broken
         return [""] * len(_FIGURES)
     maps = ", ".join("x".join(str(extent) for extent in shape) for shape in shapes.features)
     return [f"{cost.parameters / 1e6:.2f}", f"{cost.multiply_adds / 1e6:.1f}", maps, str(shapes.embedding)]

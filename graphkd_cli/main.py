@@ -1,4 +1,4 @@
-"""The top of the command: finds the subcommand and turns errors into one line and an exit code."""
+"""Top-level command: dispatches to subcommands and turns errors into one line and an exit code."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ COMMANDS = {
     "run": "distil one student; train its teacher first if there is none yet",
     "teacher": "train a teacher by itself",
     "ablation": "run a suite: variants x seeds",
-    "transfer": "a linear probe of finished students on other data",
+    "transfer": "probe finished students on other data with a linear classifier",
     "report": "turn run records into tables (CSV, Markdown, LaTeX) and figures",
-    "evaluate": "accuracy of a run or of a file of weights",
-    "bench": "time and memory on this machine, beside the published arrangement",
-    "plan": "memory and work of HKD at sizes beyond this machine",
-    "list": "what there is: builders, gnns, objectives, models, data, suites",
+    "evaluate": "print the accuracy of a run or of a file of weights",
+    "bench": "measure time and memory on this machine, against the published arrangement",
+    "plan": "compute memory and work of HKD at sizes beyond this machine",
+    "list": "list builders, gnns, objectives, models, data and suites",
 }
 MODULES = {"list": "list_parts", "-sc": "completion", "--shell-completion": "completion"}
-"""The modules of commands that have another name."""
+"""Modules of commands whose names differ."""
 
 HELP = f"""\
 usage: graphkd COMMAND [ARGUMENTS] [--debug]
@@ -40,21 +40,21 @@ Graph-based knowledge distillation, assembled by configuration alone.
   graphkd report results/                its tables
 
 `graphkd COMMAND --help` says more. Shell completion: eval "$(graphkd -sc install=bash)".
-Exit codes: 0 fine, 1 a run failed, 2 a mistake in what was asked for, 130/143 interrupted.
+Exit codes: 0 success, 1 a run failed, 2 a user error, 130/143 interrupted.
 """
 
 
 class Terminated(BaseException):
-    """SIGTERM arrived, or the terminal is gone: leave in order."""
+    """Raised by SIGTERM or when the terminal is closed, for an orderly exit."""
 
 
 class _Screen(io.FileIO):
-    """Where text is shown: what cannot be shown is dropped, for it is no reason to lose the work of a run."""
+    """Output stream that drops text that cannot be shown: a closed screen must not end a run."""
 
     error: OSError | None = None
 
     def write(self, data: Any) -> int | None:  # type: ignore[override]
-        """Write bytes, or nothing any more once that has failed."""
+        """Write bytes; after a failed write, drop them."""
         if self.error is None:
             try:
                 return super().write(data)
@@ -78,27 +78,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     error = _lost()
     if error is None or code != 0:
         return code
-    if not isinstance(error, BrokenPipeError):  # whoever read us (head, less) has seen enough
+    if not isinstance(error, BrokenPipeError):  # the reader (head, less) has seen enough
         print(f"graphkd: standard output could not be written to: {error.strerror}", file=sys.stderr)
     return 1
 
 
 def guarded(command: Callable[[], int], debug: bool = False) -> int:
-    """Run a command that returns its exit code; what it raises becomes one line on stderr and the exit code.
+    """Run a command and return its exit code; an error becomes one line on stderr and an exit code.
 
     With `debug` the traceback is shown too.
     """
-    # How long torch's threads spin while they wait for each other: beside other work, libgomp's own 300,000 makes small
-    # networks many times slower; on a quiet machine this is as fast.
+    # How long torch's threads spin while they wait for each other: beside other work, libgomp's default, 300,000, makes
+    # small networks many times slower; on a quiet machine this is as fast.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    # Processes that others begin for us (launchers, data loaders) look for Python's own modules first, too.
+    # Processes of launchers and data loaders search Python's own modules first, too.
     os.environ.setdefault("PYTHONSAFEPATH", "1")
     _open_screens()
     if "" not in sys.path:
-        sys.path.append("")  # a user's plugins are modules in the current folder; last, so that they hide nothing
-    with contextlib.suppress(ValueError):  # not in the main thread, so somebody else owns the signals
+        sys.path.append("")  # plug-ins may be modules in the current folder; last, so that they hide nothing
+    with contextlib.suppress(ValueError):  # not in the main thread, so the signals are not ours
         signal.signal(signal.SIGTERM, _terminate)
-        if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # nohup has it ignored
+        if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # nohup ignores it
             signal.signal(signal.SIGHUP, _terminate)
     try:
         code = command()
@@ -115,15 +115,15 @@ def guarded(command: Callable[[], int], debug: bool = False) -> int:
 
 
 def _begin_again() -> NoReturn:
-    """Run the same command without `python -O`, which takes out the assertions that Hydra's parser works by."""
+    """Run the same command without `python -O`, which removes assertions that Hydra's parser relies on."""
     again = "import sys; from graphkd_cli.main import main; sys.exit(main())"
     environment = {**os.environ, "PYTHONOPTIMIZE": "", "PYTHONSAFEPATH": "1"}
     os.execve(sys.executable, [sys.executable, "-c", again, *sys.argv[1:]], environment)
 
 
 def _open_screens() -> None:
-    """Make the process's own stdout and stderr take everything, also where they are closed or full."""
-    for number in range(3):  # else the next file that is opened takes a closed one's place, and what is shown
+    """Make stdout and stderr accept everything, even if they are closed or full."""
+    for number in range(3):  # else the next opened file takes the place of a closed one, with its output
         try:
             os.fstat(number)
         except OSError:
@@ -132,7 +132,7 @@ def _open_screens() -> None:
         stream: io.TextIOWrapper | None = getattr(sys, name)
         if stream is getattr(sys, f"__{name}__"):
             encoding = "utf-8" if stream is None else stream.encoding
-            # A terminal or file of few signs: as Python does it on stderr.
+            # Characters that the terminal lacks are escaped, as Python does on stderr.
             setattr(sys, name, io.TextIOWrapper(
                 io.BufferedWriter(_Screen(number, "w", closefd=False)), encoding, errors="backslashreplace",
                 line_buffering=stream is None or stream.line_buffering or stream.write_through,
@@ -140,7 +140,7 @@ def _open_screens() -> None:
 
 
 def _lost() -> OSError | None:
-    """Return why something could not be shown, None where all was."""
+    """Return why output was lost, or None."""
     raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
     return raw.error if isinstance(raw, _Screen) else None
 

@@ -1,4 +1,4 @@
-"""Overrides as users type them: read in Hydra's grammar, texts as they stand, and applied in no order of their own."""
+"""Overrides as users type them: parsed by Hydra's grammar, with text unquoted, and applied in any order."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from graphkd.errors import UserError, brief, check
 from graphkd_cli.hydra_internals import apply_overrides, swept_choices, unreadable_position
 
 NAMED = re.compile(r"(teacher|student|data|builder|gnn|teacher_gnn|objective\.[^.]+(\.(builder|gnn|teacher_gnn))?)$")
-"""Where a name may stand for a part: NAME is short for {name: NAME}."""
+"""Keys at which a name may stand for a part: NAME is short for {name: NAME}."""
 HYDRAS = re.compile(r"hydra[./](launcher|sweeper)\b")
-"""What of Hydra's own settings graphkd takes: it keeps the output, the logs and the folders as they are."""
+"""The Hydra settings that graphkd accepts; output, logs and folders are fixed."""
 _COMMA = r",(?=(?:[^']*'[^']*')*[^']*$)"
-"""A comma that is not between quotes."""
+"""A comma outside quotes."""
 REFUSALS = (HydraException, ValueError, RecursionError)
-"""What the grammar raises; ValueError and RecursionError for numbers and lists beyond all measure."""
+"""Errors of the grammar; ValueError and RecursionError for huge numbers and deep lists."""
 
 
 def check_form(words: Sequence[str]) -> None:
-    """Check that words are overrides at all.
+    """Check that words have the form of overrides.
 
     Raises:
-        UserError: One is none; the message names it.
+        UserError: A word does not; the message names it.
     """
     for word in words:
         form = "=" in word[1:] or word.startswith("~")
@@ -41,10 +41,10 @@ def check_form(words: Sequence[str]) -> None:
 
 
 def parse(words: Sequence[str]) -> list[Override]:
-    """Return overrides as Hydra's grammar reads them.
+    """Parse overrides with Hydra's grammar.
 
     Raises:
-        UserError: It refuses one; the message says how the word is to be typed.
+        UserError: An override cannot be parsed; the message says how to type it.
     """
     check_form(words)
     parsed = []
@@ -57,16 +57,16 @@ def parse(words: Sequence[str]) -> list[Override]:
 
 
 def in_grammar(words: Sequence[str], sweeps: bool = False) -> list[str]:
-    """Return overrides as Hydra's grammar wants them: values that are texts need no quotes; `sweeps` have commas.
+    """Return overrides in Hydra's grammar, with quotes added around text; with `sweeps`, commas separate values.
 
     Raises:
-        UserError: A word is not an override or chooses something of Hydra's that graphkd keeps to itself.
+        UserError: A word is not an override, or sets something of Hydra's that is fixed.
     """
     check_form(words)
     for word in words:
         key = split(word)[0]
         allowed = not re.match(r"hydra\b", key) or HYDRAS.match(key) is not None
-        check(allowed, f"{brief(word)}: of Hydra's own settings graphkd takes launcher and sweeper only")
+        check(allowed, f"{brief(word)}: of Hydra's own settings, only launcher and sweeper can be set")
     return [_in_grammar(word, sweeps) for word in words]
 
 
@@ -77,7 +77,7 @@ def split(word: str) -> tuple[str, str]:
 
 
 def depth(override: Override) -> tuple[int, str, str]:
-    """Return by what overrides are sorted before they are applied: what is below a node comes after the node."""
+    """Return the sort key of an override: overrides below a node come after the node's."""
     key = str(override.key_or_group)
     return key.count("."), key, override.package or ""
 
@@ -85,8 +85,8 @@ def depth(override: Override) -> tuple[int, str, str]:
 def apply(config: DictConfig, override: Override) -> None:
     """Apply an override to a config in place.
 
-    A mapping takes a node's place, where Hydra would merge it into what is there, and is open to further overrides:
-    names are checked when it is bound.
+    A mapping replaces a node, where Hydra would merge the two, and accepts further overrides: names are checked when
+    it is bound.
     """
     if override.type != OverrideType.CHANGE or not isinstance(override.value(), dict):
         apply_overrides([override], config)
@@ -98,12 +98,12 @@ def apply(config: DictConfig, override: Override) -> None:
 
 
 def make_way(config: DictConfig, override: Override, before: Sequence[Override]) -> None:
-    """Prepare a config for an override below a node: a name on the way to it becomes a mapping with that name.
+    """Prepare a config for an override below a node: a name on its path becomes a mapping with that name.
 
-    `before` are the overrides of shorter paths, which have been applied.
+    `before` are the overrides of shorter paths, already applied.
 
     Raises:
-        UserError: On the way is null, or something that another override took away.
+        UserError: A node on the path is null, or was removed by another override.
     """
     word = override.input_line
     nodes = str(override.key_or_group).split(".")[:-1]
@@ -131,17 +131,17 @@ def _open(config: DictConfig, key: str, value: Any) -> None:
 
 
 def _unreadable(word: str, error: BaseException) -> str:
-    """Return how a word that the grammar refuses is to be typed."""
+    """Return a message on a word that cannot be parsed, and how to type it."""
     key = split(word)[0]
     if _tried(f"{key}=1") is None:
-        return f"the override {brief(word)} cannot be read: {brief(key)} is no path of an option, such as builder.k"
+        return f"the override {brief(word)} cannot be read: {brief(key)} is not an option's path, such as builder.k"
     position = unreadable_position(error)
     sign = "" if position is None else f" at {word[position]!r}"
     return f"the override {brief(word)} cannot be read{sign}{_wanted(key, word)}"
 
 
 def _wanted(key: str, word: str) -> str:
-    """Return what an option is, or how it is typed where that is known to none of the parts that are loaded."""
+    """Return what an option is, or how to type it if no loaded part knows it."""
     from graphkd.binding import describe
     from graphkd.run.parse import annotations_at
 
@@ -150,7 +150,7 @@ def _wanted(key: str, word: str) -> str:
         return f"; {key} is {' or '.join(kinds) or 'a name or {name: NAME, OPTION: VALUE}'}"
     start, _, value = word.partition("=")
     typed = shlex.quote(f"{start}={quoted(value)}") if re.search(r'["$`!]', word) else f'"{start}={quoted(value)}"'
-    return f"; a text is typed {typed}" if len(typed) < 200 else ""
+    return f"; type text as {typed}" if len(typed) < 200 else ""
 
 
 def _in_grammar(word: str, sweeps: bool) -> str:
@@ -163,7 +163,7 @@ def _in_grammar(word: str, sweeps: bool) -> str:
 
 
 def _tried(word: str) -> Override | None:
-    """Return an override, or None where the grammar refuses it."""
+    """Return an override, or None if it cannot be parsed."""
     try:
         override: Override = OverridesParser.create().parse_override(word)
     except REFUSALS:
@@ -172,7 +172,7 @@ def _tried(word: str) -> Override | None:
 
 
 def _is_text(word: str, text: str, sweeps: bool) -> bool:
-    """Return whether an override's value is a text although the grammar refuses it or makes something else of it."""
+    """Return whether an override's value is text although the grammar refuses it or reads something else."""
     override = _tried(word)
     read: list[Any] | None = []
     if override is not None and not override.is_sweep_override():

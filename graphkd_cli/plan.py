@@ -1,4 +1,4 @@
-"""`graphkd plan`: what HKD needs at sizes that are beyond this machine."""
+"""`graphkd plan`: memory and work of HKD at sizes beyond this machine."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 HELP = """\
 usage: graphkd plan [SIZE=VALUE[,VALUE...] ...] [--gflops RATE]
 
-What the HKD objective needs in each process, computed from its sizes; several values make a row each.
+Computes what the HKD objective needs in each process; every combination of values is a row.
 
   samples=50000        N, training samples
   batch=64             B, over all processes
   negatives=16384      K
   dim=128              D, width of embeddings and banks
   dtype=float32        how banks are stored: float32, bfloat16 or float16
-  length=null          rows of a queue, in place of a row for every sample (bank.kind=queue)
+  length=null          rows of a queue, instead of a row for every sample (bank.kind=queue)
   world=1              processes that share the rows of full banks (bank.sharded=true)
 
-  --gflops RATE        also the time of a step's contrast, at what `graphkd bench scale` reached on your machine
+  --gflops RATE        also print the time of a step's contrast, at the rate of `graphkd bench scale` on your machine
 
 Sizes may be written as 1e9 or 1_000_000_000. graphkd plan samples=1e6,1e9 dtype=bfloat16 world=1,64
 """
@@ -76,7 +76,7 @@ def _row(plan: Plan, gflops: float | None) -> dict[str, str]:
 
 
 def _combinations(words: Sequence[str]) -> list[dict[str, Any]]:
-    """Return every combination of the values given, the first size varying slowest.
+    """Return every combination of the given values, the first size varying slowest.
 
     Raises:
         UserError: A word is not SIZE=VALUE.
@@ -91,7 +91,7 @@ def _combinations(words: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def _value(text: str) -> int | str | None:
-    """Return a whole number, however it is written, null, or the text itself."""
+    """Return a whole number in any notation, null, or the text itself."""
     if text == "null":
         return None
     try:

@@ -1,4 +1,4 @@
-"""Shows how trainings go: live on a terminal, plain lines elsewhere."""
+"""Show the progress of trainings: live on a terminal, as plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ LEAST_BAR = 3
 
 
 class ProgressCallback(Callback):
-    """A bar with the time left, accuracy and losses by term; without a terminal, a line now and then."""
+    """Shows a bar with time left, accuracy and losses by term; without a terminal, a line now and then."""
 
     def __init__(self, console: Console, runs: Runs | None = None) -> None:
-        """A callback that writes to a console.
+        """Create a callback.
 
         Args:
-            console: Where to.
-            runs: The runs that this one is of, if it is one of several.
+            console: The console to print to.
+            runs: The runs that this one belongs to, if it is one of several.
         """
         self._console = console
         self._runs = runs
@@ -55,12 +55,12 @@ class ProgressCallback(Callback):
             self._progress.stop()
 
     def note(self, message: str) -> None:
-        """Print a line of its own, above the bar; what several runs have to say alike, once."""
+        """Print a line above the bar; the same line of several runs is printed once."""
         if self._runs is None or self._runs.is_new(message):
             print_line(self._console, message)
 
     def start(self, name: str, epochs: int, steps: int, done: int = 0) -> None:
-        """Show a new bar; the display begins only now, for a process that trains nothing itself must show none."""
+        """Show a new bar; the display starts only now, since a process that trains nothing must show none."""
         self._name, self._epochs, self._last_line = name, epochs, time.monotonic()
         if self._task is not None:
             self._progress.remove_task(self._task)
@@ -72,7 +72,7 @@ class ProgressCallback(Callback):
             self.note(f"{name}: resuming in epoch {done // steps + 1}")
 
     def step(self) -> None:
-        """Show one step more."""
+        """Show one more step."""
         if self._live and self._task is not None:
             self._progress.advance(self._task)
 
@@ -82,7 +82,7 @@ class ProgressCallback(Callback):
         if self._live and self._task is not None:
             place = f"epoch {min(epoch.epoch + 1, self._epochs)}/{self._epochs}"
             self._progress.update(self._task, epoch=place, figures=figures(epoch))
-            if is_last:  # what comes now may be shown by other processes
+            if is_last:  # other processes may show what comes next
                 self._progress.stop()
         pause = SECONDS_BETWEEN_LINES if self._runs is None else OF_SEVERAL
         due = time.monotonic() - self._last_line >= pause or (is_last and self._runs is None)
@@ -92,14 +92,14 @@ class ProgressCallback(Callback):
 
 
 class Runs:
-    """Shows how several runs go: told when each begins, what it says meanwhile, and what came of it."""
+    """Shows the progress of several runs: the start, messages and outcome of each."""
 
     def __init__(self, total: int | None, what: str = "run", live: bool = True) -> None:
-        """Runs of which none is done.
+        """Create a display; no run is done yet.
 
         Args:
-            total: How many; None where that is not known.
-            what: What one of them is called.
+            total: Number of runs; None if unknown.
+            what: What a run is called.
             live: Whether they run in this process one after another, so that it may draw on the screen.
         """
         self.live = live
@@ -112,17 +112,17 @@ class Runs:
         self._trained: list[float] = []
 
     def watch(self) -> ProgressCallback:
-        """Return the callback of a run that begins."""
+        """Return the callback of a run that starts."""
         self._began = time.monotonic()
         return ProgressCallback(self._console, self)
 
     def finished(self, line: str, trained: bool = False, done: int | None = None) -> None:
-        """Print what came of a run.
+        """Print the outcome of a run.
 
         Args:
-            line: What to say.
-            trained: Whether it was trained to its end just now.
-            done: How many are done with it, where other processes do some.
+            line: The line to print.
+            trained: Whether it was trained just now.
+            done: Number of finished runs, this one included, if other processes run some.
         """
         if trained:
             self._trained.append(time.monotonic() - self._began)
@@ -131,27 +131,27 @@ class Runs:
         print_line(self._console, f"{line} [{self._what} {self._done} of {self._total}]" if known else line)
 
     def is_of(self, total: int | None, what: str) -> bool:
-        """Whether these are so many runs of that kind, or the launching process's own."""
+        """Return whether these are `total` runs of that kind, or the launching process's own."""
         return self.live or (self._total, self._what) == (total, what)
 
     def is_new(self, message: str) -> bool:
-        """Whether no run has said this before."""
+        """Return whether no run has sent this message before."""
         is_new = message not in self._said
         self._said.add(message)
         return is_new
 
     def line(self, share: float) -> str:
-        """Return how far all of them are.
+        """Return the overall progress in one line.
 
         Args:
-            share: The share of the present training that is done, from 0 to 1.
+            share: Finished share of the current training, from 0 to 1.
         """
         if self._total is None:
             return f"{self._what} {self._done + 1}"
         return f"{self._what} {self._done + 1} of {self._total}, {clock(self._left(share))} left for all"
 
     def _left(self, share: float) -> float | None:
-        """The seconds that the rest may take, at the pace of the runs so far; None where there was none."""
+        """Estimate the seconds left, at the pace of the runs so far; None before the first."""
         spent = time.monotonic() - self._began
         if not self._trained and share == 0:
             return None
@@ -160,7 +160,7 @@ class Runs:
 
 
 class _Display(Progress):
-    """What is drawn: how far all runs are, the training's name, and in one line its epoch, bar, time and figures."""
+    """Live display: overall progress, the training's name, and one line with its epoch, bar, time and metrics."""
 
     def __init__(self, console: Console, runs: Runs | None) -> None:
         self._runs = runs
@@ -174,7 +174,7 @@ class _Display(Progress):
             yield self._line(task)
 
     def _line(self, task: Task) -> RenderableType:
-        """Lay out a line that fits the screen: the bar becomes shorter, and the last figures are left out whole."""
+        """Lay out a line that fits the screen: the bar is shortened, and the last metrics are left out."""
         epoch, left = task.fields["epoch"], f"{clock(task.time_remaining)} left"
         room = self.console.width - cell_len(epoch) - cell_len(left) - 2
         extent = min(room, self.console.width // 5)
@@ -201,7 +201,7 @@ _RUNS: ContextVar[Runs | None] = ContextVar("runs", default=None)
 
 @contextlib.contextmanager
 def several(total: int | None, what: str = "run") -> Iterator[None]:
-    """Show the jobs of a launcher, where it runs them in this process, as so many runs."""
+    """Show the jobs of a launcher as runs, if it runs them in this process."""
     token = _RUNS.set(Runs(total, what))
     try:
         yield
@@ -210,7 +210,7 @@ def several(total: int | None, what: str = "run") -> Iterator[None]:
 
 
 def present_runs(total: int | None = None, what: str = "run") -> Runs:
-    """Return the runs that a launcher's job is of: those of `several`, or in another process ones of its own."""
+    """Return the runs of a launcher's job: those of `several`, or new ones in another process."""
     runs = _RUNS.get()
     if runs is None or not runs.is_of(total, what):
         runs = Runs(total, what, live=False)
@@ -219,7 +219,7 @@ def present_runs(total: int | None = None, what: str = "run") -> Runs:
 
 
 def figures(epoch: EpochResult) -> list[str]:
-    """Accuracies and losses by term of an epoch, each in a few words."""
+    """Return accuracies and losses by term of an epoch, each in a few words."""
     shown = {} if epoch.train_top1 is None else {"train": epoch.train_top1}
     for split, evaluation in (("val", epoch.val), ("test", epoch.test)):
         if evaluation is not None:

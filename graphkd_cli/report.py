@@ -1,4 +1,4 @@
-"""`graphkd report`: run records into tables."""
+"""`graphkd report`: tables from run records."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ HELP = """\
 usage: graphkd report [RESULTS] [--table NAME] [--study NAME] [--baseline VARIANT] [--profile] [--out DIR]
 
 Reads the record of every run below RESULTS (default: results), aggregates over seeds, prints each table and writes it
-as CSV (unrounded), Markdown and LaTeX (booktabs); with the default layout a figure of each study too (PNG, SVG).
+as CSV (unrounded), Markdown and LaTeX (booktabs); the default layout adds a figure of each study (PNG, SVG).
 
-  --table NAME          a layout of configs/table/ (default: default); table1 is the paper's, with ARI and its figures
-  --study NAME          this study alone, in whichever layout
-  --baseline VARIANT    test every variant against this one: difference, 95 % interval, p value corrected after Holm
+  --table NAME          a layout of configs/table/ (default: default); table1 is the paper's, with ARI
+  --study NAME          only this study, in any layout
+  --baseline VARIANT    test every variant against this one: difference, 95 % interval, p value with Holm's correction
   --profile             where the time of a step goes: data, networks, each term, backward, optimizer
-  --out DIR             where to write (default: RESULTS/tables)
+  --out DIR             output folder (default: RESULTS/tables)
 """
 
 
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
         spec = studies.for_study(spec, options.study)
     if options.baseline is not None:
         if isinstance(spec, GridSpec):
-            raise UserError(f"--baseline: the table '{spec.name}' is a grid, which tests nothing; see --table default")
+            raise UserError(f"--baseline: the table '{spec.name}' is a grid, which has no tests; use --table default")
         known = {name for row in aggregate(records) for name in (row.variant, row.label)}
         one_of(options.baseline, known, "--baseline: no finished run has the variant")
         spec = dataclasses.replace(spec, baseline=options.baseline)
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
     suites = studies.suites_of(records, options.config_dir)
     if options.profile:
         tables = build_profiles(records, studies.variants_in_order(suites))
-        check(len(tables) > 0, "--profile: no finished run recorded where its time went")
+        check(len(tables) > 0, "--profile: no finished run recorded the time of its phases")
     else:
         tables = studies.tables_by_study(records, spec, suites)
         check(len(tables) > 0, f"there is no finished run of a student below '{shown(options.results)}'")

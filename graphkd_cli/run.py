@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 HELP = f"""\
 usage: graphkd run [OVERRIDES] [-m] [--cfg job] [--config-dir DIR]
 
-Distils a student, after training its teacher where there is none of that description yet.
+Distils a student; trains its teacher first if there is none yet.
 
   builder=NAME gnn=NAME objective=NAME data=NAME pair=NAME trainer=NAME   groups (`graphkd list`)
   student=NAME teacher=NAME               networks, or {{name: NAME, option: value, ...}}
@@ -29,12 +29,12 @@ Distils a student, after training its teacher where there is none of that descri
   seed=N run_dir=DIR results=DIR force=true
   -m, --multirun                          every combination of comma-separated values; runs that share data, seed,
                                           batch size and teacher train together
-  --cfg job                               print the config and do nothing
+  --cfg job                               print the config and run nothing
 {LAUNCH_HELP}"""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the command; returns its exit code."""
+    """Run the command; return its exit code."""
     ways, words = parse_ways("run", arguments)
     options = compose.parse_arguments("run", words)
     if options.cfg or options.info or options.hydra_help:
@@ -68,7 +68,7 @@ def _parse(composed: compose.Composed) -> StudentSpec:
 
 
 def _sweep(options: argparse.Namespace, ways: argparse.Namespace) -> int:
-    """Run every combination, after a check of all of them with their data where the sweeper is Hydra's own."""
+    """Run every combination of a grid, after checking all of them and their data; leave others to the sweeper."""
     from graphkd.run import check_parts
 
     compose.check_multirun("config", options.overrides, options.config_dir)
@@ -84,7 +84,7 @@ def _sweep(options: argparse.Namespace, ways: argparse.Namespace) -> int:
 
 
 def _search(options: argparse.Namespace) -> int:
-    """Leave the runs to a sweeper that chooses them by the scores of those before."""
+    """Leave the runs to a sweeper that chooses them by earlier scores."""
     import yaml
 
     from graphkd.run.folder import launch_folder
@@ -93,7 +93,7 @@ def _search(options: argparse.Namespace) -> int:
     with launch_folder(_results(options)) as folder:
         with several(None):
             compose.sweep(options.overrides, options.config_dir, folder, job)
-        found = folder / "optimization_results.yaml"  # of sweepers that search, by Hydra's convention
+        found = folder / "optimization_results.yaml"  # written by sweepers that search, by Hydra's convention
         if found.exists():
             for name, value in yaml.safe_load(found.read_text()).items():
                 print(f"{name}: {value}")
@@ -115,7 +115,7 @@ def _check_folders(specs: Sequence[StudentSpec]) -> None:
 
 
 def job(config: Any) -> float | None:
-    """One job of a sweep, called by Hydra's launcher; returns the validation score for the sweeper."""
+    """Execute one job of a sweep, for Hydra's launcher; return the validation score for the sweeper."""
     from hydra.core.hydra_config import HydraConfig
 
     from graphkd.run import run
@@ -154,7 +154,7 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _show_job(options: argparse.Namespace) -> int:
-    """The resolved config, checked, as a run's folder holds it."""
+    """Print the checked, resolved config, as a run's folder holds it."""
     import yaml
 
     composed = compose.compose(options.overrides, options.config_dir)

@@ -1,4 +1,4 @@
-"""Tables and lines as the commands print them: at any width, no number and no name is cut."""
+"""Print tables and lines; at any width, no number and no name is cut."""
 
 from __future__ import annotations
 
@@ -19,44 +19,44 @@ if TYPE_CHECKING:
     from graphkd.run import RunResult  # loads torch, which tables do not need
 
 PLAIN_WIDTH = 200
-"""How wide a table may become by its headings and texts where there is no terminal."""
+"""Width up to which headings and texts widen a table without a terminal."""
 UNBOUNDED = 100_000
 FRAME, BETWEEN = 1, 3
-"""What the lines of a table take: once, and for each column."""
+"""Width of a table's rules: in all, and for each column."""
 STYLES = {None: "", "best": "bold", "second": "underline"}
 
 
 def console() -> Console:
-    """Return where commands print to, brackets as they are; without a terminal no line is too long."""
+    """Return the console of the commands, without markup; without a terminal, lines are never broken."""
     plain = Console(markup=False)
     return plain if plain.is_terminal and plain.width > 0 else Console(markup=False, width=UNBOUNDED)
 
 
 def print_line(screen: Console, text: str) -> None:
-    """Print a line without breaks, so that what is copied from it, such as a path, stays whole."""
+    """Print a line without breaks, so that a path can be copied from it."""
     screen.print(Text(visible(text)), soft_wrap=True)
 
 
 def print_text(screen: Console, text: str) -> None:
-    """Print a sentence, with breaks between its words where the screen is narrow."""
+    """Print a sentence, broken between words on a narrow screen."""
     _print_words(screen, _words(visible(text)))
 
 
 def print_block(
     screen: Console, block: Block, texts: Collection[int] = (), rules: bool = False, elsewhere: str = ""
 ) -> None:
-    """Print rows below their headings, as wide as the screen at most.
+    """Print a table that fits the screen.
 
-    Headings, texts and long names break between words, figures nowhere. Columns that do not fit even so are left out
-    and named in a line below. Where there is no room for the names and two columns, each row becomes a list of all its
-    cells. Without a terminal nothing is left out.
+    Headings, texts and long names break between words, numbers never. Columns that still do not fit are left out and
+    named in a line below. Without room for the names and two columns, each row becomes a list of its cells. Without a
+    terminal nothing is left out.
 
     Args:
-        screen: Where to.
-        block: The rows, their names first.
-        texts: Columns of texts.
+        screen: The console.
+        block: The rows, names first.
+        texts: Indices of text columns.
         rules: Whether to draw lines between rows.
-        elsewhere: Where what is left out can be seen, besides a wider terminal.
+        elsewhere: Where to see left-out columns, besides a wider terminal.
     """
     width = screen.width if screen.is_terminal else PLAIN_WIDTH
     columns = [_column(block, index, index in texts, width // 2) for index in range(len(block.header))]
@@ -78,14 +78,14 @@ def print_block(
 
 
 class _Column(NamedTuple):
-    """The least width that breaks nothing, and the width beyond which nothing is gained."""
+    """The smallest width that breaks no word or number, and the largest useful width."""
 
     least: int
     most: int
 
 
 def _column(block: Block, index: int, is_text: bool, half: int) -> _Column:
-    """Measure a column; names are texts where they would take more than half of the screen."""
+    """Measure a column; names wider than half of the screen are treated as texts."""
     heading = visible(block.header[index])
     lines = [line for row in block.cells for line in _lines(row[index], is_text)]
     whole = _widest(lines)
@@ -103,7 +103,7 @@ def _widest(texts: Iterable[str]) -> int:
 
 
 def _fitting(columns: Sequence[_Column], tail: int, width: int) -> list[int]:
-    """Choose the columns that fit side by side: the first three come first, then the tail, then those between."""
+    """Choose the columns that fit: first the leading three, then the tail, then those between."""
     places = list(range(len(columns)))
     order = dict.fromkeys([*places[:3], *places[len(places) - tail :], *places])
     room, chosen = width - FRAME, []
@@ -118,7 +118,7 @@ def _fitting(columns: Sequence[_Column], tail: int, width: int) -> list[int]:
 
 
 def _grown(columns: Sequence[_Column], width: int) -> list[int]:
-    """Share out the width: the narrowest column that gains by it gets more."""
+    """Distribute the width: the narrowest column that can use it gets more."""
     extents = [column.least for column in columns]
     for _ in range(width - FRAME - sum(extents) - BETWEEN * len(columns)):
         growing = [index for index, column in enumerate(columns) if extents[index] < column.most]
@@ -146,7 +146,7 @@ def _words(text: str) -> list[str]:
 
 
 def _print_words(screen: Console, words: Iterable[str], indent: str = "") -> None:
-    """Print words in as many lines as it takes."""
+    """Print words, in as many lines as needed."""
     lines = [indent]
     for word in words:
         if screen.is_terminal and lines[-1].strip() and cell_len(lines[-1] + word) > screen.width:
@@ -158,19 +158,19 @@ def _print_words(screen: Console, words: Iterable[str], indent: str = "") -> Non
 
 
 def rounded(value: float | None, decimals: int) -> str | None:
-    """Return a figure as it is shown."""
+    """Return a number rounded for display."""
     return None if value is None else f"{value:.{decimals}f}"
 
 
 def print_figures(screen: Console, title: str, figures: Mapping[str, str | None]) -> None:
-    """Print a title and a table of figures by name; those without a value are left out."""
+    """Print a title and a table of metrics by name; those without a value are left out."""
     rows = [(name, value) for name, value in figures.items() if value is not None]
     print_text(screen, title)
     print_block(screen, Block.of(("", ""), rows), texts=[0])
 
 
 def print_reused(screen: Console, result: RunResult, message: str) -> None:
-    """Say that a finished run is used again, and what of its code has changed since."""
+    """Print that a finished run is reused, and which plug-ins have changed since."""
     if result.reused:
         screen.print(message, highlight=False)
         for module in result.changed:
@@ -178,7 +178,7 @@ def print_reused(screen: Console, result: RunResult, message: str) -> None:
 
 
 def print_result(screen: Console, result: RunResult) -> None:
-    """Print the short table that a run ends with, and its folder."""
+    """Print the short table at the end of a run, and its folder."""
     record, metrics = result.record, result.record.metrics
     figures = {
         **{

@@ -1,4 +1,4 @@
-"""Suites and table layouts by name, and the tables of a study: what ablation, report and transfer have in common."""
+"""Suites, table layouts and the tables of a study, for ablation, report and transfer."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ EVERY_SUITE = "all"
 OTHER_NODES = {
     "student", "teacher", "data", "trainer", "teacher_trainer", "builder", "gnn", "teacher_gnn", "negatives", "bank",
 }  # fmt: skip
-"""Nodes of a config that say nothing on which terms an objective has."""
+"""Config nodes that do not affect which terms an objective has."""
 LAYOUTS: dict[str, type[TableSpec] | type[GridSpec]] = {"columns": TableSpec, "grid": GridSpec}
 
 
@@ -41,7 +41,7 @@ def read_suite(name: str, config_dir: str | None = None) -> Suite:
         UserError: There is none, or it is not well formed.
     """
     known = suite_names(config_dir)
-    check(name != EVERY_SUITE, f"ablation/{name}.yaml: '{name}' means every suite, so none can be called that")
+    check(name != EVERY_SUITE, f"ablation/{name}.yaml: '{name}' means every suite, so no suite can have that name")
     one_of(name, known, "there is no suite")
     node = compose.compose([], config_dir, f"ablation/{name}").config["ablation"]
 
@@ -70,7 +70,7 @@ def read_spec(name: str, config_dir: str | None = None) -> TableSpec | GridSpec:
 
 
 def suites_of(records: Sequence[Record], config_dir: str | None) -> dict[str, Suite]:
-    """Return the suites that records come from, by study; one that cannot be read is reported on stderr."""
+    """Return the suites of records, by study; report one that cannot be read on stderr."""
     found: dict[str, Suite] = {}
     for study in sorted({record.study for record in records} & set(suite_names(config_dir))):
         try:
@@ -86,8 +86,8 @@ def write_study(results: Path, study: str, suite: Suite | None = None, config_di
     Args:
         results: The results folder.
         study: The study.
-        suite: What it ran, where it is a suite's: the order of its variants, its layout, its baseline and its figure's
-            axis. A grid shows this study, whichever it is made for.
+        suite: Its suite, if any, which gives the order of variants, layout, baseline and axis of the figure. A grid
+            shows this study, whichever it is made for.
         config_dir: The user's own configs.
 
     Raises:
@@ -113,7 +113,7 @@ def of_study(records: Sequence[Record], study: str) -> list[Record]:
 
 
 def for_study(spec: TableSpec | GridSpec, study: str) -> TableSpec | GridSpec:
-    """Return a layout, where it is a grid as one of this study, whichever it is made for."""
+    """Return a layout; a grid is changed to show this study."""
     return dataclasses.replace(spec, study=study) if isinstance(spec, GridSpec) else spec
 
 

@@ -1,4 +1,4 @@
-"""`graphkd teacher`: a teacher by itself."""
+"""`graphkd teacher`: train a teacher on its own."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Trains the teacher that `graphkd run` with the same overrides would train first.
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the command; returns its exit code."""
+    """Run the command; return its exit code."""
     parser = compose.CommandParser("teacher")
     parser.add_argument("overrides", nargs="*")
     options = parser.parse_intermixed_args(list(arguments))

@@ -1,4 +1,4 @@
-"""`graphkd transfer`: how well students' features serve another data set."""
+"""`graphkd transfer`: probe students' features on another data set."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ if TYPE_CHECKING:
 HELP = """\
 usage: graphkd transfer RUN|FOLDER [OVERRIDES] [--config-dir DIR]
 
-Freezes a finished student, trains a linear classifier on its pooled features of another data set, and keeps the record
-as a run of the study <the student's study>_transfer. With a folder, every finished student at or below it, then the
+Freezes a finished student, trains a linear classifier on its pooled features of another data set, and writes a record
+in the study <the student's study>_transfer. For a folder, probes every finished student at or below it, then writes the
 tables of these studies. Finished probes are kept.
 
   graphkd transfer results/table1 data=stl10       every student of a study
   data=NAME data.option=VALUE                      the new data (`graphkd list data`)
   data.option=VALUE                                without a name: the student's own data, with other options
-  probe.epochs=100 probe.lr=0.1                    the classifier's training, options as of a trainer
-  results=DIR study=NAME                           where the records are kept
+  probe.epochs=100 probe.lr=0.1                    the classifier's training, with a trainer's options
+  results=DIR study=NAME                           where to write the records
 """
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the command; returns its exit code."""
+    """Run the command; return its exit code."""
     parser = compose.CommandParser("transfer")
     parser.add_argument("words", nargs="*")
     options = parser.parse_intermixed_args(list(arguments))
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
     from graphkd.binding import bind, options_of
     from graphkd.run.probe import find_students, parse_target
 
-    bind({**config, "data": {}}, options_of(parse_target), "transfer")  # mistakes are told before students are sought
+    bind({**config, "data": {}}, options_of(parse_target), "transfer")  # report mistakes before the search for students
     folders = find_students(places[0])
     targets = [_target(folder, config, data, options.config_dir) for folder in folders]
     if len(folders) == 1:
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _target(folder: Path, config: Mapping[str, Any], data: Sequence[str], config_dir: str | None) -> Target:
-    """Return where one student is transferred to: other data, or its own with other options."""
+    """Return the target of one student: other data, or its own with other options."""
     from graphkd.binding import bind, options_of
     from graphkd.run.folder import CONFIG, read_config
     from graphkd.run.probe import parse_target
@@ -82,7 +82,7 @@ def _transfer_one(folder: Path, target: Target) -> None:
 
 
 def _transfer_all(folders: Sequence[Path], targets: Sequence[Target], config_dir: str | None) -> None:
-    """Transfers one after the other, a line each, then shows the tables of their studies."""
+    """Transfer students one after another, then print the tables of their studies."""
     from graphkd.report.record import read
     from graphkd.run import run
     from graphkd_cli.progress import Runs

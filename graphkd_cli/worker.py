@@ -1,6 +1,6 @@
 """One process of a run on several devices: python -m graphkd_cli.worker CONFIG [--quiet].
 
-graphkd starts these itself (`trainer.devices=2`); torchrun and Slurm start them with the config that
+graphkd starts them itself (`trainer.devices=2`); torchrun and Slurm start them with the config that
 `graphkd run ... --cfg job` prints.
 """
 
@@ -18,7 +18,7 @@ OPTIONS = ("--quiet", "--launched")
 
 
 def main(words: Sequence[str]) -> int:
-    """Do this process's part of the run; return the exit code."""
+    """Execute this process's part of the run; return the exit code."""
     from graphkd.engine.callback import Callback
     from graphkd.errors import check
     from graphkd.run import processes, read_spec, run

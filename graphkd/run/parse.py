@@ -1,4 +1,4 @@
-"""From a resolved config to the run that it describes: every check of a config, each once."""
+"""Parse a resolved config into the run that it describes; every check of a config is made here, once."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ OWN_OPTIONS: dict[str, Any] = {
     "student.checkpoint": str | None, "teacher.input.size": int | None,
     "teacher.input.mean": tuple[float, ...] | None, "teacher.input.std": tuple[float, ...] | None,
 }  # fmt: skip
-"""The options outside all constructors, by path."""
+"""Options that belong to no constructor, by path."""
 REGISTRIES: dict[str, Registry[Any]] = {
     "data": DATASETS, "student": MODELS, "teacher": MODELS, "builder": BUILDERS, "gnn": GNNS, "teacher_gnn": GNNS,
 }  # fmt: skip
@@ -46,23 +46,23 @@ REGISTRIES: dict[str, Registry[Any]] = {
 def parse(config: Mapping[str, Any]) -> StudentSpec:
     """Return the student's run that a resolved config describes, with its teacher.
 
-    All parts are checked against their constructors, those that the objective leaves unused too.
+    All parts are checked against their constructors, including those that the objective does not use.
 
     Args:
-        config: What Hydra composed, as plain containers.
+        config: The config that Hydra composed, as plain containers.
 
     Raises:
-        UserError: Anything in it is unknown, missing, of a wrong type, used by nobody, or out of its range where that
-            can be told without networks and data; one line names it.
+        UserError: Something in it is unknown, missing, of a wrong type, unused, or out of range as far as that shows
+            without networks and data; one line names it.
     """
     _check_config(config)
     run_dir = config.get("run_dir")
     inside = run_dir is not None and Path.cwd().is_relative_to(real_folder(Path(run_dir)).resolve())
-    check(not inside, f"run_dir is {brief(run_dir)}, but must be a folder of its own, not one that you are in")
+    check(not inside, f"run_dir is {brief(run_dir)}, but must be a folder of its own, not one around the current one")
     _part(BUILDERS, config["builder"], "builder")
     _part(GNNS, config["gnn"], "gnn")
     _teacher_gnn(config["teacher_gnn"], "teacher_gnn")
-    trainer = _trainer(config, "trainer")  # first, for the teacher's takes values over from it
+    trainer = _trainer(config, "trainer")  # first: the teacher's trainer takes values from it
     teacher = _teacher({**config, "force": False})
     terms = _terms(config)
     model, checkpoint = _student(config)
@@ -80,47 +80,47 @@ def parse(config: Mapping[str, Any]) -> StudentSpec:
 
 
 def parse_teacher(config: Mapping[str, Any]) -> TeacherSpec:
-    """Return the teacher's run that a resolved config describes by `teacher`, `teacher_trainer` and `data`.
+    """Return the teacher's run that `teacher`, `teacher_trainer` and `data` of a resolved config describe.
 
     Raises:
-        UserError: As in `parse`; also where `teacher.checkpoint` is neither a file nor a finished run's folder.
+        UserError: As in `parse`; also if `teacher.checkpoint` is neither a file nor a finished run's folder.
     """
     _check_config(config)
     return _teacher(config)
 
 
 def parse_student(config: Mapping[str, Any]) -> tuple[Part, Part]:
-    """Return the student's network and the data it runs on, whatever else is in a resolved config.
+    """Return the student's network and data of a resolved config, and ignore the rest.
 
     Raises:
-        UserError: One of them is not well described.
+        UserError: One of them is wrong.
     """
     _check_config(config)
     return _student(config)[0], _part(DATASETS, config["data"], "data")
 
 
 PARSERS: dict[str, Callable[[Mapping[str, Any]], RunSpec]] = {"student": parse, "teacher": parse_teacher}
-"""How a config is read, by the kind of the run that is wanted."""
+"""The parser of each kind of run."""
 
 
 def write_spec(spec: RunSpec, path: Path) -> None:
-    """Write a run for another process: its resolved config, and its kind."""
+    """Write a run for another process: its resolved config and its kind."""
     write_config({**spec.config, "kind": spec.kind}, path)
 
 
 def read_spec(path: Path) -> RunSpec:
-    """Return the run of a file that `write_spec` wrote; a resolved config without a kind is a student's.
+    """Read a run that `write_spec` wrote; a resolved config without a kind is a student's.
 
     Raises:
         UserError: It cannot be read, or as in `parse`.
     """
     config = read_config(path)
-    kind = one_of(str(config.pop("kind", "student")), PARSERS, f"{path} is of no kind of run:")
+    kind = one_of(str(config.pop("kind", "student")), PARSERS, f"{path}: there is no kind of run")
     return PARSERS[kind](config)
 
 
 def registry_at(node: str) -> Registry[Any] | None:
-    """Return where the part is looked up that a config's node names, such as `data` or `objective.hkd.gnn`."""
+    """Return the registry of a config node such as `data` or `objective.hkd.gnn`."""
     path = node.split(".")
     if path[0] == "objective":
         return OBJECTIVES if len(path) == 2 else REGISTRIES.get(path[-1])
@@ -128,7 +128,7 @@ def registry_at(node: str) -> Registry[Any] | None:
 
 
 def annotations_at(path: str) -> list[Any]:
-    """Return what the option at a path of the config may be: an annotation for each part that could stand there."""
+    """Return the annotations of the option at a path of the config, one for each part that could stand there."""
     if path in OWN_OPTIONS:
         return [OWN_OPTIONS[path]]
     node, _, name = path.rpartition(".")
@@ -139,7 +139,7 @@ def annotations_at(path: str) -> list[Any]:
 
 
 def absolute_paths(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a resolved config, of a run or a transfer, whose data and weights are found from any folder."""
+    """Return a resolved config, of a run or a transfer, with absolute paths of data and weights."""
     resolved = dict(config)
     for side in ("student", "teacher"):
         if isinstance(config.get(side), Mapping) and config[side].get("checkpoint"):
@@ -151,7 +151,7 @@ def absolute_paths(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _absolute(value: Any) -> Any:
-    """Return the same path, pattern or list of those, from the root; what is no text stays."""
+    """Return a path, a pattern or a list of them as absolute; anything but text is unchanged."""
     if isinstance(value, (list, tuple)):
         return [_absolute(item) for item in value]
     if not isinstance(value, str):
@@ -200,7 +200,7 @@ def _is_path(text: str) -> bool:
 
 
 def _check_finite(value: Any, where: str = "") -> None:
-    """No option takes infinity or NaN, and an identity (JSON) cannot hold them."""
+    """Refuse infinity and NaN: no option takes them, and an identity (JSON) cannot hold them."""
     if isinstance(value, Mapping):
         for key, item in value.items():
             _check_finite(item, f"{where}.{key}" if where else str(key))
@@ -212,7 +212,7 @@ def _check_finite(value: Any, where: str = "") -> None:
 
 
 def _check_config(config: Mapping[str, Any]) -> None:
-    """Check what is outside all parts, and import the plug-ins that register some."""
+    """Check what belongs to no part, and import the plug-ins."""
     check_keys(config)
     plugins: tuple[str, ...] = convert(config["plugins"], list[str], "plugins")
     import_plugins(plugins)
@@ -238,7 +238,7 @@ def _teacher(config: Mapping[str, Any]) -> TeacherSpec:
 
 
 def _student(config: Mapping[str, Any]) -> tuple[Part, Path | None]:
-    """Return the student, and the weights that it starts from."""
+    """Return the student and the weights that it starts from."""
     node = _named(config["student"], "student")
     start = _checkpoint(node.pop("checkpoint", None), "student.checkpoint")
     return _part(MODELS, node, "student"), start

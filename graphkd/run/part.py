@@ -1,4 +1,4 @@
-"""A named part of a run, checked but not built yet."""
+"""Named parts of a run, checked but not built yet."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from graphkd.registry import Registry
 
 @dataclass(frozen=True)
 class Part:
-    """One named part of a config, checked against its constructor but not built yet."""
+    """A named part of a config, checked against its constructor but not built yet."""
 
     registry: Registry[Any]
     name: str
     bound: Bound
 
     def build(self, **runtime: Any) -> Any:
-        """Build it; `runtime` are the arguments that no config gives."""
+        """Build the part; `runtime` are the arguments that no config gives."""
         return self.registry.build(self.name, **self.bound.all, **runtime)
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What of it counts in a run's identity: its name and the options that differ from the defaults."""
+        """Its share of a run's identity: its name and the options that differ from their defaults."""
         factory = self.registry.factory(self.name)
-        # What files hold counts, not where they are.
+        # The content of files counts, not their paths.
         content = factory.fingerprint(self.bound.all) if self.registry is DATASETS else {}
         revision = getattr(factory, "revision", 1)
         return {
@@ -44,7 +44,7 @@ class Part:
 
     @property
     def module(self) -> str:
-        """The module that it is from."""
+        """Name of the module that it comes from."""
         return str(self.registry.factory(self.name).__module__)
 
     @property
@@ -55,7 +55,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Term:
-    """One term of an objective, with the graph parts it uses."""
+    """A term of an objective, with the graph parts that it uses."""
 
     part: Part
     weight: Weight
@@ -64,11 +64,11 @@ class Term:
     gnn: Part | None = None
     teacher_gnn: Part | Literal["shared"] | None = None
     reads: frozenset[str] = frozenset()
-    """Which of the top-level nodes for graphs and contrast it took."""
+    """The top-level nodes for graphs and contrast that it uses."""
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What of it counts in a run's identity."""
+        """Its share of a run's identity."""
         document: dict[str, Any] = {"objective": self.part.identity, "weight": self.weight}
         if self.graph_dim is not None:
             assert self.builder is not None
@@ -87,7 +87,7 @@ def counted_options(group: Any) -> dict[str, Any]:
 
 
 def source_hashes(parts: Iterable[Part]) -> dict[str, str]:
-    """Return the SHA-256 of the source file of each module from outside graphkd that parts are from, by its name."""
+    """Return the SHA-256 of the source of each module outside graphkd that parts come from, by module name."""
     hashes: dict[str, str] = {}
     for module in sorted({part.module for part in parts}):
         file = Path(getattr(sys.modules.get(module), "__file__", None) or "")
@@ -97,13 +97,13 @@ def source_hashes(parts: Iterable[Part]) -> dict[str, str]:
 
 
 def _counted(factory: Any, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options that count in an identity: not how or where something is computed."""
+    """Return the options that count in an identity, not those on how or where something is computed."""
     ignored: frozenset[str] = getattr(factory, "NOT_IDENTITY", frozenset())
     counted: dict[str, Any] = {}
     for name in given.keys() - ignored:
         value = given[name]
         if not dataclasses.is_dataclass(value):
             counted[name] = value
-        elif group := counted_options(value):  # a group none of whose options counts is like one left out
+        elif group := counted_options(value):  # a group without counted options is like none
             counted[name] = group
     return counted

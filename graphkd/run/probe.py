@@ -1,4 +1,4 @@
-"""How well a distilled student's features serve another data set: a linear probe of the frozen student."""
+"""Linear probe of a frozen student: how well its features transfer to another data set."""
 
 from __future__ import annotations
 
@@ -37,24 +37,24 @@ from graphkd.run.spec import Built, RunSpec, cross_entropy
 
 @dataclass(frozen=True)
 class Probe:
-    """How a linear classifier is trained on a frozen student's features: by SGD, without augmentation.
+    """Options of training a linear classifier on a frozen student's features, by SGD without augmentation.
 
-    That everything up to the pooled feature is frozen and that one linear layer follows is the benchmark's (CRD,
-    arXiv 1910.10699, section 4.2), but how this layer was trained is not published. Without weight decay is as the
-    authors of DKD do it (mdistiller, issue 59). The rest is ours: batch and momentum as in distillation, and 100 epochs
-    from 0.1 with steps at 30, 60 and 90, as is usual for linear classifiers.
+    As in the benchmark (CRD, arXiv 1910.10699, section 4.2), everything up to the pooled feature is frozen and one
+    linear layer follows; how that layer was trained is not published. No weight decay follows the authors of DKD
+    (mdistiller, issue 59). The rest is our choice: batch size and momentum as in distillation, and 100 epochs from 0.1
+    with steps at 30, 60 and 90, as is usual for linear classifiers.
 
     Attributes:
         epochs: Passes over the training data.
-        batch_size: Samples a step.
+        batch_size: Samples per step.
         lr: Learning rate at the start.
         momentum: SGD's momentum.
         weight_decay: L2 penalty.
-        decay_at: After which shares of the epochs the learning rate falls.
-        decay: By what it is then multiplied.
-        eval_batch_size: Images at once through the student; changes memory and speed only.
-        accelerator: Kind of device; auto takes CUDA where there is some.
-        threads: Threads of torch on the CPU; results are bit-equal at the same number only.
+        decay_at: Shares of the epochs after which the learning rate falls.
+        decay: Factor of each fall.
+        eval_batch_size: Images per forward pass of the student; changes memory and speed only.
+        accelerator: Kind of device; auto uses CUDA if available.
+        threads: Threads of torch on the CPU; results are bit-equal only at the same number.
     """
 
     NOT_IDENTITY: ClassVar[frozenset[str]] = frozenset({"eval_batch_size", "accelerator", "threads"})
@@ -71,7 +71,7 @@ class Probe:
     threads: int = 1
 
     def __post_init__(self) -> None:
-        """Raise `UserError` where an option is out of its range."""
+        """Raise `UserError` if an option is out of its range."""
         for name, value in vars(self).items():
             check(not isinstance(value, float) or math.isfinite(value), f"probe: {name} is {value}, but must be finite")
         self.trainer()
@@ -82,28 +82,28 @@ class Probe:
 
 
 class LinearProbe(Network):
-    """A linear classifier on embeddings."""
+    """Linear classifier on embeddings."""
 
     def __init__(self, dim: int, num_classes: int) -> None:
         super().__init__()
         self.linear = nn.Linear(dim, num_classes)
 
     def forward(self, images: Tensor) -> NetworkOutput:
-        """Return the output for embeddings, float [B, dim], in the place of images."""
+        """Return the output for embeddings, float [B, dim], passed instead of images."""
         return NetworkOutput(self.linear(images), [], images)
 
 
 class Embeddings(Dataset):
-    """A data set as a frozen network sees it, without augmentation: its images are embeddings, float32 [B, D]."""
+    """Data set of a frozen network's embeddings, float32 [B, D], of unaugmented images."""
 
     def __init__(self, network: Network, dataset: Dataset, batch_size: int, device: torch.device) -> None:
         """Compute the embeddings of every split, in eval mode.
 
         Args:
-            network: On `device`; neither its state nor its mode changes.
+            network: The network, on `device`; neither its state nor its mode changes.
             dataset: The data.
-            batch_size: Samples at once.
-            device: Where to compute and to keep them.
+            batch_size: Samples per forward pass.
+            device: Device that computes and keeps them.
         """
         self.num_classes, self.class_names, self.splits = dataset.num_classes, dataset.class_names, dataset.splits
         with eval_mode(network):
@@ -143,21 +143,21 @@ def _embed(network: Network, dataset: Dataset, split: str, batch_size: int, devi
             (network(batch.images).embedding.float(), batch.labels)
             for batch in dataset.eval_batches(split, batch_size, device)
         ]
-    # Joined outside, for autograd refuses tensors that were made in inference mode.
+    # Concatenated outside: autograd refuses tensors made in inference mode.
     embeddings, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
     return Split(embeddings, labels)
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where students are transferred to, checked.
+    """Target of a transfer, checked.
 
     Attributes:
         data: The new data set.
-        probe: How the classifier is trained.
-        results: The results folder that the probes are written in.
-        study: The study of their records; None for "<the student's own>_transfer".
-        plugins: Modules that the new data set needs.
+        probe: Options of the classifier's training.
+        results: The results folder of the probes.
+        study: The study of their records; None for "<the student's study>_transfer".
+        plugins: Modules that register the new data set.
     """
 
     data: Part
@@ -176,7 +176,7 @@ class Target:
             run_dir: The student's run.
 
         Raises:
-            UserError: There is no finished student.
+            UserError: The folder holds no finished student.
         """
         folder = Path(run_dir)
         check(not (folder / WEIGHTS["probe"]).exists(), f"{folder} holds a probe; name the run of its student")
@@ -198,9 +198,9 @@ class ProbeSpec(RunSpec):
     """A linear classifier on a finished student's features of other data.
 
     Attributes:
-        student: The student.
-        run_dir: Its run's folder.
-        target: Where it is transferred to.
+        student: The student's run.
+        run_dir: Its folder.
+        target: The target of the transfer.
     """
 
     kind = "probe"
@@ -213,14 +213,15 @@ class ProbeSpec(RunSpec):
 
     @property
     def variant(self) -> str:
-        """The student's."""
+        """The student's variant."""
         return self.student.record.variant
 
     @functools.cached_property
     def identity(self) -> str:
-        """Hash of student, data and the classifier's training.
+        """Hash of student, data, the classifier's training and the pair.
 
-        The pair counts too: a student without a teacher is the same run in each pair, but each pair's table needs it.
+        The pair counts because a student without a teacher is the same run in every pair, but every pair's table needs
+        a probe.
         """
         record = self.student.record
         student = {"is": record.identity, "pair": record.pair}
@@ -235,12 +236,12 @@ class ProbeSpec(RunSpec):
 
     @property
     def plugins(self) -> dict[str, str]:
-        """Those of the student."""
+        """The student's plug-ins."""
         return self.student.record.code.plugins
 
     @property
     def document(self) -> dict[str, Any]:
-        """What `parse_target` takes, and the student's folder."""
+        """Arguments of `parse_target`, and the student's folder."""
         return {
             "student": str(self.run_dir.absolute()),
             **vars(self.target),
@@ -249,7 +250,7 @@ class ProbeSpec(RunSpec):
         }
 
     def problem(self, folder: Path) -> str | None:
-        """Say that the classifier's weights are torn or were altered, if so."""
+        """Return a message if the classifier's weights are torn or were altered."""
         try:
             check_weights(folder / WEIGHTS["probe"])
         except UserError as error:
@@ -263,7 +264,7 @@ class ProbeSpec(RunSpec):
         return Built(network, cross_entropy())
 
     def training_data(self, dataset: Dataset, built: Built) -> Dataset:
-        """Return the data as the frozen student sees them."""
+        """Return the frozen student's embeddings of the data."""
         device = self.trainer.fabric().device
         with torch_threads(self.trainer.threads):
             return Embeddings(self.student.student.to(device), dataset, self.trainer.eval_batch_size, device)
@@ -276,13 +277,13 @@ def parse_target(
     study: str | None = None,
     plugins: Sequence[str] = (),
 ) -> Target:
-    """Check what `configs/transfer.yaml` describes.
+    """Check the options of `configs/transfer.yaml`.
 
     Args:
         data: The new data set: its name and options.
-        probe: How the classifier is trained.
+        probe: Options of the classifier's training.
         results: The results folder to write in.
-        study: The study of the records; None for "<the student's own>_transfer".
+        study: The study of the records; None for "<the student's study>_transfer".
         plugins: Modules to import that register the data set.
 
     Raises:
@@ -297,10 +298,10 @@ def parse_target(
 
 
 def find_students(folder: str | Path) -> list[Path]:
-    """Return the folders of all finished students at or below a folder, sorted; probes are none.
+    """Return the folders of all finished students (not probes) at or below a folder, sorted.
 
     Raises:
-        UserError: There is no such folder, or no finished student.
+        UserError: There is no such folder, or it has no finished student.
     """
     root = Path(folder)
     check(root.is_dir(), f"there is no run or results folder {root}")
@@ -312,14 +313,14 @@ def find_students(folder: str | Path) -> list[Path]:
 
 
 def _visible_folders(root: Path) -> Iterator[Path]:
-    """Yield a folder and those below it; hidden ones are used by what is at work and may vanish meanwhile."""
+    """Yield a folder and those below it, except hidden ones, which belong to running processes and may vanish."""
     for place, below, _ in os.walk(root):
         below[:] = [name for name in below if not name.startswith(".")]
         yield Path(place)
 
 
 def _is_done(folder: Path) -> bool:
-    """Return whether it holds a finished student."""
+    """Return whether a folder holds a finished student."""
     if not (folder / WEIGHTS["student"]).is_file() or not (folder / RECORD).is_file():
         return False
     record = records.read(folder / RECORD)

@@ -1,4 +1,4 @@
-"""A run on several devices: one process for each, all of them of one resolved config."""
+"""Processes of a run on several devices: one each, all with the same resolved config."""
 
 from __future__ import annotations
 
@@ -41,26 +41,26 @@ sys.path = [*filter(None, sys.path), ""]
 import runpy
 runpy.run_module({!r}, run_name="__main__", alter_sys=True)
 """
-"""Runs a module as `python -m` does, but looks for modules in the current folder last, so that a file named like one of
-Python's own hides nothing."""
+"""Runs a module like `python -m`, but searches the current folder last, so that files there do not hide Python's own
+modules."""
 LAUNCHED = "--launched"
-"""Tells a worker that `start` began it."""
+"""Marks a worker that `start` started."""
 PATIENCE_S = 20.0
-"""How long the other processes may take to leave once one of them has died."""
+"""Seconds that the other processes have to exit once one of them has died."""
 _KILL_AFTER_S = 10.0
-"""How long a process may take to leave once it was told to."""
+"""Seconds that a process has to exit once it was told to."""
 _POLL_S = 0.2
 _OURS = "graphkd: "
 _SIGNAL_OF = {130: signal.SIGINT, -signal.SIGINT: signal.SIGINT, 143: signal.SIGTERM, -signal.SIGTERM: signal.SIGTERM}
 
 
 def joined() -> bool:
-    """Whether this process has met the others of its group."""
+    """Return whether this process has joined the others of its group."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def join(trainer: Trainer, node: str) -> None:
-    """Meet the other processes, where this is one of several that were started together.
+    """Join the process group, if this is one of several processes that were started together.
 
     Raises:
         UserError: As in `check_world_size`.
@@ -74,7 +74,7 @@ def check_world_size(trainer: Trainer, node: str) -> None:
     """Check that as many processes were started together as the trainer has devices.
 
     Raises:
-        UserError: They are more or fewer; it names the config's node of the trainer.
+        UserError: There are more or fewer; the message names the trainer's node of the config.
     """
     count = world_size()
     check(
@@ -84,10 +84,10 @@ def check_world_size(trainer: Trainer, node: str) -> None:
 
 
 def needed(trainer: Trainer, worker: str | None) -> bool:
-    """Return whether processes for the trainer's devices are still to be started.
+    """Return whether processes for the trainer's devices must still be started.
 
     Raises:
-        UserError: They are on several machines, or it is not known what they are to run.
+        UserError: The devices are on several machines, or `worker` is None.
     """
     several = trainer.processes > 1 and not in_group()
     start = "which torchrun or srun must start" + (f": -m {worker} CONFIG" if worker else "")
@@ -97,23 +97,23 @@ def needed(trainer: Trainer, worker: str | None) -> bool:
 
 
 def wait() -> None:
-    """Waits for the other processes of the group."""
+    """Wait for the other processes of the group."""
     if joined():
         dist.barrier()
 
 
 def leave() -> None:
-    """Takes leave of the other processes once all is done; who goes without it may cut their exchanges off."""
+    """Leave the process group when all work is done; exiting without it may break the others' communication."""
     if joined():
         dist.barrier()
         dist.destroy_process_group()
 
 
 def broadcast_object(look: Callable[[], T]) -> T:
-    """What the leading process sees; the others learn it from there, and so they do of a mistake that it finds.
+    """Call `look` in the main process and return its result, or raise its error, in every process.
 
     Raises:
-        UserError: `look` raised it.
+        UserError: Raised by `look`.
     """
     if not joined():
         return look()
@@ -132,17 +132,17 @@ def broadcast_object(look: Callable[[], T]) -> T:
 def start(worker: str, config: Path, count: int, options: Sequence[str] = ()) -> None:
     """Run a config in several processes on this machine and wait for them.
 
-    Ctrl-C and SIGTERM are passed on to them once; they leave with a checkpoint. A second one ends them.
+    Ctrl-C and SIGTERM are passed on once; the processes then write a checkpoint and exit. A second one kills them.
 
     Args:
-        worker: The module that each of them runs, as `python -m` does.
-        config: A resolved config (`graphkd.run.folder.write_config`), in a folder that takes what they write to stderr.
-        count: How many processes.
-        options: Further words for each of them.
+        worker: The module that each of them runs, as in `python -m`.
+        config: A resolved config (`graphkd.run.folder.write_config`), in a folder that receives their stderr.
+        count: Number of processes.
+        options: Further arguments of each.
 
     Raises:
         UserError: They refused the config.
-        RuntimeError: One of them died; the others are ended then, and the last checkpoint is kept.
+        RuntimeError: One of them died; the others are ended, and the last checkpoint is kept.
         KeyboardInterrupt: They were interrupted.
     """
     port = _free_port()
@@ -166,13 +166,13 @@ def start(worker: str, config: Path, count: int, options: Sequence[str] = ()) ->
 def share_work(worker: str, words: Sequence[str], count: int, folder: Path) -> list[int]:
     """Run a module in several processes that share its work, and wait for all of them.
 
-    Ctrl-C and SIGTERM are passed on as in `start`. A process that dies ends no other.
+    Ctrl-C and SIGTERM are passed on as in `start`. A process that dies does not end the others.
 
     Args:
         worker: The module, as in `python -m`.
         words: Its arguments.
-        count: How many processes.
-        folder: Takes what they write to stderr.
+        count: Number of processes.
+        folder: Receives their stderr.
 
     Returns:
         Their exit codes.
@@ -194,7 +194,7 @@ def share_work(worker: str, words: Sequence[str], count: int, folder: Path) -> l
 
 
 def follow_parent() -> None:
-    """Has this process terminated, with a checkpoint, when the one that began it is gone, however that ended.
+    """Terminate this process, with a checkpoint, once the process that started it is gone.
 
     `start` holds the other end of this process's standard input and never writes to it.
     """
@@ -203,13 +203,13 @@ def follow_parent() -> None:
         os.read(0, 1)
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(_KILL_AFTER_S)
-        os._exit(143)  # it waits for another one, in vain and where no signal is heard
+        os._exit(143)  # it is stuck waiting for another process and handles no signal
 
     threading.Thread(target=follow, daemon=True).start()
 
 
 def _ranks(number: int, count: int, port: int) -> dict[str, str]:
-    """Return the environment by which a process knows the others of its run."""
+    """Return the environment from which a process knows the others of its run."""
     group = {
         "RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count,
         "GROUP_RANK": 0, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": port,
@@ -221,28 +221,28 @@ def _ranks(number: int, count: int, port: int) -> dict[str, str]:
 def _start(worker: str, words: Sequence[str], environment: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-c", _BEGIN.format(worker), *words]
     with log.open("wb") as errors:
-        # A session of its own: the terminal's Ctrl-C reaches it through us, so that it comes once.
+        # In its own session, so that the terminal's Ctrl-C reaches it only once, through us.
         return subprocess.Popen(
             command, env={**os.environ, **environment}, stdin=subprocess.PIPE, stderr=errors, start_new_session=True
         )
 
 
 def _raise_signal_of(codes: Sequence[int], interrupts: Interrupts) -> None:
-    """Deliver the signal that a process ended by, if one did."""
+    """Raise the signal that ended a process, if any."""
     for code in codes:
         if code in _SIGNAL_OF:
             interrupts.pending = _SIGNAL_OF[code]
             interrupts.deliver()
-            raise KeyboardInterrupt  # the handler has somebody else's thread
+            raise KeyboardInterrupt  # the handler belongs to another thread
 
 
 def _wait(
     workers: Sequence[subprocess.Popen[bytes]], interrupts: Interrupts, together: bool = True
 ) -> tuple[int, int] | None:
-    """Wait until all have left, or, if they work together, one has died and the others had time to notice.
+    """Wait until all have exited or, if they work together, one has died and the others had time to notice.
 
     Returns:
-        Rank and exit code of the first that failed; the others mostly fail because of it.
+        Rank and exit code of the first one that failed; the others usually fail because of it.
     """
     failure: tuple[int, int] | None = None
     deadline = float("inf")
@@ -264,13 +264,13 @@ def _wait(
 
 
 def _failure(codes: Sequence[int | None]) -> tuple[int, int] | None:
-    """Whom to blame: 1 is what those end with who lose one of their group."""
+    """Return rank and exit code of the process to blame; those that merely lost it exit with 1."""
     failed = [(code == 1, number, code) for number, code in enumerate(codes) if code]
     return min(failed)[1:] if failed else None
 
 
 def _blame(number: int, code: int, count: int, log: str) -> None:
-    """Raises what a process failed with, as the command's last line in its log says."""
+    """Raise the error of a process, taken from the last line of its log."""
     said = next((line[len(_OURS) :] for line in reversed(log.splitlines()) if line.startswith(_OURS)), "")
     if code == 2 and said:
         raise UserError(said)
@@ -286,7 +286,7 @@ def _end(workers: Sequence[subprocess.Popen[bytes]]) -> None:
             worker.terminate()
     deadline = time.monotonic() + _KILL_AFTER_S
     for worker in workers:
-        with worker:  # which closes its standard input
+        with worker:  # closes its standard input
             try:
                 worker.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:

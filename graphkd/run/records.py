@@ -1,4 +1,4 @@
-"""The record of a run: what it begins with, and what the run reached."""
+"""Make the record of a run: at its start, and with its metrics at its end."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from graphkd.run.spec import RunSpec
 
 
 def new_record(spec: RunSpec, group_size: int = 1) -> Record:
-    """Return the record that a run begins with.
+    """Return the record of a run that starts.
 
     Args:
         spec: The run.
-        group_size: How many runs train together, this one included.
+        group_size: Number of runs that train together, this one included.
     """
     config = spec.config
     return Record(
@@ -35,7 +35,7 @@ def new_record(spec: RunSpec, group_size: int = 1) -> Record:
 
 
 def finished_record(record: Record, history: History) -> Record:
-    """Return the record of a run that has been trained."""
+    """Return the record of a trained run."""
     return dataclasses.replace(
         record, status="done", duration_s=history.elapsed, seconds_per_step=history.seconds_per_step,
         peak_memory_mib=history.peak_memory_mib, metrics=_metrics(history),
@@ -44,7 +44,7 @@ def finished_record(record: Record, history: History) -> Record:
 
 
 def _metrics(history: History) -> Metrics:
-    """Return what a training reached, as a record holds it."""
+    """Return the metrics of a training."""
     last = history.epochs[-1]
     assert last.test is not None, "the last epoch is always evaluated"
     evaluated = [epoch for epoch in history.epochs if epoch.test is not None]
@@ -70,7 +70,7 @@ def _test_top1(epoch: EpochResult) -> float:
 
 
 def pair_name(config: Mapping[str, Any]) -> str:
-    """Teacher and student in one name, whether or not the objective uses the teacher."""
+    """Return the name of the pair, teacher and student, whether or not the objective uses the teacher."""
     return f"{_name(config['teacher'])}->{_name(config['student'])}"
 
 

@@ -1,4 +1,4 @@
-"""Why a finished run is used again, or is not."""
+"""Reasons for reusing a finished run or not."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from graphkd.run.folder import CONFIG, RECORD, read_config
 
 
 def changed_plugins(record: Record, now: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the modules from outside graphkd whose source is another than when a run was made.
+    """Return the modules outside graphkd whose source has changed since a run was made.
 
     Args:
-        record: The finished run's.
-        now: The source hashes of the modules as they are.
+        record: The finished run's record.
+        now: The current source hashes of the modules.
     """
     then = record.code.plugins
     return tuple(module for module, source in sorted(now.items()) if then.get(module, source) != source)
 
 
 def why_not_reused(folder: Path, identity: str, seed: int, identify: Callable[[Mapping[str, Any]], str]) -> str | None:
-    """Say why an earlier run is not used again although its config is the same, in one line; None without such a run.
+    """Return, in one line, why an earlier run with the same config is not reused; None without such a run.
 
     Args:
-        folder: Where the new run is kept: <...>/<identity>/seed-<seed>.
-        identity: The new run's.
-        seed: Likewise.
-        identify: The identity that a config has today.
+        folder: The new run's folder: <...>/<identity>/seed-<seed>.
+        identity: The new run's identity.
+        seed: The new run's seed.
+        identify: Returns the identity of a config.
     """
     for file in sorted(folder.parent.parent.glob(f"*/seed-{seed}/{RECORD}")):
         place = file.parent
@@ -38,7 +38,7 @@ def why_not_reused(folder: Path, identity: str, seed: int, identify: Callable[[M
             record = records.read(file)
             config = {**read_config(place / CONFIG), "run_dir": None}
             same = record.status == "done" and record.identity != identity and identify(config) == identity
-        except UserError:  # of an unfinished or older graphkd's run, or of files that are gone
+        except UserError:  # a run that is unfinished, of an older graphkd, or whose files are gone
             continue
         if same:
             return (

@@ -1,4 +1,4 @@
-"""What a run is: its network, data and training, and where it is kept."""
+"""Specification of a run: its network, data and training, identity and folder."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ class Built:
 
 @dataclass(frozen=True, kw_only=True)
 class RunSpec(ABC):
-    """A run, checked: nothing in it can be mistyped any more.
+    """Specification of a run, fully checked.
 
     Attributes:
         config: The resolved config that describes it.
         data: The data set.
-        trainer: How it is trained.
+        trainer: The options of its training.
         seed: The seed of every random stream.
-        checkpoint: Weights in a file: those that a student starts from, or a teacher's in place of training.
-        teacher: The teacher that it learns from, if any.
+        checkpoint: A file of weights: a student starts from them, a teacher uses them instead of training.
+        teacher: Its teacher, if any.
     """
 
     kind: ClassVar[Literal["student", "teacher", "probe"]]
     trainer_node: ClassVar[str] = "trainer"
-    """The node of the config that has the trainer's options, for messages."""
+    """Name of the config node with the trainer's options, for messages."""
     predicts: ClassVar[bool] = True
-    """Whether its folder keeps all that predicting by itself needs, and the figures of every epoch."""
+    """Whether its folder keeps everything needed to predict, and the results of every epoch."""
 
     config: dict[str, Any]
     data: Part
@@ -62,7 +62,7 @@ class RunSpec(ABC):
     @property
     @abstractmethod
     def variant(self) -> str:
-        """The run's name within its study."""
+        """Name of the run within its study."""
 
     @property
     @abstractmethod
@@ -72,7 +72,7 @@ class RunSpec(ABC):
     @property
     @abstractmethod
     def folder(self) -> Path:
-        """Where the run is kept."""
+        """Folder of the run."""
 
     @property
     @abstractmethod
@@ -85,23 +85,23 @@ class RunSpec(ABC):
 
         Args:
             dataset: The data.
-            teacher: The teacher's network, where it is built already.
+            teacher: The teacher's network, if already built.
 
         Raises:
-            UserError: They do not fit together, or an option does not fit the data.
+            UserError: Parts do not fit together, or an option does not fit the data.
         """
 
     @property
     def document(self) -> Mapping[str, Any]:
-        """The config that the run's folder keeps."""
+        """Config that the run's folder keeps."""
         return self.config
 
     def notes(self, dataset: Dataset, built: Built) -> Sequence[str]:
-        """Return what the user should know before it is trained, a line each."""
+        """Return notes for the user before the training, a line each."""
         return ()
 
     def problem(self, folder: Path) -> str | None:
-        """Say why the finished run in a folder cannot be used again, if so."""
+        """Return why the finished run in a folder cannot be reused, or None."""
         return None
 
     def training_data(self, dataset: Dataset, built: Built) -> Dataset:
@@ -111,11 +111,11 @@ class RunSpec(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherSpec(RunSpec):
-    """A teacher, trained by cross-entropy or read from a file.
+    """Specification of a teacher, trained by cross-entropy or read from a file.
 
     Attributes:
         model: Its network.
-        input: The images that it takes, where they are not the student's.
+        input: Its images, if they differ from the student's.
     """
 
     kind = "teacher"
@@ -126,12 +126,12 @@ class TeacherSpec(RunSpec):
 
     @property
     def variant(self) -> str:
-        """The network's name."""
+        """Name of the network."""
         return self.model.name
 
     @functools.cached_property
     def identity(self) -> str:
-        """Hash of the network and of how it is trained, or of the file's content in place of that."""
+        """Hash of the network and its training, or of the content of its file of weights."""
         own = {} if self.input is None else {"input": vars(self.input)}
         if self.checkpoint is not None:
             return identity({"teacher": self.model.identity, "checkpoint": content_hash(self.checkpoint), **own})
@@ -140,7 +140,7 @@ class TeacherSpec(RunSpec):
 
     @property
     def folder(self) -> Path:
-        """Where it is kept, whatever study it is trained for."""
+        """Folder of the teacher, the same for every study."""
         teachers = Path(self.config["results"]) / "teachers"
         return teachers / self.model.name / short(self.identity) / f"seed-{self.seed}"
 
@@ -168,7 +168,7 @@ class TeacherSpec(RunSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class StudentSpec(RunSpec):
-    """A student, distilled from a teacher or trained from labels alone.
+    """Specification of a student, distilled from a teacher or trained on labels alone.
 
     Attributes:
         model: Its network.
@@ -182,7 +182,7 @@ class StudentSpec(RunSpec):
 
     @property
     def unused_nodes(self) -> list[str]:
-        """Which of the top-level nodes for graphs and contrast (`builder`, `negatives`, ...) no term takes."""
+        """The top-level nodes for graphs and contrast (`builder`, `negatives`, ...) that no term uses."""
         read = frozenset[str]().union(*(term.reads for term in self.terms.values()))
         return [node for node in (*GRAPH_KEYS, *Objective.SHARED) if node not in read]
 
@@ -191,7 +191,7 @@ class StudentSpec(RunSpec):
         """See `RunSpec`."""
         teacher = None
         if self.teacher is not None:
-            seed = self.teacher.seed if self.teacher.checkpoint is None else 0  # which does nothing to a file's weights
+            seed = self.teacher.seed if self.teacher.checkpoint is None else 0  # which does not change a file's weights
             teacher = {"is": self.teacher.identity, "seed": seed}
         start = {} if self.checkpoint is None else {"checkpoint": content_hash(self.checkpoint)}
         return identity(
@@ -214,7 +214,7 @@ class StudentSpec(RunSpec):
 
     @property
     def variant(self) -> str:
-        """The variant's name: the config's, or one made of the objective's terms and its graph parts."""
+        """Name of the variant: the config's, or one made of the objective's terms and graph parts."""
         if self.config["variant"] is not None:
             return str(self.config["variant"])
         graph = next((term for term in self.terms.values() if term.graph_dim is not None), None)
@@ -252,11 +252,11 @@ class StudentSpec(RunSpec):
         return (*dataset.notes, *built.objective.notes(self._setting(dataset)))
 
     def _setting(self, dataset: Dataset) -> Setting:
-        """Return what the training will show the objective."""
+        """Return the setting of the training, for the objective."""
         trainer = self.trainer
         return Setting(dataset.train_labels, dataset.num_classes, trainer.batch_size, trainer.processes)
 
 
 def cross_entropy() -> WeightedSum:
-    """Return the objective of what learns from labels alone."""
+    """Return the objective for training on labels alone."""
     return WeightedSum({"ce": (OBJECTIVES.build("ce"), 1.0)})

@@ -457,7 +457,7 @@ def test_no_suite_is_called_all(command: Command, suite: list[str]) -> None:
     mini.rename(mini.with_name("all.yaml"))
     code, _, err = command("ablation", "all", *suite[1:], "--dry-run")
     assert code == 2
-    assert "ablation/all.yaml: 'all' means every suite, so none can be called that" in err
+    assert "ablation/all.yaml: 'all' means every suite, so no suite can have that name" in err
 
 
 @pytest.mark.slow

@@ -255,7 +255,7 @@ def test_a_torn_checkpoint_falls_back_to_the_one_before(result: Callable[..., An
     states, _, _ = result("shared", callback, Checkpoints(tmp_path, "9999 steps"))
     assert equal(states, whole[0])
     assert len(callback.notes) == 2
-    assert callback.notes[0].endswith("beginning again")
+    assert callback.notes[0].endswith("starting over")
 
 
 def test_dropout_belongs_to_the_seed_and_to_the_checkpoint(

@@ -142,7 +142,7 @@ def test_what_does_not_fit_its_network_is_told(finished: RunResult) -> None:
     note = check_fits(loaded, images(("cat", "hound", "owl")), "R")
     assert note == (
         "the classes have other names: class 1 is 'dog' to the network in R, but 'hound' in the data;"
-        " they are taken in their order"
+        " they are matched by position"
     )
     for data, message in (
         (images(NAMES, channels=1), "the network in R takes images of 3 channels, but the data has 1"),
