@@ -58,7 +58,7 @@ def parse(config: Mapping[str, Any]) -> StudentSpec:
     _check_config(config)
     run_dir = config.get("run_dir")
     inside = run_dir is not None and Path.cwd().is_relative_to(real_folder(Path(run_dir)).resolve())
-    check(not inside, f"run_dir is {brief(run_dir)}, but must be a folder of its own, not one around the current one")
+    check(not inside, f"run_dir is {brief(run_dir)}, but must not be the current folder or a parent of it")
     _part(BUILDERS, config["builder"], "builder")
     _part(GNNS, config["gnn"], "gnn")
     _teacher_gnn(config["teacher_gnn"], "teacher_gnn")
