@@ -131,7 +131,7 @@ def job(config: Any) -> None:
 def _plan(left: Sequence[StudentSpec], done: int, ways: Ways) -> str:
     """Describe the work ahead, in one line."""
     there = f", {done} of them already finished" if done else ""
-    text = f"{len(left) + done} runs{there}"
+    text = f"{_count(len(left) + done, 'run')}{there}"
     if not left:
         return text
     cut = groups(left, range(len(left)), ways)

@@ -59,7 +59,7 @@ def test_prints_only_unless_told_to_write(
         (["--device", "gpu"], "invalid choice: 'gpu'"),
         (["--threads", "0"], "--threads is 0, but must be at least 1"),
         (["--threads", "two"], "invalid int value: 'two'"),
-        (["--out", __file__], "is no folder"),
+        (["--out", __file__], "is not a folder"),
     ],
 )
 def test_mistakes_end_with_one_line_and_code_2(

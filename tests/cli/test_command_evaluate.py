@@ -108,7 +108,7 @@ def test_an_option_of_data_changes_the_runs_own_data(command: Command, folder: P
         (["data=digits"], "has 2 classes, but the data has 10"),
         (["data.classes=[4,3]"], "the classes are in another order: class 0 is '3' to the network"),
         (["data.split_sed=1"], "did you mean 'split_seed'"),
-        (["trainer.lr=1"], "a run brings its own trainer"),
+        (["trainer.lr=1"], "a run has its own trainer"),
     ):
         answer = command("evaluate", str(place), *words)
         assert (answer.code, answer.out, answer.err.count("\n")) == (2, "", 1)

@@ -133,7 +133,7 @@ def test_wrong_words_about_layouts_are_the_users_mistakes(
         (["--table", "table1"], "table 'table1': there is no finished run of the study 'table1' (choices: adhoc)"),
         (["--study", "adhok"], "there is no run of the study 'adhok'; did you mean 'adhoc'? (choices: adhoc)"),
         (["--table", "a"], "table 'a' has no layout 'gird'; did you mean 'grid'? (choices: columns, grid)"),
-        (["--table", "mine", "--baseline", "ce"], "--baseline: the table 'mine' is a grid, which tests nothing;"),
+        (["--table", "mine", "--baseline", "ce"], "--baseline: the table 'mine' is a grid, which has no tests;"),
     ):
         code, _, err = command("report", *words, "--config-dir", own)
         assert (code, len(err.splitlines())) == (2, 1)

@@ -162,9 +162,9 @@ def test_an_interpolation_in_an_override_is_kept_as_written(folder: Path) -> Non
 
 WRONG: list[tuple[str, list[str]]] = [
     ("teacher", ["'teacher'", "key=value", "without spaces"]),
-    ("teacher:x=3", ["'teacher:x'", "no path"]),
-    ("data..root=x", ["'data..root'", "no path"]),
-    ("“seed=1”", ["'“seed'", "no path"]),
+    ("teacher:x=3", ["'teacher:x'", "not an option's path"]),
+    ("data..root=x", ["'data..root'", "not an option's path"]),
+    ("“seed=1”", ["'“seed'", "not an option's path"]),
     ("trainer.lr=\u22121", ["at '\u2212'", "trainer.lr is a number"]),
     ("seed=1,", ["'seed=1,'", "seed is an integer"]),
     ("seed==1", ["'seed==1'", "seed is an integer"]),

@@ -85,8 +85,8 @@ def test_what_is_left_out_is_said_and_the_tests_of_a_baseline_stay() -> None:
     out = shown(console)
     assert [cell in out for cell in row] == [True, True, True, False, False, True, True]
     assert out.splitlines()[-2:] == [
-        "columns that do not fit: top-5 (%); seconds per",
-        "step (--out DIR or a wider terminal shows them)",
+        "columns that do not fit: top-5 (%); seconds per step (--out",
+        "DIR or a wider terminal shows them)",
     ]
 
 

@@ -471,7 +471,7 @@ def test_an_unknown_name_is_told_with_the_nearest(tiny_config: Config, changes: 
         ({"trainer.epochs": 0}, "epochs is 0"),
         ({"results": ""}, "results is ''"),
         ({"run_dir": ""}, "run_dir is ''"),
-        ({"run_dir": "."}, "run_dir is '.', but must be a folder of its own"),
+        ({"run_dir": "."}, "run_dir is '.', but must not be the current folder"),
         ({"run_dir": "/"}, "run_dir is '/'"),
         ({"teacher.checkpoint": "nowhere.pth"}, "teacher.checkpoint: there is no file nowhere.pth"),
         ({"teacher.checkpoint": 5}, "teacher.checkpoint is 5"),
