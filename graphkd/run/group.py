@@ -21,9 +21,7 @@ def stream(spec: StudentSpec) -> Hashable:
     )  # fmt: skip
 
 
-def cut(
-    specs: Sequence[StudentSpec], workers: int = 1, largest: int | None = None, alone: bool = False
-) -> list[list[int]]:
+def cut(specs: Sequence[StudentSpec], workers: int = 1, largest: int | None = None) -> list[list[int]]:
     """Cut runs into groups that train together, such that the workers end together.
 
     A run on several devices stays alone. Runs without a teacher go with others of their stream.
@@ -32,13 +30,11 @@ def cut(
         specs: The runs.
         workers: How many groups train at once.
         largest: Runs of a group at most.
-        alone: Whether every run is a group of its own.
 
     Returns:
         The positions of each group's runs, costly groups first.
     """
-    most = 1 if alone else largest or len(specs)
-    groups = [part for group in _shared(specs) for part in _chunks(group, most)]
+    groups = [part for group in _shared(specs) for part in _chunks(group, largest or len(specs))]
     while (costliest := max(groups, key=lambda group: _cost(specs, group))) and len(costliest) > 1:
         others = [group for group in groups if group is not costliest]
         tried = [*others, *_chunks(costliest, -(-len(costliest) // 2))]
