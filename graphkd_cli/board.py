@@ -53,11 +53,13 @@ class Board:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._ended.set()
-        self._thread.join()
-        self._look()
-        if self._live is not None:
-            self._live.stop()
+        try:
+            self._ended.set()
+            self._thread.join()
+            self._look()
+        finally:
+            if self._live is not None:
+                self._live.stop()
 
     def _follow(self) -> None:
         while not self._ended.wait(_SECONDS_BETWEEN_LOOKS):
@@ -70,7 +72,7 @@ class Board:
     def _look(self) -> None:
         """Print new lines and outcomes."""
         for log in sorted(self._folder.glob("*.log")):
-            with log.open() as lines:
+            with log.open(encoding="utf-8") as lines:
                 lines.seek(self._read.get(log, 0))
                 for line in lines:
                     if line not in self._said:
@@ -95,7 +97,7 @@ class Board:
     def _overall(self) -> str:
         begun = sum(share for status in self._statuses() for share in status["shares"].values())
         spent, worked = time.monotonic() - self._began, self._trained + begun
-        left = None if worked == 0 else spent / worked * (len(self._waiting) - begun)
+        left = None if worked == 0 else spent / worked * max(0.0, len(self._waiting) - begun)
         done = f"{self._what} {self._total - len(self._waiting)} of {self._total} done"
         return f"{done}, {clock(left)} left"
 

@@ -1,14 +1,14 @@
 """Worker process of a suite: `python -m graphkd_cli.groups FOLDER` executes groups of runs until none is left.
 
 The folder has a file for each run (`3.yaml`) and each group (`group-00000.json`). Processes take groups one by one.
-They write the outcome of each run (`3.answer`), their progress (`PID.status`) and messages for the user (`PID.log`).
+They write the outcome of each run (`3.answer`), their progress (`*.status`) and messages for the user (`*.log`).
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
+import socket
 import sys
 import time
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphkd.engine.callback import Callback, EpochResult
-from graphkd.errors import one_line
+from graphkd.errors import UserError, one_line
 from graphkd.files import write_atomically
 from graphkd_cli import worker
 from graphkd_cli.main import guarded
@@ -24,7 +24,7 @@ from graphkd_cli.progress import figures
 from graphkd_cli.show import result_line
 
 if TYPE_CHECKING:
-    from graphkd.run import RunResult
+    from graphkd.run import RunResult, RunSpec
 
 MODULE = "graphkd_cli.groups"
 BUSY = "another process is working on it"
@@ -43,9 +43,11 @@ def write_groups(groups: Sequence[Sequence[int]], folder: Path) -> None:
 def run_groups(folder: Path, wait: bool) -> None:
     """Take groups that no other process has taken and execute them, until none is left."""
     for file in sorted(folder.glob("group-*.json")):
-        with contextlib.suppress(FileExistsError):
+        try:
             file.with_suffix(".taken").touch(exist_ok=False)
-            run_group(folder, json.loads(file.read_text()), wait)
+        except FileExistsError:
+            continue
+        run_group(folder, json.loads(file.read_text()), wait)
 
 
 def run_group(folder: Path, group: Sequence[int], wait: bool) -> None:
@@ -58,18 +60,25 @@ def run_group(folder: Path, group: Sequence[int], wait: bool) -> None:
     """
     from graphkd.run import read_spec, run_together
 
-    specs = [read_spec(folder / f"{number}.yaml") for number in group]
     status = _Status(folder, len(group))
-    names = [f"{spec.variant} seed {spec.seed}" for spec in specs]
+    specs: dict[int, RunSpec] = {}
+    for number in group:
+        try:
+            specs[number] = read_spec(folder / f"{number}.yaml")
+        except UserError as error:
+            status.end(number, f"run {number}", error)
+    numbers = list(specs)
+    names = {number: f"{spec.variant} seed {spec.seed}" for number, spec in specs.items()}
 
     def ended(at: int, outcome: RunResult | Exception) -> None:
-        status.end(group[at], names[at], outcome)
+        status.end(numbers[at], names[numbers[at]], outcome)
 
     try:
-        callbacks = [_RunCallback(status, number, name) for number, name in zip(group, names, strict=True)]
-        run_together(specs, callbacks, worker=worker.MODULE, wait=wait, ended=ended)
+        if specs:
+            callbacks = [_RunCallback(status, number) for number in numbers]
+            run_together(list(specs.values()), callbacks, worker=worker.MODULE, wait=wait, ended=ended)
     except Exception as error:  # in something that all of them share
-        for at, number in enumerate(group):
+        for at, number in enumerate(numbers):
             if read_answer(folder, number) is None:
                 ended(at, error)
     finally:
@@ -85,19 +94,30 @@ def read_answer(folder: Path, number: int) -> dict[str, Any] | None:
     return answer
 
 
+def write_answer(folder: Path, number: int, spec: RunSpec, error: str) -> None:
+    """Write that a run failed before its start, or with its process."""
+    _write_answer(folder, number, error, f"{spec.variant} seed {spec.seed}: failed: {error}", trained=False)
+
+
+def _write_answer(folder: Path, number: int, error: str | None, line: str, trained: bool) -> None:
+    answer = {"error": error, "line": line, "trained": trained}
+    write_atomically(folder / f"{number}.answer", json.dumps(answer), durable=False)
+
+
 class _Status:
     """Progress of this process, written to files for the display."""
 
     def __init__(self, folder: Path, size: int) -> None:
         self._folder, self._size = folder, size
-        self._path, self._log = folder / f"{os.getpid()}.status", folder / f"{os.getpid()}.log"
+        process = f"{socket.gethostname()}-{os.getpid()}"
+        self._path, self._log = folder / f"{process}.status", folder / f"{process}.log"
         self._shares: dict[int, float] = {}
         self._text = ""
         self._written = 0.0
 
     def say(self, line: str) -> None:
         """Write a message for the user, in one line."""
-        with self._log.open("a") as log:
+        with self._log.open("a", encoding="utf-8", errors="backslashreplace") as log:
             log.write(line.replace("\n", " ") + "\n")
 
     def update(self, number: int, share: float, text: str = "") -> None:
@@ -116,15 +136,13 @@ class _Status:
         from graphkd.run.folder import BusyError
 
         self._shares.pop(number, None)
-        answer: dict[str, Any] = {"error": None, "line": "", "trained": False}
         if isinstance(outcome, BusyError):
-            answer["error"] = BUSY
+            _write_answer(self._folder, number, BUSY, "", trained=False)
         elif isinstance(outcome, Exception):
-            answer["error"] = one_line(outcome)
-            answer["line"] = f"{name}: failed: {answer['error']}"
+            error = one_line(outcome)
+            _write_answer(self._folder, number, error, f"{name}: failed: {error}", trained=False)
         else:
-            answer["line"], answer["trained"] = result_line(outcome), not outcome.reused
-        write_atomically(self._folder / f"{number}.answer", json.dumps(answer), durable=False)
+            _write_answer(self._folder, number, None, result_line(outcome), trained=not outcome.reused)
 
     def close(self) -> None:
         """Remove the status: this process is idle."""
@@ -134,8 +152,8 @@ class _Status:
 class _RunCallback(Callback):
     """Passes the progress of one run to the status of its process."""
 
-    def __init__(self, status: _Status, number: int, name: str) -> None:
-        self._status, self._number, self._name = status, number, name
+    def __init__(self, status: _Status, number: int) -> None:
+        self._status, self._number = status, number
         self._training = ""
         self._epochs = self._steps = self._total = 0
         self._figures: list[str] = []

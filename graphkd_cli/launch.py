@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
-import json
 import os
+import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +17,22 @@ from typing import TYPE_CHECKING, Any
 from graphkd.ablation import quoted
 from graphkd.errors import check, one_line
 from graphkd_cli import compose
+from graphkd_cli.groups import (
+    BUSY,
+    LEAVE_BUSY,
+    MODULE,
+    read_answer,
+    run_group,
+    run_groups,
+    write_answer,
+    write_groups,
+)
 
 if TYPE_CHECKING:
     from graphkd.run import RunSpec, StudentSpec
 
+Cut = Callable[[Sequence[int]], list[list[int]]]
+"""Cuts run numbers into groups."""
 MOST_DEATHS = 3
 """How often processes may die in a row without a finished run in between."""
 HELP = """\
@@ -68,6 +81,8 @@ class Ways:
             key, _, value = word.partition("=")
             if key.endswith("n_jobs") and value.isdecimal():
                 return max(1, int(value))
+        if any(spec.trainer.check_machine() == "cuda" for spec in specs):
+            return 1  # a group shares it by streams
         return _cores() // max(spec.trainer.threads for spec in specs) or 1
 
 
@@ -97,20 +112,51 @@ def launch(specs: Sequence[StudentSpec], ways: Ways) -> dict[int, str]:
     from graphkd.run.folder import is_done, launch_folder
 
     kept = (spec for spec in specs if not spec.config["force"])
-    folders = {spec.folder for spec in kept if is_done(spec.folder, spec.identity, spec.seed)}
+    finished = {spec.folder for spec in kept if is_done(spec.folder, spec.identity, spec.seed)}
     first = {spec.folder: at for at, spec in reversed(list(enumerate(specs)))}
-    # A run that occurs twice is finished when its second turn comes.
-    done = [at for at, spec in enumerate(specs) if spec.folder in folders or first[spec.folder] != at]
+    left = [at for folder, at in sorted(first.items(), key=lambda item: item[1]) if folder not in finished]
     teachers: dict[Path, RunSpec] = {}
-    for at, spec in enumerate(specs):
-        if at not in done and spec.teacher is not None and spec.teacher.checkpoint is None:
+    for spec in (specs[at] for at in left):
+        if spec.teacher is not None and spec.teacher.checkpoint is None:
             config = {**spec.teacher.config, "force": spec.config["force"]}
             teachers[spec.teacher.folder] = dataclasses.replace(spec.teacher, config=config)
-    print(_plan([spec for at, spec in enumerate(specs) if at not in done], len(done), ways))
     with launch_folder(Path(specs[0].config["results"])) as folder:
+        print(_plan([specs[at] for at in left], len(specs), sum(spec.folder in finished for spec in specs), ways))
         taught = {len(specs) + at: spec for at, spec in enumerate(teachers.values())}
-        _do(taught, [], folder, ways, lambda numbers: [[number] for number in numbers], "teacher")
-        return _do(dict(enumerate(specs)), done, folder, ways, lambda numbers: groups(specs, numbers, ways), "run")
+        with _board(folder, taught, "teacher"):
+            failed = _do(taught, list(taught), folder, ways, _one_by_one)
+        errors = {taught[number].folder: error for number, error in failed.items()}
+        with _board(folder, specs, "run"):
+            for at in left:
+                teacher = specs[at].teacher
+                if teacher is not None and teacher.folder in errors:
+                    write_answer(folder, at, specs[at], f"its teacher failed: {errors[teacher.folder]}")
+            taught_well = [at for at in left if read_answer(folder, at) is None]
+            _do(dict(enumerate(specs)), taught_well, folder, ways, lambda numbers: groups(specs, numbers, ways))
+            for at, spec in enumerate(specs):
+                if spec.folder in finished:
+                    run_group(folder, [at], wait=True)  # finds it finished
+                elif first[spec.folder] != at:  # a duplicate
+                    shutil.copy(folder / f"{first[spec.folder]}.answer", folder / f"{at}.answer")
+        return _errors(folder, range(len(specs)))
+
+
+@contextlib.contextmanager
+def _board(folder: Path, specs: Mapping[int, RunSpec] | Sequence[RunSpec], what: str) -> Iterator[None]:
+    """Give runs to the processes, and show their progress."""
+    from graphkd.run import write_spec
+    from graphkd_cli.board import Board
+    from graphkd_cli.show import console
+
+    by_number = specs if isinstance(specs, Mapping) else dict(enumerate(specs))
+    for number, spec in by_number.items():
+        write_spec(spec, folder / f"{number}.yaml")
+    with Board(console(), folder, list(by_number), what):
+        yield
+
+
+def _one_by_one(numbers: Sequence[int]) -> list[list[int]]:
+    return [[number] for number in numbers]
 
 
 def groups(specs: Sequence[StudentSpec], numbers: Sequence[int], ways: Ways) -> list[list[int]]:
@@ -123,68 +169,47 @@ def groups(specs: Sequence[StudentSpec], numbers: Sequence[int], ways: Ways) -> 
 
 def job(config: Any) -> None:
     """Execute one group, for a Hydra launcher."""
-    from graphkd_cli.groups import run_group
-
     run_group(Path(config.folder), list(config.group), config.wait)
 
 
-def _plan(left: Sequence[StudentSpec], done: int, ways: Ways) -> str:
+def _plan(left: Sequence[StudentSpec], total: int, finished: int, ways: Ways) -> str:
     """Describe the work ahead, in one line."""
-    there = f", {done} of them already finished" if done else ""
-    text = f"{_count(len(left) + done, 'run')}{there}"
+    text = _count(total, "run") + (f", {finished} of them already finished" if finished else "")
     if not left:
         return text
     cut = groups(left, range(len(left)), ways)
     sizes = sorted({len(group) for group in cut})
-    size = (
-        ""
-        if sizes == [1]
-        else f" of {' to '.join(sorted({str(sizes[0]), str(sizes[-1])}, key=int))} that train together"
-    )
+    size = "" if sizes == [1] else f" of {' to '.join(dict.fromkeys(map(str, sizes[:: max(1, len(sizes) - 1)])))}"
+    together = size and f"{size} that train together"
     threads = max(spec.trainer.threads for spec in left)
     workers = min(ways.workers(left), len(cut))
     how = f"by {ways.launcher[0]}" if ways.launcher else f"in {_count(workers, 'process', 'es')}"
-    return f"{text}: {_count(len(cut), 'group')}{size}, {how} of {_count(threads, 'thread')}"
+    return f"{text}: {_count(len(cut), 'group')}{together}, {how} of {_count(threads, 'thread')}"
 
 
 def _count(number: int, what: str, plural: str = "s") -> str:
     return f"{number} {what}{plural if number > 1 else ''}"
 
 
-def _do(
-    specs: dict[int, RunSpec], done: Sequence[int], folder: Path, ways: Ways,
-    cut: Callable[[Sequence[int]], list[list[int]]], what: str,
-) -> dict[int, str]:  # fmt: skip
+def _do(specs: Mapping[int, RunSpec], numbers: Sequence[int], folder: Path, ways: Ways, cut: Cut) -> dict[int, str]:
     """Execute runs, those that another suite is working on last; return the errors by run number."""
-    from graphkd.run import write_spec
-    from graphkd_cli.board import Board
-    from graphkd_cli.groups import BUSY, read_answer, run_group
-    from graphkd_cli.show import console
+    _rounds(specs, numbers, folder, ways, cut, wait=False)
+    busy = [number for number in numbers if (read_answer(folder, number) or {}).get("error") == BUSY]
+    for number in busy:
+        (folder / f"{number}.answer").unlink()
+    _rounds(specs, busy, folder, ways, _one_by_one, wait=True)
+    return _errors(folder, numbers)
 
-    if not specs:
-        return {}
-    for number, spec in specs.items():
-        write_spec(spec, folder / f"{number}.yaml")
-    with Board(console(), folder, list(specs), what):
-        _rounds([number for number in specs if number not in done], specs, folder, ways, cut, wait=False)
-        for number in done:
-            run_group(folder, [number], wait=True)  # finds it finished
-        answers = {number: read_answer(folder, number) or {} for number in specs}
-        busy = [number for number, answer in answers.items() if answer.get("error") == BUSY]
-        for number in busy:
-            (folder / f"{number}.answer").unlink()
-        _rounds(busy, specs, folder, ways, lambda numbers: [[number] for number in numbers], wait=True)
-    answers = {number: read_answer(folder, number) or {} for number in specs}
-    return {number: answer["error"] for number, answer in answers.items() if answer.get("error") is not None}
+
+def _errors(folder: Path, numbers: Iterable[int]) -> dict[int, str]:
+    answers = {number: read_answer(folder, number) for number in numbers}
+    return {number: answer["error"] for number, answer in answers.items() if answer and answer["error"] is not None}
 
 
 def _rounds(
-    numbers: Sequence[int], specs: dict[int, RunSpec], folder: Path, ways: Ways,
-    cut: Callable[[Sequence[int]], list[list[int]]], wait: bool,
-) -> None:  # fmt: skip
-    """Execute runs; start those of a dead process again, so that they resume."""
-    from graphkd_cli.groups import read_answer, write_groups
-
+    specs: Mapping[int, RunSpec], numbers: Sequence[int], folder: Path, ways: Ways, cut: Cut, wait: bool
+) -> None:
+    """Execute runs; start those of a dead process again one by one, so that they resume."""
     left, deaths = list(numbers), 0
     while left:
         together = cut(left)
@@ -192,23 +217,19 @@ def _rounds(
         workers = min(ways.workers([specs[number] for number in left]), len(together))
         reason = _spread(together, folder, ways, workers, wait)
         missing = [number for number in left if read_answer(folder, number) is None]
-        deaths = deaths + 1 if len(missing) == len(left) else 1
+        deaths, cut = (deaths + 1 if len(missing) == len(left) else 1), _one_by_one
         left = missing
         if left and deaths == MOST_DEATHS:
             for number in left:
-                error = f"its process died: {reason}"
-                line = f"{specs[number].variant} seed {specs[number].seed}: failed: {error}"
-                answer = {"error": error, "line": line, "trained": False}
-                (folder / f"{number}.answer").write_text(json.dumps(answer))
+                write_answer(folder, number, specs[number], f"its process died: {reason}")
             return
         if left:
-            print(f"a process died ({reason}); continuing with {len(left)} runs", file=sys.stderr)
+            print(f"a process died ({reason}); continuing with {_count(len(left), 'run')}", file=sys.stderr)
 
 
 def _spread(together: Sequence[Sequence[int]], folder: Path, ways: Ways, workers: int, wait: bool) -> str:
     """Execute groups in this process, in several or by a Hydra launcher; return how a process died, if one did."""
     from graphkd.run import processes
-    from graphkd_cli import groups as module
 
     if ways.launcher:
         words = [*ways.launcher, f"folder={quoted(str(folder))}", f"wait={str(wait).lower()}"]
@@ -218,19 +239,17 @@ def _spread(together: Sequence[Sequence[int]], folder: Path, ways: Ways, workers
             return one_line(error)
         return ""
     if workers == 1:
-        module.run_groups(folder, wait)
+        run_groups(folder, wait)
         return ""
-    words = [str(folder), *([] if wait else [module.LEAVE_BUSY])]
-    codes = processes.share_work(module.MODULE, words, workers, folder)
+    words = [str(folder), *([] if wait else [LEAVE_BUSY])]
+    codes = processes.share_work(MODULE, words, workers, folder)
     for file in sorted(folder.glob("process-*.err")):
         sys.stderr.write(file.read_text(errors="replace"))
+        file.unlink()
+    for file in folder.glob("*.status"):  # of dead processes
+        file.unlink()
     return ", ".join(sorted({f"exit code {code}" for code in codes if code}))
 
 
 def _cores() -> int:
-    """Return the number of cores to use; 1 on a GPU, which a group shares by streams."""
-    import torch
-
-    if torch.cuda.is_available():
-        return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

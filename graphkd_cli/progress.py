@@ -29,6 +29,8 @@ LEAST_BAR = 3
 class ProgressCallback(Callback):
     """Shows a bar with time left, accuracy and losses by term; without a terminal, a line now and then."""
 
+    quiet = False
+
     def __init__(self, console: Console, runs: Runs | None = None) -> None:
         """Create a callback.
 

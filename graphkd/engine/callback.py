@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from graphkd.engine.evaluate import Evaluation
+if TYPE_CHECKING:
+    from graphkd.engine.evaluate import Evaluation  # loads torch
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,13 @@ class History:
 
 
 class Callback:
-    """Base class for training callbacks; every hook does nothing by default."""
+    """Base class for training callbacks; every hook does nothing by default.
+
+    Attributes:
+        quiet: Whether it shows nothing; the processes of a run on several devices then show nothing either.
+    """
+
+    quiet = True
 
     def note(self, message: str) -> None:
         """Handle a message for the user, in one line."""

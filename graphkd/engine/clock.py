@@ -61,7 +61,7 @@ class Clock:
     def read(self) -> dict[str, float]:
         """Return the seconds by section so far; wait for the device."""
         if self._open:
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(self._device)
             self._close()
         return dict(self.seconds)
 

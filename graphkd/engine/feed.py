@@ -92,6 +92,8 @@ class Feed:
             teacher.eval().requires_grad_(False).to(self.device).to(memory_format=self.layout)
             self._teach = torch.compile(teacher) if options.compile else teacher
         self._place: tuple[bool, str, int, int] | None = None
+        self._batch: Batch
+        self._cost: tuple[Span, float]
         self._batches: Iterator[Batch] = iter(())
         self._outputs: dict[tuple[Objective | None, bool], tuple[Tensor, NetworkOutput | None, Span, float]] = {}
 
@@ -113,9 +115,9 @@ class Feed:
 
     def _advance(self, request: Request, sharing: int) -> None:
         """Load the batch of a request, by a new pass over the data if it is not the next one."""
+        before, self._place = self._place, None  # a failure half-way starts anew
         with Span(self.device) as span:
-            following = self._place is not None and request.place == (*self._place[:-1], self._place[-1] + 1)
-            if not following:
+            if before is None or request.place != (*before[:-1], before[-1] + 1):
                 self._batches = self._pass(request)
             self._batch = next(self._batches)
         self._place, self._cost = request.place, (span, 1 / sharing)

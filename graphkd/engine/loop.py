@@ -135,6 +135,7 @@ class TrainingLoop:
         Returns:
             The results of all epochs.
         """
+        self.since = time.monotonic()
         state = self._resumed()
         memory.reset_peak(self.device)
         for number in range(self.position.phase, len(self.stages) + 1):

@@ -35,8 +35,8 @@ def peak_mib(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
-def available_bytes() -> int:
-    """Return the memory that new work may take, on the device where torch sees a CUDA device, else of the machine."""
-    if torch.cuda.is_available():
+def available_bytes(device: str) -> int:
+    """Return the memory that new work may take: of the GPU for "cuda", else of the machine."""
+    if device == "cuda":
         return int(torch.cuda.mem_get_info()[0])
     return int(psutil.virtual_memory().available)

@@ -23,6 +23,7 @@ from graphkd.engine.feed import Feed
 from graphkd.engine.guard import not_finite
 from graphkd.engine.loop import TrainingLoop
 from graphkd.engine.resume import Checkpoints
+from graphkd.engine.threads import torch_threads
 from graphkd.engine.together import train_together
 from graphkd.errors import UserError, check
 from graphkd.files import folder_if_used, real_folder
@@ -37,7 +38,9 @@ from graphkd.run.folder import (
     METRICS,
     RECORD,
     WEIGHTS,
+    BusyError,
     MetricsLogger,
+    busy,
     check_own,
     finished,
     is_done,
@@ -50,7 +53,7 @@ from graphkd.run.folder import (
 from graphkd.run.parse import PARSERS, absolute_paths, write_spec
 from graphkd.run.records import finished_record, new_record
 from graphkd.run.reuse import changed_plugins, why_not_reused
-from graphkd.run.spec import RunSpec, StudentSpec
+from graphkd.run.spec import Built, RunSpec, StudentSpec, TeacherSpec
 
 MEMORY_SHARE = 0.25
 """Share of the free memory that the runs of a group may use; other workers start at the same time."""
@@ -84,6 +87,7 @@ def run(
 
     Raises:
         UserError: The folder holds something else, or parts of the run do not fit together.
+        NotFiniteError: A loss, weights or outputs became NaN or infinite.
     """
     (outcome,) = run_together([spec], [callback or Callback()], dataset=dataset, worker=worker)
     if isinstance(outcome, Exception):
@@ -110,6 +114,10 @@ def run_together(
 
     Returns:
         The result of each run, or its error (`BusyError` if another process has it and `wait` is false).
+
+    Raises:
+        UserError: The data are not available, or two runs share a folder.
+        KeyboardInterrupt: The runs were interrupted; each has written a checkpoint.
     """
     trainer = specs[0].trainer
     processes.join(trainer, specs[0].trainer_node)
@@ -117,19 +125,23 @@ def run_together(
         _Execution(spec, callback, partial(ended, at))
         for at, (spec, callback) in enumerate(zip(specs, callbacks, strict=True))
     ]
-    for each in runs:
-        each.attempt(each.look)
-    left = _left(runs)
     try:
+        for each in runs:
+            each.attempt(each.look)
+        left = _left(runs)
+        check(len({each.folder for each in left}) == len(left), "two runs that train together share a folder")
         if left and processes.needed(trainer, worker):
-            (alone,) = left
-            alone.attempt(partial(alone.run_in_processes, str(worker)))
+            for each in left:
+                each.attempt(partial(each.run_in_processes, str(worker), wait))
         elif left:
             _train(left, dataset or specs[0].data.build(), worker, wait)
     finally:
         for each in runs:
             each.held.close()
-    return [each.outcome for each in runs if each.outcome is not None]
+    outcomes = [each.outcome for each in runs if each.outcome is not None]
+    if len(outcomes) < len(runs):
+        raise KeyboardInterrupt  # the handler of the signal did not raise
+    return outcomes
 
 
 class _Execution:
@@ -137,12 +149,21 @@ class _Execution:
 
     def __init__(self, spec: RunSpec, callback: Callback, ended: Callable[[RunResult | Exception], None]) -> None:
         self.spec, self.callback, self.ended = spec, callback, ended
-        self.folder = real_folder(spec.folder)
-        self.record: Record | None = None
+        self.folder = self.place = Path()
+        """The run's folder, and the folder that it is written in."""
         self.problem: str | None = None
+        self.built: Built | None = None
+        self.record: Record | None = None
+        """The record, as long as a failure must be written to it."""
+        self.loop: TrainingLoop | None = None
         self.outcome: RunResult | Exception | None = None
         self.held = ExitStack()
         """Holds the folder's lock while the run works in it."""
+
+    @property
+    def teacher(self) -> Network | None:
+        """The network of its teacher."""
+        return None if self.built is None else self.built.teacher
 
     def attempt(self, step: Callable[[], None]) -> None:
         """Take a step unless the run has ended; an error becomes the run's outcome."""
@@ -150,6 +171,8 @@ class _Execution:
             try:
                 step()
             except Exception as error:
+                if self.outcome is not None:
+                    raise
                 self.fail(error)
 
     def fail(self, error: Exception) -> None:
@@ -162,40 +185,46 @@ class _Execution:
         """Reuse the finished run if there is one; otherwise check that machine and folder are suitable."""
         no_training = self.spec.kind == "teacher" and self.spec.checkpoint is not None
         check(not no_training, "teacher.checkpoint is given, so there is no teacher to train")
+        self.folder = real_folder(self.spec.folder)
         if not self._reuse():
             processes.check_world_size(self.spec.trainer, self.spec.trainer_node)
             self.spec.trainer.check_machine()
 
-    def run_in_processes(self, worker: str) -> None:
+    def run_in_processes(self, worker: str, wait: bool) -> None:
         """Execute the run in one process per device; the main process shows the progress."""
         spec, teacher = self.spec, self.spec.teacher
+        if not wait and busy(self.folder):
+            raise BusyError(f"another process is working in {self.folder}")
         if teacher is not None and not teacher.checkpoint and teacher.trainer.processes != spec.trainer.processes:
             spec.build(spec.data.build())  # refuse what does not fit together before the start
             run(teacher, self.callback, worker=worker)
         with tempfile.TemporaryDirectory(prefix="graphkd-") as place:
             resolved = Path(place) / CONFIG
             write_spec(spec, resolved)
-            quiet = type(self.callback) is Callback
-            processes.start(worker, resolved, spec.trainer.devices, ["--quiet"] if quiet else [])
+            processes.start(worker, resolved, spec.trainer.devices, ["--quiet"] if self.callback.quiet else [])
         record = finished(self.folder, spec.identity, spec.seed)
         assert record is not None, "the processes succeeded"
         self._end(RunResult(record, self.folder, reused=False))
 
     def build(self, dataset: Dataset, teacher: Network | None) -> None:
         """Build everything before writing anything, so that parts that do not fit leave no trace."""
-        self.built = self.spec.build(dataset, teacher)
-        for note in [*self.spec.notes(dataset, self.built), *filter(None, [self.problem, self._why_not_reused()])]:
+        built = self.spec.build(dataset, teacher)
+        for note in [*self.spec.notes(dataset, built), *filter(None, [self.problem, self._why_not_reused()])]:
             self.callback.note(note)
         if isinstance(self.spec, StudentSpec) and self.spec.checkpoint is not None:
-            _fill(self.built.network, self.spec.checkpoint, self.callback)
+            _fill(built.network, self.spec.checkpoint, self.callback)
             self.callback.note(f"student: {self.spec.model.name} starts from {self.spec.checkpoint}")
+        self.built = built
+        self.held.enter_context(folder_if_used(self.folder.parent))  # fails here, before a teacher is trained
 
-    def bytes(self) -> int:
+    def memory(self) -> int:
         """Estimate the memory that the run holds between steps, in bytes: weights, gradients, optimizer, banks."""
-        network, objective = self.built.network, self.built.objective
-        trained = sum(tensor.nbytes for part in (network, objective) for tensor in part.parameters())
-        state = [*network.state_dict().values(), *objective.state_dict().values()]
-        return 4 * trained + sum(tensor.nbytes for tensor in state if isinstance(tensor, Tensor))
+        if self.built is None:
+            return 0
+        parts = (self.built.network, self.built.objective)
+        trained = sum(tensor.nbytes for part in parts for tensor in part.parameters())
+        state = [value for part in parts for value in part.state_dict().values() if isinstance(value, Tensor)]
+        return 4 * trained + sum(tensor.nbytes for tensor in state)
 
     def open(self, group_size: int, teacher: Teacher | None, dataset: Dataset, wait: bool) -> None:
         """Lock the folder and write the first record, unless another process has finished the run by now."""
@@ -214,32 +243,37 @@ class _Execution:
     def start(self, dataset: Dataset) -> None:
         """Set up the training."""
         spec, built = self.spec, self.built
+        assert built is not None
         fabric = spec.trainer.fabric()
         fabric.launch()
-        self.checkpoints = Checkpoints(self.place, spec.trainer.checkpoint_every)
         callback = self.callback if processes.is_main_process() else Callback()
         if spec.predicts and processes.is_main_process():
             callback = MetricsLogger(self.place / METRICS, callback)
         self.loop = TrainingLoop(
             spec.trainer, fabric, built.network, built.objective, spec.training_data(dataset, built),
             teacher=built.teacher, seed=spec.seed, callback=callback,
-            name=f"{spec.kind} {spec.variant} seed {spec.seed}", checkpoints=self.checkpoints,
+            name=f"{spec.kind} {spec.variant} seed {spec.seed}",
+            checkpoints=Checkpoints(self.place, spec.trainer.checkpoint_every),
         )  # fmt: skip
 
     def finish(self, history: History) -> None:
         """Write weights and record; the folder replaces an earlier one of the same run."""
         assert self.record is not None
+        assert self.built is not None
         done = finished_record(self.record, history)
         if processes.is_main_process():
             save_weights(self.built.network, self.place / WEIGHTS[self.spec.kind])
             records.write(done, self.place / RECORD)
-            self.checkpoints.remove()
+            self.record = None  # the run is done, whatever else fails
+            Checkpoints(self.place, self.spec.trainer.checkpoint_every).remove()
             replace_folder(self.folder, self.place)
         processes.wait()
         self._end(RunResult(done, self.folder, reused=False))
 
     def _end(self, outcome: RunResult | Exception) -> None:
+        """Set the outcome, release folder and networks, and call `ended`."""
         self.outcome = outcome
+        self.built = self.loop = None
         self.held.close()
         self.ended(outcome)
 
@@ -270,34 +304,33 @@ class _Execution:
 
 def _train(runs: Sequence[_Execution], dataset: Dataset, worker: str | None, wait: bool) -> None:
     """Train runs after their teacher: as many together as memory allows, then the rest."""
-    left, teacher = list(runs), None
+    left = list(runs)
+    teacher: Network | None = None
+    known: Teacher | Exception | None = None
     while left:
-        budget = memory.available_bytes() * MEMORY_SHARE
+        budget = MEMORY_SHARE * memory.available_bytes(runs[0].spec.trainer.check_machine())
         group: list[_Execution] = []
-        while left and (not group or sum(each.bytes() for each in group if each.outcome is None) < budget):
+        while left and (not group or sum(each.memory() for each in group) < budget):
             each = left.pop(0)
             each.attempt(partial(each.build, dataset, teacher))
-            teacher = each.built.teacher if each.outcome is None and teacher is None else teacher
+            teacher = teacher or each.teacher
             group.append(each)
-        _train_built(_left(group), dataset, teacher, worker, wait)
-
-
-def _train_built(
-    runs: Sequence[_Execution], dataset: Dataset, teacher: Network | None, worker: str | None, wait: bool
-) -> None:
-    with ExitStack() as folders:
-        for each in runs:
-            folders.enter_context(folder_if_used(each.folder.parent))
-        learning = next((each for each in runs if each.built.teacher is not None), None)
-        known = None if learning is None else _known_teacher(learning, dataset, worker)
-        for each in runs:
-            each.attempt(partial(each.open, len(runs), None if each.built.teacher is None else known, dataset, wait))
+        learning = next((each for each in group if each.teacher is not None), None)
+        if known is None and learning is not None:
+            known = _known_teacher(learning, dataset, worker)
+        for each in sorted(_left(group), key=lambda each: each.folder):  # all groups lock in this order
+            if each.teacher is None:
+                each.attempt(partial(each.open, len(group), None, dataset, wait))
+            elif isinstance(known, Exception):
+                each.fail(known)
+            else:
+                each.attempt(partial(each.open, len(group), known, dataset, wait))
             each.attempt(partial(each.start, dataset))
-        _train_started(_left(runs), teacher)
+        _train_started(_left(group), teacher)
 
 
 def _train_started(runs: Sequence[_Execution], teacher: Network | None) -> None:
-    loops = {each.loop: each for each in runs}
+    loops = {each.loop: each for each in runs if each.loop is not None}
 
     def ended(loop: TrainingLoop, outcome: History | Exception) -> None:
         if isinstance(outcome, Exception):
@@ -305,24 +338,47 @@ def _train_started(runs: Sequence[_Execution], teacher: Network | None) -> None:
         else:
             loops[loop].attempt(partial(loops[loop].finish, outcome))
 
-    try:
-        for loop in list(loops)[:1]:
-            feed = Feed(loop.options, loop.fabric, loop.dataset, teacher, loop.seed)
+    if loops:
+        first = next(iter(loops))
+        try:
+            feed = Feed(first.options, first.fabric, first.dataset, teacher, first.seed)
+        except Exception as error:
+            for each in runs:
+                each.fail(error)
+        else:
             train_together(list(loops), feed, ended)
-    except Exception as error:
-        for each in _left(runs):
-            each.fail(error)
 
 
 def _left(runs: Iterable[_Execution]) -> list[_Execution]:
     return [each for each in runs if each.outcome is None]
 
 
-def _known_teacher(learning: _Execution, dataset: Dataset, worker: str | None) -> Teacher:
-    """Return the teacher for the record; load its network's weights, training it first if necessary."""
-    spec, network, callback = learning.spec.teacher, learning.built.teacher, learning.callback
+def _known_teacher(learning: _Execution, dataset: Dataset, worker: str | None) -> Teacher | Exception:
+    """Return the teacher for the records, with its weights loaded, or the error."""
+    spec, network = learning.spec.teacher, learning.teacher
     assert spec is not None
     assert network is not None
+    own = dataset if spec.data == learning.spec.data else None
+    try:
+        with torch_threads(learning.spec.trainer.threads):
+            return _filled_teacher(spec, network, learning.callback, dataset, own, worker)
+    except Exception as error:
+        return error
+
+
+def _filled_teacher(
+    spec: TeacherSpec, network: Network, callback: Callback, dataset: Dataset, own: Dataset | None, worker: str | None
+) -> Teacher:
+    """Load a teacher's weights from its file or run; train it first if necessary.
+
+    Args:
+        spec: The teacher.
+        network: Its network.
+        callback: Gets a note on where the weights come from.
+        dataset: The student's data.
+        own: The teacher's data, if already built.
+        worker: As in `run`.
+    """
     if spec.checkpoint is not None:
         _fill(network, spec.checkpoint, callback)
         figures = evaluate(network, dataset, "test")
@@ -335,7 +391,7 @@ def _known_teacher(learning: _Execution, dataset: Dataset, worker: str | None) -
     if not (spec.folder / RECORD).exists():
         epochs = spec.trainer.epochs
         callback.note(f"teacher: {spec.model.name} is not in {spec.folder} yet; training it first ({epochs} epochs)")
-    result = run(spec, callback, worker=worker)
+    result = run(spec, callback, dataset=own, worker=worker)
     load_weights(network, result.folder / WEIGHTS["teacher"])
     metrics = result.record.metrics
     check(

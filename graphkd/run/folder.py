@@ -272,7 +272,7 @@ def replace_folder(folder: Path, work: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
         folder.rename(old)
         work.rename(folder)
-        shutil.rmtree(old)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _lock(folder: Path) -> Path:

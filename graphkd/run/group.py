@@ -21,9 +21,7 @@ def stream(spec: StudentSpec) -> Hashable:
     )  # fmt: skip
 
 
-def cut(
-    specs: Sequence[StudentSpec], workers: int = 1, largest: int | None = None, alone: bool = False
-) -> list[list[int]]:
+def cut(specs: Sequence[StudentSpec], workers: int = 1, largest: int | None = None) -> list[list[int]]:
     """Cut runs into groups that train together, so that all workers finish at about the same time.
 
     A run on several devices stays alone. Runs without a teacher join a group of their stream.
@@ -32,13 +30,11 @@ def cut(
         specs: The runs.
         workers: Number of groups that train at once.
         largest: Largest size of a group; None for no limit.
-        alone: Whether every run is its own group.
 
     Returns:
         The positions of each group's runs, the most expensive groups first.
     """
-    most = 1 if alone else largest or len(specs)
-    groups = [part for group in _shared(specs) for part in _chunks(group, most)]
+    groups = [part for group in _shared(specs) for part in _chunks(group, largest or len(specs))]
     while (costliest := max(groups, key=lambda group: _cost(specs, group))) and len(costliest) > 1:
         others = [group for group in groups if group is not costliest]
         tried = [*others, *_chunks(costliest, -(-len(costliest) // 2))]

@@ -22,11 +22,14 @@ from graphkd.errors import UserError, check
 
 __all__ = [
     "broadcast_object",
+    "check_world_size",
     "follow_parent",
     "in_group",
     "is_main_process",
+    "join",
     "joined",
     "leave",
+    "needed",
     "rank",
     "share_work",
     "start",
@@ -117,14 +120,14 @@ def broadcast_object(look: Callable[[], T]) -> T:
     """
     if not joined():
         return look()
-    seen: list[T | UserError | None] = [None]
+    seen: list[T | Exception | None] = [None]
     if is_main_process():
         try:
             seen = [look()]
-        except UserError as error:
+        except Exception as error:
             seen = [error]
     dist.broadcast_object_list(seen, 0)
-    if isinstance(seen[0], UserError):
+    if isinstance(seen[0], Exception):
         raise seen[0]
     return seen[0]  # type: ignore[return-value]
 
@@ -158,7 +161,10 @@ def start(worker: str, config: Path, count: int, options: Sequence[str] = ()) ->
             _end(workers)
         if failure is not None:
             number, code = failure
-            _raise_signal_of([code], interrupts)
+            if code in _SIGNAL_OF:
+                interrupts.pending = _SIGNAL_OF[code]
+                interrupts.deliver()
+                raise KeyboardInterrupt  # the handler belongs to another thread
             _blame(number, code, count, logs[number].read_text(errors="replace"))
     sys.stderr.write(logs[0].read_text(errors="replace"))
 
@@ -188,9 +194,10 @@ def share_work(worker: str, words: Sequence[str], count: int, folder: Path) -> l
             _wait(workers, interrupts, together=False)
         finally:
             _end(workers)
-        codes = [worker.returncode for worker in workers]
-        _raise_signal_of(codes, interrupts)
-    return codes
+        if interrupts.pending is not None:
+            interrupts.deliver()
+            raise KeyboardInterrupt  # the handler belongs to another thread
+    return [worker.returncode for worker in workers]
 
 
 def follow_parent() -> None:
@@ -225,15 +232,6 @@ def _start(worker: str, words: Sequence[str], environment: Mapping[str, str], lo
         return subprocess.Popen(
             command, env={**os.environ, **environment}, stdin=subprocess.PIPE, stderr=errors, start_new_session=True
         )
-
-
-def _raise_signal_of(codes: Sequence[int], interrupts: Interrupts) -> None:
-    """Raise the signal that ended a process, if any."""
-    for code in codes:
-        if code in _SIGNAL_OF:
-            interrupts.pending = _SIGNAL_OF[code]
-            interrupts.deliver()
-            raise KeyboardInterrupt  # the handler belongs to another thread
 
 
 def _wait(

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from graphkd.engine.callback import Callback
+from graphkd.errors import UserError
 from graphkd.report import record as records
 from graphkd.run import RunResult, StudentSpec, parse, run, run_together
 from graphkd.run.folder import BusyError, locked
@@ -129,3 +130,49 @@ def test_times_are_the_runs_own_and_its_share(tmp_path: Path) -> None:
     assert one.record.phases.keys() == {"data", "student", "teacher", "ce", "kd", "backward", "optimizer"}
     for name in ("data", "teacher"):
         assert one.record.phases[name] == pytest.approx(two.record.phases[name], rel=1e-6)
+
+
+def test_a_teacher_that_fails_keeps_no_run_without_one_from_training(
+    alone: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    kd, ce = together([spec("kd", tmp_path, ["teacher_trainer.lr=1e30"]), spec("ce", tmp_path)])
+    assert "the loss is nan" in str(kd)
+    assert contents(ce.folder) == alone["ce"]
+
+
+def test_without_memory_for_two_they_train_one_after_the_other(
+    alone: dict[str, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("graphkd.engine.memory.available_bytes", lambda device: 0)
+    names = ["kd", "hkd shared", "ce"]
+    for name, outcome in zip(names, together([spec(name, tmp_path) for name in names]), strict=True):
+        assert outcome.record.group_size == 1
+        assert contents(outcome.folder) == alone[name]
+
+
+def test_a_batch_that_cannot_be_read_is_every_members_own_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise OSError("image 17 is gone")
+        yield
+
+    monkeypatch.setattr("graphkd.data.tensor.TensorDataset.train_batches", broken)
+    outcomes = together([spec(name, tmp_path) for name in ("ce", "ce, other epochs")])
+    assert [str(outcome) for outcome in outcomes] == ["image 17 is gone"] * 2
+
+
+def test_a_folder_is_not_written_by_two_of_a_group(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="two runs that train together share a folder"):
+        together([spec("ce", tmp_path), spec("ce", tmp_path)])
+
+
+def test_what_fails_after_its_record_stays_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("graphkd.run.execute.replace_folder", full)
+    one = spec("ce", tmp_path)
+    (failed,) = together([one])
+    assert "no space left" in str(failed)
+    assert records.read(one.folder / "record.json").status == "done"

@@ -10,7 +10,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,14 @@ from graphkd.files import write_atomically
 from graphkd.report.load import RUN_FILES
 from graphkd.report.record import Code, Metrics, Record, Teacher, Term
 from graphkd.run import parse, run
-from graphkd_cli import ablation
+from graphkd_cli import groups
 from graphkd_cli.main import main
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 RUNS = 60
 MOST_MIB_A_RUN = 0.25
-ABLATION_JOB = ablation.job
+RUN_GROUP = groups.run_group
 FOLDERS = 2000
 MOST_SECONDS = 5.0
 MOST_MIB = 500
@@ -76,15 +76,14 @@ def test_memory_and_open_files_stay_flat_over_a_suite(
     (tmp_path / "own" / "ablation" / "long.yaml").write_text(json.dumps(suite))
     seen: list[tuple[float, int]] = []
 
-    def job(config: Any) -> dict[str, Any]:
-        answer = ABLATION_JOB(config)
+    def run_group(folder: Path, group: Sequence[int], wait: bool) -> None:
+        RUN_GROUP(folder, group, wait)
         gc.collect()
         seen.append((resident_mib(), open_files()))
-        return answer
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(ablation, "job", job)
-    assert main(["ablation", "long", "--config-dir", "own"]) == 0
+    monkeypatch.setattr(groups, "run_group", run_group)
+    assert main(["ablation", "long", "--config-dir", "own", "--jobs", "1", "--alone"]) == 0
     assert f"{RUNS} of {RUNS} runs are finished." in capsys.readouterr().out
     assert len(seen) == RUNS + 1, "and the teacher"
     check_flat(seen, "of a suite")
