@@ -215,7 +215,7 @@ class _Execution:
             _fill(built.network, self.spec.checkpoint, self.callback)
             self.callback.note(f"student: {self.spec.model.name} starts from {self.spec.checkpoint}")
         self.built = built
-        self.held.enter_context(folder_if_used(self.folder.parent))  # fails here, before a teacher is trained
+        self.held.enter_context(folder_if_used(self.folder.parent))  # if impossible, fails before a teacher is trained
 
     def memory(self) -> int:
         """Estimate the memory that the run holds between steps, in bytes: weights, gradients, optimizer, banks."""
