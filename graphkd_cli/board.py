@@ -79,9 +79,9 @@ class Board:
                         self._said.add(line)
                         print_line(self._console, line.rstrip("\n"))
                 self._read[log] = lines.tell()
-        for number in list(self._waiting):
-            answer = read_answer(self._folder, number)
-            if answer is not None and answer["line"]:
+        answers = {number: answer for number in self._waiting if (answer := read_answer(self._folder, number))}
+        for number, answer in sorted(answers.items(), key=lambda item: item[1]["time"]):
+            if answer["line"]:
                 self._waiting.remove(number)
                 self._trained += answer["trained"]
                 done = f"[{self._what} {self._total - len(self._waiting)} of {self._total}]"

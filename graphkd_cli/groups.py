@@ -100,7 +100,7 @@ def write_answer(folder: Path, number: int, spec: RunSpec, error: str) -> None:
 
 
 def _write_answer(folder: Path, number: int, error: str | None, line: str, trained: bool) -> None:
-    answer = {"error": error, "line": line, "trained": trained}
+    answer = {"error": error, "line": line, "trained": trained, "time": time.time()}
     write_atomically(folder / f"{number}.answer", json.dumps(answer), durable=False)
 
 
