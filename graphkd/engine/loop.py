@@ -24,7 +24,7 @@ from graphkd.engine.meter import EpochMeans, EpochMeter
 from graphkd.engine.options import TrainerOptions
 from graphkd.engine.ranks import Ranks
 from graphkd.engine.resume import Checkpoints
-from graphkd.engine.seeding import derive, generator
+from graphkd.engine.seeding import derive, generator, seed_default
 from graphkd.model import Network
 from graphkd.model.base import parts_behind_the_maps
 from graphkd.objective import Losses, Objective, Stage, WeightedSum
@@ -303,7 +303,7 @@ class TrainingLoop:
     def _step(self, phase: Phase, fed: Fed) -> None:
         step = self.position.epoch * self._epoch_batches() + self.position.batch
         progress = Progress(step, self.position.epoch, phase.epochs, self.position.batch % self.options.accumulate)
-        torch.manual_seed(derive(self.seed, "dropout", step, self.ranks.rank))  # so no state has to be saved
+        seed_default(derive(self.seed, "dropout", step, self.ranks.rank), self.device)  # so no state has to be saved
         section = self.clock.section
         buffers = self._buffers() if self.options.non_finite == "skip" else []
         before = [buffer.clone() for buffer in buffers]
@@ -317,7 +317,7 @@ class TrainingLoop:
                 student, fed.teacher, fed.labels, fed.indices, progress=progress, views=phase.views,
                 parts=self.ranks.sizes(len(fed.labels)),
             )  # fmt: skip
-            torch.manual_seed(derive(self.seed, "objective", step))  # the same on all ranks
+            seed_default(derive(self.seed, "objective", step), self.device)  # the same on all ranks
             losses = phase.loss(seen, section)
             finite = self.guard.check(losses, step, self.optimizer.param_groups[0]["lr"])
             with section("backward"):

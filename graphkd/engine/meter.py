@@ -32,9 +32,9 @@ class EpochMeter:
     def add(self, labels: Tensor, logits: Tensor, losses: Losses) -> None:
         """Count a batch: labels [B] and the logits [B, C] of its first views."""
         names = tuple(losses.raw)
-        correct = (logits.argmax(dim=1) == labels).double().mean()
-        values = [correct, losses.total, *losses.raw.values(), *losses.weighted.values()]
-        scaled = len(labels) * torch.stack([value.detach().double() for value in values])
+        correct = (logits.argmax(dim=1) == labels).double().mean(0, keepdim=True)
+        values = torch.stack([losses.total, *losses.raw.values(), *losses.weighted.values()]).detach()
+        scaled = len(labels) * torch.cat([correct, values.double()])
         self.sums[names] = self.sums[names] + scaled if names in self.sums else scaled
         self.samples[names] = self.samples.get(names, 0) + len(labels)
 

@@ -209,7 +209,8 @@ class _Execution:
     def build(self, dataset: Dataset, teacher: Network | None) -> None:
         """Build everything before writing anything, so that parts that do not fit leave no trace."""
         built = self.spec.build(dataset, teacher)
-        for note in [*self.spec.notes(dataset, built), *filter(None, [self.problem, self._why_not_reused()])]:
+        trainer = self.spec.trainer.notes()
+        for note in [*trainer, *self.spec.notes(dataset, built), *filter(None, [self.problem, self._why_not_reused()])]:
             self.callback.note(note)
         if isinstance(self.spec, StudentSpec) and self.spec.checkpoint is not None:
             _fill(built.network, self.spec.checkpoint, self.callback)

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graphkd.engine.seeding import derive, generator, initialising
+from graphkd.engine.seeding import derive, generator, initialising, seed_default
 
 SEEDS = st.integers(0, 2**31)
 
@@ -55,3 +55,11 @@ def test_initialising_leaves_it_so_after_an_error_too() -> None:
     with pytest.raises(RuntimeError), initialising(0, "student_init"):
         torch.rand(7, -1)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_default_generator_is_seeded_as_torch_seeds_it() -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2**62 + 5)
+        expected = torch.randn(3)
+        seed_default(2**62 + 5, torch.device("cpu"))
+        assert torch.equal(torch.randn(3), expected)

@@ -321,3 +321,22 @@ def test_options_out_of_range_are_named(option: str, value: Any) -> None:
 def test_nesterov_needs_momentum() -> None:
     with pytest.raises(UserError, match="nesterov"):
         Trainer(nesterov=True, momentum=0.0)
+
+
+@pytest.mark.parametrize(
+    ("flags", "options", "told"),
+    [
+        ("fpu avx2 avx512f", {"precision": "bf16"}, True),
+        ("fpu avx2 avx512f", {"teacher_precision": "bf16"}, True),
+        ("fpu avx2 avx512f", {}, False),
+        ("fpu avx512_bf16", {"precision": "bf16"}, False),
+        ("asimd bf16", {"precision": "bf16"}, False),
+    ],
+)
+def test_bf16_on_a_cpu_without_it_is_told(
+    flags: str, options: dict[str, Any], told: bool, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cpuinfo").write_text(f"flags : {flags}\n")
+    monkeypatch.setattr("graphkd.engine.trainer._CPU_INFO", tmp_path / "cpuinfo")
+    notes = Trainer(accelerator="cpu", **options).notes()
+    assert [("bf16" in note, "choose trainer.precision=32" in note) for note in notes] == [(True, True)] * told
