@@ -25,6 +25,7 @@ memory, and prints a table.
   sampling    drawing the negatives of a step
   data        batches of augmented images, and the negatives with them
   step        a whole training step, resnet32x4 -> resnet8x4, with its data, and the share of each phase
+  suite       a step of every method of Table 1: under one teacher's forward pass, and each by itself
   graph       the kNN graph, and each encoder by engine
   growth      the contrast with more samples, more negatives and a larger batch
   scale       memory and time of the whole HKD objective on larger data, by the type of its banks

@@ -9,6 +9,7 @@ from graphkd.bench.contrast import contrast_cases, growth_cases, sampling_cases
 from graphkd.bench.data import data_cases
 from graphkd.bench.graph import graph_cases
 from graphkd.bench.scale import scale_cases
+from graphkd.bench.suite import suite_cases
 from graphkd.bench.training import loss_cases, step_cases
 from graphkd.errors import one_of
 
@@ -18,6 +19,7 @@ PARTS: dict[str, Callable[[Settings], list[Case]]] = {
     "sampling": sampling_cases,
     "data": data_cases,
     "step": step_cases,
+    "suite": suite_cases,
     "graph": graph_cases,
     "growth": growth_cases,
     "scale": scale_cases,

@@ -26,6 +26,7 @@ ROWS = {
     "sampling": ["explicit", "shared"],
     "data": ["images", "images and negatives", "images and negatives, 2 workers in the baseline"],
     "step": [f"{way}{suffix}" for suffix in ("", ", 2 workers in the baseline") for way in WAYS],
+    "suite": ["10 methods", "11 methods, SSKD too"],
     "graph": [
         *(f"{name}, B={batch}" for batch in (12, 16) for name in ("knn", *ENCODERS)),
         f"bank_knn, N={TINY.samples}",
@@ -71,7 +72,7 @@ def test_parts_come_in_the_order_of_the_benchmark() -> None:
 
 def test_quick_leaves_out_what_is_slow_unless_it_is_named() -> None:
     quick = [case.part for case in select_cases(TINY, quick=True)]
-    assert set(quick) == set(PARTS) - {"growth", "scale"}
+    assert set(quick) == set(PARTS) - {"growth", "scale", "suite"}
     assert quick.count("graph") == 2 + len(ENCODERS)
     assert quick.count("step") == 1
     assert len(select_cases(TINY, ["growth"], quick=True)) == 3
