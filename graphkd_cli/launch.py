@@ -126,13 +126,14 @@ def launch(specs: Sequence[StudentSpec], ways: Ways) -> dict[int, str]:
         with _board(folder, taught, "teacher"):
             failed = _do(taught, list(taught), folder, ways, _one_by_one)
         errors = {taught[number].folder: error for number, error in failed.items()}
-        with _board(folder, specs, "run"):
+        by_number = dict(enumerate(specs))
+        with _board(folder, by_number, "run"):
             for at in left:
                 teacher = specs[at].teacher
                 if teacher is not None and teacher.folder in errors:
                     write_answer(folder, at, specs[at], f"its teacher failed: {errors[teacher.folder]}")
             taught_well = [at for at in left if read_answer(folder, at) is None]
-            _do(dict(enumerate(specs)), taught_well, folder, ways, lambda numbers: groups(specs, numbers, ways))
+            _do(by_number, taught_well, folder, ways, lambda numbers: groups(specs, numbers, ways))
             for at, spec in enumerate(specs):
                 if spec.folder in finished:
                     run_group(folder, [at], wait=True)  # finds it finished
@@ -142,16 +143,15 @@ def launch(specs: Sequence[StudentSpec], ways: Ways) -> dict[int, str]:
 
 
 @contextlib.contextmanager
-def _board(folder: Path, specs: Mapping[int, RunSpec] | Sequence[RunSpec], what: str) -> Iterator[None]:
+def _board(folder: Path, specs: Mapping[int, RunSpec], what: str) -> Iterator[None]:
     """Give runs to the processes, and show their progress."""
     from graphkd.run import write_spec
     from graphkd_cli.board import Board
     from graphkd_cli.show import console
 
-    by_number = specs if isinstance(specs, Mapping) else dict(enumerate(specs))
-    for number, spec in by_number.items():
+    for number, spec in specs.items():
         write_spec(spec, folder / f"{number}.yaml")
-    with Board(console(), folder, list(by_number), what):
+    with Board(console(), folder, list(specs), what):
         yield
 
 
@@ -178,9 +178,9 @@ def _plan(left: Sequence[StudentSpec], total: int, finished: int, ways: Ways) ->
     if not left:
         return text
     cut = groups(left, range(len(left)), ways)
-    sizes = sorted({len(group) for group in cut})
-    size = "" if sizes == [1] else f" of {' to '.join(dict.fromkeys(map(str, sizes[:: max(1, len(sizes) - 1)])))}"
-    together = size and f"{size} that train together"
+    smallest, largest = min(map(len, cut)), max(map(len, cut))
+    size = f"{largest}" if smallest == largest else f"{smallest} to {largest}"
+    together = "" if largest == 1 else f" of {size} that train together"
     threads = max(spec.trainer.threads for spec in left)
     workers = min(ways.workers(left), len(cut))
     how = f"by {ways.launcher[0]}" if ways.launcher else f"in {_count(workers, 'process', 'es')}"

@@ -118,23 +118,13 @@ class Runs:
         self._began = time.monotonic()
         return ProgressCallback(self._console, self)
 
-    def finished(self, line: str, trained: bool = False, done: int | None = None) -> None:
-        """Print the outcome of a run.
-
-        Args:
-            line: The line to print.
-            trained: Whether it was trained just now.
-            done: Number of finished runs, this one included, if other processes run some.
-        """
+    def finished(self, line: str, trained: bool = False) -> None:
+        """Print the outcome of a run, and note whether it was trained just now."""
         if trained:
             self._trained.append(time.monotonic() - self._began)
-        self._done = self._done + 1 if done is None else done
-        known = self._total is not None and (self.live or done is not None)
+        self._done += 1
+        known = self._total is not None and self.live
         print_line(self._console, f"{line} [{self._what} {self._done} of {self._total}]" if known else line)
-
-    def is_of(self, total: int | None, what: str) -> bool:
-        """Return whether these are `total` runs of that kind, or the launching process's own."""
-        return self.live or (self._total, self._what) == (total, what)
 
     def is_new(self, message: str) -> bool:
         """Return whether no run has sent this message before."""
@@ -202,20 +192,20 @@ _RUNS: ContextVar[Runs | None] = ContextVar("runs", default=None)
 
 
 @contextlib.contextmanager
-def several(total: int | None, what: str = "run") -> Iterator[None]:
-    """Show the jobs of a launcher as runs, if it runs them in this process."""
-    token = _RUNS.set(Runs(total, what))
+def several() -> Iterator[None]:
+    """Show the jobs of a launcher, if it runs them in this process, as one sequence of runs."""
+    token = _RUNS.set(Runs(None))
     try:
         yield
     finally:
         _RUNS.reset(token)
 
 
-def present_runs(total: int | None = None, what: str = "run") -> Runs:
-    """Return the runs of a launcher's job: those of `several`, or new ones in another process."""
+def present_runs() -> Runs:
+    """Return the runs of the current launcher job: those of `several`, or this process's own in another process."""
     runs = _RUNS.get()
-    if runs is None or not runs.is_of(total, what):
-        runs = Runs(total, what, live=False)
+    if runs is None:
+        runs = Runs(None, live=False)
         _RUNS.set(runs)
     return runs
 

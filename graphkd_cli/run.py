@@ -91,7 +91,7 @@ def _search(options: argparse.Namespace) -> int:
     from graphkd_cli.progress import several
 
     with launch_folder(_results(options)) as folder:
-        with several(None):
+        with several():
             compose.sweep(options.overrides, options.config_dir, folder, job)
         found = folder / "optimization_results.yaml"  # written by sweepers that search, by Hydra's convention
         if found.exists():
