@@ -62,7 +62,7 @@ class _Group:
 
     def __init__(self, settings: Settings, methods: list[str], teacher: Network, dataset: Dataset) -> None:
         trainer = Trainer(
-            epochs=_ENDLESS, eval_every=_ENDLESS, batch_size=settings.batch, accelerator=settings.device,  # type: ignore[arg-type]
+            epochs=_ENDLESS, eval_every=_ENDLESS, batch_size=settings.batch, lr=1e-6, accelerator=settings.device,  # type: ignore[arg-type]
             threads=settings.threads,
         )  # fmt: skip
         fabric, teacher = trainer.fabric(), copy.deepcopy(teacher)
