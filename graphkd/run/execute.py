@@ -314,7 +314,7 @@ def _train(runs: Sequence[_Execution], dataset: Dataset, worker: str | None, wai
         while left and (not group or sum(each.memory() for each in group) < budget):
             each = left.pop(0)
             each.attempt(partial(each.build, dataset, teacher))
-            teacher = teacher or each.teacher
+            teacher = each.teacher if teacher is None else teacher
             group.append(each)
         learning = next((each for each in group if each.teacher is not None), None)
         if known is None and learning is not None:
