@@ -28,6 +28,9 @@ class LoopInterrupted(KeyboardInterrupt):
 def train_together(loops: Sequence[TrainingLoop], feed: Feed, ended: Ended) -> None:
     """Train loops to their ends; each gives the same result as alone.
 
+    Nothing of a loop depends on the others: torch's generators are seeded before each step from seed and step, the
+    objective has generators of its own, a batch depends on the seed and its place alone, and the teacher is frozen.
+
     The loop that is furthest behind goes first, so that loops at the same position are served together. A loop that
     fails does not stop the others. Ctrl-C and SIGTERM take effect once every loop has written a checkpoint.
 

@@ -15,8 +15,8 @@ from torch import nn
 
 from graphkd.data import Dataset
 from graphkd.engine.callback import Callback, History
+from graphkd.engine.environment import cluster
 from graphkd.engine.feed import Feed
-from graphkd.engine.group import environment
 from graphkd.engine.loop import TrainingLoop
 from graphkd.engine.options import TrainerOptions
 from graphkd.engine.resume import Checkpoints
@@ -122,7 +122,7 @@ class Trainer(TrainerOptions):
             accelerator=accelerator, devices=self.devices, num_nodes=self.nodes,
             strategy="auto" if self.processes == 1 else ddp,
             precision={32: "32-true", "bf16": "bf16-mixed", 16: "16-mixed"}[self.precision],  # type: ignore[arg-type]
-            plugins=environment(),
+            plugins=cluster(),
         )  # fmt: skip
 
     def fit(

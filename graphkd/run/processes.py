@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import torch.distributed as dist
 
-from graphkd.engine.group import in_group, is_main_process, rank, world_size
+from graphkd.engine.environment import in_group, is_main_process, rank, world_size
 from graphkd.engine.interrupts import Interrupts
 from graphkd.engine.trainer import Trainer
 from graphkd.errors import UserError, check

@@ -20,8 +20,8 @@ from filelock import FileLock
 from rich.console import Console
 
 from graphkd import Trainer, UserError
-from graphkd.engine import group
 from graphkd.engine.callback import Callback
+from graphkd.engine.environment import cluster
 from graphkd.report import record as records
 from graphkd.run import processes
 from graphkd.run.folder import busy, locked
@@ -76,7 +76,7 @@ def test_fabric_sees_the_same_processes(
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    seen = group.environment()
+    seen = cluster()
     seen.validate_settings(world, 1)
     assert (type(seen).__name__, seen.world_size()) == (kind, world)
 
@@ -85,7 +85,7 @@ def test_a_step_meets_on_its_own_first_machine(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.delenv("MASTER_ADDR", raising=False)
     for name, value in {**STEP, "SLURM_NODELIST": "a[1-9]", "SLURM_STEP_NODELIST": "a[3-4]"}.items():
         monkeypatch.setenv(name, value)
-    assert group.environment().main_address == "a3"
+    assert cluster().main_address == "a3"
 
 
 def test_in_an_allocation_a_trainer_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:

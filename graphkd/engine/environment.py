@@ -45,7 +45,7 @@ def is_main_process() -> bool:
     return rank() == 0
 
 
-def environment() -> ClusterEnvironment:
+def cluster() -> ClusterEnvironment:
     """Return Fabric's environment; Fabric's own takes every task of a Slurm allocation for a process."""
     from lightning_fabric.plugins.environments.lightning import LightningEnvironment  # slow to import
     from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
