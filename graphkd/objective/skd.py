@@ -68,7 +68,8 @@ def mahalanobis(rows: Tensor, ridge: float) -> Tensor:
     covariance = centred.T @ centred / max(1, len(rows) - 1) + rows.new_full(rows.shape[1:], ridge).diag()
     factor = torch.linalg.cholesky_ex(covariance).L  # cholesky() would make the host wait for a GPU
     whitened = torch.linalg.solve_triangular(factor, rows.T, upper=False)
-    return torch.linalg.vector_norm(whitened, dim=0)
+    distances: Tensor = torch.linalg.vector_norm(whitened, dim=0)
+    return distances
 
 
 def _cosines(logits: Tensor) -> Tensor:
