@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from graphkd.batch import DistillationBatch
-from graphkd.errors import check, one_of
+from graphkd.errors import check
 from graphkd.objective.base import OBJECTIVES, Objective, teacher_output
 
 
@@ -43,14 +43,14 @@ class MLKD(Objective):
                 1/2, as the released code does, which sums the rows before it masks them. "none" does neither.
 
         Raises:
-            UserError: There is no temperature, one is not positive, or the mask is unknown.
+            UserError: There is no temperature, or one is not positive.
         """
         super().__init__()
         check(len(temperatures) > 0, "objective 'mlkd': temperatures is empty, but must name at least one")
         for temperature in temperatures:
             check(temperature > 0, f"objective 'mlkd': temperatures has {temperature}, but each must be positive")
         self.temperatures = tuple(temperatures)
-        self.mask = one_of(mask, ("scale", "select", "none"), "objective 'mlkd' has no mask")
+        self.mask = mask
 
     def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:
         student, teacher = batch.student.logits.float(), teacher_output(batch).logits.float()
