@@ -1,0 +1,84 @@
+"""Multi-level logit distillation: probabilities, and their products between samples and between classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from graphkd.batch import DistillationBatch
+from graphkd.errors import check
+from graphkd.objective.base import OBJECTIVES, Objective, teacher_output
+
+
+@OBJECTIVES.register("mlkd")
+class MLKD(Objective):
+    """KD at several temperatures, with matrices over samples and classes, on one view (Jin et al., CVPR 2023).
+
+    With p = softmax(z / T), [B, C], the terms are sums over the temperatures T: `instance` is T^2 KL, the mean over
+    samples; `batch` is the squared difference of the networks' p p^T, summed, over B; `class` is that of p^T p, over C.
+
+    This is the published loss on its weakly augmented view. The paper trains on a strongly augmented one as well.
+    """
+
+    name = "mlkd"
+    needs_maps = False
+    parts = ("instance", "batch", "class")
+
+    def __init__(
+        self,
+        temperatures: tuple[float, ...] = (2.0, 3.0, 4.0, 5.0, 6.0),
+        mask: Literal["scale", "select", "none"] = "scale",
+    ) -> None:
+        """Create an MLKD objective.
+
+        Args:
+            temperatures: Each T, by which the logits are divided.
+            mask: How samples and classes of at most median confidence are preferred. The teacher's confidence is its
+                largest probability for a sample, and the sum of its probabilities for a class. "select" leaves out
+                the rows of all others, as in the paper. "scale" multiplies a term by the share of those rows, about
+                1/2, as the released code does, which sums the rows before it masks them. "none" does neither.
+
+        Raises:
+            UserError: There is no temperature, or one is not positive.
+        """
+        super().__init__()
+        check(len(temperatures) > 0, "objective 'mlkd': temperatures is empty, but must name at least one")
+        for temperature in temperatures:
+            check(temperature > 0, f"objective 'mlkd': temperatures has {temperature}, but each must be positive")
+        self.temperatures = tuple(temperatures)
+        self.mask = mask
+
+    def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:
+        student, teacher = batch.student.logits.float(), teacher_output(batch).logits.float()
+        confidences = F.softmax(teacher, dim=1)
+        of_samples, of_classes = confidences.amax(1), confidences.sum(0)
+        with torch.autocast(student.device.type, enabled=False):
+            levels = [_levels(student, teacher, temperature) for temperature in self.temperatures]
+        instance, samples, classes = (torch.stack(rows).sum(0) for rows in zip(*levels, strict=True))
+        return {
+            "instance": self._mean(instance, of_samples),
+            "batch": self._mean(samples, of_samples),
+            "class": self._mean(classes, of_classes),
+        }
+
+    def _mean(self, rows: Tensor, confidences: Tensor) -> Tensor:
+        """Return the mean of the losses of all rows, masked by the confidences."""
+        if self.mask == "none":
+            return rows.mean()
+        kept = (confidences <= confidences.median()).float()
+        return (rows * kept).mean() if self.mask == "select" else rows.mean() * kept.mean()
+
+
+def _levels(student: Tensor, teacher: Tensor, temperature: float) -> Sequence[Tensor]:
+    """Return the losses of each sample's probabilities [B], each row of p p^T [B], and each row of p^T p [C]."""
+    mine, theirs = (F.log_softmax(logits / temperature, dim=1) for logits in (student, teacher))
+    p, q = mine.exp(), theirs.exp()
+    return (
+        temperature**2 * F.kl_div(mine, theirs, reduction="none", log_target=True).sum(1),
+        (p @ p.T - q @ q.T).square().sum(1),
+        (p.T @ p - q.T @ q).square().sum(1),
+    )
