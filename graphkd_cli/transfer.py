@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graphkd.errors import check
+from graphkd.errors import UserError, check, one_line
 from graphkd_cli import compose, studies
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
     if len(folders) == 1:
         _transfer_one(folders[0], targets[0])
     else:
-        _transfer_all(folders, targets, options.config_dir)
+        return _transfer_all(folders, targets, options.config_dir)
     return 0
 
 
@@ -81,8 +81,8 @@ def _transfer_one(folder: Path, target: Target) -> None:
     print_result(screen, result)
 
 
-def _transfer_all(folders: Sequence[Path], targets: Sequence[Target], config_dir: str | None) -> None:
-    """Transfer students one after another, then print the tables of their studies."""
+def _transfer_all(folders: Sequence[Path], targets: Sequence[Target], config_dir: str | None) -> int:
+    """Transfer students one after another, then print the tables of their studies; return the exit code."""
     from graphkd.report.record import read
     from graphkd.run import run
     from graphkd_cli.progress import Runs
@@ -90,13 +90,22 @@ def _transfer_all(folders: Sequence[Path], targets: Sequence[Target], config_dir
 
     runs, part, dataset = Runs(len(folders), "probe"), targets[0].data, targets[0].data.build()
     sources: dict[str, str] = {}
+    failed = 0
     for folder, target in zip(folders, targets, strict=True):
         if target.data != part:
             part, dataset = target.data, target.data.build()
-        with runs.watch() as callback:
-            result = run(target.spec(folder), callback, dataset=dataset)
+        try:
+            with runs.watch() as callback:
+                result = run(target.spec(folder), callback, dataset=dataset)
+        except UserError:
+            raise
+        except Exception as error:
+            failed += 1
+            runs.finished(f"{folder}: failed: {one_line(error)}")
+            continue
         runs.finished(result_line(result), trained=not result.reused)
         sources[result.record.study] = read(folder / "record.json").study
     for study, source in sources.items():
         suite = studies.read_suite(source, config_dir) if source in studies.suite_names(config_dir) else None
         studies.write_study(Path(targets[0].results), study, suite, config_dir)
+    return 1 if failed else 0

@@ -155,6 +155,7 @@ class TrainingLoop:
             "at": dataclasses.asdict(self.position),
             **self._learned(),
             "optimizer": None if self.position == Position(self.position.phase) else self.optimizer.state_dict(),
+            "device": self.device.type,
             "precision": self.fabric.strategy.precision.state_dict(),
             "generators": {name: stream.get_state() for name, stream in self.generators.items()},
             "sums": self.sums.state(),
@@ -180,6 +181,10 @@ class TrainingLoop:
         state, problems = self.checkpoints.load()
         for problem in problems:
             self.callback.note(f"{problem}; resuming from the one before" if state else f"{problem}; starting over")
+        if state is not None and state.get("device", self.device.type) != self.device.type:
+            # The generators of one kind of device cannot go on on another.
+            self.callback.note(f"the checkpoint was written on {state['device']}; on {self.device.type}, starting over")
+            state = None
         if state is None:
             return None
         self.position = Position(**state["at"])

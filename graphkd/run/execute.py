@@ -234,6 +234,7 @@ class _Execution:
             return
         there = processes.broadcast_object(lambda: finished(self.folder, self.spec.identity, self.spec.seed))
         self.place = staging_folder(self.folder, keep=there is not None)
+        processes.broadcast_object(self._remove_stale_checkpoints)
         self.record = dataclasses.replace(new_record(self.spec, group_size), teacher=teacher)
         if processes.is_main_process():
             records.write(self.record, self.place / RECORD)  # first: it marks the folder as a run's
@@ -294,6 +295,14 @@ class _Execution:
                 return found
         check_own(self.folder)
         return None
+
+    def _remove_stale_checkpoints(self) -> None:
+        """Remove the checkpoints of an unfinished run whose plug-ins have changed."""
+        left = self.place / RECORD
+        changed = changed_plugins(records.read(left), self.spec.plugins) if left.exists() else ()
+        if changed:
+            self.callback.note(f"plug-in {', '.join(changed)} has changed since the run was interrupted; starting over")
+            Checkpoints(self.place, self.spec.trainer.checkpoint_every).remove()
 
     def _why_not_reused(self) -> str | None:
         """Return why an earlier run of the same config is not reused, if there is one."""

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from commands import Command, OwnConfigs, students
 
+from graphkd.engine.checkpoint import save_weights
+from graphkd.model import Network
 from graphkd.report import record as records
 
 NEW = ["data.classes=[5,6,7,8,9]", "probe.epochs=2", "probe.threads=1"]
@@ -57,6 +59,25 @@ def test_every_student_below_a_folder(command: Command, folder: Path, two_runs: 
     assert any((folder / "elsewhere" / "tables").glob("linear*.csv"))
     again = command("transfer", place, *NEW, "study=linear", "results=elsewhere")
     assert ["(already finished)" in line for line in again.out.splitlines()[:2]] == [True, True]
+
+
+def test_a_probe_that_fails_keeps_no_other_from_training(
+    command: Command, folder: Path, two_runs: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = [OSError("no space left on device")]
+
+    def save(network: Network, path: Path) -> None:
+        if left:
+            raise left.pop()
+        save_weights(network, path)
+
+    monkeypatch.setattr("graphkd.run.execute.save_weights", save)
+    answer = command("transfer", "results", *NEW)
+    assert (answer.code, answer.err) == (1, "")
+    assert "failed: OSError: no space left on device" in answer.out.splitlines()[0]
+    assert [record.status for record in probes(folder).values()] == ["done"]
+    assert command("transfer", "results", *NEW).code == 0
+    assert len(probes(folder)) == 2
 
 
 def test_variants_stand_in_the_order_of_their_suite(

@@ -258,6 +258,19 @@ def test_a_torn_checkpoint_falls_back_to_the_one_before(result: Callable[..., An
     assert callback.notes[0].endswith("starting over")
 
 
+def test_a_checkpoint_of_another_kind_of_device_is_not_gone_on_with(result: Callable[..., Any], tmp_path: Path) -> None:
+    whole = result("shared")
+    with pytest.raises(KeyboardInterrupt):
+        result("shared", StopAfter(3), Checkpoints(tmp_path, "1 steps"))
+    state, _ = Checkpoints(tmp_path, "1 steps").load()
+    assert state is not None
+    Checkpoints(tmp_path, "1 steps").save({**state, "device": "cuda"})
+    callback = Notes()
+    states, _, _ = result("shared", callback, Checkpoints(tmp_path, "9999 steps"))
+    assert callback.notes == ["the checkpoint was written on cuda; on cpu, starting over"]
+    assert equal(states, whole[0])
+
+
 def test_dropout_belongs_to_the_seed_and_to_the_checkpoint(
     digits: Dataset, trainer: Callable[..., Any], network: Callable[..., Network], tmp_path: Path
 ) -> None:

@@ -719,6 +719,33 @@ def test_a_plug_in_that_changed_is_told_where_its_run_is_used_again(
     assert run(parse(config)).changed == ()
 
 
+def test_an_interrupted_run_of_a_plug_in_that_changed_starts_over(
+    tiny_config: Config, plugin: Callable[[str, str], Path]
+) -> None:
+    file = plugin("mine", NETWORK)
+    often = {"trainer.checkpoint_every": "1 steps", "trainer.epochs": 2}
+    spec = parse(tiny_config({**ALONE, **often, "plugins": ["mine"], "student": "mine"}))
+
+    class Stop(Callback):
+        left = 3
+
+        def step(self) -> None:
+            self.left -= 1
+            if self.left == 0:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(spec, Stop())
+    assert list(spec.folder.glob("checkpoint-*.pt"))
+    file.write_text(file.read_text() + "# changed\n")
+    notes = Notes()
+    run(spec, notes)
+    assert "plug-in mine has changed since the run was interrupted; starting over" in notes.notes
+    fresh = run(dataclasses.replace(spec, config={**spec.config, "run_dir": str(spec.folder.parent / "fresh")}))
+    name = "student.safetensors"
+    assert (spec.folder / name).read_bytes() == (fresh.folder / name).read_bytes()
+
+
 def test_a_teachers_plug_in_that_changed_is_told(tiny_config: Config, plugin: Callable[[str, str], Path]) -> None:
     file = plugin("mine", NETWORK)
     changes = {"plugins": ["mine"], "teacher": "mine", "objective": {"kd": "kd"}}
