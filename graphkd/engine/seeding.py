@@ -28,7 +28,7 @@ def seed_default(seed: int, device: torch.device) -> None:
     """Seed torch's default generators of the CPU and of one device.
 
     `torch.manual_seed` seeds every kind of device that torch knows. Where it has not begun to use one, it notes the
-    stack for later, which takes a tenth of a small network's step.
+    stack for later, which takes longer than many of a small network's kernels.
     """
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
