@@ -270,7 +270,7 @@ def _set_scale(axes: Axes, values: Sequence[float], is_log: bool, pad: float) ->
 def _settle(figure: Figure) -> None:
     """Lay the figure out once, and remove the labels of ticks that would lie over the one before them."""
     figure.draw_without_rendering()
-    figure.set_layout_engine("none")
+    figure.set_layout_engine(None)  # unlike "none", it costs no further drawing
     (axes,) = figure.axes
     free, texts = -math.inf, []
     for label in axes.get_xticklabels():

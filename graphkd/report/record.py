@@ -259,7 +259,8 @@ def _decode(value: Any, annotation: Any, name: str) -> Any:
     if origin is types.UnionType:
         return None if value is None else _decode(value, arguments[0], name)
     is_object = isinstance(annotation, type) and is_dataclass(annotation)
-    if not fits(value, dict if is_object else annotation) or (annotation is float and not math.isfinite(value)):
+    right = type(value) is annotation or fits(value, dict if is_object else annotation)
+    if not right or (annotation is float and not math.isfinite(value)):
         # The message is made only here: a report decodes a hundred thousand values.
         wanted = "a finite number" if annotation is float else "an object" if is_object else describe(annotation)
         raise UserError(f"'{name}' is {brief(value)}, but must be {wanted}")
