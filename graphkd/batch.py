@@ -65,6 +65,8 @@ class DistillationBatch:
         views: Number of views of each sample in the networks' outputs, which are then [views x B, ...]: all first
             views, then all second ones, and so on. Labels and indices stay [B].
         parts: Number of samples of each process, in order; empty for a single process.
+        diagnostics: Where objectives put figures of this batch that explain it, scalars by name; None where nobody
+            asks.
     """
 
     student: NetworkOutput
@@ -75,6 +77,7 @@ class DistillationBatch:
     progress: Progress = field(default_factory=Progress)
     views: int = 1
     parts: Sequence[int] = ()
+    diagnostics: dict[str, Tensor] | None = None
 
     def first_view(self) -> DistillationBatch:
         """Return the batch with the first view only."""

@@ -72,12 +72,14 @@ class BatchGraph:
     Attributes:
         num_targets: Number of targets T.
         support: Embeddings of the support rows, float [S, D], or None.
+        support_indices: Training sample of each support row, int64 [S], where known; only diagnostics use it.
         weights: Edge weights, float [E], in the order of `sources` and `targets`, or None.
         neighbours: In-neighbours of each target, int64 [T, k], if the graph was made from them.
     """
 
     neighbours: Tensor | None = None
     weights: Tensor | None = None
+    support_indices: Tensor | None = None
 
     def __init__(
         self, sources: Tensor, targets: Tensor, num_targets: int, *,

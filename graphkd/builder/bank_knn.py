@@ -58,7 +58,9 @@ class BankKNN(GraphBuilder):
         size, slots = rows.shape
         own = torch.eye(size, dtype=torch.bool, device=embedding.device)
         found = own[:, :, None] & (similarity > -torch.inf)[:, None, :]
-        return BatchGraph.from_adjacency(torch.cat([own, found.view(size, size * slots)], dim=1), support)
+        graph = BatchGraph.from_adjacency(torch.cat([own, found.view(size, size * slots)], dim=1), support)
+        graph.support_indices = (rows if nodes.bank.indices is None else nodes.bank.indices[rows]).flatten()
+        return graph
 
 
 def _allowed(bank: BankRows, indices: Tensor, labels: Tensor | None, part: slice) -> Tensor:

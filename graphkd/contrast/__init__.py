@@ -1,7 +1,7 @@
 """Feature banks, negative samplers, and exact contrastive losses over them."""
 
 from graphkd.contrast.bank import Bank, FullBank, QueueBank
-from graphkd.contrast.infonce import info_nce, nce, nce_log_normalizer
+from graphkd.contrast.infonce import info_nce, mean_negative_similarity, nce, nce_log_normalizer
 from graphkd.contrast.negatives import (
     AllSampler,
     ExplicitSampler,
@@ -26,6 +26,7 @@ __all__ = [
     "SharedSampler",
     "build_sampler",
     "info_nce",
+    "mean_negative_similarity",
     "nce",
     "nce_log_normalizer",
 ]

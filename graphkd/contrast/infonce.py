@@ -130,6 +130,17 @@ def nce_log_normalizer(
         return of_anchor.logsumexp(1) - terms.log() + math.log(samples)
 
 
+@torch.no_grad()
+def mean_negative_similarity(queries: Tensor, bank: Bank | Tensor, selection: Selection) -> Tensor:
+    """Return the mean of query . negative over a batch, [P]; NaN without negatives. Arguments as in `info_nce`."""
+    queries = queries.to(torch.promote_types(queries.dtype, torch.float32))
+    with torch.autocast(queries.device.type, enabled=False):
+        totals = queries.new_zeros(queries.shape[:2])
+        for anchors, _, scores, weights in _scored(queries, bank, selection):
+            totals[:, anchors] += _weighted(scores, weights).sum(-1)
+        return _shard(bank).sum(totals).sum(1) / selection.counts().sum()
+
+
 class _SoftmaxSums(NamedTuple):
     """Logits of the queries, and sums over their negatives.
 

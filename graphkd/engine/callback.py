@@ -23,6 +23,7 @@ class EpochResult:
         test: Results on the test split.
         seconds: Time of the epoch's training, without evaluation.
         stage: The objective's stage that it belongs to; None for the student's own training.
+        diagnostics: Means of what explains the terms, such as the homophily of graphs, by name.
     """
 
     epoch: int
@@ -34,6 +35,7 @@ class EpochResult:
     test: Evaluation | None
     seconds: float
     stage: str | None = None
+    diagnostics: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass

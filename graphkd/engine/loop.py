@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
+DIAGNOSED_EVERY = 32
+"""Batches between two whose diagnostics are taken, which then cost less than 1 % of the time."""
+
+
 @dataclass(frozen=True)
 class Phase:
     """Training by one optimizer: a stage of the objective, or the student's own epochs.
@@ -158,7 +162,7 @@ class TrainingLoop:
             "device": self.device.type,
             "precision": self.fabric.strategy.precision.state_dict(),
             "generators": {name: stream.get_state() for name, stream in self.generators.items()},
-            "sums": self.sums.state(),
+            **self.sums.state(),
             "seconds": self.seconds,
             "fit": dataclasses.asdict(self.history),
         }
@@ -195,7 +199,7 @@ class TrainingLoop:
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.fabric.strategy.precision.load_state_dict(state["precision"])
-        self.sums.load([[names, sums.to(self.device), samples] for names, sums, samples in state["sums"]])
+        self.sums.load(state, self.device)
         self.seconds = state["seconds"]
         self.history = _fit(state["fit"])
         self.clock.seconds.update(self.history.phases)
@@ -263,7 +267,7 @@ class TrainingLoop:
         done = EpochResult(
             epoch=epoch + 1, lr=lr, total=means.total, terms=means.terms,
             train_top1=means.top1 if phase.trains_student else None, val=None, test=None,
-            seconds=self.seconds, stage=phase.name,
+            seconds=self.seconds, stage=phase.name, diagnostics=means.diagnostics,
         )  # fmt: skip
         if phase.name is None:
             done = self._evaluated(done, last=epoch + 1 == phase.epochs)
@@ -321,6 +325,7 @@ class TrainingLoop:
             seen = DistillationBatch(
                 student, fed.teacher, fed.labels, fed.indices, progress=progress, views=phase.views,
                 parts=self.ranks.sizes(len(fed.labels)),
+                diagnostics={} if self._explains(self.position.batch) else None,
             )  # fmt: skip
             seed_default(derive(self.seed, "objective", step), self.device)  # the same on all ranks
             losses = phase.loss(seen, section)
@@ -374,6 +379,10 @@ class TrainingLoop:
     def _applies(self, batches: int) -> bool:
         """Return whether the optimizer steps after so many batches of the epoch."""
         return batches % self.options.accumulate == 0 or batches == self._epoch_batches()
+
+    def _explains(self, batch: int) -> bool:
+        """Return whether the diagnostics of a batch of the epoch are taken."""
+        return self.options.diagnostics and batch % DIAGNOSED_EVERY == 0
 
     def _share(self, samples: int) -> float:
         """Return a batch's share of the samples of the step that it belongs to."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +15,12 @@ from graphkd.objective import Losses
 
 @dataclass(frozen=True)
 class EpochMeans:
-    """Mean loss, mean raw and weighted loss by term, and share of correct predictions in percent."""
+    """Mean loss, mean raw and weighted loss by term, share of correct predictions in percent, and mean diagnostics."""
 
     total: float
     terms: dict[str, dict[str, float]]
     top1: float
+    diagnostics: dict[str, float]
 
 
 class EpochMeter:
@@ -28,6 +30,7 @@ class EpochMeter:
         # By the terms of a batch: HKD has fewer on a batch too small for its graph.
         self.sums: dict[tuple[str, ...], Tensor] = {}
         self.samples: dict[tuple[str, ...], int] = {}
+        self.diagnostics: dict[str, Tensor] = {}  # sum and number of the finite values
 
     def add(self, labels: Tensor, logits: Tensor, losses: Losses) -> None:
         """Count a batch: labels [B] and the logits [B, C] of its first views."""
@@ -37,6 +40,10 @@ class EpochMeter:
         scaled = len(labels) * torch.cat([correct, values.double()])
         self.sums[names] = self.sums[names] + scaled if names in self.sums else scaled
         self.samples[names] = self.samples.get(names, 0) + len(labels)
+        for name, value in losses.diagnostics.items():
+            finite = value.isfinite()
+            counted = torch.stack([value.detach().where(finite, 0.0).double(), finite.double()])
+            self.diagnostics[name] = self.diagnostics[name] + counted if name in self.diagnostics else counted
 
     def means(self) -> EpochMeans:
         """Return the epoch's means; waits for the device."""
@@ -54,13 +61,17 @@ class EpochMeter:
             name: {"raw": term["raw"] / term["samples"], "weighted": term["weighted"] / term["samples"]}
             for name, term in terms.items()
         }
-        return EpochMeans(total / samples, means, 100 * correct / samples)
+        figures = {name: pair.tolist() for name, pair in self.diagnostics.items()}
+        diagnostics = {name: value / count if count else math.nan for name, (value, count) in figures.items()}
+        return EpochMeans(total / samples, means, 100 * correct / samples, diagnostics)
 
-    def state(self) -> list[Any]:
+    def state(self) -> dict[str, Any]:
         """Return the sums, for a checkpoint."""
-        return [[list(names), self.sums[names], self.samples[names]] for names in self.sums]
+        sums = [[list(names), self.sums[names], self.samples[names]] for names in self.sums]
+        return {"sums": sums, "diagnostics": self.diagnostics}
 
-    def load(self, state: list[Any]) -> None:
-        """Restore what `state` returned."""
-        for names, sums, samples in state:
-            self.sums[tuple(names)], self.samples[tuple(names)] = sums, samples
+    def load(self, state: Mapping[str, Any], device: torch.device) -> None:
+        """Restore what `state` returned, on a device; a state of graphkd 0.2 and earlier has no diagnostics."""
+        for names, sums, samples in state["sums"]:
+            self.sums[tuple(names)], self.samples[tuple(names)] = sums.to(device), samples
+        self.diagnostics = {name: pair.to(device) for name, pair in state.get("diagnostics", {}).items()}

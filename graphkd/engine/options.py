@@ -57,13 +57,15 @@ class TrainerOptions:
         strategy: How several processes train: `ddp`, or `auto`, which is `ddp` if there are several.
         threads: Threads of torch on the CPU; results are bit-equal only at the same number.
         checkpoint_every: How often a run writes a checkpoint: "N steps" or "N seconds".
+        diagnostics: Whether to measure now and then what explains the objective: homophily and overlap of its graphs,
+            similarities of its contrast. It changes no training.
 
     Raises:
         UserError: An option is out of its range.
     """
 
     NOT_IDENTITY: ClassVar[frozenset[str]] = frozenset(
-        {"accelerator", "devices", "nodes", "strategy", "threads", "eval_batch_size", "checkpoint_every"}
+        {"accelerator", "devices", "nodes", "strategy", "threads", "eval_batch_size", "checkpoint_every", "diagnostics"}
     )
 
     epochs: int = 240
@@ -93,6 +95,7 @@ class TrainerOptions:
     strategy: Literal["auto", "ddp"] = "auto"
     threads: int = 2
     checkpoint_every: str = "300 seconds"
+    diagnostics: bool = True
 
     def __post_init__(self) -> None:
         for name in _COUNTS:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -11,7 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graphkd.batch import DistillationBatch, NetworkOutput
-from graphkd.contrast import Bank, ExplicitSelection, FullBank, QueueBank, Selection, build_sampler
+from graphkd.contrast import (
+    Bank,
+    ExplicitSelection,
+    FullBank,
+    QueueBank,
+    Selection,
+    build_sampler,
+    mean_negative_similarity,
+)
 from graphkd.contrast.options import BankOptions
 from graphkd.errors import check
 from graphkd.objective.base import Objective, Setting, Stream
@@ -132,6 +140,19 @@ class ContrastiveObjective(Objective):
         """Return a network's normalised embeddings and the banked ones of the same samples, [B, dim] each."""
         embedding = F.normalize(head(output.embedding.to(head.weight.dtype)), dim=1)
         return embedding, bank.to(embedding.device).gather(indices, embedding.detach())
+
+    @staticmethod
+    @torch.no_grad()
+    def _similarities(
+        queries: Mapping[str, Tensor], positives: Mapping[str, Tensor], bank: Bank, selection: Selection
+    ) -> dict[str, Tensor]:
+        """Return the mean similarity of queries, [B, dim] by part, to their positives and negatives."""
+        negative = mean_negative_similarity(torch.stack(list(queries.values())), bank, selection)
+        found: dict[str, Tensor] = {}
+        for part, of_negatives in zip(queries, negative, strict=True):
+            found[f"{part}.positive_similarity"] = (queries[part] * positives[part]).sum(1).mean()
+            found[f"{part}.negative_similarity"] = of_negatives
+        return found
 
     def _bank_later(self, batch: DistillationBatch, student: Tensor, teacher: Tensor) -> None:
         """Keep a batch's embeddings for `after_step`; drop those of a step that was not applied."""

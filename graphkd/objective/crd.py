@@ -82,6 +82,10 @@ class CRD(ContrastiveObjective):
         if self._student_bank.used > 0:
             self.log_normalizers = logs
         self._bank_later(batch, student, teacher)
+        if batch.diagnostics is not None:
+            parts = {"student": student}, {"student": banked_teacher}
+            batch.diagnostics.update(self._similarities(*parts, self._teacher_bank, selection))
+            batch.diagnostics["alignment"] = (student * teacher).detach().sum(1).mean()
         losses = [nce(*direction, log[None], self.samples) for direction, log in zip(directions, logs, strict=True)]
         return {self.name: torch.cat(losses).sum()}
 

@@ -13,19 +13,21 @@ from graphkd.batch import DistillationBatch, NetworkOutput
 from graphkd.builder import GraphBuilder
 from graphkd.contrast import Bank, Selection, info_nce
 from graphkd.contrast.options import BankOptions
+from graphkd.diagnostics import GraphDiagnostics, compare_graphs
 from graphkd.errors import check
 from graphkd.gnn import GraphEncoder
-from graphkd.graph import Nodes
+from graphkd.graph import BatchGraph, Nodes
 from graphkd.objective.base import OBJECTIVES, Setting, teacher_output
 from graphkd.objective.contrastive import ContrastiveObjective, SamplerName
 
 
 class _Views(NamedTuple):
-    """One network's batch: its embeddings, their banked rows, and its graph embeddings if there is a graph."""
+    """One network's batch: its embeddings, their banked rows, and its graphs and graph embeddings if it has them."""
 
     embedding: Tensor
     banked: Tensor
-    graph_embedding: Tensor | None
+    graph_embedding: Tensor | None = None
+    graphs: Sequence[BatchGraph] = ()
 
 
 @OBJECTIVES.register("hkd")
@@ -145,11 +147,13 @@ class HKD(ContrastiveObjective):
         student = self._views(batch.student, batch, self.student_head, student_gnn, self._student_bank)
         teacher = self._views(teacher_output(batch), batch, self.teacher_head, teacher_gnn, self._teacher_bank)
         selection = self._select(batch)
-        parts = self._contrast(student, teacher, self._student_bank, self._teacher_bank, selection)
+        parts = self._contrast(student, teacher, self._student_bank, self._teacher_bank, selection, batch.diagnostics)
         with torch.set_grad_enabled(self.teacher_gradient and torch.is_grad_enabled()):
             teacher_parts = self._contrast(teacher, student, self._teacher_bank, self._student_bank, selection)
         if self.builder is None or has_graph:
             self._bank_later(batch, student.embedding, teacher.embedding)
+        if batch.diagnostics is not None:
+            batch.diagnostics.update(self._explained(student, teacher, batch.indices))
         return {name: parts[name] + teacher_parts[name] for name in parts}
 
     def _views(
@@ -157,14 +161,28 @@ class HKD(ContrastiveObjective):
     ) -> _Views:
         embedding, banked = self._embed(output, batch.indices, head, bank)
         if self.builder is None or gnn is None:
-            return _Views(embedding, banked, None)
+            return _Views(embedding, banked)
         tensors = (output.logits.detach(), embedding, batch.labels, batch.indices)
         parts = zip(*(torch.split(tensor, self._graph_sizes(batch)) for tensor in tensors), strict=True)
-        encoded = []
+        graphs, encoded = [], []
         for logits, part, labels, indices in parts:
             nodes = Nodes(logits, part.detach(), labels, indices, bank.view(), self._generators.get("builder"))
-            encoded.append(gnn(self.builder.build(nodes), part))
-        return _Views(embedding, banked, encoded[0] if len(encoded) == 1 else torch.cat(encoded))
+            graphs.append(self.builder.build(nodes))
+            encoded.append(gnn(graphs[-1], part))
+        return _Views(embedding, banked, encoded[0] if len(encoded) == 1 else torch.cat(encoded), graphs)
+
+    @torch.no_grad()
+    def _explained(self, student: _Views, teacher: _Views, indices: Tensor) -> dict[str, Tensor]:
+        """Return what explains a batch: how the networks' embeddings and, on average, their graphs agree."""
+        alignment = (student.embedding * teacher.embedding).sum(1).mean()
+        if not student.graphs:
+            return {"alignment": alignment}
+        targets = torch.split(indices, [graph.num_targets for graph in student.graphs])
+        labels = self._student_bank.samples.labels
+        pairs = zip(student.graphs, teacher.graphs, targets, strict=True)
+        figures = [torch.stack(compare_graphs(*pair, labels)) for pair in pairs]
+        means = torch.stack(figures).mean(0)
+        return {"alignment": alignment, **dict(zip(GraphDiagnostics._fields, means, strict=True))}
 
     def _graph_sizes(self, batch: DistillationBatch) -> list[int]:
         """Return the number of samples in each graph of the batch."""
@@ -172,8 +190,9 @@ class HKD(ContrastiveObjective):
         return [size for size in batch.parts if size > 0] if is_local else [len(batch.labels)]
 
     def _contrast(
-        self, anchor: _Views, other: _Views, own_bank: Bank, other_bank: Bank, selection: Selection
-    ) -> dict[str, Tensor]:
+        self, anchor: _Views, other: _Views, own_bank: Bank, other_bank: Bank, selection: Selection,
+        diagnostics: dict[str, Tensor] | None = None,
+    ) -> dict[str, Tensor]:  # fmt: skip
         """Return each part's loss in one direction: the anchor network's queries, the other network's positives."""
         queries: dict[str, Tensor] = {}
         positives: dict[str, Tensor] = {}
@@ -186,6 +205,8 @@ class HKD(ContrastiveObjective):
         if not queries:
             return {}
         bank = own_bank if self.negatives_from == "own" else other_bank
+        if diagnostics is not None:
+            diagnostics |= self._similarities(queries, positives, bank, selection)
         losses = info_nce(
             torch.stack(list(queries.values())), torch.stack(list(positives.values())),
             bank, selection, self.temperature,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -21,11 +22,12 @@ Weight = float | Mapping[str, float]
 
 
 class Losses(NamedTuple):
-    """Loss of a batch, and its terms by name before and after weighting; all scalars."""
+    """Loss of a batch, its terms by name before and after weighting, and its diagnostics by name; all scalars."""
 
     total: Tensor
     raw: dict[str, Tensor]
     weighted: dict[str, Tensor]
+    diagnostics: Mapping[str, Tensor] = {}
 
 
 class WeightedSum(nn.Module):
@@ -58,9 +60,13 @@ class WeightedSum(nn.Module):
         """Return the losses of a batch; each term is computed within the `section` of its name."""
         raw: dict[str, Tensor] = {}
         weighted: dict[str, Tensor] = {}
+        diagnostics: dict[str, Tensor] = {}
         for term, objective in self._objectives().items():
+            own = None if batch.diagnostics is None else dict[str, Tensor]()
+            seen = replace(batch, diagnostics=own)
             with section(term):
-                parts = objective(batch if objective.views > 1 else batch.first_view())
+                parts = objective(seen if objective.views > 1 else seen.first_view())
+            diagnostics |= {f"{term}.{name}": value for name, value in (own or {}).items()}
             weight = self.weights[term]
             for part, value in parts.items():
                 name = term if part == objective.name else f"{term}.{part}"
@@ -68,7 +74,7 @@ class WeightedSum(nn.Module):
                 weighted[name] = (weight.get(part, 1.0) if isinstance(weight, Mapping) else weight) * value
         # HKD may have no term on a batch that is too small for its graph.
         nothing = 0 * batch.student.logits.sum()
-        return Losses(sum(weighted.values(), nothing), raw, weighted)
+        return Losses(sum(weighted.values(), nothing), raw, weighted, diagnostics)
 
     @property
     def terms_need_teacher(self) -> bool:

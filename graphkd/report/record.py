@@ -18,7 +18,7 @@ from graphkd.files import read_small, write_atomically
 
 SCHEMA: Final = 1
 LARGEST_BYTES = 4 << 20
-ADDED = frozenset({"data", "phases", "group_size", "code.plugins"})
+ADDED = frozenset({"data", "phases", "group_size", "code.plugins", "metrics.diagnostics"})
 """Fields that schema 1 did not have at first; a record may lack them."""
 LONGEST_NAME = 300
 LONGEST_SHOWN = 60
@@ -67,6 +67,7 @@ class Metrics:
         test_nll_last: Mean negative log-likelihood on test data after the last epoch, in nats.
         agreement_last: Share of test samples on which student and teacher predict the same class.
         terms: Last losses by the name of the term.
+        diagnostics: Means of the last epoch that explain the terms, such as the homophily of graphs, by name.
     """
 
     test_top1_last: float | None = None
@@ -77,6 +78,7 @@ class Metrics:
     test_nll_last: float | None = None
     agreement_last: float | None = None
     terms: dict[str, Term] = field(default_factory=dict)
+    diagnostics: dict[str, float | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -58,6 +58,7 @@ def _metrics(history: History) -> Metrics:
         test_nll_last=last.test.nll,
         agreement_last=last.test.agreement,
         terms={name: Term(term["raw"], term["weighted"]) for name, term in last.terms.items()},
+        diagnostics=dict(last.diagnostics),
     )
 
 

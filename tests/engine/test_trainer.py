@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from graphkd import OBJECTIVES, DistillationBatch, Trainer, UserError, WeightedSum
 from graphkd.data import Dataset, Split, TensorDataset
+from graphkd.engine import loop
 from graphkd.engine.callback import Callback, EpochResult, History
 from graphkd.engine.seeding import derive, generator
 from graphkd.model import Network
@@ -215,6 +216,30 @@ def test_losses_are_means_over_the_samples_that_had_them(
     assert epoch.total == pytest.approx(epoch.terms["spy"]["weighted"] + 32 * 64 / 109)
     correct = sum(int((batch.student.logits.argmax(1) == batch.labels).sum()) for batch in spy.batches)
     assert epoch.train_top1 == pytest.approx(100 * correct / 109)
+
+
+class Explained(Objective):
+    """Explains a batch by its number; every other one by NaN."""
+
+    name = "explained"
+    needs_teacher = False
+
+    def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:
+        if batch.diagnostics is not None:
+            number = batch.progress.step
+            batch.diagnostics["number"] = torch.tensor(float(number) if number % 2 == 0 else torch.nan)
+        return {self.name: batch.student.logits.square().mean()}
+
+
+def test_diagnostics_are_means_over_the_batches_that_are_asked_for_them(
+    digits: Dataset, network: MakeNetwork, trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "DIAGNOSED_EVERY", 3)
+    history = trainer(batch_size=16).fit(network(), WeightedSum({"why": (Explained(), 1.0)}), digits)
+    # Of 7 batches an epoch, those at 0, 3 and 6 are asked; 3, 7 and 13 are NaN.
+    assert [epoch.diagnostics for epoch in history.epochs] == [{"why.number": 3.0}, {"why.number": 10.0}]
+    history = trainer(diagnostics=False).fit(network(), WeightedSum({"why": (Explained(), 1.0)}), digits)
+    assert [epoch.diagnostics for epoch in history.epochs] == [{}, {}]
 
 
 def test_evaluates_when_due_and_always_at_the_end(digits: Dataset, network: MakeNetwork, trainer: MakeTrainer) -> None:

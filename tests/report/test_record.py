@@ -26,7 +26,7 @@ FIELDS = [
 ]  # fmt: skip
 METRICS = [
     "test_top1_last", "test_top1_at_best_val", "val_top1_best", "test_top1_max", "test_top5_last",
-    "test_nll_last", "agreement_last", "terms",
+    "test_nll_last", "agreement_last", "terms", "diagnostics",
 ]  # fmt: skip
 
 
@@ -64,9 +64,10 @@ values = st.recursive(
 )
 metrics = st.builds(
     Metrics,
-    **{name: numbers for name in METRICS if name not in ("terms", "test_top1_last")},
+    **{name: numbers for name in METRICS if name not in ("terms", "diagnostics", "test_top1_last")},
     test_top1_last=st.floats(0, 100),
     terms=st.dictionaries(texts, st.builds(Term, numbers, numbers), max_size=3),
+    diagnostics=st.dictionaries(texts, numbers, max_size=3),
 )
 records = st.builds(
     Record,
@@ -166,7 +167,12 @@ def test_numbers_that_are_not_finite_become_null() -> None:
 
 @pytest.mark.parametrize(
     "path",
-    [*sorted({*FIELDS} - ADDED), *(f"metrics.{name}" for name in METRICS), "code.git", "teacher.accuracy"],
+    [
+        *sorted({*FIELDS} - ADDED),
+        *sorted({f"metrics.{name}" for name in METRICS} - ADDED),
+        "code.git",
+        "teacher.accuracy",
+    ],
 )
 def test_a_missing_field_is_named(path: str) -> None:
     document = json.loads(make_record().to_json())
