@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from graphkd.batch import DistillationBatch
 from graphkd.errors import check, choices, one_of
 from graphkd.objective.base import Objective, Setting, Stream
+from graphkd.objective.schedule import Schedule
 from graphkd.objective.stage import Stage
 
 Section = Callable[[str], AbstractContextManager[Any]]
@@ -36,11 +37,14 @@ class WeightedSum(nn.Module):
     A part of a term is named `term.part` ("hkd.individual"), or just `term` if it has the objective's own name ("ce").
     """
 
-    def __init__(self, terms: Mapping[str, tuple[Objective, Weight]]) -> None:
+    def __init__(
+        self, terms: Mapping[str, tuple[Objective, Weight]], schedules: Mapping[str, Schedule] | None = None
+    ) -> None:
         """Create a sum of objectives.
 
         Args:
             terms: Objective and weight by the term's name. A mapping as weight names parts; others weigh 1.
+            schedules: How weights change over the training, by the term's name; others stay as they are.
 
         Raises:
             UserError: There is no term, a name is empty or has a dot, a weight names a part that its objective lacks,
@@ -50,6 +54,7 @@ class WeightedSum(nn.Module):
         check_terms({name: (type(objective), weight) for name, (objective, weight) in terms.items()})
         self.objectives = nn.ModuleDict({name: objective for name, (objective, _) in terms.items()})
         self.weights = {name: weight for name, (_, weight) in terms.items()}
+        self.schedules = dict(schedules or {})
 
     @property
     def needs_teacher(self) -> bool:
@@ -68,10 +73,11 @@ class WeightedSum(nn.Module):
                 parts = objective(seen if objective.views > 1 else seen.first_view())
             diagnostics |= {f"{term}.{name}": value for name, value in (own or {}).items()}
             weight = self.weights[term]
+            factor = self.schedules[term].factor(batch.progress) if term in self.schedules else 1.0
             for part, value in parts.items():
                 name = term if part == objective.name else f"{term}.{part}"
                 raw[name] = value
-                weighted[name] = (weight.get(part, 1.0) if isinstance(weight, Mapping) else weight) * value
+                weighted[name] = factor * (weight.get(part, 1.0) if isinstance(weight, Mapping) else weight) * value
         # HKD may have no term on a batch that is too small for its graph.
         nothing = 0 * batch.student.logits.sum()
         return Losses(sum(weighted.values(), nothing), raw, weighted, diagnostics)

@@ -46,7 +46,9 @@ def build_objective(
         runtime |= {f"{side}_dim": shapes.embedding, f"{side}_shapes": shapes.features}
     for name, term in terms.items():
         _check_shown(f"objective.{name}", OBJECTIVES.factory(term.part.name), networks, outputs)
-    return WeightedSum({name: (_build_term(name, term, seed, runtime), term.weight) for name, term in terms.items()})
+    schedules = {name: term.schedule for name, term in terms.items() if term.schedule is not None}
+    built = {name: (_build_term(name, term, seed, runtime), term.weight) for name, term in terms.items()}
+    return WeightedSum(built, schedules)
 
 
 def try_out(name: str, term: Term) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ from graphkd.files import real_folder
 from graphkd.gnn import GNNS
 from graphkd.model import MODELS, OwnInput
 from graphkd.objective import OBJECTIVES, Objective
+from graphkd.objective.schedule import Schedule
 from graphkd.objective.weighted_sum import Weight, check_terms
 from graphkd.registry import Registry, import_plugins
 from graphkd.run.build import SHARED, try_out
@@ -303,6 +304,7 @@ def _term(config: Mapping[str, Any], name: str, node: Any) -> Term:
     where = f"objective.{name}"
     options = _named(node, where)
     weight = _weight(options.pop("weight", 1.0), f"{where}.weight")
+    schedule = _schedule(options.pop("schedule", None), f"{where}.schedule")
     factory = OBJECTIVES.factory(options["name"])
     known = options_of(factory)
     takes_graph = "builder" in known
@@ -313,11 +315,11 @@ def _term(config: Mapping[str, Any], name: str, node: Any) -> Term:
     if graph_dim is None:
         for key, value in own.items():
             check(value is None, f"{where}.{key} is given, but with these options '{part.name}' uses no graph")
-        return Term(part, weight, reads=frozenset(shared))
+        return Term(part, weight, schedule, reads=frozenset(shared))
     check(graph_dim >= 1, f"{where}: dim is {graph_dim}, but must be at least 1, the width of its graphs' embeddings")
     nodes = {key: config[key] if value is None else value for key, value in own.items()}
     return Term(
-        part, weight, graph_dim,
+        part, weight, schedule, graph_dim,
         builder=_part(BUILDERS, nodes["builder"], f"{where}.builder"),
         gnn=_part(GNNS, nodes["gnn"], f"{where}.gnn"),
         teacher_gnn=_teacher_gnn(nodes["teacher_gnn"], f"{where}.teacher_gnn"),
@@ -329,6 +331,17 @@ def _teacher_gnn(node: Any, where: str) -> Part | Literal["shared"] | None:
     if node is None:
         return None
     return SHARED if node == SHARED else _part(GNNS, node, where)
+
+
+def _schedule(value: Any, where: str) -> Schedule | None:
+    if value is None:
+        return None
+    points = convert(value, Sequence[Sequence[float]], where)
+    check(all(len(point) == 2 for point in points), f"{where} is {brief(value)}, but must be [[share, factor], ...]")
+    try:
+        return Schedule([(share, factor) for share, factor in points])
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
 
 
 def _weight(value: Any, where: str) -> Weight:

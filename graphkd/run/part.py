@@ -12,6 +12,7 @@ from typing import Any, Literal
 from graphkd.binding import Bound, bind, options_of
 from graphkd.data import DATASETS
 from graphkd.engine.checkpoint import content_hash
+from graphkd.objective.schedule import Schedule
 from graphkd.objective.weighted_sum import Weight
 from graphkd.registry import Registry
 
@@ -59,6 +60,7 @@ class Term:
 
     part: Part
     weight: Weight
+    schedule: Schedule | None = None
     graph_dim: int | None = None
     builder: Part | None = None
     gnn: Part | None = None
@@ -70,6 +72,8 @@ class Term:
     def identity(self) -> dict[str, Any]:
         """Its share of a run's identity."""
         document: dict[str, Any] = {"objective": self.part.identity, "weight": self.weight}
+        if self.schedule is not None:
+            document["schedule"] = self.schedule.points
         if self.graph_dim is not None:
             assert self.builder is not None
             assert self.gnn is not None

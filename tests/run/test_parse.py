@@ -36,6 +36,7 @@ NOT_COUNTED = {
     "teacher_trainer.eval_batch_size", "gnn.engine", "objective.hkd.bank.on_host", "objective.hkd.bank.sharded",
     "bank.sharded", "trainer.devices", "trainer.nodes", "trainer.strategy", "trainer.checkpoint_every",
     "teacher_trainer.devices", "teacher_trainer.nodes", "teacher_trainer.strategy", "teacher_trainer.checkpoint_every",
+    "trainer.diagnostics", "teacher_trainer.diagnostics",
 }  # fmt: skip
 """What is no part of a run's identity, or, of the names, what another test changes."""
 OTHER = {
@@ -89,6 +90,7 @@ OTHER = {
     "trainer.non_finite": "skip",
     "teacher_trainer.non_finite": "skip",
     "objective.hkd.graph_scope": "local",
+    **{f"objective.{term}.schedule": [[0.0, 0.5]] for term in ("ce", "kd", "hkd")},
     "trainer.checkpoint_every": "7 steps",
     "teacher_trainer.optimizer": "adamw",
     "teacher_trainer.schedule": "cosine",
@@ -153,6 +155,7 @@ def test_just_what_changes_the_result_counts(tiny_config: Config) -> None:
         {"objective.hkd.bank": {"kind": "queue", "length": 51}},
         {"objective.kd": ...},
         {"objective.kd.weight": {"kd": 0.5}},
+        {"objective.kd.schedule": [[0.0, 0.0], [0.5, 1.0]]},
     ],
 )
 def test_other_parts_are_other_runs(tiny_config: Config, changes: dict[str, Any]) -> None:
@@ -465,6 +468,9 @@ def test_an_unknown_name_is_told_with_the_nearest(tiny_config: Config, changes: 
         ({"objective.ce": {"weight": 1.0}}, "objective.ce needs a name"),
         ({"objective.ce.weight": "much"}, "objective.ce.weight is 'much'"),
         ({"objective.ce.weight": math.nan}, "objective.ce.weight is nan, but must be finite"),
+        ({"objective.hkd.schedule": "late"}, "objective.hkd.schedule is 'late', but must be a list"),
+        ({"objective.hkd.schedule": [[0.5]]}, "objective.hkd.schedule is [[0.5]], but must be [[share"),
+        ({"objective.hkd.schedule": [[2, 1]]}, "objective.hkd.schedule: the schedule's shares"),
         ({"objective.hkd.weight": {"individual": "much"}}, "objective.hkd.weight.individual is 'much'"),
         ({"trainer.lr": math.inf}, "trainer.lr is inf, but must be finite"),
         ({"trainer.decay_at": [math.nan]}, "trainer.decay_at is nan"),
