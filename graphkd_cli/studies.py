@@ -12,6 +12,7 @@ from typing import Any
 from graphkd.ablation import Suite
 from graphkd.errors import UserError, check, one_of
 from graphkd.report.figures import build_figures, write_figures
+from graphkd.report.graph_figures import build_graph_figures
 from graphkd.report.grid import GridSpec, build_grids
 from graphkd.report.load import load_records
 from graphkd.report.markup import Table, write_tables
@@ -143,8 +144,10 @@ def draw_figures(records: Sequence[Record], suites: Mapping[str, Suite], folder:
         suite = suites.get(study)
         own = [record for record in records if record.study == study]
         if suite is None:
-            return build_figures(own)
-        return build_figures(own, order=list(suite.variants), axis=suite.figure, baseline=suite.baseline)
+            return [*build_figures(own), *build_graph_figures(own)]
+        order = list(suite.variants)
+        figures = build_figures(own, order=order, axis=suite.figure, baseline=suite.baseline)
+        return [*figures, *build_graph_figures(own, order)]
 
     studies = sorted({record.study for record in records})
     for path in write_figures((figure for study in studies for figure in of(study)), folder):

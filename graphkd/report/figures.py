@@ -69,7 +69,7 @@ def write_figures(figures: Iterable[tuple[str, Figure]], folder: str | os.PathLi
     """
     names, drawn = itertools.tee(figures)
     paths = []
-    with _look():
+    with look():
         for stem, (_, figure) in zip(file_stems(name for name, _ in names), drawn, strict=True):
             make_folder(folder)
             for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
@@ -109,9 +109,9 @@ def build_figures(
     """
     one_of(metric, METRICS, "there is no metric")
     figures = []
-    with _look():
+    with look():
         for group in grouped(records):
-            rows = [_Shown.of(row, metric, axis or "") for row in aggregate(group.records, order)]
+            rows = [Shown.of(row, metric, axis or "") for row in aggregate(group.records, order)]
             known = [shown for shown in rows if shown.n]
             if not known:
                 continue
@@ -125,7 +125,7 @@ def build_figures(
 
 
 @dataclass(frozen=True)
-class _Shown:
+class Shown:
     """A row with the metric of each run, their mean and spread, and the row's number on the axis, NaN for none."""
 
     row: Row
@@ -134,7 +134,7 @@ class _Shown:
     at: float
 
     @classmethod
-    def of(cls, row: Row, metric: str, axis: str) -> _Shown:
+    def of(cls, row: Row, metric: str, axis: str) -> Shown:
         values = tuple(row.by_seed(metric).values())
         number: Any = row.runs[0].varied.get(axis)
         try:
@@ -161,18 +161,18 @@ class _Shown:
 class _Plot:
     """What a figure shows: rows of a group, the metric's label, the option along which, and the baseline's row."""
 
-    rows: Sequence[_Shown]
+    rows: Sequence[Shown]
     group: Group
     label: str
     axis: str
-    baseline: _Shown | None
+    baseline: Shown | None
 
     @property
     def is_percent(self) -> bool:
         return self.label.endswith("(%)")
 
 
-def _look() -> AbstractContextManager[None]:
+def look() -> AbstractContextManager[None]:
     """Set matplotlib's defaults whatever the user's are, our looks, and constant names inside SVG."""
     from matplotlib import style
 
@@ -187,7 +187,7 @@ def _look() -> AbstractContextManager[None]:
 
 def _draw_dots(plot: _Plot) -> Figure:
     """Draw a line for each row: label, every seed, the mean and its bar."""
-    labels = [_wrapped(f"{shown.row.label} (n={shown.n})", 0.42 * WIDTH) for shown in plot.rows]
+    labels = [wrapped(f"{shown.row.label} (n={shown.n})", 0.42 * WIDTH) for shown in plot.rows]
     ends = [*itertools.accumulate((max(LEAST_ROW, _height(label, "text") + 8) for label in labels), initial=0.0)]
     figure, axes = _new_figure(plot, ends[-1], plot.label, [])
     axes.set_xlim(*_limits(plot))
@@ -243,13 +243,13 @@ def _draw_along(plot: _Plot) -> Figure:
     return figure
 
 
-def _series(points: Sequence[_Shown], axis: str) -> dict[str, list[_Shown]]:
+def _series(points: Sequence[Shown], axis: str) -> dict[str, list[Shown]]:
     """Return rows that vary the same besides the axis, by number, under what tells each series from the others."""
     others = [
         {name: str(value) for name, value in shown.row.runs[0].varied.items() if name != axis} for shown in points
     ]
     common = set.intersection(*(set(options.items()) for options in others))
-    series: dict[str, list[_Shown]] = defaultdict(list)
+    series: dict[str, list[Shown]] = defaultdict(list)
     for shown, options in zip(points, others, strict=True):
         told = [f"{name}={value}" for name, value in sorted(options.items()) if (name, value) not in common]
         series[", ".join(told) or "as the base"].append(shown)
@@ -283,7 +283,7 @@ def _settle(figure: Figure) -> None:
 
 
 def _draw_rows(
-    axes: Axes, rows: Sequence[tuple[_Shown, float]], style: Style, along: Literal["x", "y"], shift: float
+    axes: Axes, rows: Sequence[tuple[Shown, float]], style: Style, along: Literal["x", "y"], shift: float
 ) -> None:
     """Draw means, bars and, beside these so that all are seen, the seeds; values run along one axis.
 
@@ -334,7 +334,7 @@ def _limits(plot: _Plot) -> tuple[float, float]:
     return low - pad, high + pad
 
 
-def _level_text(shown: _Shown, plot: _Plot) -> str:
+def _level_text(shown: Shown, plot: _Plot) -> str:
     """Return what the legend says of a horizontal line; the mean of a point is seen at the point."""
     name = f"{shown.row.label} (baseline)" if shown is plot.baseline else shown.row.label
     if shown.is_point:
@@ -372,11 +372,11 @@ def _new_figure(plot: _Plot, inner_height: float, horizontal: str, keys: Sequenc
     """
     from matplotlib.figure import Figure
 
-    title = _wrapped(", ".join(plot.group.keys), 0.94 * WIDTH, "title")
-    label = _wrapped(horizontal, 0.5 * WIDTH)
-    note = _wrapped(_note(plot), 0.94 * WIDTH, "small")
+    title = wrapped(", ".join(plot.group.keys), 0.94 * WIDTH, "title")
+    label = wrapped(horizontal, 0.5 * WIDTH)
+    note = wrapped(_note(plot), 0.94 * WIDTH, "small")
     for key in keys:
-        key.set_label(_wrapped(str(key.get_label()), 0.84 * WIDTH, "small"))
+        key.set_label(wrapped(str(key.get_label()), 0.84 * WIDTH, "small"))
     legend_height = sum(_height(str(key.get_label()), "small") + 4 for key in keys)
     around = _height(title, "title") + _height(label, "text") + _height(note, "small") + legend_height + 70
     figure = Figure((WIDTH / 72, (inner_height + around) / 72), dpi=DPI, layout="constrained")
@@ -389,7 +389,7 @@ def _new_figure(plot: _Plot, inner_height: float, horizontal: str, keys: Sequenc
     return figure, axes
 
 
-def _wrapped(text: str, width: float, size: str = "text") -> str:
+def wrapped(text: str, width: float, size: str = "text") -> str:
     """Return the text in lines that are no wider than this, broken behind spaces and signs, or anywhere if need be.
 
     Signs that the font lacks, which would all be the same empty box, become escapes.

@@ -32,6 +32,15 @@ class Metric:
         return f"{self.label} ({self.unit})" if self.unit else self.label
 
 
+DIAGNOSTICS: dict[str, Metric] = {
+    "teacher_homophily": Metric("homophily of the teacher's graph", 3),
+    "student_homophily": Metric("homophily of the student's graph", 3),
+    "overlap": Metric("overlap of both graphs", 3),
+    "teacher_degree": Metric("neighbours in the teacher's graph", 2),
+    "student_degree": Metric("neighbours in the student's graph", 2),
+    "alignment": Metric("cosine of both embeddings", 3),
+}
+"""What explains graphs and contrast, by the last part of its name in `Metrics.diagnostics`."""
 METRICS: dict[str, Metric] = {
     "test_top1_last": Metric("test top-1, last epoch (%)", 2, "max"),
     "test_top1_at_best_val": Metric("test top-1, at best validation (%)", 2, "max"),
@@ -43,11 +52,14 @@ METRICS: dict[str, Metric] = {
     "seconds_per_step": Metric("seconds per step", 4),
     "peak_memory_mib": Metric("peak memory (MiB)", 0),
     "duration_s": Metric("duration (s)", 1),
+    **DIAGNOSTICS,
 }
-"""Fields of `Record` and of its `metrics` by name."""
+"""Fields of `Record` and of its `metrics` by name, and diagnostics."""
 
 
 def value_of(record: Record, name: str) -> float | None:
-    """Return the value of a metric of a run, None where the run has none."""
+    """Return the value of a metric of a run, None where the run has none; of a diagnostic its first term's."""
+    if name in DIAGNOSTICS:
+        return next((value for key, value in record.metrics.diagnostics.items() if key.endswith(f".{name}")), None)
     value: float | None = getattr(record if hasattr(record, name) else record.metrics, name)
     return value

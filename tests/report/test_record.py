@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from graphkd.errors import UserError
 from graphkd.report.load import load_records
+from graphkd.report.metrics import DIAGNOSTICS
 from graphkd.report.record import ADDED, LARGEST_BYTES, Code, Metrics, Record, Teacher, Term, read, write
 
 FIELDS = [
@@ -31,9 +32,11 @@ METRICS = [
 
 
 def make_record(**changes: Any) -> Record:
-    """A finished run; names of metrics may be given beside the fields of the record."""
+    """A finished run; names of metrics and diagnostics may be given beside the fields of the record."""
     metrics = {"test_top1_last": 90.0, "test_top1_max": 91.0, "test_nll_last": 0.3, "agreement_last": 92.0}
     metrics |= {name: changes.pop(name) for name in METRICS if name in changes}
+    explained = {f"hkd.{name}": changes.pop(name) for name in DIAGNOSTICS if name in changes}
+    metrics |= {"diagnostics": explained} if explained else {}
     fields: dict[str, Any] = {
         "kind": "student", "status": "done", "study": "suite", "variant": "hkd", "pair": "large->small",
         "varied": {}, "identity": "1a2b", "seed": 0, "teacher": Teacher("feed", 97.5),

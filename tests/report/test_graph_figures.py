@@ -1,0 +1,70 @@
+"""The figure of graphs against accuracy, and graphs as columns of tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from test_record import make_record
+
+from graphkd.report.figures import write_figures
+from graphkd.report.graph_figures import build_graph_figures
+from graphkd.report.metrics import value_of
+from graphkd.report.record import Record
+
+
+def explained(variant: str, homophily: float, accuracies: list[float]) -> list[Record]:
+    """Finished runs of a variant whose graphs have a homophily, and embeddings that agree more from seed to seed."""
+    return [
+        make_record(
+            variant=variant, identity=f"id-{variant}", seed=seed, test_top1_last=accuracy,
+            diagnostics={"hkd.teacher_homophily": homophily, "hkd.alignment": 0.1 * seed, "hkd.overlap": None},
+        )
+        for seed, accuracy in enumerate(accuracies)
+    ]  # fmt: skip
+
+
+RUNS = [
+    *explained("knn", 0.5, [60.0, 62.0, 64.0]),
+    *explained("threshold", 0.9, [70.0, 72.0, 74.0]),
+    *explained("random", 0.1, [50.0, 50.0, 50.0]),
+]
+
+
+def test_a_diagnostic_is_found_by_the_last_part_of_its_name() -> None:
+    (record, *_) = RUNS
+    assert value_of(record, "teacher_homophily") == 0.5
+    assert value_of(record, "overlap") is None
+    assert value_of(make_record(), "teacher_homophily") is None
+
+
+def test_each_variant_is_a_point_of_each_panel_that_has_values() -> None:
+    ((name, figure),) = build_graph_figures(RUNS, order=["random", "knn"])
+    assert name.endswith("_graphs")
+    homophily, alignment = figure.axes
+    assert homophily.get_xlabel() == "homophily of the teacher's graph"
+    assert alignment.get_xlabel() == "cosine of both embeddings"
+    means = next(line for line in homophily.lines if len(line.get_xdata()) == 3)
+    assert list(zip(means.get_xdata(), means.get_ydata(), strict=True)) == [(0.1, 50.0), (0.5, 62.0), (0.9, 72.0)]
+    numbers = {text.get_text(): text.xy for text in homophily.texts}
+    assert sorted(numbers) == ["1", "2", "3"]
+    assert [numbers[number][1] for number in ("1", "2", "3")] == [50.0, 62.0, 72.0]
+    heights = sorted(text.xy[1] for text in alignment.texts)
+    assert len(set(heights)) == 3
+
+
+def test_too_few_variants_make_no_figure() -> None:
+    plain = [make_record(variant="kd", identity="kd")]
+    assert build_graph_figures([*RUNS[:6], *plain]) == []
+
+
+def test_the_figure_is_written(tmp_path: Path) -> None:
+    files = write_figures(build_graph_figures(RUNS), tmp_path)
+    assert [file.suffix for file in files] == [".png", ".svg"]
+    assert all(file.stat().st_size > 1000 for file in files)
+
+
+@pytest.mark.parametrize("metric", ["test_top1_last", "test_nll_last"])
+def test_another_metric_is_the_vertical_axis(metric: str) -> None:
+    ((_, figure),) = build_graph_figures(RUNS, metric=metric)
+    assert ("NLL" in figure.axes[0].get_ylabel()) == (metric == "test_nll_last")
