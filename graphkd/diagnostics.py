@@ -44,7 +44,7 @@ def compare_graphs(student: BatchGraph, teacher: BatchGraph, indices: Tensor, la
         Scalars in float32.
     """
     (student_homophily, student_degree, ours), (teacher_homophily, teacher_degree, theirs) = (
-        _describe(*_edges(graph, indices), len(indices), labels) for graph in (student, teacher)
+        _describe(*sample_edges(graph, indices), len(indices), labels) for graph in (student, teacher)
     )
     common = torch.isin(ours, theirs, assume_unique=True).sum()
     overlap = common / (len(ours) + len(theirs) - common)
@@ -58,8 +58,8 @@ def _describe(sources: Tensor, targets: Tensor, samples: int, labels: Tensor) ->
     return homophily, degree, torch.unique(targets * len(labels) + sources)
 
 
-def _edges(graph: BatchGraph, indices: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the training samples at both ends of each edge, int64 [E], without self loops."""
+def sample_edges(graph: BatchGraph, indices: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the training samples at both ends of each edge, sources and targets, int64 [E], without self loops."""
     support = graph.num_nodes - graph.num_targets
     known = indices.new_full((support,), -1) if graph.support_indices is None else graph.support_indices
     sources, targets = torch.cat([indices, known])[graph.sources], indices[graph.targets]

@@ -19,12 +19,13 @@ COMMANDS = {
     "ablation": "run a suite: variants x seeds",
     "transfer": "probe finished students on other data with a linear classifier",
     "report": "turn run records into tables (CSV, Markdown, LaTeX) and figures",
+    "show": "print a finished run and its curves, and draw its graphs, relations and embeddings",
     "evaluate": "print the accuracy of a run or of a file of weights",
     "bench": "measure time and memory on this machine, against the published arrangement",
     "plan": "compute memory and work of HKD at sizes beyond this machine",
     "list": "list builders, gnns, objectives, models, data and suites",
 }
-MODULES = {"list": "list_parts", "-sc": "completion", "--shell-completion": "completion"}
+MODULES = {"list": "list_parts", "show": "show_run", "-sc": "completion", "--shell-completion": "completion"}
 """Modules of commands whose names differ."""
 
 HELP = f"""\

@@ -1,0 +1,153 @@
+"""The outputs, embeddings and graphs of a finished run's networks for some test images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from graphkd.builder import BUILDERS, GraphBuilder
+from graphkd.contrast import FullBank
+from graphkd.data import Dataset
+from graphkd.engine.checkpoint import load_weights
+from graphkd.errors import UserError, check
+from graphkd.graph import BatchGraph, Nodes
+from graphkd.model import Network
+from graphkd.run.finished import load
+from graphkd.run.folder import CONFIG, WEIGHTS, read_config
+from graphkd.run.parse import parse
+from graphkd.run.spec import StudentSpec
+
+
+@dataclass(frozen=True)
+class NetworkView:
+    """Some test images as one network sees them.
+
+    Attributes:
+        name: "teacher" or "student".
+        logits: Class scores, float [B, C].
+        embedding: The network's own embeddings, of unit length, float [B, D].
+        graph: The graph of the images to draw.
+    """
+
+    name: str
+    logits: Tensor
+    embedding: Tensor
+    graph: BatchGraph
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A finished run and what its networks make of some test images.
+
+    Attributes:
+        class_names: Names of the classes that the images are of.
+        labels: Position of each image's class in `class_names`, int64 [B].
+        drawn: The images in the graphs, int64 [G]; `NetworkView.graph` numbers them from 0.
+        networks: The teacher, if the run had one, and the student.
+        builder: Name of the graphs' builder.
+    """
+
+    class_names: tuple[str, ...]
+    labels: Tensor
+    drawn: Tensor
+    networks: Sequence[NetworkView]
+    builder: str
+
+
+@torch.inference_mode()
+def inspect(
+    folder: str | Path, data: Mapping[str, Any] | None = None, classes: int = 8, per_class: int = 40, drawn: int = 8
+) -> Inspection:
+    """Inspect a finished run of a student on images of its test split.
+
+    The graphs are those of the run's builder, or of kNN where its objective has none. Heads and banks of an objective
+    end with the training. So a builder on embeddings sees the networks' own, and a bank those of the drawn images.
+
+    Args:
+        folder: The run's folder.
+        data: Options that replace those of the run's data (`graphkd.run.finished.load`).
+        classes: Number of classes that images are taken of, evenly spaced.
+        per_class: Most images of a class.
+        drawn: Images of a class in the graphs.
+
+    Raises:
+        UserError: The folder holds no finished run of a student, its teacher or data cannot be read, or a number is
+            too small.
+    """
+    check(classes >= 2, f"classes is {classes}, but must be at least 2")
+    check(per_class >= drawn >= 1, f"drawn is {drawn}, but must be from 1 to per_class, {per_class}")
+    finished = load(folder, data)
+    check(finished.record.kind == "student", f"{folder} holds a teacher's run; give the folder of a student's")
+    spec = parse(read_config(Path(folder) / CONFIG))
+    assert isinstance(spec, StudentSpec)
+    dataset = finished.dataset
+    chosen = torch.linspace(0, dataset.num_classes - 1, min(classes, dataset.num_classes)).round().long()
+    images, labels = _take(dataset, chosen, per_class)
+    in_graph = torch.cat([(labels == place).nonzero().flatten()[:drawn] for place in range(len(chosen))])
+    builder = next((term.builder for term in spec.terms.values() if term.builder is not None), None)
+    build: GraphBuilder = BUILDERS.build("knn") if builder is None else builder.build()
+    networks = {"teacher": _teacher(spec, dataset), "student": finished.student}
+    return Inspection(
+        class_names=tuple(dataset.class_names[label] for label in chosen.tolist()),
+        labels=labels,
+        drawn=in_graph,
+        networks=[
+            _view(name, network, images, labels, in_graph, build)
+            for name, network in networks.items()
+            if network is not None
+        ],
+        builder="knn" if builder is None else builder.name,
+    )
+
+
+def _take(dataset: Dataset, chosen: Tensor, per_class: int) -> tuple[Tensor, Tensor]:
+    """Return the first test images of each chosen class, [B, ...], and the places of their classes, sorted by these."""
+    found: list[list[Tensor]] = [[] for _ in chosen]
+    for batch in dataset.eval_batches("test", 256, "cpu"):
+        for place, label in enumerate(chosen):
+            found[place] += list(batch.images[batch.labels == label][: per_class - len(found[place])])
+        if all(len(of_class) == per_class for of_class in found):
+            break
+    counts = torch.tensor([len(of_class) for of_class in found])
+    check(int(counts.sum()) > 0, "the test split has no image of the chosen classes")
+    images = torch.stack([image for of_class in found for image in of_class])
+    return images, torch.arange(len(chosen)).repeat_interleave(counts)
+
+
+def _teacher(spec: StudentSpec, dataset: Dataset) -> Network | None:
+    """Return the trained teacher of a run, or None if it had none.
+
+    Raises:
+        UserError: Its weights are no longer there.
+    """
+    if spec.teacher is None:
+        return None
+    file = spec.teacher.checkpoint or spec.teacher.folder / WEIGHTS["teacher"]
+    check(file.is_file(), f"the run's teacher is no longer in {file}")
+    network = spec.teacher.network(dataset)
+    load_weights(network, file)
+    return network.eval()
+
+
+def _view(
+    name: str, network: Network, images: Tensor, labels: Tensor, in_graph: Tensor, builder: GraphBuilder
+) -> NetworkView:
+    outputs = [network(part) for part in torch.split(images, 256)]
+    logits = torch.cat([output.logits for output in outputs])
+    embedding = F.normalize(torch.cat([output.embedding for output in outputs]), dim=1)
+    bank = FullBank(labels[in_graph], embedding.shape[1])
+    bank.rows.copy_(embedding[in_graph])
+    generator = torch.Generator().manual_seed(0)
+    seen = (logits[in_graph], embedding[in_graph], labels[in_graph], torch.arange(len(in_graph)))
+    nodes = Nodes(*seen, bank.view(), generator)
+    try:
+        graph = builder.build(nodes)
+    except UserError as error:
+        raise UserError(f"the graph cannot be drawn: {error}") from None
+    return NetworkView(name, logits, embedding, graph)

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from commands import Command, students, top
+
+PICTURES = {f"{name}.{kind}" for name in ("graphs", "relations", "embeddings", "training") for kind in ("png", "svg")}
+
+
+@pytest.fixture
+def run_folder(command: Command, folder: Path, tiny_words: list[str]) -> Path:
+    assert command("run", *tiny_words, "objective=hkd_kd", "trainer.epochs=3").code == 0
+    (place,) = students(folder)
+    return place
+
+
+def test_a_run_is_told_and_drawn(command: Command, run_folder: Path) -> None:
+    answer = command("show", str(run_folder))
+    assert (answer.code, answer.err) == (0, "")
+    assert "1.0 ce + 1.0 kd + 3.0 hkd" in answer.out
+    assert "knn (k=8" in answer.out
+    for curve in ("train top-1 (%)", "test top-1 (%)", "hkd.holistic", "hkd.teacher_homophily"):
+        assert f"│ {curve} " in answer.out
+    assert top(run_folder / "pictures") == PICTURES
+
+
+def test_the_teacher_data_and_options_are_the_users(command: Command, run_folder: Path, folder: Path) -> None:
+    answer = command("show", "data.train_fraction=0.5", str(run_folder), "--classes", "3", "--out", "here")
+    assert answer.code == 0
+    assert top(folder / "here") == PICTURES
+    shutil.rmtree(folder / "results" / "teachers")
+    answer = command("show", str(run_folder))
+    assert answer.code == 2
+    assert "the run's teacher is no longer in" in answer.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "which run? Name one folder"),
+        (["a", "b"], "which run? Name one folder"),
+        (["nowhere"], "nowhere holds no run"),
+        (["nowhere", "builder=knn"], "a run has its own builder; override only data"),
+        (["nowhere", "--out", ""], "--out is ''"),
+    ],
+)
+def test_what_cannot_be_is_told(command: Command, words: list[str], message: str) -> None:
+    answer = command("show", *words)
+    assert answer.code == 2
+    assert message in answer.err
+    assert len(answer.err.splitlines()) == 1
+
+
+def test_a_teachers_run_and_one_class_are_refused(command: Command, run_folder: Path, folder: Path) -> None:
+    (teacher,) = (folder / "results" / "teachers").rglob("seed-*")
+    assert "give the folder of a student's" in command("show", str(teacher)).err
+    assert "classes is 1, but must be at least 2" in command("show", str(run_folder), "--classes", "1").err

@@ -1,0 +1,89 @@
+"""What is read from a finished run, and what its pictures show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from matplotlib.collections import LineCollection
+
+import graphkd
+from graphkd import BUILDERS
+from graphkd.run import parse, run
+from graphkd.show import Inspection, draw_pictures, inspect
+from graphkd.show.pictures import RIGHT, draw_graphs, draw_relations
+
+
+@pytest.fixture
+def finished(tiny_config: Callable[..., dict[str, Any]]) -> Callable[..., Path]:
+    """Trains a run with these changes and returns its folder."""
+
+    def train(changes: dict[str, Any] | None = None) -> Path:
+        return run(parse(tiny_config(changes))).folder
+
+    return train
+
+
+def test_the_students_outputs_are_those_of_its_own_test_images(finished: Callable[..., Path]) -> None:
+    folder = finished()
+    seen = inspect(folder, classes=3, per_class=5, drawn=2)
+    assert seen.class_names == ("0", "4", "9")
+    assert seen.labels.tolist() == [0] * 5 + [1] * 5 + [2] * 5
+    assert seen.drawn.tolist() == [0, 1, 5, 6, 10, 11]
+    loaded = graphkd.load(folder)
+    batches = list(loaded.dataset.eval_batches("test", 512, "cpu"))
+    images = batches[0].images[batches[0].labels == 4][:5]
+    teacher, student = seen.networks
+    assert (teacher.name, student.name) == ("teacher", "student")
+    with torch.no_grad():
+        assert torch.allclose(student.logits[5:10], loaded.student(images).logits, atol=1e-5)
+    assert torch.allclose(student.embedding.norm(dim=1), torch.ones(15))
+
+
+@pytest.mark.parametrize("builder", BUILDERS.names())
+def test_every_builders_graph_can_be_drawn(builder: str, finished: Callable[..., Path]) -> None:
+    changes = {"builder": {"name": builder}, "objective.hkd.bank.kind": "full"}
+    seen = inspect(finished(changes), classes=3, per_class=5, drawn=4)
+    assert seen.builder == builder
+    assert all(view.graph.num_targets == 12 for view in seen.networks)
+    assert len(draw_graphs(seen).axes) == 2
+
+
+def test_a_run_without_a_graph_is_drawn_with_knn_and_without_a_teacher_alone(finished: Callable[..., Path]) -> None:
+    seen = inspect(finished({"objective": {"ce": {"name": "ce"}}}), classes=2, per_class=3, drawn=2)
+    assert seen.builder == "knn"
+    assert [view.name for view in seen.networks] == ["student"]
+    assert len(draw_graphs(seen).axes) == 1
+
+
+def test_edges_within_a_class_are_green(finished: Callable[..., Path]) -> None:
+    seen = inspect(finished({"builder": {"name": "label_aware"}}), classes=3, per_class=5, drawn=4)
+    for axes in draw_graphs(seen).axes:
+        wrong, right = (part for part in axes.collections if isinstance(part, LineCollection))
+        assert len(wrong.get_segments()) == 0
+        assert len(right.get_segments()) == 3 * 4 * 3
+        assert right.get_color()[0][:3] == pytest.approx(torch.tensor([0, 0x9E, 0x73]).div(255).tolist()), RIGHT
+        assert "100% of 36 edges" in axes.get_title()
+
+
+def test_relations_are_cosines(finished: Callable[..., Path]) -> None:
+    seen: Inspection = inspect(finished(), classes=2, per_class=4, drawn=2)
+    assert [name for name, _ in draw_pictures(seen)] == ["graphs", "relations", "embeddings"]
+    axes = draw_relations(seen).axes
+    shown = torch.tensor(axes[1].images[0].get_array().data)
+    student = seen.networks[1].embedding
+    expected = torch.tensor([[torch.dot(one, other) for other in student] for one in student])
+    assert torch.allclose(shown, expected, atol=1e-6)
+
+
+def test_the_training_is_drawn_from_the_diagnostics_that_there_are() -> None:
+    from graphkd.show.pictures import _curves, draw_training
+
+    epochs = [{"epoch": 1, "diagnostics": {"hkd.overlap": None, "hkd.teacher_homophily": 0.4}}, {"epoch": 2}]
+    curves = _curves(epochs)
+    assert curves == {"teacher_homophily": [(1, 0.4)]}
+    (axes,) = draw_training(curves).axes
+    assert axes.lines[0].get_xydata().tolist() == [[1, 0.4]]
