@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from graphkd.errors import UserError
     from graphkd.gnn import GNNS
     from graphkd.graph import BatchGraph, Nodes
+    from graphkd.logger import LOGGERS
     from graphkd.model import MODELS, wrap
     from graphkd.objective import OBJECTIVES, WeightedSum
     from graphkd.run.finished import load
@@ -25,6 +26,7 @@ __all__ = [
     "BUILDERS",
     "DATASETS",
     "GNNS",
+    "LOGGERS",
     "MODELS",
     "OBJECTIVES",
     "BatchGraph",
@@ -45,6 +47,7 @@ _HOMES = {
     "BUILDERS": "builder",
     "DATASETS": "data",
     "GNNS": "gnn",
+    "LOGGERS": "logger",
     "MODELS": "model",
     "OBJECTIVES": "objective",
     "BatchGraph": "graph",

@@ -13,6 +13,7 @@ from graphkd_cli import compose
 
 REGISTRIES = {
     "builders": "BUILDERS", "gnns": "GNNS", "objectives": "OBJECTIVES", "models": "MODELS", "data": "DATASETS",
+    "loggers": "LOGGERS",
 }  # fmt: skip
 KINDS = (*REGISTRIES, "suites")
 _CLASSES, _CHANNELS, _SIZE = 100, 3, 32

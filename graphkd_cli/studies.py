@@ -24,6 +24,7 @@ from graphkd_cli.show import console, print_block, print_line, print_text
 EVERY_SUITE = "all"
 OTHER_NODES = {
     "student", "teacher", "data", "trainer", "teacher_trainer", "builder", "gnn", "teacher_gnn", "negatives", "bank",
+    "logger",
 }  # fmt: skip
 """Config nodes that do not affect which terms an objective has."""
 LAYOUTS: dict[str, type[TableSpec] | type[GridSpec]] = {"columns": TableSpec, "grid": GridSpec}

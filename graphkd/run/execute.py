@@ -28,8 +28,11 @@ from graphkd.engine.together import train_together
 from graphkd.errors import UserError, check
 from graphkd.files import folder_if_used, real_folder
 from graphkd.identity import short
+from graphkd.logger import LoggedRun, LoggerCallback
 from graphkd.model import Network
 from graphkd.report import record as records
+from graphkd.report.metrics import METRICS as METRIC_NAMES
+from graphkd.report.metrics import value_of
 from graphkd.report.record import Record, Teacher
 from graphkd.run import processes
 from graphkd.run.finished import write_info
@@ -156,6 +159,7 @@ class _Execution:
         self.record: Record | None = None
         """The record, as long as a failure must be written to it."""
         self.loop: TrainingLoop | None = None
+        self.logger: LoggerCallback | None = None
         self.outcome: RunResult | Exception | None = None
         self.held = ExitStack()
         """Holds the folder's lock while the run works in it."""
@@ -251,12 +255,31 @@ class _Execution:
         callback = self.callback if processes.is_main_process() else Callback()
         if spec.predicts and processes.is_main_process():
             callback = MetricsLogger(self.place / METRICS, callback)
+            callback = self._with_logger(callback)
         self.loop = TrainingLoop(
             spec.trainer, fabric, built.network, built.objective, spec.training_data(dataset, built),
             teacher=built.teacher, seed=spec.seed, callback=callback,
             name=f"{spec.kind} {spec.variant} seed {spec.seed}",
             checkpoints=Checkpoints(self.place, spec.trainer.checkpoint_every),
         )  # fmt: skip
+
+    def _with_logger(self, callback: Callback) -> Callback:
+        """Return the callback with the run's logger before it; the logger is closed with the folder."""
+        if self.spec.logger is None:
+            return callback
+        logged = LoggedRun(
+            str(self.spec.config["study"]), f"{self.spec.variant} seed {self.spec.seed}",
+            f"{short(self.spec.identity)}-{self.spec.seed}", self.place, self.spec.document,
+        )  # fmt: skip
+        self.logger = LoggerCallback(self.spec.logger.build(), logged, callback)
+        self.held.callback(self._close_logger)
+        return self.logger
+
+    def _close_logger(self, done: Record | None = None) -> None:
+        """End the log, with the figures of a finished run; one that failed or was interrupted has none."""
+        if self.logger is not None:
+            self.logger.close({} if done is None else _figures(done))
+            self.logger = None
 
     def finish(self, history: History) -> None:
         """Write weights and record; the folder replaces an earlier one of the same run."""
@@ -267,6 +290,7 @@ class _Execution:
             save_weights(self.built.network, self.place / WEIGHTS[self.spec.kind])
             records.write(done, self.place / RECORD)
             self.record = None  # the run is done, whatever else fails
+            self._close_logger(done)
             Checkpoints(self.place, self.spec.trainer.checkpoint_every).remove()
             replace_folder(self.folder, self.place)
         processes.wait()
@@ -420,6 +444,12 @@ def _fill(network: Network, path: Path, callback: Callback) -> None:
     """Load weights and pass notes on their file to the callback."""
     for note in load_weights(network, path):
         callback.note(note)
+
+
+def _figures(record: Record) -> dict[str, float]:
+    """Return the final figures of a run by name."""
+    figures = {name: value_of(record, name) for name in METRIC_NAMES}
+    return {name: value for name, value in figures.items() if value is not None and math.isfinite(value)}
 
 
 def check_parts(runs: Iterable[tuple[str, RunSpec]]) -> None:

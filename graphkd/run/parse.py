@@ -16,6 +16,7 @@ from graphkd.engine.trainer import Trainer, checked_trainer
 from graphkd.errors import UserError, brief, check, one_of
 from graphkd.files import real_folder
 from graphkd.gnn import GNNS
+from graphkd.logger import LOGGERS
 from graphkd.model import MODELS, OwnInput
 from graphkd.objective import OBJECTIVES, Objective
 from graphkd.objective.schedule import Schedule
@@ -28,7 +29,7 @@ from graphkd.run.spec import GRAPH_KEYS, LONGEST_NAME, RunSpec, StudentSpec, Tea
 
 KEYS = {
     "seed", "teacher_gnn", "negatives", "results", "study", "variant", "varied", "run_dir", "force", "plugins", "bank",
-    "builder", "gnn", "teacher", "student", "data", "trainer", "teacher_trainer", "objective",
+    "builder", "gnn", "teacher", "student", "data", "trainer", "teacher_trainer", "objective", "logger",
 }  # fmt: skip
 TEACHER_KEYS: dict[str, Any] = {"seed": 0, "checkpoint": None, "train_fraction": 1.0, "input": None}
 OWN_OPTIONS: dict[str, Any] = {
@@ -41,6 +42,7 @@ OWN_OPTIONS: dict[str, Any] = {
 """Options that belong to no constructor, by path."""
 REGISTRIES: dict[str, Registry[Any]] = {
     "data": DATASETS, "student": MODELS, "teacher": MODELS, "builder": BUILDERS, "gnn": GNNS, "teacher_gnn": GNNS,
+    "logger": LOGGERS,
 }  # fmt: skip
 
 
@@ -77,6 +79,7 @@ def parse(config: Mapping[str, Any]) -> StudentSpec:
         checkpoint=checkpoint,
         teacher=teacher if needs_teacher else None,
         terms=terms,
+        logger=_logger(config),
     )
 
 
@@ -169,7 +172,7 @@ def check_keys(config: Mapping[str, Any]) -> None:
     """
     for key in config:
         one_of(str(key), KEYS, "the config has no node")
-    for key in sorted(KEYS - {"varied", "run_dir", "variant", *config}):
+    for key in sorted(KEYS - {"varied", "run_dir", "variant", "logger", *config}):
         raise UserError(f"the config lacks the node '{key}'")
     for key, kind in {"seed": int, "results": str, "study": str, "force": bool}.items():
         convert(config[key], kind, key)
@@ -235,6 +238,7 @@ def _teacher(config: Mapping[str, Any]) -> TeacherSpec:
         seed=seed,
         checkpoint=_checkpoint(own["checkpoint"], "teacher.checkpoint"),
         input=convert(own["input"], OwnInput | None, "teacher.input"),
+        logger=_logger(config),
     )
 
 
@@ -285,6 +289,11 @@ def _teacher_data(config: Mapping[str, Any], fraction: float) -> Part:
         check(fraction == 1, f"teacher.train_fraction is {fraction}, but data set '{data.name}' has no such option")
         return data
     return _part(DATASETS, {**data.document, "train_fraction": fraction}, "data")
+
+
+def _logger(config: Mapping[str, Any]) -> Part | None:
+    node = config.get("logger")
+    return None if node is None else _part(LOGGERS, node, "logger")
 
 
 def _terms(config: Mapping[str, Any]) -> dict[str, Term]:

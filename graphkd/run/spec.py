@@ -44,6 +44,7 @@ class RunSpec(ABC):
         seed: The seed of every random stream.
         checkpoint: A file of weights: a student starts from them, a teacher uses them instead of training.
         teacher: Its teacher, if any.
+        logger: A tool that its metrics are sent to, if any.
     """
 
     kind: ClassVar[Literal["student", "teacher", "probe"]]
@@ -58,6 +59,7 @@ class RunSpec(ABC):
     seed: int
     checkpoint: Path | None = None
     teacher: TeacherSpec | None = None
+    logger: Part | None = None
 
     @property
     @abstractmethod

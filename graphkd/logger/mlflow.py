@@ -1,0 +1,50 @@
+"""Metrics for MLflow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from graphkd.errors import UserError, one_line
+from graphkd.logger.base import LOGGERS, LoggedRun, Logger, import_tool
+
+
+@LOGGERS.register("mlflow")
+class MLflowLogger(Logger):
+    """An MLflow run in the experiment of its study; a resumed run goes on in the same one."""
+
+    def __init__(self, tracking_uri: str | None = None, experiment: str | None = None) -> None:
+        """Create an MLflow logger.
+
+        Args:
+            tracking_uri: Where the server or the store is; None for MLflow's own setting.
+            experiment: Name of the experiment; None for the study's.
+        """
+        self._tracking_uri, self._experiment = tracking_uri, experiment
+        self._client: Any = None
+        self._run_id = ""
+
+    def open(self, run: LoggedRun) -> None:
+        tracking = import_tool("mlflow.tracking", "mlflow")
+        name = self._experiment or run.study
+        try:
+            self._client = tracking.MlflowClient(self._tracking_uri)
+            found = self._client.get_experiment_by_name(name)
+            experiment = self._client.create_experiment(name) if found is None else found.experiment_id
+            earlier = self._client.search_runs([experiment], f"tags.graphkd = '{run.key}'", max_results=1)
+            tags = {"graphkd": run.key}
+            entry = earlier[0] if earlier else self._client.create_run(experiment, tags=tags, run_name=run.name)
+        except Exception as error:
+            raise UserError(f"logger=mlflow: {one_line(error)}") from error
+        self._run_id = entry.info.run_id
+        if not earlier:
+            self._client.log_dict(self._run_id, dict(run.config), "config.yaml")
+
+    def log(self, metrics: Mapping[str, float], epoch: int) -> None:
+        for name, value in metrics.items():
+            self._client.log_metric(self._run_id, name, value, step=epoch)
+
+    def close(self, summary: Mapping[str, float]) -> None:
+        for name, value in summary.items():
+            self._client.log_metric(self._run_id, name, value)
+        self._client.set_terminated(self._run_id, "FINISHED" if summary else "FAILED")
