@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from graphkd.batch import DistillationBatch, NetworkOutput
-from graphkd.errors import UserError
+from graphkd.errors import UserError, check
 from graphkd.objective.stage import Stage
 from graphkd.registry import Registry
 
@@ -70,8 +70,8 @@ class Objective(nn.Module, ABC):
     revision: ClassVar[int] = 1
     """Raised when the same options begin to give another training; part of a run's identity if above 1."""
     needs_teacher: ClassVar[bool] = True
-    views: ClassVar[int] = 1
-    """Number of views of each sample that it uses (`transform`)."""
+    views: tuple[str, ...] = ("weak",)
+    """Names of the views of each sample that it uses, in the order in which it gets them (`graphkd.data.views`)."""
     needs_maps: ClassVar[bool] = True
     """Whether it uses feature maps; several devices exchange them only then."""
     fewest_maps: ClassVar[int] = 0
@@ -105,13 +105,6 @@ class Objective(nn.Module, ABC):
             return ["a batch has one sample, which has no relations to others, so it teaches nothing"]
         return ()
 
-    def transform(self, images: Tensor) -> Tensor:
-        """Return the views of a batch of images, [B, C, H, W] to [views x B, C, H, W]: all first, then all second.
-
-        The first view is the unchanged images. An objective with one view sees the first only, whatever others need.
-        """
-        return images
-
     def stages(self) -> Sequence[Stage]:
         """Return the pre-training stages, in their order."""
         return ()
@@ -132,6 +125,13 @@ class Objective(nn.Module, ABC):
 
     def after_step(self) -> None:
         """Update banks and the like; called after each applied optimizer step."""
+
+
+def checked_views(objective: str, views: Sequence[str]) -> tuple[str, ...]:
+    """Return an objective's option `views`; raise a `UserError` if it is empty or names a view twice."""
+    check(len(views) > 0, f"objective '{objective}': views is empty, but must name at least one")
+    check(len(set(views)) == len(views), f"objective '{objective}': views is {list(views)}, but must name each once")
+    return tuple(views)
 
 
 def teacher_output(batch: DistillationBatch) -> NetworkOutput:

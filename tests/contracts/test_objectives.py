@@ -17,7 +17,7 @@ from samples import CLASSES, MAPS, TRAIN_LABELS, TRAIN_SIZE, WIDTHS, tensors_of
 from samples import batch as any_batch
 from torch import Tensor
 
-from graphkd import BUILDERS, GNNS, OBJECTIVES, DistillationBatch, NetworkOutput, Progress, UserError
+from graphkd import BUILDERS, GNNS, OBJECTIVES, DistillationBatch, NetworkOutput, Progress, UserError, WeightedSum
 from graphkd.contrast.options import BankOptions
 from graphkd.engine.seeding import generator
 from graphkd.objective import Objective
@@ -43,13 +43,16 @@ def variants(name: str) -> list[dict[str, Any]]:
             values = [value for value in typing.get_args(option.annotation) if value != option.default]
         elif option.annotation is BankOptions:
             values = BANKS
+        elif option.name == "views":
+            values = [views for views in [("weak",), ("weak", "strong")] if views != option.default]
         found += [{option.name: value} for value in values]
     return found
 
 
 def batch(name: str, size: int = FULL_BATCH, seed: int = 0, **options: Any) -> DistillationBatch:
     """A batch as an objective wants it."""
-    views = OBJECTIVES.factory(name).views
+    has_option = "views" in OBJECTIVES.options(name)
+    views = ("weak", "strong") if has_option else OBJECTIVES.factory(name).views
     return any_batch(size, seed, views=views, same_maps=name in SAME_MAPS, **options)
 
 
@@ -353,15 +356,13 @@ def test_it_tells_what_it_needs(name: str) -> None:
     assert OBJECTIVES.summary(name).endswith(".")
 
 
-@pytest.mark.parametrize("name", OBJECTIVES.names())
-def test_views_begin_with_the_images_themselves(name: str) -> None:
-    objective = build(name)
-    images = torch.rand(3, 2, 8, 8, generator=generator(0, "images"))
-    before = images.clone()
-    views = objective.transform(images)
-    assert views.shape == (3 * objective.views, 2, 8, 8)
-    assert torch.equal(views[:3], before)
-    assert torch.equal(images, before)
+@every_variant
+def test_it_sees_its_own_views_alone(name: str, options: dict[str, Any]) -> None:
+    more = any_batch(FULL_BATCH, views=("strong", *OBJECTIVES.factory("sskd").views), same_maps=name in SAME_MAPS)
+    objective = build(name, **options)
+    together = WeightedSum({"term": (objective, 1.0)})(more).raw
+    alone = build(name, **options)(more.select(objective.views))
+    assert [term.item() for term in together.values()] == [term.item() for term in alone.values()]
 
 
 @pytest.mark.parametrize("name", OBJECTIVES.names())

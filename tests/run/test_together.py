@@ -31,7 +31,14 @@ MEMBERS = {
     "hkd queue": ["objective=hkd", "bank.kind=queue", "bank.length=64", "builder=threshold"],
     "crd": ["objective=crd_kd"],
     "ft": ["objective=ft", "objective.ft.stage_epochs=1"],
+    "kd on two views": ["objective=kd_views"],
     "sskd": ["objective=sskd", "objective.sskd.stage_epochs=1", "trainer.epochs=1"],
+    "kd and sskd on other views": [
+        "objective=sskd_kd",
+        "objective.sskd.stage_epochs=1",
+        "trainer.epochs=1",
+        "objective.kd.views=[strong]",
+    ],
     "kd averaged": ["objective=kd", "trainer.ema=0.9", "trainer.accumulate=2", "trainer.clip_norm=1.0"],
     "kd by adamw": ["objective=kd", "trainer.optimizer=adamw", "trainer.lr=0.001", "trainer.schedule=cosine"],
 }
