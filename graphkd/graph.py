@@ -52,6 +52,7 @@ class Nodes:
         indices: Positions in the training set, int64 [B].
         bank: The network's own feature bank.
         generator: Random generator on the tensors' device; None for torch's default.
+        virtual: The same samples in another view, for builders that look at two (`GraphBuilder.views`).
     """
 
     logits: Tensor
@@ -60,6 +61,7 @@ class Nodes:
     indices: Tensor | None = None
     bank: BankRows | None = None
     generator: torch.Generator | None = None
+    virtual: Nodes | None = None
 
 
 class BatchGraph:
@@ -155,6 +157,16 @@ class BatchGraph:
             return self.adjacency.float()
         matrix = self.weights.new_zeros(self.num_targets, self.num_nodes)
         return matrix.index_put((self.targets, self.sources), self.weights)
+
+    def keep(self, kept: Tensor) -> BatchGraph:
+        """Return the graph without the edges that are False in `kept`, bool [T, T + S]; self loops stay."""
+        kept = kept | torch.eye(*kept.shape, dtype=torch.bool, device=kept.device)
+        if self.weights is None:
+            return BatchGraph.from_adjacency(self.adjacency & kept, self.support)
+        stay = kept[self.targets, self.sources]
+        return BatchGraph(
+            self.sources[stay], self.targets[stay], self.num_targets, support=self.support, weights=self.weights[stay]
+        )
 
     def closed(self) -> BatchGraph:
         """Return the graph with its support rows as targets too, each with just its self loop.

@@ -44,6 +44,7 @@ def nodes(size: int, seed: int = 0, dtype: torch.dtype = torch.float32, **given:
         "indices": indices,
         "bank": BankOptions().build(TRAIN_LABELS, DIM, seeded(seed)).view(),
         "generator": seeded(seed),
+        "virtual": Nodes(3 * normal(seed + 2, size, CLASSES, dtype=dtype), normal(seed + 3, size, DIM, dtype=dtype)),
     }
     return Nodes(**{**made, **given})
 

@@ -21,6 +21,8 @@ class BankKNN(GraphBuilder):
     are support rows of the graph, which get no gradient.
     """
 
+    uses_bank = True
+
     def __init__(self, k: int = 8, same_label_only: bool = False) -> None:
         """Create a kNN builder over the bank.
 

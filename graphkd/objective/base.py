@@ -89,8 +89,13 @@ class Objective(nn.Module, ABC):
 
     @classmethod
     def graph_dim(cls, options: Mapping[str, Any]) -> int | None:
-        """Return the width at which an objective with these options encodes graphs; None without graphs."""
+        """Return the width at which an objective with these options encodes graphs; None without encoders."""
         return None
+
+    @classmethod
+    def builds_graphs(cls, options: Mapping[str, Any]) -> bool:
+        """Return whether an objective with these options uses its graph builder."""
+        return cls.graph_dim(options) is not None
 
     @abstractmethod
     def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:

@@ -45,14 +45,22 @@ def variants(name: str) -> list[dict[str, Any]]:
             values = BANKS
         elif option.name == "views":
             values = [views for views in [("weak",), ("weak", "strong")] if views != option.default]
+        elif option.name == "prune_unreliable":
+            values = [value for value in (None, 0.5, 0.9) if value != option.default]
         found += [{option.name: value} for value in values]
+    if takes_builder(name):
+        found += [{"builder": "virtual"}, {"builder": "virtual", "prune_unreliable": 0.7}]
     return found
+
+
+def takes_builder(name: str) -> bool:
+    return "builder" in inspect.signature(OBJECTIVES.get(name)).parameters
 
 
 def batch(name: str, size: int = FULL_BATCH, seed: int = 0, **options: Any) -> DistillationBatch:
     """A batch as an objective wants it."""
-    has_option = "views" in OBJECTIVES.options(name)
-    views = ("weak", "strong") if has_option else OBJECTIVES.factory(name).views
+    may_see_two = "views" in OBJECTIVES.options(name) or takes_builder(name)
+    views = ("weak", "strong") if may_see_two else OBJECTIVES.factory(name).views
     return any_batch(size, seed, views=views, same_maps=name in SAME_MAPS, **options)
 
 
@@ -63,7 +71,7 @@ def build(name: str, seed: int = 0, classes: int = CLASSES, device: str = "cpu",
     runtime: dict[str, Any] = {
         "labels": TRAIN_LABELS % classes,
         "num_classes": classes,
-        "builder": BUILDERS.build("knn", k=8),
+        "builder": BUILDERS.build("knn", k=8) if "builder" not in options else BUILDERS.build(options.pop("builder")),
         **{f"{side}_dim": width for side, width in WIDTHS.items()},
         **{f"{side}_shapes": MAPS["student" if name in SAME_MAPS else side] for side in MAPS},
         **{f"{side}_gnn": GNNS.build("tag", in_dim=16, out_dim=16) for side in WIDTHS},
@@ -348,10 +356,11 @@ def test_it_tells_what_it_needs(name: str) -> None:
     wanted = inspect.signature(OBJECTIVES.get(name)).parameters
     defaults = OBJECTIVES.bind(name, {}).all
     factory: Any = OBJECTIVES.get(name)
-    uses_graph = factory.graph_dim(defaults) is not None
-    assert uses_graph == ("builder" in wanted)
-    if uses_graph:
-        assert {"builder", "student_gnn", "teacher_gnn"} <= wanted.keys()
+    assert factory.builds_graphs(defaults) == ("builder" in wanted)
+    encodes = factory.graph_dim(defaults) is not None
+    assert encodes == ({"student_gnn", "teacher_gnn"} <= wanted.keys())
+    if encodes:
+        assert "builder" in wanted
         assert factory.graph_dim(defaults) >= 1
     assert OBJECTIVES.summary(name).endswith(".")
 

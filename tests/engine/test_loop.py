@@ -102,6 +102,11 @@ def hkd(digits: Dataset, sampler: str = "shared", kind: str = "full") -> Weighte
     return WeightedSum({"ce": (OBJECTIVES.build("ce"), 1.0), "hkd": (objective, 0.3)})
 
 
+def vrm() -> WeightedSum:
+    objective = OBJECTIVES.build("vrm", builder=BUILDERS.build("random", k=4))
+    return WeightedSum({"ce": (OBJECTIVES.build("ce", views=("strong",)), 1.0), "vrm": (objective, 1.0)})
+
+
 def staged() -> WeightedSum:
     torch.manual_seed(0)
     return WeightedSum({"ce": (OBJECTIVES.build("ce"), 1.0), "staged": (Staged(), 1.0)})
@@ -112,6 +117,7 @@ OBJECTIVE: dict[str, Callable[[Dataset], WeightedSum]] = {
     "explicit": lambda digits: hkd(digits, "explicit"),
     "all": lambda digits: hkd(digits, "all"),
     "queue": lambda digits: hkd(digits, kind="queue"),
+    "vrm": lambda digits: vrm(),
     "staged": lambda digits: staged(),
 }
 

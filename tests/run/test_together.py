@@ -32,6 +32,8 @@ MEMBERS = {
     "crd": ["objective=crd_kd"],
     "ft": ["objective=ft", "objective.ft.stage_epochs=1"],
     "kd on two views": ["objective=kd_views"],
+    "hkd on vrm's graph": ["objective=hkd", "builder=virtual", "objective.hkd.prune_unreliable=0.9"],
+    "vrm on a random graph": ["objective=vrm_kd", "builder=random"],
     "sskd": ["objective=sskd", "objective.sskd.stage_epochs=1", "trainer.epochs=1"],
     "kd and sskd on other views": [
         "objective=sskd_kd",
@@ -57,7 +59,7 @@ class Stop(Callback):
 
 
 def spec(name: str, results: Path, words: Sequence[str] = ()) -> StudentSpec:
-    variant = f"variant='{name.replace(' ', '-').replace(',', '')}'"
+    variant = f"variant='{name.translate({32: '-', 39: None, 44: None})}'"
     return parse(compose([*SHORT, *MEMBERS[name], variant, f"results={results}", *words]).config)
 
 
