@@ -87,11 +87,13 @@ class DistillationBatch:
         views, size = tuple(views), len(self.labels)
         if views == self.views:
             return self
-        starts = [size * self.views.index(one_of(view, self.views, "the batch has no view")) for view in views]
+        places = [self.views.index(one_of(view, self.views, "the batch has no view")) for view in views]
+        are_neighbours = places == list(range(places[0], places[0] + len(places)))  # which need no copy
 
         def selected(tensor: Tensor) -> Tensor:
-            parts = [tensor[start : start + size] for start in starts]
-            return parts[0] if len(parts) == 1 else torch.cat(parts)
+            if are_neighbours:
+                return tensor[size * places[0] : size * (places[-1] + 1)]
+            return torch.cat([tensor[size * place : size * (place + 1)] for place in places])
 
         teacher = None if self.teacher is None else self.teacher.map(selected)
         return replace(self, student=self.student.map(selected), teacher=teacher, views=views)

@@ -49,7 +49,7 @@ class VRM(Objective):
             builder: Builds the graph of the samples.
             delta: Where the Huber loss goes over from squares to absolute values.
             prune_unreliable: Leave edges between samples out where the student's predictions for both ends have more
-                than this share of the greatest joint entropy, 2 ln C. Null keeps all.
+                than this share of the greatest joint entropy, 2 ln C: at the start of a training all. Null keeps all.
 
         Raises:
             UserError: An option is out of range, or the builder takes edges from a feature bank.

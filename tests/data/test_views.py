@@ -139,3 +139,12 @@ def test_every_kind_of_data_set_has_every_view(kind: str, tmp_path: Path) -> Non
         assert all(view.shape == some.images.shape and view.isfinite().all() for view in made)
         assert len({view.sum().item() for view in made}) >= 2
         assert not any(torch.equal(made[0], view) for view in made[1:])
+
+
+def test_views_of_images_decoded_when_needed_do_not_depend_on_workers(tmp_path: Path) -> None:
+    made = []
+    for workers in (0, 2):
+        data = folder(tmp_path, image_size=128, workers=workers)
+        batches = data.train_batches(torch.arange(8), 4, 3, "cpu")
+        made.append(torch.cat([make_views(["weak", "strong"], some, data.info, seed) for some in batches]))
+    assert torch.equal(*made)

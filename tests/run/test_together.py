@@ -111,13 +111,13 @@ def test_members_at_different_places_catch_up(
     error: BaseException, alone: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
     """The second stands elsewhere, from an interruption of its own."""
-    names = ["ft", "hkd explicit", "crd"]
+    names = ["ft", "hkd explicit", "crd", "vrm on a random graph"]
     often = ["trainer.checkpoint_every=1 steps"]
     specs = [spec(name, tmp_path, often) for name in names]
     with pytest.raises(type(error)):
         run(specs[1], Stop(3, error))
     with pytest.raises(type(error)):
-        together(specs, [Stop(4, error), Callback(), Callback()])
+        together(specs, [Stop(4, error), Callback(), Callback(), Callback()])
     for name, outcome in zip(names, together(specs), strict=True):
         assert contents(outcome.folder) == alone[name]
 
