@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor
+
+from graphkd.errors import one_of
+
+ViewName = Literal["weak", "strong", "rotated_90", "rotated_180", "rotated_270"]
+"""Names of the views of a sample (`graphkd.data.views`)."""
 
 
 class NetworkOutput(NamedTuple):
@@ -62,8 +68,8 @@ class DistillationBatch:
         indices: Position of each sample in the training set, int64 [B].
         negatives: Indices of negatives, int64 [B, K], for `sampler="explicit"`; drawn where None.
         progress: Position in the training.
-        views: Number of views of each sample in the networks' outputs, which are then [views x B, ...]: all first
-            views, then all second ones, and so on. Labels and indices stay [B].
+        views: Names of the views of each sample in the networks' outputs, which are [views x B, ...]: all first views,
+            then all second ones, and so on. Labels and indices stay [B].
         parts: Number of samples of each process, in order; empty for a single process.
         diagnostics: Where objectives put figures of this batch that explain it, scalars by name; None where nobody
             asks.
@@ -75,17 +81,22 @@ class DistillationBatch:
     indices: Tensor
     negatives: Tensor | None = None
     progress: Progress = field(default_factory=Progress)
-    views: int = 1
+    views: tuple[str, ...] = ("weak",)
     parts: Sequence[int] = ()
     diagnostics: dict[str, Tensor] | None = None
 
-    def first_view(self) -> DistillationBatch:
-        """Return the batch with the first view only."""
-        if self.views == 1:
+    def select(self, views: Sequence[str]) -> DistillationBatch:
+        """Return the batch with some of its views, in the order given; raise a `UserError` if one is missing."""
+        views, size = tuple(views), len(self.labels)
+        if views == self.views:
             return self
+        places = [self.views.index(one_of(view, self.views, "the batch has no view")) for view in views]
+        are_neighbours = places == list(range(places[0], places[0] + len(places)))  # which need no copy
 
-        def first(tensor: Tensor) -> Tensor:
-            return tensor[: len(self.labels)]
+        def selected(tensor: Tensor) -> Tensor:
+            if are_neighbours:
+                return tensor[size * places[0] : size * (places[-1] + 1)]
+            return torch.cat([tensor[size * place : size * (place + 1)] for place in places])
 
-        teacher = None if self.teacher is None else self.teacher.map(first)
-        return replace(self, student=self.student.map(first), teacher=teacher, views=1)
+        teacher = None if self.teacher is None else self.teacher.map(selected)
+        return replace(self, student=self.student.map(selected), teacher=teacher, views=views)

@@ -52,6 +52,7 @@ class Nodes:
         indices: Positions in the training set, int64 [B].
         bank: The network's own feature bank.
         generator: Random generator on the tensors' device; None for torch's default.
+        virtual: The same samples in another view, for builders that look at two (`GraphBuilder.views`).
     """
 
     logits: Tensor
@@ -60,6 +61,7 @@ class Nodes:
     indices: Tensor | None = None
     bank: BankRows | None = None
     generator: torch.Generator | None = None
+    virtual: Nodes | None = None
 
 
 class BatchGraph:
@@ -83,7 +85,7 @@ class BatchGraph:
 
     def __init__(
         self, sources: Tensor, targets: Tensor, num_targets: int, *,
-        support: Tensor | None = None, weights: Tensor | None = None,
+        support: Tensor | None = None, support_indices: Tensor | None = None, weights: Tensor | None = None,
     ) -> None:  # fmt: skip
         """Create a graph from its edges, in any order.
 
@@ -92,16 +94,19 @@ class BatchGraph:
             targets: Target of each edge, int64 [E], in [0, T).
             num_targets: Number of targets T.
             support: Embeddings of S support rows, float [S, D].
+            support_indices: Their training samples, int64 [S].
             weights: Weight of each edge, float [E].
         """
         self.num_targets = num_targets
-        self.support = support
+        self.support, self.support_indices = support, support_indices
         order = torch.argsort(targets * self.num_nodes + sources)
         self.weights = None if weights is None else weights[order]
         self._edges = (sources[order], targets[order])
 
     @classmethod
-    def from_adjacency(cls, adjacency: Tensor, support: Tensor | None = None) -> BatchGraph:
+    def from_adjacency(
+        cls, adjacency: Tensor, support: Tensor | None = None, support_indices: Tensor | None = None
+    ) -> BatchGraph:
         """Return a graph from `adjacency[target, source]`, bool [T, T + S].
 
         Raises:
@@ -116,6 +121,7 @@ class BatchGraph:
         )  # fmt: skip
         graph = cls.__new__(cls)
         graph.num_targets, graph.support, graph.adjacency = len(adjacency), support, adjacency
+        graph.support_indices = support_indices
         return graph
 
     @classmethod
@@ -157,6 +163,17 @@ class BatchGraph:
             return self.adjacency.float()
         matrix = self.weights.new_zeros(self.num_targets, self.num_nodes)
         return matrix.index_put((self.targets, self.sources), self.weights)
+
+    def keep(self, kept: Tensor) -> BatchGraph:
+        """Return the graph without the edges that are False in `kept`, bool [T, T + S]; self loops stay."""
+        kept = kept | torch.eye(*kept.shape, dtype=torch.bool, device=kept.device)
+        if self.weights is None:
+            return BatchGraph.from_adjacency(self.adjacency & kept, self.support, self.support_indices)
+        stay = kept[self.targets, self.sources]
+        return BatchGraph(
+            self.sources[stay], self.targets[stay], self.num_targets,
+            support=self.support, support_indices=self.support_indices, weights=self.weights[stay],
+        )  # fmt: skip
 
     def closed(self) -> BatchGraph:
         """Return the graph with its support rows as targets too, each with just its self loop.

@@ -37,6 +37,7 @@ TRAININGS: dict[str, dict[str, Any]] = {
     "crd": {},
     "sp": {},
     "ab": {},
+    "kd": {},
     "sskd": {},
     "hkd, last batch of one": {"batch_size": HALF},
     "hkd, accumulated": {"batch_size": 32, "accumulate": 2},
@@ -166,6 +167,7 @@ def terms(name: str, digits: Dataset, student: Network, teacher: Network) -> Wei
         "ce": {},
         "sp": {},
         "ab": {"student_shapes": shapes[0].features, "teacher_shapes": shapes[1].features, "stage_epochs": 2},
+        "kd": {"views": ("weak", "strong")},
         "sskd": {**dims, "stage_epochs": 1},
     }
     if name not in options:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -43,6 +44,7 @@ def nodes(size: int, seed: int = 0, dtype: torch.dtype = torch.float32, **given:
         "indices": indices,
         "bank": BankOptions().build(TRAIN_LABELS, DIM, seeded(seed)).view(),
         "generator": seeded(seed),
+        "virtual": Nodes(3 * normal(seed + 2, size, CLASSES, dtype=dtype), normal(seed + 3, size, DIM, dtype=dtype)),
     }
     return Nodes(**{**made, **given})
 
@@ -79,16 +81,16 @@ def output(
 
 def batch(
     size: int, seed: int = 0, classes: int = CLASSES, dtype: torch.dtype = torch.float32,
-    views: int = 1, same_maps: bool = False,
+    views: Sequence[str] = ("weak",), same_maps: bool = False,
 ) -> DistillationBatch:  # fmt: skip
     """A batch of different training samples, in several views if so asked."""
     indices = torch.randperm(TRAIN_SIZE, generator=seeded(seed))[:size]
     return DistillationBatch(
-        student=output("student", views * size, 20 * seed, classes, dtype),
-        teacher=output("teacher", views * size, 20 * seed + 10, classes, dtype, "student" if same_maps else None),
+        student=output("student", len(views) * size, 20 * seed, classes, dtype),
+        teacher=output("teacher", len(views) * size, 20 * seed + 10, classes, dtype, "student" if same_maps else None),
         labels=TRAIN_LABELS[indices] % classes,
         indices=indices,
-        views=views,
+        views=tuple(views),
     )
 
 

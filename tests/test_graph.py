@@ -115,6 +115,18 @@ def test_a_dgl_graph_in_any_order_of_edges_keeps_its_weights() -> None:
     assert torch.equal(back.weighted_adjacency, matrix)
 
 
+@pytest.mark.parametrize("support", [0, 3])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_keeping_some_edges_keeps_self_loops_weights_and_support(support: int, weighted: bool) -> None:
+    graph = random_graph(7, 0, support, weighted)
+    kept = torch.rand(7, 7 + support, generator=seeded(1)) < 0.5
+    found = graph.keep(kept)
+    kept[:, :7].fill_diagonal_(True)
+    assert torch.equal(found.weighted_adjacency, graph.weighted_adjacency * kept)
+    assert found.support is graph.support
+    assert (found.weights is None) == (graph.weights is None)
+
+
 @given(adjacencies(max_support=0))
 def test_without_support_a_graph_is_closed_already(matrix: tuple[Tensor, Tensor | None]) -> None:
     graph = BatchGraph.from_adjacency(matrix[0])

@@ -21,6 +21,8 @@ class BankKNN(GraphBuilder):
     are support rows of the graph, which get no gradient.
     """
 
+    uses_bank = True
+
     def __init__(self, k: int = 8, same_label_only: bool = False) -> None:
         """Create a kNN builder over the bank.
 
@@ -58,9 +60,9 @@ class BankKNN(GraphBuilder):
         size, slots = rows.shape
         own = torch.eye(size, dtype=torch.bool, device=embedding.device)
         found = own[:, :, None] & (similarity > -torch.inf)[:, None, :]
-        graph = BatchGraph.from_adjacency(torch.cat([own, found.view(size, size * slots)], dim=1), support)
-        graph.support_indices = (rows if nodes.bank.indices is None else nodes.bank.indices[rows]).flatten()
-        return graph
+        samples = rows if nodes.bank.indices is None else nodes.bank.indices[rows]
+        adjacency = torch.cat([own, found.view(size, size * slots)], dim=1)
+        return BatchGraph.from_adjacency(adjacency, support, samples.flatten())
 
 
 def _allowed(bank: BankRows, indices: Tensor, labels: Tensor | None, part: slice) -> Tensor:

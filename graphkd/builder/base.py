@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +25,11 @@ class GraphBuilder(ABC):
 
     Every graph has all self loops and no edge twice, for any batch size from 1 up.
     """
+
+    views: ClassVar[tuple[str, ...]] = ("weak",)
+    """Views of the samples that it looks at: of the nodes, and of their `virtual` ones where there is a second."""
+    uses_bank: ClassVar[bool] = False
+    """Whether sources are rows of a feature bank, of which there are no predictions."""
 
     @property
     def min_nodes(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -11,12 +12,12 @@ from torch import Tensor
 
 from graphkd.batch import NetworkOutput
 from graphkd.data import Batch, Dataset
+from graphkd.data.views import make_views
 from graphkd.engine.clock import Span
 from graphkd.engine.options import TrainerOptions
 from graphkd.engine.ranks import Ranks
 from graphkd.engine.seeding import derive, generator
 from graphkd.model import Network
-from graphkd.objective import Objective
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -30,7 +31,7 @@ class Request:
         stage: Name of the objective's pre-training stage; None in the student's own training.
         epoch: Counted from 0.
         batch: Index of the batch in the epoch, from 0.
-        viewer: The objective that makes views of the images; None for the plain images.
+        views: Names of the views of each sample.
         with_teacher: Whether the teacher's output is needed.
         with_maps: Whether several devices must exchange feature maps.
     """
@@ -38,7 +39,7 @@ class Request:
     stage: str | None
     epoch: int
     batch: int
-    viewer: Objective | None = None
+    views: tuple[str, ...] = ("weak",)
     with_teacher: bool = False
     with_maps: bool = True
 
@@ -95,7 +96,7 @@ class Feed:
         self._batch: Batch
         self._cost: tuple[Span, float]
         self._batches: Iterator[Batch] = iter(())
-        self._outputs: dict[tuple[Objective | None, bool], tuple[Tensor, NetworkOutput | None, Span, float]] = {}
+        self._outputs: dict[tuple[tuple[str, ...], bool], tuple[Tensor, NetworkOutput | None, Span, float]] = {}
 
     def get(self, request: Request, waiting: Sequence[Request]) -> Fed:
         """Return the batch that a loop requests.
@@ -106,7 +107,7 @@ class Feed:
         """
         if request.place != self._place:
             self._advance(request, sum(other.place == request.place for other in waiting))
-        key = (request.viewer, request.with_teacher)
+        key = (request.views, request.with_teacher)
         if key not in self._outputs:
             self._outputs[key] = self._output(request, sum(other == request for other in waiting))
         images, teacher, span, share = self._outputs[key]
@@ -125,7 +126,7 @@ class Feed:
 
     def _pass(self, start: Request) -> Iterator[Batch]:
         """Yield an epoch's batches from a position on: this rank's images, the whole batch's labels and indices."""
-        names = () if start.stage is None else (start.stage,)
+        names = _names(start)
         size, labels = self.options.batch_size, self.dataset.train_labels
         order = torch.randperm(len(labels), generator=generator(self.seed, "order", *names, start.epoch))
         whole = torch.split(order[start.batch * size :], size)
@@ -140,9 +141,9 @@ class Feed:
     def _output(self, request: Request, sharing: int) -> tuple[Tensor, NetworkOutput | None, Span, float]:
         """Return the batch's images in all views, the teacher's output for them, and the time of both."""
         with Span(self.device) as span:
-            images, views, output = self._batch.images, 1, None
-            if request.viewer is not None:
-                images, views = request.viewer.transform(images), request.viewer.views
+            output = None
+            mine = self._batch._replace(indices=self.ranks.local_slice(self._batch.indices))
+            images = make_views(request.views, mine, self.dataset.info, partial(self._view_seed, request))
             # Some data, such as decoded images, are channels last by themselves, and the maps follow the images.
             images = images.contiguous(memory_format=self.layout)
             if request.with_teacher:
@@ -150,5 +151,13 @@ class Feed:
                     output = self._teach(images)
                 assert output is not None
                 samples = len(self._batch.labels)
-                output = self.ranks.all_gather(output.map(Tensor.float), samples, views, request.with_maps)
+                output = self.ranks.all_gather(output.map(Tensor.float), samples, len(request.views), request.with_maps)
         return images, output, span, 1 / sharing
+
+    def _view_seed(self, request: Request, view: str) -> int:
+        return derive(self.seed, "view", view, *_names(request), request.epoch)
+
+
+def _names(request: Request) -> tuple[str, ...]:
+    """Return what the random streams of a request's stage are named by beside the epoch."""
+    return () if request.stage is None else (request.stage,)

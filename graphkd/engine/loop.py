@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from graphkd.batch import DistillationBatch, Progress
 from graphkd.data import Dataset
+from graphkd.data.views import in_order
 from graphkd.engine import memory
 from graphkd.engine.callback import Callback, EpochResult, History
 from graphkd.engine.clock import Clock, Span
@@ -50,7 +51,7 @@ class Phase:
         groups: The optimizer's parameter groups.
         loss: Computes the losses of a batch.
         trains_student: Whether the student is trained.
-        viewer: The objective that makes views of the images; None for the plain images.
+        views: Names of the views of each sample.
         with_teacher: Whether it needs the teacher's output.
         resting: Parts of the student that are frozen, in eval mode.
     """
@@ -62,14 +63,9 @@ class Phase:
     groups: list[dict[str, Any]]
     loss: Callable[[DistillationBatch, Section], Losses]
     trains_student: bool
-    viewer: Objective | None
+    views: tuple[str, ...]
     with_teacher: bool
     resting: Sequence[nn.Module] = ()
-
-    @property
-    def views(self) -> int:
-        """Number of views of each sample."""
-        return 1 if self.viewer is None else self.viewer.views
 
 
 @dataclass
@@ -217,7 +213,7 @@ class TrainingLoop:
             name=None, epochs=self.options.epochs, lr=self.options.lr, decay_epochs=self.options.decay_epochs,
             groups=[*_group(self.student.parameters()), *self.objective.parameter_groups()],
             loss=self.objective, trains_student=True,
-            viewer=self.objective.viewer, with_teacher=self.objective.terms_need_teacher,
+            views=in_order(self.objective.views), with_teacher=self.objective.terms_need_teacher,
         )  # fmt: skip
 
     def _stage(self, name: str, stage: Stage, objective: Objective) -> Phase:
@@ -238,7 +234,7 @@ class TrainingLoop:
             name=name, epochs=stage.epochs, lr=self.options.lr if stage.lr is None else stage.lr,
             decay_epochs=[round(share * stage.epochs) for share in stage.decay_at],
             groups=_group(parameters), loss=loss, trains_student=stage.trains_student,
-            viewer=objective if objective.views > 1 else None, with_teacher=True, resting=resting,
+            views=objective.views, with_teacher=True, resting=resting,
         )  # fmt: skip
 
     def _run_phase(self, phase: Phase, optimizer_state: dict[str, Any] | None) -> Generator[Request, Fed, None]:
@@ -288,7 +284,7 @@ class TrainingLoop:
         for number in range(self.position.batch, self._epoch_batches()):
             self._note_time()
             fed = yield Request(
-                phase.name, self.position.epoch, number, phase.viewer, with_teacher, self.objective.needs_maps
+                phase.name, self.position.epoch, number, phase.views, with_teacher, self.objective.needs_maps
             )
             self.since = time.monotonic()
             shared = sum(share * cost.host for _, cost, share in fed.costs)
@@ -320,7 +316,7 @@ class TrainingLoop:
         with self.fabric.no_backward_sync(self.wrapped, enabled=not applies and self.ranks.world > 1):
             with section("student"), torch.set_grad_enabled(phase.trains_student):
                 student = self.ranks.all_gather(
-                    self.wrapped(fed.images), len(fed.labels), phase.views, self.objective.needs_maps
+                    self.wrapped(fed.images), len(fed.labels), len(phase.views), self.objective.needs_maps
                 )
             seen = DistillationBatch(
                 student, fed.teacher, fed.labels, fed.indices, progress=progress, views=phase.views,

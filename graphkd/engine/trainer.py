@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from graphkd.data import Dataset
+from graphkd.data.views import check_views
 from graphkd.engine.callback import Callback, History
 from graphkd.engine.environment import cluster
 from graphkd.engine.feed import Feed
@@ -72,25 +73,28 @@ class Trainer(TrainerOptions):
             "choose trainer.precision=32"
         ]
 
-    def check_batches(self, network: Network, dataset: Dataset, views: int = 1, where: str = "trainer") -> None:
-        """Check that the network can train on the smallest batch that the data are split into.
+    def check_batches(
+        self, network: Network, dataset: Dataset, views: Collection[str] = ("weak",), where: str = "trainer"
+    ) -> None:
+        """Check that the data have the views, and that the network can train on the smallest of their batches.
 
         Batch norm cannot normalise a single sample whose maps have one pixel.
 
         Args:
             network: The network to train; it is not changed.
             dataset: The training data.
-            views: Number of views of each sample in a batch.
+            views: Names of the views of each sample in a batch.
             where: Name of the trainer in messages.
 
         Raises:
-            UserError: It cannot.
+            UserError: They do not, or it cannot.
         """
+        check_views(views, dataset.info)
         samples = len(dataset.train_labels)
         last = samples % self.batch_size or min(self.batch_size, samples)
         synchronised = self.processes > 1 and self.check_machine() == "cuda"
         normalises = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules())
-        if last >= 2 * self.processes or views > 1 or synchronised or not normalises:
+        if last >= 2 * self.processes or len(views) > 1 or synchronised or not normalises:
             return
         network = copy.deepcopy(network).train()
         image = black_image(network, dataset.in_channels, dataset.image_size)

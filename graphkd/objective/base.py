@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from graphkd.batch import DistillationBatch, NetworkOutput
-from graphkd.errors import UserError
+from graphkd.errors import UserError, check
 from graphkd.objective.stage import Stage
 from graphkd.registry import Registry
 
@@ -70,8 +70,8 @@ class Objective(nn.Module, ABC):
     revision: ClassVar[int] = 1
     """Raised when the same options begin to give another training; part of a run's identity if above 1."""
     needs_teacher: ClassVar[bool] = True
-    views: ClassVar[int] = 1
-    """Number of views of each sample that it uses (`transform`)."""
+    views: tuple[str, ...] = ("weak",)
+    """Names of the views of each sample that it uses, in the order in which it gets them (`graphkd.data.views`)."""
     needs_maps: ClassVar[bool] = True
     """Whether it uses feature maps; several devices exchange them only then."""
     fewest_maps: ClassVar[int] = 0
@@ -89,8 +89,13 @@ class Objective(nn.Module, ABC):
 
     @classmethod
     def graph_dim(cls, options: Mapping[str, Any]) -> int | None:
-        """Return the width at which an objective with these options encodes graphs; None without graphs."""
+        """Return the width at which an objective with these options encodes graphs; None without encoders."""
         return None
+
+    @classmethod
+    def builds_graphs(cls, options: Mapping[str, Any]) -> bool:
+        """Return whether an objective with these options uses its graph builder."""
+        return cls.graph_dim(options) is not None
 
     @abstractmethod
     def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:
@@ -104,13 +109,6 @@ class Objective(nn.Module, ABC):
         if self.is_relational and setting.largest_batch == 1:
             return ["a batch has one sample, which has no relations to others, so it teaches nothing"]
         return ()
-
-    def transform(self, images: Tensor) -> Tensor:
-        """Return the views of a batch of images, [B, C, H, W] to [views x B, C, H, W]: all first, then all second.
-
-        The first view is the unchanged images. An objective with one view sees the first only, whatever others need.
-        """
-        return images
 
     def stages(self) -> Sequence[Stage]:
         """Return the pre-training stages, in their order."""
@@ -132,6 +130,13 @@ class Objective(nn.Module, ABC):
 
     def after_step(self) -> None:
         """Update banks and the like; called after each applied optimizer step."""
+
+
+def checked_views(objective: str, views: Sequence[str]) -> tuple[str, ...]:
+    """Return an objective's option `views`; raise a `UserError` if it is empty or names a view twice."""
+    check(len(views) > 0, f"objective '{objective}': views is empty, but must name at least one")
+    check(len(set(views)) == len(views), f"objective '{objective}': views is {list(views)}, but must name each once")
+    return tuple(views)
 
 
 def teacher_output(batch: DistillationBatch) -> NetworkOutput:

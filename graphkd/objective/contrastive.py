@@ -138,7 +138,7 @@ class ContrastiveObjective(Objective):
 
     def _embed(self, output: NetworkOutput, indices: Tensor, head: nn.Linear, bank: Bank) -> tuple[Tensor, Tensor]:
         """Return a network's normalised embeddings and the banked ones of the same samples, [B, dim] each."""
-        embedding = F.normalize(head(output.embedding.to(head.weight.dtype)), dim=1)
+        embedding = project(output.embedding, head)
         return embedding, bank.to(embedding.device).gather(indices, embedding.detach())
 
     @staticmethod
@@ -168,6 +168,11 @@ class ContrastiveObjective(Objective):
         check(self.takes_negatives, f"{brings} sampler=explicit")
         check(isinstance(self._student_bank, FullBank), f"{brings} a full bank, not a queue")
         return ExplicitSelection(batch.negatives.long(), self.samples)
+
+
+def project(embedding: Tensor, head: nn.Linear) -> Tensor:
+    """Return embeddings behind a head, normalised, [B, dim]."""
+    return F.normalize(head(embedding.to(head.weight.dtype)), dim=1)
 
 
 def _memory() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -18,7 +19,8 @@ from graphkd.errors import check
 from graphkd.gnn import GraphEncoder
 from graphkd.graph import BatchGraph, Nodes
 from graphkd.objective.base import OBJECTIVES, Setting, teacher_output
-from graphkd.objective.contrastive import ContrastiveObjective, SamplerName
+from graphkd.objective.contrastive import ContrastiveObjective, SamplerName, project
+from graphkd.objective.logits import check_share, reliable
 
 
 class _Views(NamedTuple):
@@ -37,7 +39,7 @@ class HKD(ContrastiveObjective):
     Each network has a linear head, a graph encoder and a bank of embeddings. The individual part (eq. 5) contrasts an
     embedding with the other network's banked one, the holistic part (eq. 6) a graph embedding with the other network's
     banked one smoothed by its graph embedding; negatives come from the banks. The terms `individual` and `holistic` are
-    the sums of both directions.
+    the sums of both directions. Samples are those of the weak view; a builder may look at a second one.
 
     Attributes:
         student_head: `torch.nn.Linear` on the student's embedding; `teacher_head` likewise.
@@ -67,6 +69,7 @@ class HKD(ContrastiveObjective):
         smoothing: float = 0.75,
         bank_momentum: float = 0.9,
         teacher_gradient: bool = True,
+        prune_unreliable: float | None = None,
         bank: BankOptions = BankOptions(),  # noqa: B008 (immutable)
     ) -> None:
         """Create an HKD objective.
@@ -90,11 +93,13 @@ class HKD(ContrastiveObjective):
             smoothing: Share of the banked embedding in the holistic part's positives.
             bank_momentum: Share of the old row in an update of a bank.
             teacher_gradient: Whether the teacher's head and encoder are trained too.
+            prune_unreliable: Leave edges out of both networks' graphs where the student's predictions for both ends
+                have more than this share of the greatest joint entropy, 2 ln C. Null keeps all.
             bank: Options of both banks.
 
         Raises:
-            UserError: An option is out of range, both parts are off, the builder or an encoder is missing, or the
-                training set has one class only.
+            UserError: An option is out of range, both parts are off, the builder or an encoder is missing, the
+                training set has one class only, or edges from a bank are to be pruned.
         """
         super().__init__(student_dim, teacher_dim, labels, dim, negatives, temperature, sampler, bank_momentum, bank)
         check(individual or holistic, "objective 'hkd': individual and holistic are both off, so nothing is left")
@@ -102,7 +107,15 @@ class HKD(ContrastiveObjective):
         graph_parts = {"builder": builder, "student_gnn": student_gnn, "teacher_gnn": teacher_gnn}
         missing = [name for name, part in graph_parts.items() if part is None]
         check(not (holistic and missing), f"objective 'hkd': the holistic part needs {', '.join(missing)}")
+        check_share("hkd", prune_unreliable)
+        check(
+            prune_unreliable is None or builder is None or not builder.uses_bank,
+            "objective 'hkd': prune_unreliable needs predictions of both ends of an edge, and banks keep none: choose "
+            "another builder",
+        )
+        self.prune_unreliable = prune_unreliable
         self.builder = builder if holistic else None
+        self.views = ("weak",) if self.builder is None else self.builder.views
         self.student_gnn = student_gnn if holistic else None
         self.teacher_gnn = teacher_gnn if holistic else None
         self.negatives_from = negatives_from
@@ -142,6 +155,7 @@ class HKD(ContrastiveObjective):
         Raises:
             UserError: The batch has negatives, but the sampler is not `explicit` or the bank is a queue.
         """
+        batch = batch.select(self.views)
         has_graph = self.builder is not None and min(self._graph_sizes(batch)) >= self.builder.min_nodes
         student_gnn, teacher_gnn = (self.student_gnn, self.teacher_gnn) if has_graph else (None, None)
         student = self._views(batch.student, batch, self.student_head, student_gnn, self._student_bank)
@@ -159,16 +173,29 @@ class HKD(ContrastiveObjective):
     def _views(
         self, output: NetworkOutput, batch: DistillationBatch, head: nn.Linear, gnn: GraphEncoder | None, bank: Bank
     ) -> _Views:
-        embedding, banked = self._embed(output, batch.indices, head, bank)
+        count = len(batch.labels)
+        embedding, banked = self._embed(output.map(lambda tensor: tensor[:count]), batch.indices, head, bank)
         if self.builder is None or gnn is None:
             return _Views(embedding, banked)
-        tensors = (output.logits.detach(), embedding, batch.labels, batch.indices)
-        parts = zip(*(torch.split(tensor, self._graph_sizes(batch)) for tensor in tensors), strict=True)
+        with torch.no_grad():
+            virtual = project(output.embedding[count:], head)
         graphs, encoded = [], []
-        for logits, part, labels, indices in parts:
-            nodes = Nodes(logits, part.detach(), labels, indices, bank.view(), self._generators.get("builder"))
-            graphs.append(self.builder.build(nodes))
-            encoded.append(gnn(graphs[-1], part))
+        sizes = self._graph_sizes(batch)
+        for start, size in zip(itertools.accumulate(sizes, initial=0), sizes, strict=False):
+            part = slice(start, start + size)
+            second = slice(count + start, count + start + size)  # empty without a second view
+            nodes = Nodes(
+                output.logits[part].detach(), embedding[part].detach(), batch.labels[part], batch.indices[part],
+                bank.view(), self._generators.get("builder"),
+                Nodes(output.logits[second].detach(), virtual[part]) if len(virtual) else None,
+            )  # fmt: skip
+            graph = self.builder.build(nodes)
+            if self.prune_unreliable is not None:
+                mine = batch.student.logits
+                sources = torch.cat([mine[part], mine[second]])[: graph.num_nodes]
+                graph = graph.keep(reliable(mine[part], sources, self.prune_unreliable))
+            graphs.append(graph)
+            encoded.append(gnn(graph, embedding[part]))
         return _Views(embedding, banked, encoded[0] if len(encoded) == 1 else torch.cat(encoded), graphs)
 
     @torch.no_grad()

@@ -11,17 +11,20 @@ from torch import Tensor
 
 from graphkd.batch import DistillationBatch
 from graphkd.errors import check
-from graphkd.objective.base import OBJECTIVES, Objective, teacher_output
+from graphkd.objective.base import OBJECTIVES, Objective, checked_views, teacher_output
+from graphkd.objective.logits import divergence
+
+_FIRST_AS_RELEASED = (2.0, 6.0)
+"""Temperatures at which the released code compares the first view where the second one is due."""
 
 
 @OBJECTIVES.register("mlkd")
 class MLKD(Objective):
-    """KD at several temperatures, with matrices over samples and classes, on one view (Jin et al., CVPR 2023).
+    """KD at several temperatures, with matrices over samples and classes, on two views (Jin et al., CVPR 2023).
 
-    With p = softmax(z / T), [B, C], the terms are sums over the temperatures T: `instance` is T^2 KL, the mean over
-    samples; `batch` is the squared difference of the networks' p p^T, summed, over B; `class` is that of p^T p, over C.
-
-    This is the published loss on its weakly augmented view. The paper trains on a strongly augmented one as well.
+    With p = softmax(z / T), [B, C], the terms are sums over the temperatures T and the views: `instance` is T^2 KL, the
+    mean over samples; `batch` is the squared difference of the networks' p p^T, summed, over B; `class` is that of
+    p^T p, over C.
     """
 
     name = "mlkd"
@@ -31,19 +34,23 @@ class MLKD(Objective):
     def __init__(
         self,
         temperatures: tuple[float, ...] = (2.0, 3.0, 4.0, 5.0, 6.0),
-        mask: Literal["scale", "select", "none"] = "scale",
+        mask: Literal["released", "select", "none"] = "released",
+        views: tuple[Literal["weak", "strong"], ...] = ("weak", "strong"),
     ) -> None:
         """Create an MLKD objective.
 
         Args:
             temperatures: Each T, by which the logits are divided.
             mask: How samples and classes of at most median confidence are preferred. The teacher's confidence is its
-                largest probability for a sample, and the sum of its probabilities for a class. "select" leaves out
-                the rows of all others, as in the paper. "scale" multiplies a term by the share of those rows, about
-                1/2, as the released code does, which sums the rows before it masks them. "none" does neither.
+                largest probability for a sample, and the sum of its probabilities for a class, on the first view.
+                "select" leaves out the rows of all others, as in the paper. "released" is what the released code
+                does: it sums rows before it masks them, which multiplies a term by the share of rows, about 1/2; of a
+                second view there is `instance` alone, without a mask, and at T = 2 and 6 that is the first view's
+                once more. "none" leaves out nothing.
+            views: Views of each sample; the paper has one, the released code both.
 
         Raises:
-            UserError: There is no temperature, or one is not positive.
+            UserError: There is no temperature, one is not positive, or `views` is empty or names one twice.
         """
         super().__init__()
         check(len(temperatures) > 0, "objective 'mlkd': temperatures is empty, but must name at least one")
@@ -51,19 +58,41 @@ class MLKD(Objective):
             check(temperature > 0, f"objective 'mlkd': temperatures has {temperature}, but each must be positive")
         self.temperatures = tuple(temperatures)
         self.mask = mask
+        self.views = checked_views("mlkd", views)
 
     def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:
+        batch = batch.select(self.views)
         student, teacher = batch.student.logits.float(), teacher_output(batch).logits.float()
-        confidences = F.softmax(teacher, dim=1)
+        count = len(self.views)
+        first, *others = zip(student.chunk(count), teacher.chunk(count), strict=True)
+        confidences = F.softmax(first[1], dim=1)
         of_samples, of_classes = confidences.amax(1), confidences.sum(0)
         with torch.autocast(student.device.type, enabled=False):
-            levels = [_levels(student, teacher, temperature) for temperature in self.temperatures]
+            terms = self._terms(*first, of_samples, of_classes)
+            for other in others:
+                if self.mask == "released":
+                    terms["instance"] = terms["instance"] + self._second_as_released(first, other)
+                else:
+                    more = self._terms(*other, of_samples, of_classes)
+                    terms = {part: term + more[part] for part, term in terms.items()}
+        return terms
+
+    def _terms(self, student: Tensor, teacher: Tensor, of_samples: Tensor, of_classes: Tensor) -> dict[str, Tensor]:
+        """Return the terms of a view, masked by the confidences of samples [B] and classes [C]."""
+        levels = [_levels(student, teacher, temperature) for temperature in self.temperatures]
         instance, samples, classes = (torch.stack(rows).sum(0) for rows in zip(*levels, strict=True))
         return {
             "instance": self._mean(instance, of_samples),
             "batch": self._mean(samples, of_samples),
             "class": self._mean(classes, of_classes),
         }
+
+    def _second_as_released(self, first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> Tensor:
+        """Return `instance` of the second view as the released code has it, a scalar."""
+        return sum(
+            (divergence(*(first if t in _FIRST_AS_RELEASED else second), t) for t in self.temperatures),
+            first[0].new_zeros(()),
+        )
 
     def _mean(self, rows: Tensor, confidences: Tensor) -> Tensor:
         """Return the mean of the losses of all rows, masked by the confidences."""

@@ -33,7 +33,7 @@ class SSKD(Objective):
     revision = 2  # since the stage has a temperature of its own, 1 as released
     needs_maps = False
     parts = ("transfer", "selfsupervised")
-    views = 4
+    views = ("weak", "rotated_90", "rotated_180", "rotated_270")
 
     def __init__(
         self,
@@ -87,10 +87,6 @@ class SSKD(Objective):
             return ()
         return ["a batch has one sample, which is always told from no other, so `selfsupervised` teaches nothing"]
 
-    def transform(self, images: Tensor) -> Tensor:
-        """Return square images rotated by 0, 90, 180 and 270 degrees, [B, C, H, H] to [4 B, C, H, H]."""
-        return torch.cat([torch.rot90(images, turns, (2, 3)) for turns in range(self.views)])
-
     def stages(self) -> Sequence[Stage]:
         """Return `teacher_head`, which trains the teacher's head."""
         decay_at = (0.5, 0.75)  # the released code's epochs 30 and 45 of 60
@@ -100,7 +96,8 @@ class SSKD(Objective):
         self.teacher_head.requires_grad_(False)
 
     def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:
-        """Return the terms `transfer` and `selfsupervised`; raise a `UserError` unless the batch has four views."""
+        """Return the terms `transfer` and `selfsupervised`."""
+        batch = batch.select(self.views)
         student, teacher, samples = batch.student, teacher_output(batch), len(batch.labels)
         student_similarities = self._similarities(self.student_head, student.embedding, batch)
         with torch.no_grad():
@@ -108,7 +105,7 @@ class SSKD(Objective):
         return {
             "transfer": _divergence(
                 student.logits[samples:].float(), teacher.logits[samples:].float(),
-                batch.labels.repeat(self.views - 1), self.temperature, self.keep_wrong_transfer,
+                batch.labels.repeat(len(self.views) - 1), self.temperature, self.keep_wrong_transfer,
             ),
             "selfsupervised": _divergence(
                 student_similarities, teacher_similarities,
@@ -117,16 +114,12 @@ class SSKD(Objective):
         }  # fmt: skip
 
     def _teacher_loss(self, batch: DistillationBatch) -> Tensor:
+        batch = batch.select(self.views)
         similarities = self._similarities(self.teacher_head, teacher_output(batch).embedding, batch)
         return F.cross_entropy(similarities / self.stage_temperature, self._upright(batch))
 
     def _similarities(self, head: nn.Module, embedding: Tensor, batch: DistillationBatch) -> Tensor:
         """Return the cosines between projections of rotated and upright images, float32 [3 B, B]."""
-        check(
-            batch.views == self.views,
-            f"objective 'sskd': it needs {self.views} views of each sample (its transform), "
-            f"but the batch has {batch.views}",
-        )
         with torch.autocast(embedding.device.type, enabled=False):
             projections = F.normalize(head(embedding.float()), dim=1)
             upright, rotated = projections.tensor_split([len(batch.labels)])
@@ -134,7 +127,7 @@ class SSKD(Objective):
 
     def _upright(self, batch: DistillationBatch) -> Tensor:
         """Return the index of each rotated image's upright one, int64 [3 B]."""
-        return torch.arange(len(batch.labels), device=batch.labels.device).repeat(self.views - 1)
+        return torch.arange(len(batch.labels), device=batch.labels.device).repeat(len(self.views) - 1)
 
 
 def _head(dim: int) -> nn.Sequential:

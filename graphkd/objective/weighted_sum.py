@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from graphkd.batch import DistillationBatch
-from graphkd.errors import check, choices, one_of
+from graphkd.errors import check, one_of
 from graphkd.objective.base import Objective, Setting, Stream
 from graphkd.objective.schedule import Schedule
 from graphkd.objective.stage import Stage
@@ -47,8 +47,7 @@ class WeightedSum(nn.Module):
             schedules: How weights change over the training, by the term's name; others stay as they are.
 
         Raises:
-            UserError: There is no term, a name is empty or has a dot, a weight names a part that its objective lacks,
-                or two objectives need different views.
+            UserError: There is no term, a name is empty or has a dot, or a weight names a part that an objective lacks.
         """
         super().__init__()
         check_terms({name: (type(objective), weight) for name, (objective, weight) in terms.items()})
@@ -70,7 +69,7 @@ class WeightedSum(nn.Module):
             own = None if batch.diagnostics is None else dict[str, Tensor]()
             seen = replace(batch, diagnostics=own)
             with section(term):
-                parts = objective(seen if objective.views > 1 else seen.first_view())
+                parts = objective(seen.select(objective.views))
             diagnostics |= {f"{term}.{name}": value for name, value in (own or {}).items()}
             weight = self.weights[term]
             factor = self.schedules[term].factor(batch.progress) if term in self.schedules else 1.0
@@ -93,9 +92,9 @@ class WeightedSum(nn.Module):
         return any(objective.needs_maps for objective in self._objectives().values())
 
     @property
-    def views(self) -> int:
-        """Number of views of each sample that a batch needs."""
-        return max(objective.views for objective in self._objectives().values())
+    def views(self) -> frozenset[str]:
+        """Names of the views of each sample that a batch needs."""
+        return frozenset[str]().union(*(objective.views for objective in self._objectives().values()))
 
     def check(self, setting: Setting) -> None:
         """Raise a `UserError` if a training in this setting cannot run."""
@@ -116,11 +115,6 @@ class WeightedSum(nn.Module):
         if not isinstance(weight, Mapping):
             return weight == 0
         return all(weight.get(part, 1.0) == 0 for part in objective.parts or (objective.name,))
-
-    @property
-    def viewer(self) -> Objective | None:
-        """The objective whose views of the images all are shown (`Objective.transform`); None for a single view."""
-        return next((objective for objective in self._objectives().values() if objective.views > 1), None)
 
     def stages(self) -> list[tuple[str, Stage, Objective]]:
         """Return all stages with their full names, `term.stage`, and their objectives."""
@@ -155,14 +149,9 @@ class WeightedSum(nn.Module):
 
 
 def check_terms(terms: Mapping[str, tuple[type[Objective], Weight]]) -> None:
-    """Check names, weights and views of terms, from what their classes declare; raises as `WeightedSum`."""
+    """Check names and weights of terms, from what their classes declare; raises as `WeightedSum`."""
     check(len(terms) > 0, "the objective has no term")
     for name, (kind, weight) in terms.items():
         check(name != "" and "." not in name, f"the objective's term '{name}' must have a name without dots")
         for part in weight if isinstance(weight, Mapping) else ():
             one_of(part, kind.parts or (kind.name,), f"the weight of '{name}' names the part")
-    viewers = {name: kind for name, (kind, _) in terms.items() if kind.views > 1}
-    check(
-        len(set(viewers.values())) <= 1,
-        f"the terms {choices(viewers)} want different views of a batch; combine views of one kind only",
-    )

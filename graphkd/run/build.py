@@ -95,8 +95,10 @@ def _evenly(names: Sequence[str], count: int) -> list[str]:
 
 
 def _build_graph_parts(name: str, term: Term, seed: int) -> dict[str, Any]:
-    if term.graph_dim is None or term.builder is None or term.gnn is None:
+    if term.builder is None:
         return {}
+    if term.gnn is None:
+        return {"builder": term.builder.build()}
     dims = {"in_dim": term.graph_dim, "out_dim": term.graph_dim}
     with initialising(seed, "objective_init", name, "student_gnn"):
         student_gnn = term.gnn.build(**dims)

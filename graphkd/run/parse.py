@@ -316,22 +316,24 @@ def _term(config: Mapping[str, Any], name: str, node: Any) -> Term:
     schedule = _schedule(options.pop("schedule", None), f"{where}.schedule")
     factory = OBJECTIVES.factory(options["name"])
     known = options_of(factory)
-    takes_graph = "builder" in known
+    graph_keys = GRAPH_KEYS if "student_gnn" in known else GRAPH_KEYS[:1] if "builder" in known else ()
     shared = {key for key in Objective.SHARED if key in known and key in options and options[key] == config[key]}
-    own = {key: options.pop(key, None) for key in GRAPH_KEYS} if takes_graph else {}
+    own = {key: options.pop(key, None) for key in graph_keys}
     part = _part(OBJECTIVES, options, where)
-    graph_dim = factory.graph_dim(part.bound.all)
-    if graph_dim is None:
+    if not factory.builds_graphs(part.bound.all):
         for key, value in own.items():
             check(value is None, f"{where}.{key} is given, but with these options '{part.name}' uses no graph")
         return Term(part, weight, schedule, reads=frozenset(shared))
-    check(graph_dim >= 1, f"{where}: dim is {graph_dim}, but must be at least 1, the width of its graphs' embeddings")
+    dim = factory.graph_dim(part.bound.all)
+    check(
+        dim is None or dim >= 1, f"{where}: dim is {dim}, but must be at least 1, the width of its graphs' embeddings"
+    )
     nodes = {key: config[key] if value is None else value for key, value in own.items()}
     return Term(
-        part, weight, schedule, graph_dim,
+        part, weight, schedule, dim,
         builder=_part(BUILDERS, nodes["builder"], f"{where}.builder"),
-        gnn=_part(GNNS, nodes["gnn"], f"{where}.gnn"),
-        teacher_gnn=_teacher_gnn(nodes["teacher_gnn"], f"{where}.teacher_gnn"),
+        gnn=_part(GNNS, nodes["gnn"], f"{where}.gnn") if "gnn" in nodes else None,
+        teacher_gnn=_teacher_gnn(nodes.get("teacher_gnn"), f"{where}.teacher_gnn"),
         reads=frozenset({*shared, *(key for key, value in own.items() if value is None)}),
     )  # fmt: skip
 

@@ -74,10 +74,9 @@ class Term:
         document: dict[str, Any] = {"objective": self.part.identity, "weight": self.weight}
         if self.schedule is not None:
             document["schedule"] = self.schedule.points
-        if self.graph_dim is not None:
-            assert self.builder is not None
-            assert self.gnn is not None
+        if self.builder is not None:
             document["builder"] = self.builder.identity
+        if self.gnn is not None:
             document["gnn"] = self.gnn.identity
             document["teacher_gnn"] = (
                 self.teacher_gnn.identity if isinstance(self.teacher_gnn, Part) else self.teacher_gnn

@@ -219,11 +219,9 @@ class StudentSpec(RunSpec):
         """Name of the variant: the config's, or one made of the objective's terms and graph parts."""
         if self.config["variant"] is not None:
             return str(self.config["variant"])
-        graph = next((term for term in self.terms.values() if term.graph_dim is not None), None)
-        parts = ["+".join(self.terms)]
-        if graph is not None and graph.builder is not None and graph.gnn is not None:
-            parts += [graph.builder.name, graph.gnn.name]
-        return "-".join(parts)[:LONGEST_NAME]
+        graph = next((term for term in self.terms.values() if term.builder is not None), None)
+        parts = () if graph is None else (graph.builder, graph.gnn)
+        return "-".join(["+".join(self.terms), *(part.name for part in parts if part is not None)])[:LONGEST_NAME]
 
     @property
     def folder(self) -> Path:

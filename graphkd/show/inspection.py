@@ -13,7 +13,8 @@ from torch import Tensor
 
 from graphkd.builder import BUILDERS, GraphBuilder
 from graphkd.contrast import FullBank
-from graphkd.data import Dataset
+from graphkd.data import Batch, Dataset
+from graphkd.data.views import make_views
 from graphkd.engine.checkpoint import load_weights
 from graphkd.errors import UserError, check
 from graphkd.graph import BatchGraph, Nodes
@@ -93,12 +94,15 @@ def inspect(
     builder = next((term.builder for term in spec.terms.values() if term.builder is not None), None)
     build: GraphBuilder = BUILDERS.build("knn") if builder is None else builder.build()
     networks = {"teacher": _teacher(spec, dataset), "student": finished.student}
+    to_draw = Batch(images[in_graph], labels[in_graph], torch.arange(len(in_graph)))
+    strong = "strong" in build.views
+    virtual = make_views(["strong"], to_draw, dataset.info, lambda view: 0) if strong else None
     return Inspection(
         class_names=tuple(dataset.class_names[label] for label in chosen.tolist()),
         labels=labels,
         drawn=in_graph,
         networks=[
-            _view(name, network, images, labels, in_graph, build)
+            _view(name, network, images, labels, in_graph, virtual, build)
             for name, network in networks.items()
             if network is not None
         ],
@@ -136,18 +140,24 @@ def _teacher(spec: StudentSpec, dataset: Dataset) -> Network | None:
 
 
 def _view(
-    name: str, network: Network, images: Tensor, labels: Tensor, in_graph: Tensor, builder: GraphBuilder
-) -> NetworkView:
-    outputs = [network(part) for part in torch.split(images, 256)]
-    logits = torch.cat([output.logits for output in outputs])
-    embedding = F.normalize(torch.cat([output.embedding for output in outputs]), dim=1)
+    name: str, network: Network, images: Tensor, labels: Tensor, in_graph: Tensor, virtual: Tensor | None,
+    builder: GraphBuilder,
+) -> NetworkView:  # fmt: skip
+    logits, embedding = _outputs(network, images)
     bank = FullBank(labels[in_graph], embedding.shape[1])
     bank.rows.copy_(embedding[in_graph])
     generator = torch.Generator().manual_seed(0)
     seen = (logits[in_graph], embedding[in_graph], labels[in_graph], torch.arange(len(in_graph)))
-    nodes = Nodes(*seen, bank.view(), generator)
+    nodes = Nodes(*seen, bank.view(), generator, None if virtual is None else Nodes(*_outputs(network, virtual)))
     try:
         graph = builder.build(nodes)
     except UserError as error:
         raise UserError(f"the graph cannot be drawn: {error}") from None
     return NetworkView(name, logits, embedding, graph)
+
+
+def _outputs(network: Network, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return logits and embeddings of unit length."""
+    outputs = [network(part) for part in torch.split(images, 256)]
+    embedding = torch.cat([output.embedding for output in outputs])
+    return torch.cat([output.logits for output in outputs]), F.normalize(embedding, dim=1)

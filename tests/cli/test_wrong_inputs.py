@@ -73,7 +73,7 @@ PLUGINS = {
     "plugin_without_import": "import there_is_no_such_module",
     "plugin_with_views": (
         "from graphkd import OBJECTIVES\nfrom graphkd.objective.sskd import SSKD\n"
-        "OBJECTIVES.register('two_views')(type('Two', (SSKD,), {'__module__': __name__, 'views': 2}))"
+        "OBJECTIVES.register('sideways')(type('Sideways', (SSKD,), {'__module__': __name__, 'views': ('sideways',)}))"
     ),
     "plugin_that_repeats": "from graphkd import BUILDERS\nBUILDERS.register('knn')(dict)",
 }
@@ -268,10 +268,16 @@ OPTIONS: list[tuple[list[str], list[str]]] = [
     (["teacher", f"teacher={{name: resnet8, widths: [2, 2, 2, {HUGE}]}}"], ["model 'resnet8'", "too large"]),
     (["run", "student={name: resnet8, widths: [2, 2, 4]}"], ["'widths'", "a list of 4"]),
     (["run", "objective=fsp"], ["'fsp'", "same channels"]),
-    (
-        ["run", "plugins=[plugin_with_views]", "+objective.a.name=sskd", "+objective.b.name=two_views"],
-        ["a, b", "views"],
-    ),
+    (["run", "plugins=[plugin_with_views]", "+objective.a.name=sideways"], ["no view 'sideways'", "rotated_90"]),
+    (["run", "objective=ce", "objective.ce.views=[weak,upside]"], ["'views'", "weak, strong"]),
+    (["run", "objective=ce", "objective.ce.views=[]"], ["views is empty"]),
+    (["run", "objective=kd", "objective.kd.views=[weak,weak]"], ["views is ['weak', 'weak']", "each once"]),
+    (["run", "objective=vrm", "builder=bank_knn"], ["'vrm'", "no feature bank"]),
+    (["run", "objective=vrm", "objective.vrm.gnn=tag"], ["'vrm'", "no option 'gnn'"]),
+    (["run", "objective=vrm", "objective.vrm.prune_unreliable=2"], ["prune_unreliable is 2"]),
+    (["run", "builder=bank_knn", "objective.hkd.prune_unreliable=0.5"], ["'hkd'", "banks keep none"]),
+    (["run", "objective=crld", "objective.crld.weak_threshold=2"], ["weak_threshold is 2"]),
+    (["run", "objective=mlkd", "objective.mlkd.views=[rotated_90]"], ["'views'", "weak, strong"]),
     (["run", "objective=at", "objective.at.p=0"], ["p is 0"]),
     (["run", "objective=fitnet", "objective.fitnet.layer=9"], ["layer is 9"]),
     (["run", "objective=crd", "objective.crd.temperature=-1"], ["temperature is -1"]),

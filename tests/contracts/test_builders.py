@@ -167,10 +167,12 @@ def test_on_a_gpu_nothing_waits_for_the_host_and_the_graph_is_the_same(name: str
 def on_gpu(batch: Nodes) -> Nodes:
     bank = BankOptions().build(TRAIN_LABELS, DIM, seeded(0)).to("cuda")
     moved = {name: tensor.cuda() for name, tensor in vars(batch).items() if isinstance(tensor, Tensor)}
-    return Nodes(**moved, bank=bank.view(), generator=seeded(0, "cuda"))
+    virtual = None if batch.virtual is None else on_gpu(batch.virtual)
+    return Nodes(**moved, bank=bank.view(), generator=seeded(0, "cuda"), virtual=virtual)
 
 
 def tensors(batch: Nodes) -> list[Tensor]:
     """Every tensor that a builder sees."""
     bank = [] if batch.bank is None else [batch.bank.rows, batch.bank.labels]
-    return [tensor for tensor in vars(batch).values() if isinstance(tensor, Tensor)] + bank
+    virtual = [] if batch.virtual is None else tensors(batch.virtual)
+    return [tensor for tensor in vars(batch).values() if isinstance(tensor, Tensor)] + bank + virtual

@@ -16,7 +16,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "binding": {"errors"},
     "registry": {"errors", "binding"},
-    "batch": set(),
+    "batch": {"errors"},
     "identity": set(),
     "files": {"errors"},
     "report": {"errors", "binding", "identity", "files"},

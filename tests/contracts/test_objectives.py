@@ -17,7 +17,7 @@ from samples import CLASSES, MAPS, TRAIN_LABELS, TRAIN_SIZE, WIDTHS, tensors_of
 from samples import batch as any_batch
 from torch import Tensor
 
-from graphkd import BUILDERS, GNNS, OBJECTIVES, DistillationBatch, NetworkOutput, Progress, UserError
+from graphkd import BUILDERS, GNNS, OBJECTIVES, DistillationBatch, NetworkOutput, Progress, UserError, WeightedSum
 from graphkd.contrast.options import BankOptions
 from graphkd.engine.seeding import generator
 from graphkd.objective import Objective
@@ -43,13 +43,24 @@ def variants(name: str) -> list[dict[str, Any]]:
             values = [value for value in typing.get_args(option.annotation) if value != option.default]
         elif option.annotation is BankOptions:
             values = BANKS
+        elif option.name == "views":
+            values = [views for views in [("weak",), ("weak", "strong")] if views != option.default]
+        elif option.name == "prune_unreliable":
+            values = [value for value in (None, 0.5, 0.9) if value != option.default]
         found += [{option.name: value} for value in values]
+    if takes_builder(name):
+        found += [{"builder": "virtual"}, {"builder": "virtual", "prune_unreliable": 0.7}]
     return found
+
+
+def takes_builder(name: str) -> bool:
+    return "builder" in inspect.signature(OBJECTIVES.get(name)).parameters
 
 
 def batch(name: str, size: int = FULL_BATCH, seed: int = 0, **options: Any) -> DistillationBatch:
     """A batch as an objective wants it."""
-    views = OBJECTIVES.factory(name).views
+    may_see_two = "views" in OBJECTIVES.options(name) or takes_builder(name)
+    views = ("weak", "strong") if may_see_two else OBJECTIVES.factory(name).views
     return any_batch(size, seed, views=views, same_maps=name in SAME_MAPS, **options)
 
 
@@ -60,7 +71,7 @@ def build(name: str, seed: int = 0, classes: int = CLASSES, device: str = "cpu",
     runtime: dict[str, Any] = {
         "labels": TRAIN_LABELS % classes,
         "num_classes": classes,
-        "builder": BUILDERS.build("knn", k=8),
+        "builder": BUILDERS.build("knn", k=8) if "builder" not in options else BUILDERS.build(options.pop("builder")),
         **{f"{side}_dim": width for side, width in WIDTHS.items()},
         **{f"{side}_shapes": MAPS["student" if name in SAME_MAPS else side] for side in MAPS},
         **{f"{side}_gnn": GNNS.build("tag", in_dim=16, out_dim=16) for side in WIDTHS},
@@ -345,23 +356,22 @@ def test_it_tells_what_it_needs(name: str) -> None:
     wanted = inspect.signature(OBJECTIVES.get(name)).parameters
     defaults = OBJECTIVES.bind(name, {}).all
     factory: Any = OBJECTIVES.get(name)
-    uses_graph = factory.graph_dim(defaults) is not None
-    assert uses_graph == ("builder" in wanted)
-    if uses_graph:
-        assert {"builder", "student_gnn", "teacher_gnn"} <= wanted.keys()
+    assert factory.builds_graphs(defaults) == ("builder" in wanted)
+    encodes = factory.graph_dim(defaults) is not None
+    assert encodes == ({"student_gnn", "teacher_gnn"} <= wanted.keys())
+    if encodes:
+        assert "builder" in wanted
         assert factory.graph_dim(defaults) >= 1
     assert OBJECTIVES.summary(name).endswith(".")
 
 
-@pytest.mark.parametrize("name", OBJECTIVES.names())
-def test_views_begin_with_the_images_themselves(name: str) -> None:
-    objective = build(name)
-    images = torch.rand(3, 2, 8, 8, generator=generator(0, "images"))
-    before = images.clone()
-    views = objective.transform(images)
-    assert views.shape == (3 * objective.views, 2, 8, 8)
-    assert torch.equal(views[:3], before)
-    assert torch.equal(images, before)
+@every_variant
+def test_it_sees_its_own_views_alone(name: str, options: dict[str, Any]) -> None:
+    more = any_batch(FULL_BATCH, views=("strong", *OBJECTIVES.factory("sskd").views), same_maps=name in SAME_MAPS)
+    objective = build(name, **options)
+    together = WeightedSum({"term": (objective, 1.0)})(more).raw
+    alone = build(name, **options)(more.select(objective.views))
+    assert [term.item() for term in together.values()] == [term.item() for term in alone.values()]
 
 
 @pytest.mark.parametrize("name", OBJECTIVES.names())

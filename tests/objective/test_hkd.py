@@ -1,16 +1,19 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import pytest
 import torch
 from golden import Golden, assert_close
-from samples import TRAIN_LABELS
+from samples import TRAIN_LABELS, WIDTHS
 from samples import batch as any_batch
 from torch import Tensor
 
-from graphkd import BUILDERS, GNNS, OBJECTIVES, DistillationBatch, NetworkOutput, UserError
+from graphkd import BUILDERS, GNNS, OBJECTIVES, BatchGraph, DistillationBatch, NetworkOutput, Nodes, UserError
+from graphkd.builder import GraphBuilder
+from graphkd.gnn.none import NoEncoder
 from graphkd.objective.hkd import HKD
 
 PARAMETERS = {
@@ -177,7 +180,7 @@ def tiny_hkd(labels: Tensor, **options: Any) -> HKD:
     gnns = [GNNS.build("tag", in_dim=8, out_dim=8) for _ in range(2)]
     hkd = OBJECTIVES.build(
         "hkd", student_dim=6, teacher_dim=7, labels=labels, dim=8, negatives=16,
-        builder=BUILDERS.build("knn", k=4), student_gnn=gnns[0], teacher_gnn=gnns[1], **options,
+        **{"builder": BUILDERS.build("knn", k=4), **options}, student_gnn=gnns[0], teacher_gnn=gnns[1],
     )  # fmt: skip
     assert isinstance(hkd, HKD)
     return hkd
@@ -267,3 +270,105 @@ def test_a_local_graph_sees_its_own_part_alone() -> None:
         torch.testing.assert_close(found["local", "parts"][name], found["local", "by hand"][name])
     assert not torch.isclose(found["local", "parts"]["holistic"], found["global", "parts"]["holistic"], rtol=1e-4)
     assert set(found["local", "too small a part"]) == {"individual"}
+
+
+class Watched(GraphBuilder):
+    """The graph of all samples and their virtual ones; keeps what it was built from."""
+
+    views = ("weak", "strong")
+
+    def __init__(self) -> None:
+        self.seen: list[Nodes] = []
+        self.built: list[BatchGraph] = []
+
+    def build(self, nodes: Nodes) -> BatchGraph:
+        self.seen.append(nodes)
+        assert nodes.virtual is not None
+        assert nodes.virtual.embedding is not None
+        size = len(nodes.logits)
+        adjacency = torch.ones(size, 2 * size, dtype=torch.bool)
+        self.built.append(BatchGraph.from_adjacency(adjacency, nodes.virtual.embedding))
+        return self.built[-1]
+
+
+class Encoded(NoEncoder):
+    """The embeddings as they are; keeps the graphs."""
+
+    def __init__(self) -> None:
+        super().__init__(in_dim=8, out_dim=8)
+        self.graphs: list[BatchGraph] = []
+
+    def forward(self, graph: BatchGraph, x: Tensor) -> Tensor:
+        self.graphs.append(graph)
+        return x
+
+
+def two_views(size: int = 6) -> DistillationBatch:
+    return any_batch(size, views=("weak", "strong"), classes=3)
+
+
+def watched_hkd(**options: Any) -> tuple[HKD, Watched, Encoded]:
+    builder, encoder = Watched(), Encoded()
+    hkd = OBJECTIVES.build(
+        "hkd", student_dim=WIDTHS["student"], teacher_dim=WIDTHS["teacher"], labels=TRAIN_LABELS % 3, dim=8,
+        negatives=16, builder=builder, student_gnn=encoder, teacher_gnn=encoder, **options,
+    )  # fmt: skip
+    assert isinstance(hkd, HKD)
+    return hkd, builder, encoder
+
+
+@pytest.mark.parametrize(("scope", "sizes"), [("global", [6]), ("local", [4, 2])])
+def test_a_builder_of_two_views_gets_the_second_ones_embeddings(scope: str, sizes: list[int]) -> None:
+    hkd, builder, _ = watched_hkd(graph_scope=scope)
+    some = dataclasses.replace(two_views(), parts=[4, 2])
+    assert hkd.views == ("weak", "strong")
+    hkd(some)
+    assert [len(nodes.logits) for nodes in builder.seen] == 2 * sizes
+    assert some.teacher is not None
+    sides = [(some.student, hkd.student_head), (some.teacher, hkd.teacher_head)]
+    for number, (output, head) in enumerate(sides):
+        nodes = builder.seen[number * len(sizes) : (number + 1) * len(sizes)]
+        projected = torch.nn.functional.normalize(head(output.embedding), dim=1)
+        for start, found in ((0, nodes), (6, [each.virtual for each in nodes])):
+            logits, embedding = (torch.cat([getattr(each, name) for each in found]) for name in ("logits", "embedding"))
+            assert torch.equal(logits, output.logits[start : start + 6])
+            torch.testing.assert_close(embedding, projected[start : start + 6])
+            assert not embedding.requires_grad
+
+
+def test_unreliable_edges_leave_the_graphs_of_both_networks() -> None:
+    hkd, builder, encoder = watched_hkd(prune_unreliable=0.8)
+    some = two_views()
+    hkd(some)
+    p = some.student.logits.detach().double().softmax(1)
+    entropy = -(p * p.log()).sum(1)
+    kept = [
+        [i == j or float(entropy[i] + entropy[j]) <= 0.8 * 2 * math.log(3) for j in range(12)] for i in range(6)
+    ]  # fmt: skip
+    assert 6 < sum(map(sum, kept)) < 72
+    assert len(encoder.graphs) == 2
+    for graph, built in zip(encoder.graphs, builder.built, strict=True):
+        assert graph.adjacency.tolist() == kept
+        assert graph.support is built.support
+
+
+def test_what_the_second_view_is_changes_the_holistic_part_alone() -> None:
+    some, gnn = two_views(), GNNS.build("mean", in_dim=8, out_dim=8)
+    hkd = OBJECTIVES.build(
+        "hkd", student_dim=WIDTHS["student"], teacher_dim=WIDTHS["teacher"], labels=TRAIN_LABELS % 3, dim=8,
+        sampler="all", builder=BUILDERS.build("virtual"), student_gnn=gnn, teacher_gnn=gnn,
+    )  # fmt: skip
+    terms = hkd(some)
+    other = dataclasses.replace(some, student=some.student._replace(embedding=some.student.embedding.detach().clone()))
+    other.student.embedding[6:] += 1
+    changed = hkd(other)
+    assert torch.equal(changed["individual"], terms["individual"])
+    assert not torch.equal(changed["holistic"], terms["holistic"])
+    (gradient,) = torch.autograd.grad(terms["holistic"], some.student.embedding)
+    assert gradient[:6].any(1).all()
+    assert not gradient[6:].any()
+
+
+def test_pruning_a_graph_from_the_bank_is_an_error() -> None:
+    with pytest.raises(UserError, match="prune_unreliable needs predictions of both ends"):
+        tiny_hkd(torch.arange(60) % 3, builder=BUILDERS.build("bank_knn"), prune_unreliable=0.5)

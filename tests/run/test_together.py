@@ -31,7 +31,16 @@ MEMBERS = {
     "hkd queue": ["objective=hkd", "bank.kind=queue", "bank.length=64", "builder=threshold"],
     "crd": ["objective=crd_kd"],
     "ft": ["objective=ft", "objective.ft.stage_epochs=1"],
+    "kd on two views": ["objective=kd_views"],
+    "hkd on vrm's graph": ["objective=hkd", "builder=virtual", "objective.hkd.prune_unreliable=0.9"],
+    "vrm on a random graph": ["objective=vrm_kd", "builder=random"],
     "sskd": ["objective=sskd", "objective.sskd.stage_epochs=1", "trainer.epochs=1"],
+    "kd and sskd on other views": [
+        "objective=sskd_kd",
+        "objective.sskd.stage_epochs=1",
+        "trainer.epochs=1",
+        "objective.kd.views=[strong]",
+    ],
     "kd averaged": ["objective=kd", "trainer.ema=0.9", "trainer.accumulate=2", "trainer.clip_norm=1.0"],
     "kd by adamw": ["objective=kd", "trainer.optimizer=adamw", "trainer.lr=0.001", "trainer.schedule=cosine"],
 }
@@ -50,7 +59,7 @@ class Stop(Callback):
 
 
 def spec(name: str, results: Path, words: Sequence[str] = ()) -> StudentSpec:
-    variant = f"variant='{name.replace(' ', '-').replace(',', '')}'"
+    variant = f"variant='{name.translate({32: '-', 39: None, 44: None})}'"
     return parse(compose([*SHORT, *MEMBERS[name], variant, f"results={results}", *words]).config)
 
 
@@ -102,13 +111,13 @@ def test_members_at_different_places_catch_up(
     error: BaseException, alone: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
     """The second stands elsewhere, from an interruption of its own."""
-    names = ["ft", "hkd explicit", "crd"]
+    names = ["ft", "hkd explicit", "crd", "vrm on a random graph"]
     often = ["trainer.checkpoint_every=1 steps"]
     specs = [spec(name, tmp_path, often) for name in names]
     with pytest.raises(type(error)):
         run(specs[1], Stop(3, error))
     with pytest.raises(type(error)):
-        together(specs, [Stop(4, error), Callback(), Callback()])
+        together(specs, [Stop(4, error), Callback(), Callback(), Callback()])
     for name, outcome in zip(names, together(specs), strict=True):
         assert contents(outcome.folder) == alone[name]
 
