@@ -17,12 +17,15 @@ exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = "graphkd"
 html_copy_source = False
+html_static_path = ["_static"]
+html_css_files = ["style.css"]
 html_show_copyright = False
 
 myst_heading_anchors = 3
 nb_execution_mode = "off"  # the notebook keeps its outputs; tests/test_docs.py executes it
 
 default_role = "py:obj"  # docstrings put names between single backticks
+autoclass_content = "both"  # the options of a part are in its constructor
 autodoc_default_options = {"members": True, "show-inheritance": True}
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
@@ -41,7 +44,6 @@ API = {
     "graphkd.model": "Networks",
     "graphkd.data": "Data sets",
     "graphkd.engine": "Training",
-    "graphkd.run": "Runs",
     "graphkd.report": "Reports",
     "graphkd.registry": "Registries",
 }
@@ -55,6 +57,9 @@ def write_api_pages(app: Sphinx) -> None:
     names = "\n".join(pages)
     pages["index"] = f"# API reference\n\nFrom the docstrings.\n\n```{{toctree}}\n{names}\n```\n"
     FOLDER.mkdir(exist_ok=True)
+    for page in FOLDER.glob("*.md"):
+        if page.stem not in pages:
+            page.unlink()
     for name, text in pages.items():
         page = FOLDER / f"{name}.md"
         if not page.exists() or page.read_text() != text:  # what has not changed is not built again
@@ -84,9 +89,22 @@ def directive(kind: str, name: str, imported: bool = False) -> str:
 def escape(app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
     """Show formulas in docstrings as they are: |x| is no substitution, and * no emphasis."""
     lines[:] = [line.replace("|", r"\|").replace("*", r"\*") for line in lines]
+    if what in ("attribute", "data", "property"):
+        plain[name] = lines.copy()
+
+
+def keep_colons(app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
+    """Undo napoleon's reading of an attribute's docstring, where it takes all before a colon for a type."""
+    if what in ("attribute", "data", "property"):
+        lines[:] = plain.pop(name, lines)
+
+
+plain: dict[str, list[str]] = {}
+"""Docstrings of attributes between the two hooks, before and after napoleon's."""
 
 
 def setup(app: Sphinx) -> None:
-    """Register both with Sphinx."""
+    """Register the hooks with Sphinx."""
     app.connect("builder-inited", write_api_pages)
     app.connect("autodoc-process-docstring", escape, priority=400)
+    app.connect("autodoc-process-docstring", keep_colons, priority=600)
