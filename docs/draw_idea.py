@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -30,9 +31,16 @@ def box(axes: Axes, x: float, y: float, width: float, height: float, text: str) 
     axes.text(x, y, text, ha="center", va="center", fontsize=TEXT, color=INK)
 
 
-def arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], **style: object) -> None:
+def arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], **style: Any) -> None:
     """Draw an arrow."""
-    look = {"arrowstyle": "-|>", "mutation_scale": 11, "color": MUTED, "lw": 1.3, "shrinkA": 0, "shrinkB": 0}
+    look: dict[str, Any] = {
+        "arrowstyle": "-|>",
+        "mutation_scale": 11,
+        "color": MUTED,
+        "lw": 1.3,
+        "shrinkA": 0,
+        "shrinkB": 0,
+    }
     axes.add_patch(FancyArrowPatch(start, end, **{**look, **style}))
 
 
@@ -63,7 +71,7 @@ def graph(axes: Axes, x: float, y: float, spread: float, seed: int) -> None:
     for target, sources in enumerate(distances.argsort(axis=1)[:, 1:NEIGHBOURS]):
         for source in sources:
             axes.plot(*points[[target, source]].T, color=EDGE, lw=1.1, zorder=1)
-    axes.scatter(*points.T, s=52, c=[CLASSES[label] for label in LABELS], ec="white", lw=0.8, zorder=2)
+    axes.scatter(points[:, 0], points[:, 1], s=52, c=[CLASSES[label] for label in LABELS], ec="white", lw=0.8, zorder=2)
 
 
 def bank(axes: Axes, x: float, y: float) -> None:

@@ -132,7 +132,7 @@ def test_the_readme_and_the_index_lead_to_every_page() -> None:
     listed = " ".join(re.findall(r"```\{toctree\}\n(.*?)```", PAGES["docs/index.md"], flags=re.DOTALL)).split()
     assert names <= set(listed)
     linked = {Path(link).stem for page, link in links() if page == "README.md"}
-    assert names - linked <= {"contributing", "changelog", "installing"}
+    assert names - linked <= {"contributing", "changelog"}
 
 
 def cells(table: str) -> list[dict[str, str]]:
@@ -188,7 +188,8 @@ def test_every_part_has_its_source_and_weight() -> None:
         names[0]: row for row in re.findall(r"^\| .*$", text, re.MULTILINE) if (names := re.findall(r"`(\w+)`", row))
     }
     assert {*OBJECTIVES.names(), *BUILDERS.names(), *GNNS.names()} <= set(rows)
-    assert all(f"`{name}`" in text for name in DATASETS.names())
+    pairs = [path.stem for path in (ROOT / "configs" / "pair").glob("*.yaml")]
+    assert all(f"`{name}`" in text for name in [*DATASETS.names(), *pairs])
     for name in OBJECTIVES.names():
         weight: Any = yaml.safe_load((ROOT / "configs" / "term" / f"{name}.yaml").read_text())["weight"]
         parts = weight if isinstance(weight, dict) else {"": weight}
@@ -313,7 +314,7 @@ def test_the_notebook_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     from nbclient import NotebookClient
 
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    notebook = nbformat.read(DOCS / "own_images.ipynb", as_version=4)
+    notebook = nbformat.read(DOCS / "own_images.ipynb", as_version=4)  # type: ignore[no-untyped-call]
     kept = [[output.output_type for output in cell.get("outputs", [])] for cell in notebook.cells]
     NotebookClient(notebook, timeout=600, kernel_name="python3").execute()
     assert [[output.output_type for output in cell.get("outputs", [])] for cell in notebook.cells] == kept
