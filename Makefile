@@ -8,7 +8,7 @@ PYTHONS := $(or $(PYTHON),python3 python3.11 python3.12 python3.10)
 FITS := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
 
 .DEFAULT_GOAL := help
-.PHONY: ablation bench clean format help install lint report run soak test
+.PHONY: ablation bench clean docs format help install lint report run soak test
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,10 @@ test: $(STAMP) ## run the tests (ARGS="-k knn")
 soak: $(STAMP) ## kill real runs and suites again and again, for minutes (ARGS="-k crd")
 	@$(BIN)/python -m pytest -m soak tests/soak $(ARGS)
 
+docs: $(STAMP) ## build the pages of docs/ into docs/_build/html; a warning is an error
+	@$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --jobs auto docs docs/_build/html $(ARGS)
+	@echo "open docs/_build/html/index.html"
+
 format: $(STAMP) ## format the code
 	@$(BIN)/ruff check --fix --quiet .
 	@$(BIN)/ruff format --quiet .
@@ -43,7 +47,7 @@ lint: $(STAMP) ## check style, format and types
 	@$(BIN)/mypy
 
 clean: ## remove .venv, caches and build outputs; results/ stays
-	@rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
+	@rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist docs/_build docs/api *.egg-info
 	@find graphkd graphkd_cli tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))

@@ -8,6 +8,7 @@ import importlib
 import importlib.metadata
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import ModuleType
@@ -232,7 +233,10 @@ def load_dgl() -> ModuleType:
     os.environ.setdefault("DGLBACKEND", "pytorch")
     mask = sys.modules["dgl.graphbolt"] = ModuleType("dgl.graphbolt")
     try:
-        return importlib.import_module("dgl")
+        with warnings.catch_warnings():
+            # In a notebook without ipywidgets, the progress bars that DGL imports warn; graphkd shows none of them.
+            warnings.filterwarnings("ignore", message="IProgress not found")
+            return importlib.import_module("dgl")
     except Exception as error:
         raise UserError(
             f"DGL {_version('dgl')} does not work with torch {_version('torch')} on Python"

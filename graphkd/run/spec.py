@@ -69,7 +69,7 @@ class RunSpec(ABC):
     @property
     @abstractmethod
     def identity(self) -> str:
-        """See `graphkd.identity` and the README: seed, paths, devices and unused nodes do not count."""
+        """See `graphkd.identity` and docs/running.md: seed, paths, devices and unused nodes do not count."""
 
     @property
     @abstractmethod

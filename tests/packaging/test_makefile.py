@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 MAKEFILE = Path(__file__).resolve().parents[2] / "Makefile"
-TARGETS = ("help", "install", "ablation", "run", "report", "bench", "test", "soak", "format", "lint", "clean")
+TARGETS = ("help", "install", "ablation", "run", "report", "bench", "test", "soak", "docs", "format", "lint", "clean")
 PYTHON = """\
 #!/bin/sh
 case "$1" in
