@@ -238,6 +238,9 @@ def test_diagnostics_are_means_over_the_batches_that_are_asked_for_them(
     history = trainer(batch_size=16).fit(network(), WeightedSum({"why": (Explained(), 1.0)}), digits)
     # Of 7 batches an epoch, those at 0, 3 and 6 are asked; 3, 7 and 13 are NaN.
     assert [epoch.diagnostics for epoch in history.epochs] == [{"why.number": 3.0}, {"why.number": 10.0}]
+    history = trainer(epochs=6).fit(network(), WeightedSum({"why": (Explained(), 1.0)}), digits)
+    asked = [{"why.number": 0.0}, {}, {}, {}, {"why.number": 8.0}, {"why.number": 10.0}]
+    assert [epoch.diagnostics for epoch in history.epochs] == asked, "two batches an epoch"
     history = trainer(diagnostics=False).fit(network(), WeightedSum({"why": (Explained(), 1.0)}), digits)
     assert [epoch.diagnostics for epoch in history.epochs] == [{}, {}]
 
