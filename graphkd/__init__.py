@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from graphkd.batch import DistillationBatch, NetworkOutput, Progress
     from graphkd.builder import BUILDERS
     from graphkd.data import DATASETS
+    from graphkd.discrepancy import DISCREPANCIES
     from graphkd.engine.distill import Result, distill
     from graphkd.engine.trainer import Trainer
     from graphkd.errors import UserError
@@ -19,14 +20,17 @@ if TYPE_CHECKING:
     from graphkd.graph import BatchGraph, Nodes
     from graphkd.model import MODELS, wrap
     from graphkd.objective import OBJECTIVES, WeightedSum
+    from graphkd.relation import RELATIONS
     from graphkd.run.finished import load
 
 __all__ = [
     "BUILDERS",
     "DATASETS",
+    "DISCREPANCIES",
     "GNNS",
     "MODELS",
     "OBJECTIVES",
+    "RELATIONS",
     "BatchGraph",
     "DistillationBatch",
     "NetworkOutput",
@@ -44,9 +48,11 @@ __all__ = [
 _HOMES = {
     "BUILDERS": "builder",
     "DATASETS": "data",
+    "DISCREPANCIES": "discrepancy",
     "GNNS": "gnn",
     "MODELS": "model",
     "OBJECTIVES": "objective",
+    "RELATIONS": "relation",
     "BatchGraph": "graph",
     "DistillationBatch": "batch",
     "NetworkOutput": "batch",

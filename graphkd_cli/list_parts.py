@@ -12,7 +12,8 @@ from graphkd.report.markup import Block
 from graphkd_cli import compose
 
 REGISTRIES = {
-    "builders": "BUILDERS", "gnns": "GNNS", "objectives": "OBJECTIVES", "models": "MODELS", "data": "DATASETS",
+    "builders": "BUILDERS", "gnns": "GNNS", "objectives": "OBJECTIVES", "relations": "RELATIONS",
+    "discrepancies": "DISCREPANCIES", "models": "MODELS", "data": "DATASETS",
 }  # fmt: skip
 KINDS = (*REGISTRIES, "suites")
 _CLASSES, _CHANNELS, _SIZE = 100, 3, 32

@@ -12,14 +12,16 @@ from typing import Any, Literal
 from graphkd.binding import bind, convert, options_of
 from graphkd.builder import BUILDERS
 from graphkd.data import DATASETS
+from graphkd.discrepancy import DISCREPANCIES
 from graphkd.engine.trainer import Trainer, checked_trainer
-from graphkd.errors import UserError, brief, check, one_of
+from graphkd.errors import UserError, brief, check, choices, one_of
 from graphkd.files import real_folder
 from graphkd.gnn import GNNS
 from graphkd.model import MODELS, OwnInput
 from graphkd.objective import OBJECTIVES, Objective
 from graphkd.objective.weighted_sum import Weight, check_terms
 from graphkd.registry import Registry, import_plugins
+from graphkd.relation import RELATIONS
 from graphkd.run.build import SHARED, try_out
 from graphkd.run.folder import read_config, weights_file, write_config
 from graphkd.run.part import Part, Term
@@ -40,7 +42,10 @@ OWN_OPTIONS: dict[str, Any] = {
 """Options that belong to no constructor, by path."""
 REGISTRIES: dict[str, Registry[Any]] = {
     "data": DATASETS, "student": MODELS, "teacher": MODELS, "builder": BUILDERS, "gnn": GNNS, "teacher_gnn": GNNS,
+    "relation": RELATIONS, "discrepancy": DISCREPANCIES,
 }  # fmt: skip
+OWN_PARTS = ("relation", "discrepancy")
+"""Parts that a term names itself; there is none for all terms."""
 
 
 def parse(config: Mapping[str, Any]) -> StudentSpec:
@@ -308,12 +313,13 @@ def _term(config: Mapping[str, Any], name: str, node: Any) -> Term:
     takes_graph = "builder" in known
     shared = {key for key in Objective.SHARED if key in known and key in options and options[key] == config[key]}
     own = {key: options.pop(key, None) for key in GRAPH_KEYS} if takes_graph else {}
+    own_parts = {key: _own_part(options, key, where) for key in OWN_PARTS if key in known}
     part = _part(OBJECTIVES, options, where)
     graph_dim = factory.graph_dim(part.bound.all)
     if graph_dim is None:
         for key, value in own.items():
             check(value is None, f"{where}.{key} is given, but with these options '{part.name}' uses no graph")
-        return Term(part, weight, reads=frozenset(shared))
+        return Term(part, weight, reads=frozenset(shared), own_parts=own_parts)
     check(graph_dim >= 1, f"{where}: dim is {graph_dim}, but must be at least 1, the width of its graphs' embeddings")
     nodes = {key: config[key] if value is None else value for key, value in own.items()}
     return Term(
@@ -322,7 +328,15 @@ def _term(config: Mapping[str, Any], name: str, node: Any) -> Term:
         gnn=_part(GNNS, nodes["gnn"], f"{where}.gnn"),
         teacher_gnn=_teacher_gnn(nodes["teacher_gnn"], f"{where}.teacher_gnn"),
         reads=frozenset({*shared, *(key for key, value in own.items() if value is None)}),
+        own_parts=own_parts,
     )  # fmt: skip
+
+
+def _own_part(options: dict[str, Any], key: str, where: str) -> Part:
+    """Take a part that a term names itself out of the term's options."""
+    names = choices(REGISTRIES[key].names())
+    check(options.get(key) is not None, f"{where} needs a {key}, for example {where}.{key}=NAME (choices: {names})")
+    return _part(REGISTRIES[key], options.pop(key), f"{where}.{key}")
 
 
 def _teacher_gnn(node: Any, where: str) -> Part | Literal["shared"] | None:
