@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from graphkd.objective import Objective
 from graphkd.objective.base import Setting
 from graphkd.run import parse
 from graphkd_cli.compose import compose
+from graphkd_cli.main import main
 
 Part = dict[str, Any]
 LABELS = torch.arange(200) % 10
@@ -175,3 +178,33 @@ def test_maps_are_needed_only_where_it_looks_at_them() -> None:
     ]  # fmt: skip
     assert OBJECTIVES.factory("relation").maps_needed({"on": "map"}) == 1
     assert OBJECTIVES.factory("relation").maps_needed({"on": "logits"}) == 0
+
+
+def test_a_plug_ins_relation_is_a_part_like_any_other(
+    plugin: Callable[[str, str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    plugin(
+        "own_relation",
+        """
+        from graphkd import RELATIONS
+        from graphkd.relation import Relation
+
+        @RELATIONS.register("covariance")
+        class Covariance(Relation):
+            "Products of centred rows."
+            name = "covariance"
+
+            def __init__(self, scale: float = 1.0) -> None:
+                self.scale = scale
+
+            def relate(self, rows):
+                centred = rows - rows.mean(0)
+                return self.scale * centred @ centred.T
+        """,
+    )
+    words = ["objective=relation", "plugins=[own_relation]", "objective.relation.relation={name: covariance, scale: 2}"]
+    spec = parse(compose(words).config)
+    assert spec.terms["relation"].own_parts["relation"].bound.all == {"scale": 2.0}
+    assert list(spec.plugins) == ["own_relation"]
+    assert main(["list", "relations", "plugins=[own_relation]"]) == 0
+    assert "Products of centred rows." in capsys.readouterr().out
