@@ -9,7 +9,7 @@ from torch import Tensor
 
 from graphkd.batch import DistillationBatch, NetworkOutput
 from graphkd.discrepancy import DISCREPANCIES, Discrepancy
-from graphkd.errors import check, choices
+from graphkd.errors import UserError, check, choices
 from graphkd.objective.base import OBJECTIVES, Objective, Setting, teacher_output
 from graphkd.registry import Registry
 from graphkd.relation import RELATIONS, Relation
@@ -54,39 +54,41 @@ class RelationObjective(Objective):
         self.needs_maps = on == "map"
         self._check_outputs(student_dim, teacher_dim)
         takes, form = discrepancy.takes, relation.form
-        others = _names(DISCREPANCIES, lambda kind: form in kind.takes)
-        check(
-            form in takes,
-            f"objective 'relation': the discrepancy '{discrepancy.name}' compares {' or '.join(takes)}, but the "
-            f"relation '{relation.name}' gives {form} (choices: {others}; gram and probability_gram give distributions "
-            "with normalize=probabilities)",
-        )
+        if form not in takes:
+            others = _names(DISCREPANCIES, lambda kind: form in kind.takes)
+            hint = "" if "matrices" in takes else "; gram and probability_gram give them with normalize=probabilities"
+            raise UserError(
+                f"objective 'relation': the discrepancy '{discrepancy.name}' compares {' or '.join(takes)}, but the "
+                f"relation '{relation.name}' gives {form} (choices: {others}{hint})"
+            )
 
     def _check_outputs(self, student_dim: int, teacher_dim: int) -> None:
-        """Check that the relation can be had between what is asked for, on what is asked for."""
+        """Check that the outputs that are asked for have the relation that is asked for."""
         if self.on == "logits":
             return
         of_samples = self.between == "samples"
         check(of_samples, f"objective 'relation': between is classes, but on is {self.on} (choices: logits)")
-        part = f"objective 'relation': on is {self.on}, but the relation '{self.relation.name}'"
-        others = _names(RELATIONS, lambda kind: not kind.needs_logits and not kind.keeps_width)
-        hint = f"(choices: {others}; or on=logits)"
-        check(not self.relation.needs_logits, f"{part} is of logits {hint}")
         same_width = self.on == "embedding" and student_dim == teacher_dim
-        check(same_width or not self.relation.keeps_width, f"{part} needs outputs of one width {hint}")
+        needs_width = self.relation.keeps_width and not same_width
+        if self.relation.needs_logits or needs_width:
+            others = _names(RELATIONS, lambda kind: not kind.needs_logits and not kind.keeps_width)
+            raise UserError(
+                f"objective 'relation': on is {self.on}, but the relation '{self.relation.name}' "
+                f"{'needs outputs of one width' if needs_width else 'is of logits'} (choices: {others}; or on=logits)"
+            )
 
     @classmethod
     def maps_needed(cls, options: Mapping[str, Any]) -> int:
         return int(options["on"] == "map")
 
     def check(self, setting: Setting) -> None:
-        few = self.between == "classes" and setting.num_classes < self.fewest
-        others = _names(RELATIONS, lambda kind: kind.fewest <= setting.num_classes)
-        check(
-            not few,
-            f"objective 'relation': '{self.relation.name}' between classes needs {self.fewest} of them, but the data "
-            f"have {setting.num_classes} (choices: between=samples, or a relation of {others})",
-        )
+        classes = setting.num_classes
+        if self.between == "classes" and classes < self.fewest:
+            others = _names(RELATIONS, lambda kind: kind.fewest <= classes)
+            raise UserError(
+                f"objective 'relation': '{self.relation.name}' between classes needs {self.fewest} of them, but the "
+                f"data have {classes} (choices: between=samples, or a relation of {others})"
+            )
 
     def notes(self, setting: Setting) -> Sequence[str]:
         if self.between == "classes" or setting.largest_batch >= self.fewest:

@@ -76,7 +76,7 @@ class Row:
 
     @property
     def protocols(self) -> tuple[Protocol, ...]:
-        """The protocols of its runs, as far as records say them; one, but where records were moved about."""
+        """The different protocols of its runs, as far as records say them: usually one."""
         return tuple(dict.fromkeys(run.protocol for run in self.runs if run.protocol is not None))
 
     def by_seed(self, metric: str) -> dict[int, float]:
