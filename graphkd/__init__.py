@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from graphkd.batch import DistillationBatch, NetworkOutput, Progress
     from graphkd.builder import BUILDERS
     from graphkd.data import DATASETS
+    from graphkd.discrepancy import DISCREPANCIES
     from graphkd.engine.distill import Result, distill
     from graphkd.engine.trainer import Trainer
     from graphkd.errors import UserError
@@ -20,15 +21,18 @@ if TYPE_CHECKING:
     from graphkd.logger import LOGGERS
     from graphkd.model import MODELS, wrap
     from graphkd.objective import OBJECTIVES, WeightedSum
+    from graphkd.relation import RELATIONS
     from graphkd.run.finished import load
 
 __all__ = [
     "BUILDERS",
     "DATASETS",
+    "DISCREPANCIES",
     "GNNS",
     "LOGGERS",
     "MODELS",
     "OBJECTIVES",
+    "RELATIONS",
     "BatchGraph",
     "DistillationBatch",
     "NetworkOutput",
@@ -46,10 +50,12 @@ __all__ = [
 _HOMES = {
     "BUILDERS": "builder",
     "DATASETS": "data",
+    "DISCREPANCIES": "discrepancy",
     "GNNS": "gnn",
     "LOGGERS": "logger",
     "MODELS": "model",
     "OBJECTIVES": "objective",
+    "RELATIONS": "relation",
     "BatchGraph": "graph",
     "DistillationBatch": "batch",
     "NetworkOutput": "batch",

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Union
 
-from graphkd.errors import UserError, brief, choices, did_you_mean, some
+from graphkd.errors import UserError, brief, check, choices, did_you_mean, some
 
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 """A class without a constructor of its own shows its base's, and `torch.nn.Module` takes `*args, **kwargs`."""
@@ -121,6 +121,7 @@ def bind(
         UserError: An option is unknown, missing, or of a wrong type.
     """
     for name in options:
+        check(not isinstance(name, bool), f'{part}: YAML reads a plain on or off as true or false; write "on" or "off"')
         if name not in known:
             raise UserError(f"{part} has {no_option(str(name), known, holders(str(name)))}")
     values: dict[str, Any] = {}

@@ -12,7 +12,8 @@ from graphkd.report.markup import Block
 from graphkd_cli import compose
 
 REGISTRIES = {
-    "builders": "BUILDERS", "gnns": "GNNS", "objectives": "OBJECTIVES", "models": "MODELS", "data": "DATASETS",
+    "builders": "BUILDERS", "gnns": "GNNS", "objectives": "OBJECTIVES", "relations": "RELATIONS",
+    "discrepancies": "DISCREPANCIES", "models": "MODELS", "data": "DATASETS",
     "loggers": "LOGGERS",
 }  # fmt: skip
 KINDS = (*REGISTRIES, "suites")

@@ -18,7 +18,9 @@ from graphkd.ablation import quoted
 from graphkd.errors import UserError, brief, check
 from graphkd_cli.hydra_internals import apply_overrides, swept_choices, unreadable_position
 
-NAMED = re.compile(r"(teacher|student|data|builder|gnn|teacher_gnn|objective\.[^.]+(\.(builder|gnn|teacher_gnn))?)$")
+NAMED = re.compile(
+    r"(teacher|student|data|builder|gnn|teacher_gnn|objective\.[^.]+(\.(builder|gnn|teacher_gnn|relation|discrepancy))?)$"
+)
 """Keys at which a name may stand for a part: NAME is short for {name: NAME}."""
 HYDRAS = re.compile(r"hydra[./](launcher|sweeper)\b")
 """The Hydra settings that graphkd accepts; output, logs and folders are fixed."""

@@ -74,9 +74,9 @@ def tiny_config(_composed: dict[str, Any], tmp_path: Path) -> Callable[..., dict
 @pytest.fixture
 def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], Path]]:
     """Writes a module that `plugins=[NAME]` finds; what it registers and itself are forgotten after the test."""
-    from graphkd import BUILDERS, DATASETS, GNNS, MODELS, OBJECTIVES
+    from graphkd import BUILDERS, DATASETS, DISCREPANCIES, GNNS, MODELS, OBJECTIVES, RELATIONS
 
-    registries = (BUILDERS, DATASETS, GNNS, MODELS, OBJECTIVES)
+    registries = (BUILDERS, DATASETS, DISCREPANCIES, GNNS, MODELS, OBJECTIVES, RELATIONS)
     folder = tmp_path / "plugins"
     folder.mkdir()
     monkeypatch.syspath_prepend(folder)

@@ -255,6 +255,7 @@ def test_given_options_and_defaults_make_all(k: int, rate: float, sizes: list[in
         ({"data": "d", "a\nb": 1}, r"part 'p' has no option 'a\nb' (its options: "),
         ({"data": "d", "zzzzzz": 1}, "part 'p' has no option 'zzzzzz' (its options: "),
         ({"k": 3}, "part 'p' needs the option 'data'"),
+        ({True: 3}, 'part \'p\': YAML reads a plain on or off as true or false; write "on" or "off"'),
         ({"data": "d", "k": "x"}, "part 'p': option 'k' is 'x', but must be an integer"),
         (
             {"data": "d", "group": {"knd": 1}},
@@ -267,7 +268,7 @@ def test_given_options_and_defaults_make_all(k: int, rate: float, sizes: list[in
         ({"data": "d", "group": [1]}, "part 'p': option 'group' is [1], but must be a mapping"),
     ],
 )
-def test_a_mistake_names_part_option_and_remedy(options: dict[str, Any], message: str) -> None:
+def test_a_mistake_names_part_option_and_remedy(options: dict[Any, Any], message: str) -> None:
     with pytest.raises(UserError) as caught:
         bind(options, options_of(Part), "part 'p'")
     assert str(caught.value).startswith(message)

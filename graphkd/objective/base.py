@@ -59,6 +59,8 @@ class Objective(nn.Module, ABC):
             "builder",  # a built graph builder
             "student_gnn",  # a built encoder for each side
             "teacher_gnn",
+            "relation",  # a built relation, and a built discrepancy
+            "discrepancy",
         }
     )
     SHARED: ClassVar[tuple[str, ...]] = ("negatives", "bank")
@@ -72,8 +74,8 @@ class Objective(nn.Module, ABC):
     needs_teacher: ClassVar[bool] = True
     views: tuple[str, ...] = ("weak",)
     """Names of the views of each sample that it uses, in the order in which it gets them (`graphkd.data.views`)."""
-    needs_maps: ClassVar[bool] = True
-    """Whether it uses feature maps; several devices exchange them only then."""
+    needs_maps: bool = True
+    """Whether it uses feature maps, which an option may decide; several devices exchange them only then."""
     fewest_maps: ClassVar[int] = 0
     """Smallest number of feature maps of each network, the stem's included."""
     needs_preactivations: ClassVar[frozenset[str]] = frozenset()
@@ -96,6 +98,11 @@ class Objective(nn.Module, ABC):
     def builds_graphs(cls, options: Mapping[str, Any]) -> bool:
         """Return whether an objective with these options uses its graph builder."""
         return cls.graph_dim(options) is not None
+
+    @classmethod
+    def maps_needed(cls, options: Mapping[str, Any]) -> int:
+        """Return the smallest number of feature maps of each network with these options, the stem's included."""
+        return cls.fewest_maps
 
     @abstractmethod
     def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from graphkd.batch import DistillationBatch
+from graphkd.discrepancy.mahalanobis import mahalanobis
 from graphkd.errors import check
 from graphkd.objective.base import OBJECTIVES, Objective, Setting, teacher_output
 from graphkd.objective.logits import divergence
-
-_EPS = 1e-12
+from graphkd.relation.base import cosines
 
 
 @OBJECTIVES.register("skd")
@@ -55,26 +54,9 @@ class SKD(Objective):
 
     def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:
         student, teacher = batch.student.logits, teacher_output(batch).logits
-        rows = (_cosines(student) - _cosines(teacher)) / student.shape[1]
+        # In float64: the two networks' similarities nearly cancel out.
+        rows = (cosines(student.double()) - cosines(teacher.double())) / student.shape[1]
         return {
             "instance": divergence(student, teacher, self.temperature),
             "direction": mahalanobis(rows, self.ridge).mean().float(),
         }
-
-
-def mahalanobis(rows: Tensor, ridge: float) -> Tensor:
-    """Return sqrt(d^T (cov + ridge I)^-1 d) of each row d, float64 [B, D] to [B]; a row of zeros has gradient 0."""
-    centred = rows - rows.mean(0)
-    covariance = centred.T @ centred / max(1, len(rows) - 1) + rows.new_full(rows.shape[1:], ridge).diag()
-    factor = torch.linalg.cholesky_ex(covariance).L  # cholesky() would make the host wait for a GPU
-    whitened = torch.linalg.solve_triangular(factor, rows.T, upper=False)
-    distances: Tensor = torch.linalg.vector_norm(whitened, dim=0)
-    return distances
-
-
-def _cosines(logits: Tensor) -> Tensor:
-    """Return the cosine of each pair of rows, float [B, C] to float64 [B, B]; 0 (gradient too) for a row of zeros."""
-    logits = logits.double()  # two networks' similarities nearly cancel out
-    norms: Tensor = torch.linalg.vector_norm(logits, dim=1, keepdim=True)
-    unit = logits / torch.where(norms > _EPS, norms, torch.inf)
-    return unit @ unit.T

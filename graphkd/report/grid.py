@@ -13,15 +13,18 @@ from graphkd.binding import bind, convert, options_of
 from graphkd.errors import check, one_of
 from graphkd.report.markup import NONE, Block, Cell, Table, fixed, marks, spread
 from graphkd.report.metrics import METRICS
+from graphkd.report.protocol import Protocol
 from graphkd.report.record import Record
 from graphkd.report.statistics import (
     Group,
     Row,
     Summary,
     aggregate,
+    common_protocol,
     grouped,
     left_out,
     listed,
+    protocols_of,
     summarise,
     warnings_about,
 )
@@ -43,11 +46,29 @@ class PublishedRow:
 
 @dataclass(frozen=True)
 class Published:
-    """Published figures to compare a study with: their source, the name of their data set, and rows by variant."""
+    """Published figures to compare a study with: their source, data set, rows by variant, and protocol."""
 
     source: str
     data: str
     rows: Mapping[str, PublishedRow]
+    protocol: Protocol | None = None
+
+
+@dataclass(frozen=True)
+class OtherFigures:
+    """Test top-1 of a method in percent for each pair of the grid, by a source and protocol of its own."""
+
+    source: str
+    protocol: Protocol
+    mean: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """Figures of other papers on a data set, by the method's name; none is compared with a run."""
+
+    data: str
+    rows: Mapping[str, OtherFigures]
 
 
 @dataclass(frozen=True)
@@ -64,6 +85,7 @@ class GridSpec:
         target: The variant whose improvement over each row ARI measures.
         student: The variant trained without a teacher, to which ARI is relative.
         published: Figures to compare with.
+        elsewhere: Figures by other protocols.
     """
 
     name: str
@@ -74,6 +96,7 @@ class GridSpec:
     target: str
     student: str
     published: Published | None = None
+    elsewhere: Elsewhere | None = None
 
     def __post_init__(self) -> None:
         """Raise `UserError` where a pair is named twice, or a row or a published figure has no place."""
@@ -88,6 +111,9 @@ class GridSpec:
             for figures in (row.mean, row.std):
                 fits = figures is None or len(figures) == len(self.pairs)
                 check(fits, f"{table}: published row '{variant}' must have {len(self.pairs)} figures, one a pair")
+        for method, other in (self.elsewhere.rows if self.elsewhere else {}).items():
+            fits = len(other.mean) == len(self.pairs)
+            check(fits, f"{table}: the row '{method}' of elsewhere must have {len(self.pairs)} figures, one a pair")
 
     @classmethod
     def from_mapping(cls, options: Mapping[str, Any]) -> GridSpec:
@@ -100,12 +126,10 @@ class GridSpec:
         values = bind(options, options_of(cls), part).all
         for variant, label in values["rows"].items():
             convert(label, str, f"{part}: row '{variant}'")
-        if values["published"] is not None:
-            rows = {
-                name: convert(row, PublishedRow, f"{part}: published row '{name}'")
-                for name, row in values["published"].rows.items()
-            }
-            values["published"] = dataclasses.replace(values["published"], rows=rows)
+        for option, kind in (("published", PublishedRow), ("elsewhere", OtherFigures)):
+            if (of := values[option]) is not None:
+                rows = {name: convert(row, kind, f"{part}: {option} row '{name}'") for name, row in of.rows.items()}
+                values[option] = dataclasses.replace(of, rows=rows)
         return cls(**values)
 
     def published_mean(self, variant: str, pair: str) -> Summary:
@@ -196,13 +220,15 @@ def _build_grid(group: Group, spec: GridSpec) -> Table:
     counts = Counter(one.n for line in lines if line.variant != TEACHER for one in line.accuracy.values() if one.n)
     usual = max(counts, key=lambda n: (counts[n], n), default=0)
     published = _published(lines, pairs, spec)
+    protocol = common_protocol(rows)
     target, student = spec.rows[spec.target], spec.rows[spec.student]
     by_pair = [dataclasses.replace(row, label=f"{row.pair}: {row.label}") for row in rows]
     return Table(
         name=group.name + ("" if spec.name == study else f"_{spec.name}"),
         title=group.title,
-        caption=f"{METRICS[ACCURACY].label}, n = {usual} where a cell does not say otherwise.",
-        blocks=(_accuracies(lines, pairs, usual), *published, *_seconds(lines, pairs)),
+        caption=f"{METRICS[ACCURACY].label}, n = {usual} where a cell does not say otherwise."
+        + (f" Protocol: {protocol}." if protocol else ""),
+        blocks=(_accuracies(lines, pairs, usual), *published, *_elsewhere(pairs, spec), *_seconds(lines, pairs)),
         legend=(
             "Mean ± sample standard deviation over n seeds, best mean of a pair in bold, second best underlined (the "
             f"teacher aside), {NONE} where there is none. ARI of a row: mean over pairs of "
@@ -210,7 +236,7 @@ def _build_grid(group: Group, spec: GridSpec) -> Table:
         ),
         frame=pd.DataFrame([{"study": study, "data": group.data, **line.values} for line in lines]),
         notes=(
-            *_notes(rows, lines, student, group.data, spec.published.data if spec.published and published else None),
+            *_notes(rows, lines, student, group.data, spec.published if published else None),
             *warnings_about(by_pair),
             *left_out(group.records),
         ),
@@ -234,7 +260,8 @@ def _lines(rows: Sequence[Row], pairs: Sequence[str], data: str, spec: GridSpec)
         of = {} if variant in (TEACHER, spec.target, spec.student) else means.get(variant, {})
         ari = average_relative_improvement(means.get(spec.target, {}), of, means.get(spec.student, {}))
         label = spec.rows.get(variant, variant)
-        values: dict[str, Any] = {"variant": variant, "label": label}
+        protocols = dict.fromkeys(one for row in by_label.get(variant, {}).values() for one in row.protocols)
+        values: dict[str, Any] = {"variant": variant, "label": label, "protocol": "; ".join(map(str, protocols))}
         for pair in pairs:
             published, runs = spec.published_mean(variant, pair), by_label.get(variant, {}).get(pair)
             cell = {
@@ -253,6 +280,7 @@ def _lines(rows: Sequence[Row], pairs: Sequence[str], data: str, spec: GridSpec)
             "ari_published": published_ari,
             "ari_difference": ari.value - published_ari if is_same_mean else math.nan,
             "published_data": published_data,
+            "published_protocol": str((spec.published and spec.published.protocol) or ""),
         }
         lines.append(_Line(variant, label, own, ari, values))
     return lines
@@ -308,7 +336,24 @@ def _published(lines: Sequence[_Line], pairs: Sequence[str], spec: GridSpec) -> 
         if line.variant in spec.published.rows
     ]
     title = f"Published on {spec.published.data} ({spec.published.source}); in brackets: above less published"
+    if spec.published.protocol is not None:
+        title += f"; protocol: {spec.published.protocol}"
     return [Block.of(("method", *pairs, f"ARI (%), {len(spec.pairs)} pairs"), cells, title)]
+
+
+def _elsewhere(pairs: Sequence[str], spec: GridSpec) -> list[Block]:
+    """Return the figures of other papers on the pairs that are shown, if there are any, each with its protocol."""
+    if spec.elsewhere is None:
+        return []
+    places = {pair: spec.pairs.index(pair) for pair in pairs if pair in spec.pairs}
+    cells = [
+        [method, *(NONE if figures.mean[at] is None else f"{figures.mean[at]:.2f}" for at in places.values()),
+         figures.source, str(figures.protocol)]
+        for method, figures in spec.elsewhere.rows.items()
+        if any(figures.mean[at] is not None for at in places.values())
+    ]  # fmt: skip
+    title = f"Published on {spec.elsewhere.data} by protocols of their own, which do not compare with each other"
+    return [Block.of(("method", *places, "source", "protocol"), cells, title)] if cells else []
 
 
 def _seconds(lines: Sequence[_Line], pairs: Sequence[str]) -> list[Block]:
@@ -321,14 +366,19 @@ def _seconds(lines: Sequence[_Line], pairs: Sequence[str]) -> list[Block]:
 
 
 def _notes(
-    rows: Sequence[Row], lines: Sequence[_Line], student: str, data: str, published_data: str | None
+    rows: Sequence[Row], lines: Sequence[_Line], student: str, data: str, published: Published | None
 ) -> Iterator[str]:
     for line in lines:
         if line.ari.below:
             yield f"ARI of {line.label} leaves out {listed(line.ari.below)}, where {line.label} is not above {student}"
-    if published_data not in (None, data):
+    if published is not None and published.data != data:
         here = f"are on {data}" if data else "do not say their data set"
-        yield f"no differences to the published figures: those are on {published_data}, these runs {here}"
+        yield f"no differences to the published figures: those are on {published.data}, these runs {here}"
+    elif published is not None and published.protocol is not None:
+        others = [one for one in protocols_of(rows) if one != published.protocol]
+        if others:
+            theirs, ours = published.protocol, "; ".join(map(str, others))
+            yield f"the published figures are by another protocol ({theirs}) than these runs ({ours})"
     counts = {pair: len(_teachers(rows, pair)) for pair in sorted({row.pair for row in rows})}
     if several := [f"{pair} ({n})" for pair, n in counts.items() if n > 1]:
         yield f"students of a pair had different teachers: {listed(several)}"

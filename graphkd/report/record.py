@@ -15,10 +15,11 @@ from typing import Any, Final, Literal, NoReturn
 from graphkd.binding import describe, fits
 from graphkd.errors import UserError, brief, check, one_line
 from graphkd.files import read_small, write_atomically
+from graphkd.report.protocol import Protocol
 
 SCHEMA: Final = 1
 LARGEST_BYTES = 4 << 20
-ADDED = frozenset({"data", "phases", "group_size", "code.plugins", "metrics.diagnostics"})
+ADDED = frozenset({"data", "phases", "group_size", "protocol", "code.plugins", "metrics.diagnostics"})
 """Fields that schema 1 did not have at first; a record may lack them."""
 LONGEST_NAME = 300
 LONGEST_SHOWN = 60
@@ -108,6 +109,7 @@ class Record:
         phases: Mean seconds of a step by what they were spent on; empty in records of graphkd 0.1.
         group_size: How many runs trained together on one stream of batches, this one included. Times are those of this
             run's own work and its share of what was shared.
+        protocol: How it was trained; None for a probe, and in records of graphkd 0.1.
         error: Why a failed run failed, in one line.
     """
 
@@ -132,6 +134,7 @@ class Record:
     metrics: Metrics = field(default_factory=Metrics)
     phases: dict[str, float] = field(default_factory=dict)
     group_size: int = 1
+    protocol: Protocol | None = None
     error: str | None = None
 
     def to_json(self) -> str:

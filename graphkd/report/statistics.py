@@ -15,6 +15,7 @@ from typing import Any
 
 from graphkd.identity import short
 from graphkd.report.metrics import value_of
+from graphkd.report.protocol import Protocol
 from graphkd.report.record import Record
 
 FEW_SEEDS = 3
@@ -72,6 +73,11 @@ class Row:
     def seeds(self) -> tuple[int, ...]:
         """The seeds, sorted."""
         return tuple(run.seed for run in self.runs)
+
+    @property
+    def protocols(self) -> tuple[Protocol, ...]:
+        """The different protocols of its runs, as far as records say them: usually one."""
+        return tuple(dict.fromkeys(run.protocol for run in self.runs if run.protocol is not None))
 
     def by_seed(self, metric: str) -> dict[int, float]:
         """Return the metric of each run that has a finite one, by seed."""
@@ -179,6 +185,23 @@ def warnings_about(rows: Sequence[Row]) -> list[str]:
     return list(_warnings(rows))
 
 
+def common_protocol(rows: Sequence[Row]) -> Protocol | None:
+    """Return the protocol of all rows, or None where it differs, or a record does not say it.
+
+    A student without a teacher has the protocol of the others.
+    """
+    with_teacher = protocols_of(rows)
+    known = all(run.protocol is not None for row in rows for run in row.runs)
+    return with_teacher[0] if known and len(with_teacher) == 1 else None
+
+
+def protocols_of(rows: Iterable[Row]) -> list[Protocol]:
+    """Return the different protocols of rows; one without a teacher counts only where no other is equal but for it."""
+    found = dict.fromkeys(protocol for row in rows for protocol in row.protocols)
+    taught = {dataclasses.replace(protocol, teacher="none") for protocol in found if protocol.teacher != "none"}
+    return [protocol for protocol in found if protocol not in taught]
+
+
 def left_out(records: Iterable[Record]) -> list[str]:
     """Return lines that count and name the students that are in no table: those that failed or are unfinished."""
     names: dict[str, list[str]] = defaultdict(list)
@@ -266,6 +289,15 @@ def _warnings(rows: Sequence[Row]) -> Iterator[str]:
     if len(machines) > 1:
         names = [f"{_printable(device)} with {_count(threads, 'thread')}" for device, threads in machines]
         yield f"devices or threads are mixed, so times do not compare: {listed(names)}"
+    if len(protocols_of(rows)) > 1:
+        of_each = [
+            f"{protocol.training} ({listed([row.label for row in rows if protocol in row.protocols])})"
+            for protocol in dict.fromkeys(protocol for row in rows for protocol in row.protocols)
+        ]
+        yield f"protocols are mixed, so accuracies compare only within one: {'; '.join(of_each)}"
+    unknown = [row.label for row in rows if any(run.protocol is None for run in row.runs)]
+    if unknown and any(row.protocols for row in rows):
+        yield f"older records do not say their protocol: {listed(unknown)}"
     counts = Counter(row.seeds for row in rows)
     if len(counts) > 1:
         usual = max(counts, key=lambda seeds: (counts[seeds], len(seeds), seeds))

@@ -14,7 +14,18 @@ from graphkd.report.comparison import Comparison, compare_all
 from graphkd.report.markup import NONE, Block, Cell, Table, fixed, marks, spread
 from graphkd.report.metrics import METRICS, Metric
 from graphkd.report.record import Record
-from graphkd.report.statistics import Group, Row, Summary, aggregate, grouped, left_out, listed, named, warnings_about
+from graphkd.report.statistics import (
+    Group,
+    Row,
+    Summary,
+    aggregate,
+    common_protocol,
+    grouped,
+    left_out,
+    listed,
+    named,
+    warnings_about,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -139,6 +150,12 @@ def _test_cells(test: Comparison, decimals: int) -> list[str]:
 
 
 def _caption(rows: Sequence[Row]) -> str:
+    """Return the accuracy of the teacher or teachers, and the protocol where all rows share one."""
+    protocol = common_protocol(rows)
+    return " ".join(filter(None, [_teachers(rows), f"Protocol: {protocol.training}." if protocol else ""]))
+
+
+def _teachers(rows: Sequence[Row]) -> str:
     """Return the accuracy of the teacher, or of each teacher with its rows."""
     labels: dict[tuple[str, str], list[str]] = defaultdict(list)
     for row in rows:
@@ -161,6 +178,7 @@ def _frame(
     frame = pd.DataFrame({
         **{name: [getattr(row, name) for row in rows] for name in ROW_COLUMNS},
         "teacher_accuracy": [math.nan if one is None or one.accuracy is None else one.accuracy for one in teachers],
+        "protocol": ["; ".join(map(str, row.protocols)) for row in rows],
         "n": [len(row.runs) for row in rows],
         "seeds": [" ".join(map(str, row.seeds)) for row in rows],
     })  # fmt: skip

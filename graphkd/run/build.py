@@ -45,7 +45,7 @@ def build_objective(
         shapes = shapes_of(output)
         runtime |= {f"{side}_dim": shapes.embedding, f"{side}_shapes": shapes.features}
     for name, term in terms.items():
-        _check_shown(f"objective.{name}", OBJECTIVES.factory(term.part.name), networks, outputs)
+        _check_shown(f"objective.{name}", term.part, networks, outputs)
     schedules = {name: term.schedule for name, term in terms.items() if term.schedule is not None}
     built = {name: (_build_term(name, term, seed, runtime), term.weight) for name, term in terms.items()}
     return WeightedSum(built, schedules)
@@ -64,17 +64,17 @@ def _build_term(name: str, term: Term, seed: int, runtime: Mapping[str, Any]) ->
     """Return a term's objective with its graph parts, given the arguments of `runtime` that it names."""
     wanted = options_of(OBJECTIVES.factory(term.part.name))
     with _of_bearable_size(f"objective.{name}"):
-        given = {**runtime, **_build_graph_parts(name, term, seed)}
+        own = {key: part.build() for key, part in term.own_parts.items()}
+        given = {**runtime, **own, **_build_graph_parts(name, term, seed)}
         with initialising(seed, "objective_init", name):
             return term.part.build(**{key: value for key, value in given.items() if key in wanted})
 
 
-def _check_shown(
-    term: str, kind: type[Objective], networks: Mapping[str, Network], outputs: Mapping[str, NetworkOutput]
-) -> None:
+def _check_shown(term: str, part: Part, networks: Mapping[str, Network], outputs: Mapping[str, NetworkOutput]) -> None:
     """Check that the networks output the feature maps that an objective needs."""
+    kind: type[Objective] = OBJECTIVES.factory(part.name)
     for side, output in outputs.items():
-        count, fewest = len(output.features), kind.fewest_maps
+        count, fewest = len(output.features), kind.maps_needed(part.bound.all)
         if count < fewest:
             others = [len(other.features) for name, other in outputs.items() if name != side]
             example = _evenly(networks[side].token_blocks, max([fewest, *others] if any(others) else [4]))

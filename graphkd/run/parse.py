@@ -12,8 +12,9 @@ from typing import Any, Literal
 from graphkd.binding import bind, convert, options_of
 from graphkd.builder import BUILDERS
 from graphkd.data import DATASETS
+from graphkd.discrepancy import DISCREPANCIES
 from graphkd.engine.trainer import Trainer, checked_trainer
-from graphkd.errors import UserError, brief, check, one_of
+from graphkd.errors import UserError, brief, check, choices, one_of
 from graphkd.files import real_folder
 from graphkd.gnn import GNNS
 from graphkd.logger import LOGGERS
@@ -22,6 +23,7 @@ from graphkd.objective import OBJECTIVES, Objective
 from graphkd.objective.schedule import Schedule
 from graphkd.objective.weighted_sum import Weight, check_terms
 from graphkd.registry import Registry, import_plugins
+from graphkd.relation import RELATIONS
 from graphkd.run.build import SHARED, try_out
 from graphkd.run.folder import read_config, weights_file, write_config
 from graphkd.run.part import Part, Term
@@ -43,7 +45,10 @@ OWN_OPTIONS: dict[str, Any] = {
 REGISTRIES: dict[str, Registry[Any]] = {
     "data": DATASETS, "student": MODELS, "teacher": MODELS, "builder": BUILDERS, "gnn": GNNS, "teacher_gnn": GNNS,
     "logger": LOGGERS,
+    "relation": RELATIONS, "discrepancy": DISCREPANCIES,
 }  # fmt: skip
+OWN_PARTS = ("relation", "discrepancy")
+"""Parts that a term names itself; there is none for all terms."""
 
 
 def parse(config: Mapping[str, Any]) -> StudentSpec:
@@ -319,11 +324,12 @@ def _term(config: Mapping[str, Any], name: str, node: Any) -> Term:
     graph_keys = GRAPH_KEYS if "student_gnn" in known else GRAPH_KEYS[:1] if "builder" in known else ()
     shared = {key for key in Objective.SHARED if key in known and key in options and options[key] == config[key]}
     own = {key: options.pop(key, None) for key in graph_keys}
+    own_parts = {key: _own_part(options, key, where) for key in OWN_PARTS if key in known}
     part = _part(OBJECTIVES, options, where)
     if not factory.builds_graphs(part.bound.all):
         for key, value in own.items():
             check(value is None, f"{where}.{key} is given, but with these options '{part.name}' uses no graph")
-        return Term(part, weight, schedule, reads=frozenset(shared))
+        return Term(part, weight, schedule, reads=frozenset(shared), own_parts=own_parts)
     dim = factory.graph_dim(part.bound.all)
     check(
         dim is None or dim >= 1, f"{where}: dim is {dim}, but must be at least 1, the width of its graphs' embeddings"
@@ -335,7 +341,15 @@ def _term(config: Mapping[str, Any], name: str, node: Any) -> Term:
         gnn=_part(GNNS, nodes["gnn"], f"{where}.gnn") if "gnn" in nodes else None,
         teacher_gnn=_teacher_gnn(nodes.get("teacher_gnn"), f"{where}.teacher_gnn"),
         reads=frozenset({*shared, *(key for key, value in own.items() if value is None)}),
+        own_parts=own_parts,
     )  # fmt: skip
+
+
+def _own_part(options: dict[str, Any], key: str, where: str) -> Part:
+    """Take a part that a term names itself out of the term's options."""
+    names = choices(REGISTRIES[key].names())
+    check(options.get(key) is not None, f"{where} needs a {key}, for example {where}.{key}=NAME (choices: {names})")
+    return _part(REGISTRIES[key], options.pop(key), f"{where}.{key}")
 
 
 def _teacher_gnn(node: Any, where: str) -> Part | Literal["shared"] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -56,7 +56,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Term:
-    """A term of an objective, with the graph parts that it uses."""
+    """A term of an objective, with the parts that it uses."""
 
     part: Part
     weight: Weight
@@ -67,6 +67,8 @@ class Term:
     teacher_gnn: Part | Literal["shared"] | None = None
     reads: frozenset[str] = frozenset()
     """The top-level nodes for graphs and contrast that it uses."""
+    own_parts: Mapping[str, Part] = field(default_factory=dict)
+    """Parts that it names itself, by the constructor's argument."""
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -74,6 +76,7 @@ class Term:
         document: dict[str, Any] = {"objective": self.part.identity, "weight": self.weight}
         if self.schedule is not None:
             document["schedule"] = self.schedule.points
+        document |= {key: part.identity for key, part in self.own_parts.items()}
         if self.builder is not None:
             document["builder"] = self.builder.identity
         if self.gnn is not None:

@@ -210,7 +210,8 @@ class StudentSpec(RunSpec):
     def plugins(self) -> dict[str, str]:
         """See `source_hashes`."""
         graphs = [part for term in self.terms.values() for part in (term.builder, term.gnn, term.teacher_gnn)]
-        parts = [self.model, self.data, *(term.part for term in self.terms.values()), *graphs]
+        own = [part for term in self.terms.values() for part in (term.part, *term.own_parts.values())]
+        parts = [self.model, self.data, *own, *graphs]
         teacher = {} if self.teacher is None else self.teacher.plugins
         return {**source_hashes([part for part in parts if isinstance(part, Part)]), **teacher}
 

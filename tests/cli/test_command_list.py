@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from commands import Command, OwnConfigs, Plugin, top
 
-from graphkd import BUILDERS, DATASETS, GNNS, MODELS, OBJECTIVES
+from graphkd import BUILDERS, DATASETS, DISCREPANCIES, GNNS, MODELS, OBJECTIVES, RELATIONS
 from graphkd.registry import Registry, import_plugins
 from graphkd_cli import list_parts
 from graphkd_cli.main import main
@@ -17,6 +17,8 @@ KINDS: dict[str, Registry[Any]] = {
     "builders": BUILDERS,
     "gnns": GNNS,
     "objectives": OBJECTIVES,
+    "relations": RELATIONS,
+    "discrepancies": DISCREPANCIES,
     "models": MODELS,
     "data": DATASETS,
 }

@@ -9,17 +9,20 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from graphkd import BUILDERS, DATASETS, GNNS, MODELS, OBJECTIVES, Trainer
+from graphkd import BUILDERS, DATASETS, DISCREPANCIES, GNNS, MODELS, OBJECTIVES, RELATIONS, Trainer
 from graphkd.binding import Option, bind, options_of
 from graphkd.contrast.options import BankOptions
 from graphkd.registry import Registry
 from graphkd.run import parse
-from graphkd.run.parse import KEYS
+from graphkd.run.parse import KEYS, OWN_PARTS
 from graphkd_cli.compose import compose
 from graphkd_cli.studies import read_spec, read_suite
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-PARTS: dict[str, Registry[Any]] = {"builder": BUILDERS, "gnn": GNNS, "term": OBJECTIVES, "data": DATASETS}
+PARTS: dict[str, Registry[Any]] = {
+    "builder": BUILDERS, "gnn": GNNS, "term": OBJECTIVES, "data": DATASETS,
+    "relation": RELATIONS, "discrepancy": DISCREPANCIES, "logger": LOGGERS,
+}  # fmt: skip
 """The registry whose members each group of part configs configures."""
 PACKAGES = {"term": "objective"}
 """Packages of graphkd that are named otherwise than the group."""
@@ -40,13 +43,18 @@ def files(group: str) -> list[str]:
 
 
 def read(group: str, name: str) -> dict[str, Any]:
-    """A file's content over that of the files of its group that it starts from, interpolations as written."""
+    """A file's content over that of the files that it starts from, interpolations as written."""
     content = OmegaConf.to_container(OmegaConf.load(CONFIGS / group / f"{name}.yaml"), resolve=False)
     assert isinstance(content, dict)
     bases = content.pop("defaults", [])
     merged: dict[str, Any] = {}
     for base in bases:
-        merged |= read(group, base)
+        if isinstance(base, dict):  # "/group@node": "file"
+            ((choice, file),) = base.items()
+            of_group, _, node = choice.removeprefix("/").partition("@")
+            merged[node] = read(of_group, file)
+        elif base != "_self_":
+            merged |= read(group, base)
     return {**merged, **{str(key): value for key, value in content.items()}}
 
 
@@ -74,11 +82,16 @@ def test_a_part_config_lists_every_option_at_its_default(group: str, name: str) 
     assert content.pop("name") == name
     if group == "term":
         weight = content.pop("weight")
+        assert content.pop("schedule") is None
         weights = weight.values() if isinstance(weight, dict) else [weight]
         assert all(isinstance(value, float) for value in weights)
         wanted = inspect.signature(registry.get(name)).parameters
         nodes = GRAPH_NODES if "student_gnn" in wanted else GRAPH_NODES[:1] if "builder" in wanted else []
         assert {node: content.pop(node) for node in nodes} == dict.fromkeys(nodes)
+        for node in OWN_PARTS:
+            if node in content:
+                part = content.pop(node)
+                check_lists_all(part, PARTS[node].options(part.pop("name")))
     check_lists_all(content, registry.options(name))
 
 

@@ -17,7 +17,18 @@ from samples import CLASSES, MAPS, TRAIN_LABELS, TRAIN_SIZE, WIDTHS, tensors_of
 from samples import batch as any_batch
 from torch import Tensor
 
-from graphkd import BUILDERS, GNNS, OBJECTIVES, DistillationBatch, NetworkOutput, Progress, UserError, WeightedSum
+from graphkd import (
+    BUILDERS,
+    DISCREPANCIES,
+    GNNS,
+    OBJECTIVES,
+    RELATIONS,
+    DistillationBatch,
+    NetworkOutput,
+    Progress,
+    UserError,
+    WeightedSum,
+)
 from graphkd.contrast.options import BankOptions
 from graphkd.engine.seeding import generator
 from graphkd.objective import Objective
@@ -72,6 +83,8 @@ def build(name: str, seed: int = 0, classes: int = CLASSES, device: str = "cpu",
         "labels": TRAIN_LABELS % classes,
         "num_classes": classes,
         "builder": BUILDERS.build("knn", k=8) if "builder" not in options else BUILDERS.build(options.pop("builder")),
+        "relation": RELATIONS.build("gram"),
+        "discrepancy": DISCREPANCIES.build("l2"),
         **{f"{side}_dim": width for side, width in WIDTHS.items()},
         **{f"{side}_shapes": MAPS["student" if name in SAME_MAPS else side] for side in MAPS},
         **{f"{side}_gnn": GNNS.build("tag", in_dim=16, out_dim=16) for side in WIDTHS},

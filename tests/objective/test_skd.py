@@ -10,8 +10,8 @@ from samples import normal
 from torch import Tensor
 
 from graphkd import OBJECTIVES, DistillationBatch, NetworkOutput, UserError
+from graphkd.discrepancy.mahalanobis import mahalanobis
 from graphkd.objective.base import Setting
-from graphkd.objective.skd import mahalanobis
 
 
 def skd(student: Tensor, teacher: Tensor, **options: Any) -> dict[str, Tensor]:

@@ -269,6 +269,6 @@ def test_a_wrong_spec_is_named(changes: dict[str, Any], reason: str) -> None:
 
 def test_nothing_need_be_published() -> None:
     records = [*runs("student", [70.0] * 3), *runs("kd", [71.0] * 3)]
-    table = build(records, GridSpec.from_mapping({**OPTIONS, "published": None}))
+    table = build(records, GridSpec.from_mapping({**OPTIONS, "published": None, "elsewhere": None}))
     assert [block.title for block in table.blocks] == ["", "Seconds per step"]
     assert table.frame[f"{FIRST}_published"].isna().all()

@@ -23,7 +23,7 @@ from graphkd.report.record import ADDED, LARGEST_BYTES, Code, Metrics, Record, T
 FIELDS = [
     "schema", "kind", "status", "study", "variant", "pair", "data", "varied", "identity", "seed",
     "teacher", "versions", "code", "device", "threads", "duration_s", "seconds_per_step", "peak_memory_mib", "metrics",
-    "phases", "group_size", "error",
+    "phases", "group_size", "protocol", "error",
 ]  # fmt: skip
 METRICS = [
     "test_top1_last", "test_top1_at_best_val", "val_top1_best", "test_top1_max", "test_top5_last",

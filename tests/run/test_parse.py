@@ -12,7 +12,7 @@ from typing import Any, Literal
 import pytest
 import torch
 
-from graphkd import BUILDERS, DATASETS, GNNS, MODELS, OBJECTIVES, UserError
+from graphkd import BUILDERS, DATASETS, DISCREPANCIES, GNNS, MODELS, OBJECTIVES, RELATIONS, UserError
 from graphkd.identity import identity
 from graphkd.objective.hkd import HKD
 from graphkd.registry import Registry
@@ -258,7 +258,9 @@ def changed(value: Any, annotation: Any) -> Any:
     return f"{value or ''}x" if annotation is str else (value or 0) + 1
 
 
-@pytest.mark.parametrize("registry", [BUILDERS, DATASETS, GNNS, MODELS, OBJECTIVES], ids=lambda each: each.kind)
+@pytest.mark.parametrize(
+    "registry", [BUILDERS, DATASETS, DISCREPANCIES, GNNS, MODELS, OBJECTIVES, RELATIONS], ids=lambda each: each.kind
+)
 def test_every_option_of_every_part_counts_unless_it_says_otherwise(registry: Registry[Any]) -> None:
     names = [*registry.names(), *(f"{family}/any" for family in registry.families())]
     for name in names:
