@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from graphkd import BUILDERS, DATASETS, DISCREPANCIES, GNNS, MODELS, OBJECTIVES, RELATIONS, Trainer
+from graphkd import BUILDERS, DATASETS, DISCREPANCIES, GNNS, LOGGERS, MODELS, OBJECTIVES, RELATIONS, Trainer
 from graphkd.binding import Option, bind, options_of
 from graphkd.contrast.options import BankOptions
 from graphkd.registry import Registry
