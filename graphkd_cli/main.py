@@ -23,7 +23,7 @@ COMMANDS = {
     "evaluate": "print the accuracy of a run or of a file of weights",
     "bench": "measure time and memory on this machine, against the published arrangement",
     "plan": "compute memory and work of HKD at sizes beyond this machine",
-    "list": "list builders, gnns, objectives, models, data and suites",
+    "list": "list all parts and suites with their options",
 }
 MODULES = {"list": "list_parts", "show": "show_run", "-sc": "completion", "--shell-completion": "completion"}
 """Modules of commands whose names differ."""
