@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from graphkd.graph import BatchGraph, Nodes
     from graphkd.model import MODELS, wrap
     from graphkd.objective import OBJECTIVES, WeightedSum
+    from graphkd.run.export import export
     from graphkd.run.finished import load
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "UserError",
     "WeightedSum",
     "distill",
+    "export",
     "load",
     "wrap",
 ]
@@ -57,6 +59,7 @@ _HOMES = {
     "UserError": "errors",
     "WeightedSum": "objective",
     "distill": "engine.distill",
+    "export": "run.export",
     "load": "run.finished",
     "wrap": "model",
 }

@@ -20,6 +20,8 @@ COMMANDS = {
     "transfer": "probe finished students on other data with a linear classifier",
     "report": "turn run records into tables (CSV, Markdown, LaTeX) and figures",
     "evaluate": "print the accuracy of a run or of a file of weights",
+    "predict": "print the classes of images by a finished run",
+    "export": "write a run's network for use elsewhere: ONNX, TorchScript, weights, a model card",
     "bench": "measure time and memory on this machine, against the published arrangement",
     "plan": "compute memory and work of HKD at sizes beyond this machine",
     "list": "list builders, gnns, objectives, models, data and suites",
