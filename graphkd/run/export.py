@@ -45,6 +45,8 @@ _ONNX = ("onnx", "onnxruntime", "onnxscript")
 _TOLERANCE = 1e-3
 """Largest difference of logits, as a share of the largest logit: other programs add in another order."""
 _RANDOM_IMAGES = 64
+_NOT_MODEL = ("checkpoint", "drop_head", "weights", "seed", "train_fraction")
+"""What a network's node says beside what it is built of."""
 
 
 @dataclass(frozen=True)
@@ -156,9 +158,7 @@ def describe(run: FinishedRun, preprocessing: bool = False) -> dict[str, Any]:
     info, record = run.info, run.record
     node = run.config[record.kind]
     model = {"name": node} if isinstance(node, str) else dict(node)
-    kept = {
-        key: value for key, value in model.items() if key not in ("checkpoint", "weights", "seed", "train_fraction")
-    }
+    kept = {key: value for key, value in model.items() if key not in _NOT_MODEL}
     size = info.image_size
     shape = f"[B, {info.in_channels}, {size}, {size}]"
     return {

@@ -196,4 +196,4 @@ def _without_weights(node: Any) -> Any:
     """Return a network's node without pretrained weights or a file; the run's own weights are loaded instead."""
     if not isinstance(node, Mapping):
         return node
-    return {key: value for key, value in node.items() if key not in ("weights", "checkpoint")}
+    return {key: value for key, value in node.items() if key not in ("weights", "checkpoint", "drop_head")}
