@@ -24,6 +24,7 @@ COMMANDS = {
     "export": "write a run's network for use elsewhere: ONNX, TorchScript, weights, a model card",
     "bench": "measure time and memory on this machine, against the published arrangement",
     "plan": "compute memory and work of HKD at sizes beyond this machine",
+    "doctor": "check the installation and this machine",
     "list": "list builders, gnns, objectives, models, data and suites",
 }
 MODULES = {"list": "list_parts", "-sc": "completion", "--shell-completion": "completion"}
