@@ -67,7 +67,7 @@ Figures of one seed, after the last epoch; none was chosen on the test data.
 
 ## Input and output
 
-- {input}; images are resized to {size} x {size} first, as in the test split
+- {input}; images are resized to {size} x {size} first, and `config.json` has mean and std
 - {output}
 - classes: {names}
 

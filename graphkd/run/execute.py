@@ -391,7 +391,7 @@ def _filled_teacher(
         worker: As in `run`.
     """
     if spec.checkpoint is not None:
-        fix = "a teacher needs the data's: train one by `graphkd run student=... student.checkpoint=FILE"
+        fix = "a teacher needs the data's classes: train one by `graphkd run student=... student.checkpoint=FILE"
         _fill(network, spec.checkpoint, callback, dataset, f"{fix} student.drop_head=true objective=ce`")
         figures = evaluate(network, dataset, "test")
         check(

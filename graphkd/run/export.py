@@ -134,7 +134,7 @@ def export(
         check(not path.is_dir(), f"{path} is a folder")
         check(force or not path.exists(), f"{path} exists already; --force overwrites it")
     normalisation = run.preprocessing.normalisation if preprocessing else None
-    module = _Logits(run.student, normalisation).eval()
+    module = _Logits(copy.deepcopy(run.student).cpu(), normalisation).eval()
     expected, notes = _expected(run, module)
     description = describe(run, preprocessing)
     contents: dict[Path, bytes | str] = {}

@@ -820,7 +820,11 @@ def test_a_start_of_other_classes_is_refused_before_anything_is_written(tiny_con
     torch.save(network.state_dict(), tmp_path / "w.pth")
     for side, objective, fix in (
         ("student", "ce", r"; student\.drop_head=true starts with a new head$"),
-        ("teacher", "kd", r"; a teacher needs the data's: train one by `graphkd run .* student\.drop_head=true"),
+        (
+            "teacher",
+            "kd",
+            r"; a teacher needs the data's classes: train one by `graphkd run .* student\.drop_head=true",
+        ),
     ):
         spec = parse(tiny_config({f"{side}.checkpoint": str(tmp_path / "w.pth"), "objective": {"a": objective}}))
         with pytest.raises(UserError, match=f"are for 7 classes, not 10.*{fix}"):
