@@ -14,6 +14,11 @@ from graphkd.run.finished import FinishedRun
 
 _SHOWN = ("test_top1_last", "test_top5_last", "test_nll_last", "agreement_last")
 _MOST_CLASSES = 20
+_PROTOCOL = (
+    "epochs", "batch_size", "optimizer", "lr", "momentum", "nesterov", "weight_decay", "schedule", "decay_at", "decay",
+    "ema",
+)  # fmt: skip
+"""Options of the trainer that a reader wants to know."""
 _LEAD = {
     True: "A student ({model}), distilled with graphkd from a teacher ({pair}).",
     False: "A classifier ({model}), trained on labels alone with graphkd.",
@@ -148,31 +153,13 @@ def _protocol(run: FinishedRun) -> dict[str, Any]:
     """Return the part of the config that says how the network was trained, without paths and machines."""
     config, is_teacher = run.config, run.record.kind == "teacher"
     trainer = dict(config["teacher_trainer" if is_teacher else "trainer"])
-    kept = (
-        "epochs",
-        "batch_size",
-        "optimizer",
-        "lr",
-        "momentum",
-        "weight_decay",
-        "schedule",
-        "decay_at",
-        "decay",
-        "warmup",
-    )
-    protocol: dict[str, Any] = {"trainer": {key: trainer[key] for key in kept if key in trainer}}
+    protocol: dict[str, Any] = {"trainer": {key: trainer[key] for key in _PROTOCOL if key in trainer}}
     if is_teacher:
         return protocol
-    graph = {
-        key: config[key]
-        for key in ("builder", "gnn")
-        if any(_takes_graph(term) for term in config["objective"].values())
-    }
-    return {"objective": config["objective"], **graph, **protocol}
-
-
-def _takes_graph(term: Any) -> bool:
-    return isinstance(term, Mapping) and "builder" in term
+    terms = config["objective"]
+    takes_graph = any(isinstance(term, Mapping) and "builder" in term for term in terms.values())
+    graph = {key: config[key] for key in ("builder", "gnn")} if takes_graph else {}
+    return {"objective": terms, **graph, **protocol}
 
 
 def _use(file: Path, description: Mapping[str, Any]) -> str:

@@ -10,12 +10,13 @@ import logging
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -44,7 +45,7 @@ METADATA = "graphkd.json"
 _ONNX = ("onnx", "onnxruntime", "onnxscript")
 _TOLERANCE = 1e-3
 """Largest difference of logits, as a share of the largest logit: other programs add in another order."""
-_RANDOM_IMAGES = 64
+_RANDOM_IMAGES, _BATCH = 64, 256
 _NOT_MODEL = ("checkpoint", "drop_head", "weights", "seed", "train_fraction")
 """What a network's node says beside what it is built of."""
 
@@ -66,13 +67,6 @@ class Exported:
     same: int
     difference: float
     notes: tuple[str, ...] = ()
-
-
-class _Check(NamedTuple):
-    """Images as the network takes them, and its logits for them, batch by batch."""
-
-    images: list[Tensor]
-    logits: list[Tensor]
 
 
 class _Logits(nn.Module):
@@ -135,22 +129,18 @@ def export(
         check(force or not path.exists(), f"{path} exists already; --force overwrites it")
     normalisation = run.preprocessing.normalisation if preprocessing else None
     module = _Logits(copy.deepcopy(run.student).cpu(), normalisation).eval()
-    expected, notes = _expected(run, module)
     description = describe(run, preprocessing)
-    contents: dict[Path, bytes | str] = {}
-    difference, same, count = 0.0, 0, sum(map(len, expected.images))
-    with folder_if_used(named[next(iter(named))].parent), torch.inference_mode():
-        shares = []
-        for name, path in named.items():
-            contents[path], compute = _WRITERS[name](module, description, expected.images[0][:1])
-            shares.append(_compare(compute, expected, name))
-        difference, same = max(share[0] for share in shares), min(share[1] for share in shares)
+    with folder_if_used(next(iter(named.values())).parent), torch.inference_mode():
+        written = {name: _WRITERS[name](module, description, _noise(run, normalisation, 1)) for name in named}
+        batches, notes = _test_images(run, normalisation)
+        images, same, difference = _compare(module, {name: compute for name, (_, compute) in written.items()}, batches)
+        contents: dict[Path, bytes | str] = {path: written[name][0] for name, path in named.items()}
         for path in beside:
             is_card = path.name == CARD
             contents[path] = model_card(run, description, list(named.values())) if is_card else _json(description)
         for path, content in contents.items():
             write_atomically(path, content)
-    return Exported(tuple(contents), count, same, difference, notes)
+    return Exported(tuple(contents), images, same, difference, notes)
 
 
 def describe(run: FinishedRun, preprocessing: bool = False) -> dict[str, Any]:
@@ -196,22 +186,25 @@ def _files(out: Path, formats: Sequence[str], is_folder: bool) -> dict[str, Path
     return {chosen: out}
 
 
-def _expected(run: FinishedRun, module: _Logits) -> tuple[_Check, tuple[str, ...]]:
-    """Return images and logits to check files against: of the test split, or of noise where the data are gone."""
-    notes: tuple[str, ...] = ()
+def _test_images(run: FinishedRun, normalisation: Normalisation | None) -> tuple[Iterable[Tensor], tuple[str, ...]]:
+    """Return the test split in batches as the exported network takes it, or noise where the data are gone."""
     try:
-        normalised = [batch.images for batch in run.dataset.eval_batches("test", 256, "cpu")]
+        batches = run.dataset.eval_batches("test", _BATCH, "cpu")
     except UserError as error:
-        notes = (f"checked on {_RANDOM_IMAGES} random images, for the run's data cannot be read: {error}",)
-        size, generator = run.info.image_size, torch.Generator().manual_seed(0)
-        shape = (_RANDOM_IMAGES, run.info.in_channels, size, size)
-        pixels = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
-        normalised = [pixels / 255 if run.info.mean is None else run.preprocessing.normalisation(pixels)]
-    images = (
-        [_pixels(batch, run.preprocessing.normalisation) for batch in normalised] if module.normalises else normalised
-    )
-    with torch.inference_mode():
-        return _Check(images, [module(batch) for batch in images]), notes
+        note = f"checked on {_RANDOM_IMAGES} random images, for the run's data cannot be read: {error}"
+        return [_noise(run, normalisation, _RANDOM_IMAGES)], (note,)
+    if normalisation is None:
+        return (batch.images for batch in batches), ()
+    return (_pixels(batch.images, normalisation) for batch in batches), ()
+
+
+def _noise(run: FinishedRun, normalisation: Normalisation | None, count: int) -> Tensor:
+    """Return random images: pixels where the exported network normalises them, else normalised."""
+    shape = (count, run.info.in_channels, run.info.image_size, run.info.image_size)
+    generator = torch.Generator().manual_seed(0)
+    if normalisation is None:
+        return torch.randn(shape, generator=generator)
+    return torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
 
 
 def _pixels(images: Tensor, normalisation: Normalisation) -> Tensor:
@@ -220,18 +213,32 @@ def _pixels(images: Tensor, normalisation: Normalisation) -> Tensor:
     return ((images - shift) / scale).round().clamp(0, 255).to(torch.uint8)
 
 
-def _compare(compute: Callable[[Tensor], Tensor], expected: _Check, name: str) -> tuple[float, int]:
-    """Return the largest difference of the logits of an exported file, and how many predictions are the same.
+def _compare(
+    module: _Logits, files: Mapping[str, Callable[[Tensor], Tensor]], batches: Iterable[Tensor]
+) -> tuple[int, int, float]:
+    """Run the network and exported files on images.
+
+    Returns:
+        The number of images, for how many of them the file that does worst predicts the same, and the largest
+        difference of a logit.
 
     Raises:
-        UserError: They differ by more than rounding.
+        UserError: The logits of a file differ by more than rounding.
     """
-    found, logits = torch.cat([compute(images) for images in expected.images]), torch.cat(expected.logits)
-    difference = float((found - logits).abs().max())
-    largest = max(1.0, float(logits.abs().max()))
-    close = torch.allclose(found, logits, rtol=0, atol=_TOLERANCE * largest, equal_nan=True)
-    check(close, f"{name}: nothing is written, for the logits of the exported network differ by {difference:.3g}")
-    return difference, int((found.argmax(1) == logits.argmax(1)).sum())
+    images, same, worst = 0, Counter(dict.fromkeys(files, 0)), 0.0
+    for batch in batches:
+        expected = module(batch)
+        images += len(batch)
+        for name, compute in files.items():
+            found = compute(batch)
+            difference, largest = float((found - expected).abs().max()), float(expected.abs().max())
+            close = torch.allclose(found, expected, rtol=0, atol=_TOLERANCE * max(1.0, largest), equal_nan=True)
+            check(
+                close, f"{name}: nothing is written, for the logits of the exported network differ by {difference:.3g}"
+            )
+            same[name] += int((found.argmax(1) == expected.argmax(1)).sum())
+            worst = max(worst, difference)
+    return images, min(same.values()), worst
 
 
 Written = tuple[bytes, Callable[[Tensor], Tensor]]
