@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from graphkd.model import MODELS, wrap
     from graphkd.objective import OBJECTIVES, WeightedSum
     from graphkd.relation import RELATIONS
+    from graphkd.run.export import export
     from graphkd.run.finished import load
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "UserError",
     "WeightedSum",
     "distill",
+    "export",
     "load",
     "wrap",
 ]
@@ -66,6 +68,7 @@ _HOMES = {
     "UserError": "errors",
     "WeightedSum": "objective",
     "distill": "engine.distill",
+    "export": "run.export",
     "load": "run.finished",
     "wrap": "model",
 }

@@ -21,8 +21,11 @@ COMMANDS = {
     "report": "turn run records into tables (CSV, Markdown, LaTeX) and figures",
     "show": "print a finished run and its curves, and draw its graphs, relations and embeddings",
     "evaluate": "print the accuracy of a run or of a file of weights",
+    "predict": "print the classes of images by a finished run",
+    "export": "write a run's network for use elsewhere: ONNX, TorchScript, weights, a model card",
     "bench": "measure time and memory on this machine, against the published arrangement",
     "plan": "compute memory and work of HKD at sizes beyond this machine",
+    "doctor": "check the installation and this machine",
     "list": "list all parts and suites with their options",
 }
 MODULES = {"list": "list_parts", "show": "show_run", "-sc": "completion", "--shell-completion": "completion"}

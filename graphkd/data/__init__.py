@@ -2,7 +2,8 @@
 
 A new data set is a file here with a class registered in `DATASETS`, and `configs/data/NAME.yaml` with its options.
 Its base class is `TensorDataset` where the samples are in memory, `DecodedDataset` where they are decoded first,
-`ArchiveDataset` where they are downloaded too, or `Dataset` itself. Options that several data sets share are in
+`ArchiveDataset` where they are downloaded too, or `Dataset` itself. Where test images are not the resized central
+square of files, `test_transform` says what they are, for predictions. Options that several data sets share are in
 `options.py` and `augment.py`; `digits.py` and `cifar10.py` are short examples.
 """
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import torch
+from PIL import Image
 from torch import Tensor
 
+from graphkd.data.images import Decoder, as_seen, colour
 from graphkd.errors import check
 from graphkd.registry import Registry
 
@@ -97,6 +99,20 @@ class Dataset(ABC):
             UserError: A file is missing.
         """
         return {}
+
+    @classmethod
+    def test_transform(cls, options: Mapping[str, Any], info: DatasetInfo) -> Callable[[Image.Image], Tensor]:
+        """Return what takes an opened image to its pixels in the test split, uint8 [C, H, W], before normalisation.
+
+        By default the central square, resized as the options `resample` and `background` say.
+
+        Args:
+            options: The constructor's options, all of them.
+            info: What the data set's networks depend on.
+        """
+        background, resample = colour(options.get("background", "white")), options.get("resample", "bilinear")
+        decoder = Decoder(info.in_channels, info.image_size, background=background, resample=resample)
+        return lambda image: torch.tensor(decoder.pixels(as_seen(image, info.in_channels, background)))
 
     @property
     def info(self) -> DatasetInfo:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
 
 from graphkd.data.archive import RGB, ArchiveDataset
 from graphkd.data.augment import Augmentation
+from graphkd.data.base import DatasetInfo
 from graphkd.data.decoded import Decoded
 from graphkd.data.download import read_tar
 from graphkd.data.options import SplitOptions
@@ -41,6 +46,12 @@ class Cifar(ArchiveDataset):
         super().__init__(lambda archive: self._read(archive, image_size), root, split, augmentation, mean, std, reduced)
 
     @classmethod
+    def test_transform(cls, options: Mapping[str, Any], info: DatasetInfo) -> Callable[[Image.Image], Tensor]:
+        """See `Dataset.test_transform`; images are made as large as the archive's first."""
+        whole = super().test_transform(options, replace(info, image_size=cls.SIDE))
+        return lambda image: _reduced(whole(image)[None], info.image_size)[0]
+
+    @classmethod
     def _read(cls, archive: Path, image_size: int) -> Decoded:
         *train, test, names = [f"{cls.FOLDER}/{name}" for name in (*cls.TRAIN, cls.TEST, cls.CLASS_NAMES)]
         content = read_tar(archive, [*train, test, names])
@@ -55,6 +66,10 @@ class Cifar(ArchiveDataset):
         check(len(content) % width == 0, f"{cls.ARCHIVE.name} holds a record of other than {width} bytes")
         records = torch.from_numpy(np.frombuffer(content, np.uint8).reshape(-1, width).copy())
         images = records[:, cls.LABEL_BYTES :].reshape(-1, *shape).contiguous()
-        if image_size != cls.SIDE:
-            images = F.interpolate(images.float(), (image_size, image_size), mode="area").round().to(torch.uint8)
-        return Split(images, records[:, cls.LABEL_BYTES - 1].long())
+        return Split(_reduced(images, image_size), records[:, cls.LABEL_BYTES - 1].long())
+
+
+def _reduced(images: Tensor, image_size: int) -> Tensor:
+    if image_size == images.shape[-1]:
+        return images
+    return F.interpolate(images.float(), (image_size, image_size), mode="area").round().to(torch.uint8)

@@ -12,18 +12,21 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from graphkd.binding import flat
 from graphkd.data.augment import CROP_AND_FLIP, Augmentation
-from graphkd.data.base import DATASETS, Batch, Dataset, Device, check_classes, missing_class_notes
+from graphkd.data.base import DATASETS, Batch, Dataset, DatasetInfo, Device, check_classes, missing_class_notes
 from graphkd.data.cache import cache_folder, cached, keep_hashes
 from graphkd.data.content import Contents
 from graphkd.data.decoded import Decoded, DecodedDataset, Encoded, decode_splits
-from graphkd.data.image_files import ImageFileDataset
+from graphkd.data.image_files import ImageFileDataset, evaluation_transform
 from graphkd.data.images import (
     Decoder,
+    as_seen,
     check_image,
+    colour,
     find_broken,
     image_endings,
     in_batches,
@@ -115,6 +118,14 @@ class Folder(Dataset):
         """Return a hash of each split's classes, files' names and contents."""
         splits, _ = _list_splits(options["root"], {name: options[name] for name in SPLITS})
         return _digests(splits, cache_folder(options["cache"], Path(os.path.expanduser(options["root"]))))
+
+    @classmethod
+    def test_transform(cls, options: Mapping[str, Any], info: DatasetInfo) -> Callable[[Image.Image], Tensor]:
+        """See `Dataset.test_transform`."""
+        if info.image_size <= _LARGEST_IN_MEMORY:
+            return super().test_transform(options, info)
+        transform, background = evaluation_transform(info.image_size), colour(options["background"])
+        return lambda image: transform(as_seen(image, info.in_channels, background))
 
     def train_batches(self, order: Tensor, batch_size: int, augmentation_seed: int, device: Device) -> Iterator[Batch]:
         """See `Dataset.train_batches`."""
@@ -294,6 +305,15 @@ def _list_split(root: Path, name: str, below: str, left_out: _LeftOut) -> dict[s
     left_out.kinds["hidden folder"] += len(folders) - len(classes)
     check(len(classes) > 0, f"{folder} is empty: images belong in {folder / '<class>'}/")
     return {label: _image_files(folder / label, left_out) for label in classes}
+
+
+def list_images(folder: Path) -> list[str]:
+    """Return the image files below a folder, sorted, without hidden ones.
+
+    Raises:
+        UserError: A folder cannot be read.
+    """
+    return _image_files(folder, _LeftOut())
 
 
 def _image_files(folder: Path, left_out: _LeftOut) -> list[str]:

@@ -31,6 +31,15 @@ _MEAN, _STD = {1: (0.449,), 3: (0.485, 0.456, 0.406)}, {1: (0.226,), 3: (0.229, 
 _PREFETCH = 2  # batches ahead for each worker
 
 
+def evaluation_transform(size: int) -> Callable[[Image.Image], Tensor]:
+    """Return torchvision's transforms for evaluation: a resize of the shorter side and the central crop, as uint8."""
+    from torchvision.transforms import v2
+
+    steps = [v2.Resize(round(size * _RESIZE), antialias=True), v2.CenterCrop(size), v2.PILToTensor()]
+    transform: Callable[[Image.Image], Tensor] = v2.Compose(steps)
+    return transform
+
+
 class ImageFileDataset(SplitDataset):
     """Image files, decoded when they are needed and transformed by torchvision in worker processes.
 
@@ -178,15 +187,14 @@ class _Samples(TorchDataset[Any]):
     @cached_property
     def transform(self) -> Callable[[Image.Image], Tensor]:
         """The transforms of torchvision, made in the process that uses them."""
+        if self.augmentation is None:
+            return evaluation_transform(self.size)
         from torchvision.transforms import v2
 
-        if self.augmentation is None:
-            steps = [v2.Resize(round(self.size * _RESIZE), antialias=True), v2.CenterCrop(self.size)]
-        else:
-            flip = [v2.RandomHorizontalFlip()] if self.augmentation.flip else []
-            operations = v2.RandAugment(self.augmentation.rand_augment, self.augmentation.rand_magnitude)
-            steps = [v2.RandomResizedCrop(self.size, antialias=True), *flip, operations]
-        compose: Callable[[Image.Image], Tensor] = v2.Compose([*steps, v2.PILToTensor()])
+        flip = [v2.RandomHorizontalFlip()] if self.augmentation.flip else []
+        operations = v2.RandAugment(self.augmentation.rand_augment, self.augmentation.rand_magnitude)
+        steps = [v2.RandomResizedCrop(self.size, antialias=True), *flip, operations, v2.PILToTensor()]
+        compose: Callable[[Image.Image], Tensor] = v2.Compose(steps)
         return compose
 
     def __getitem__(self, index: int) -> Tensor | str:

@@ -107,11 +107,12 @@ class Decoder:
                         f"it is {_times(seen.size)} where the first image is {_times(self.expected)}: "
                         "data.image_size=N makes all N x N"
                     )
-                return Picture(self._pixels(seen), _is_animated(image))
+                return Picture(self.pixels(seen), _is_animated(image))
         except Exception as error:  # Pillow's readers raise nearly anything on broken data
             raise BrokenImageError(explain(error)) from error
 
-    def _pixels(self, image: Image.Image) -> np.ndarray:
+    def pixels(self, image: Image.Image) -> np.ndarray:
+        """Return the pixels of an image that `as_seen` gave, uint8 [C, H, W], resized."""
         if self.size is not None and image.size != (self.size, self.size):
             side = min(image.size)
             left, top = ((length - side) / 2 for length in image.size)
@@ -277,7 +278,7 @@ def decode_images(
     plain = Decoder(channels, size, background=background, resample=resample)
     decoder: Decoder | None = None
     start = animated = constant = 0
-    with _threads() as pool:
+    with decoding_threads() as pool:
         for sources in batches:
             if decoder is None and (decoder := _with_size(plain, sources, where, start)) is not None:
                 pixels = _allocate(count, decoder)
@@ -303,7 +304,7 @@ def in_batches(items: Sequence[T], size: int = 2048) -> Iterator[Sequence[T]]:
 
 def find_broken(files: Sequence[str]) -> dict[int, str]:
     """Return why the files of these positions are broken; each is read whole, but no result is kept."""
-    with _threads() as pool:
+    with decoding_threads() as pool:
         reasons = pool.map(_why_broken, files)
         return {index: reason for index, reason in enumerate(reasons) if reason is not None}
 
@@ -320,7 +321,7 @@ def _why_broken(file: str) -> str | None:
 
 
 @contextlib.contextmanager
-def _threads() -> Iterator[ThreadPool]:
+def decoding_threads() -> Iterator[ThreadPool]:
     """Threads that decode images, without Pillow's warnings of oversized ones: `check_image` refuses them."""
     with ThreadPool(min(_MAX_THREADS, os.cpu_count() or 1)) as pool, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -402,7 +403,7 @@ def note_images(split: str, count: int, images: Images) -> tuple[str, ...]:
 def note_sample(split: str, files: Sequence[str], decoder: Decoder) -> tuple[str, ...]:
     """Return such lines for a sample of images that are decoded later; broken ones are told then."""
     sample = files[:: -(-len(files) // _LOOKED_AT)]
-    with _threads() as pool:
+    with decoding_threads() as pool:
         found = pool.map(functools.partial(_try, decoder), sample)
     pictures = [picture for picture in found if not isinstance(picture, str)]
     animated, constant = (sum(getattr(picture, kind) for picture in pictures) for kind in ("animated", "constant"))

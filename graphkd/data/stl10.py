@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from graphkd.binding import flat
 from graphkd.data.archive import RGB, ArchiveDataset
 from graphkd.data.augment import CROP_AND_FLIP, Augmentation
-from graphkd.data.base import DATASETS
+from graphkd.data.base import DATASETS, DatasetInfo
 from graphkd.data.decoded import Decoded
 from graphkd.data.download import Archive, read_tar
 from graphkd.data.options import SplitOptions
@@ -50,6 +54,12 @@ class STL10(ArchiveDataset):
     ) -> None:
         super().__init__(lambda archive: _read(archive, image_size), root, split, augmentation, mean, std, image_size)
 
+    @classmethod
+    def test_transform(cls, options: Mapping[str, Any], info: DatasetInfo) -> Callable[[Image.Image], Tensor]:
+        """See `Dataset.test_transform`; images are made as large as the archive's first."""
+        whole = super().test_transform(options, replace(info, image_size=cls.SIDE))
+        return lambda image: _reduced(whole(image)[None], info.image_size)[0]
+
 
 def _read(archive: Path, image_size: int) -> Decoded:
     folder = "stl10_binary"
@@ -67,6 +77,10 @@ def _images(values: np.ndarray, image_size: int) -> Tensor:
     """The file has each colour's columns one after the other."""
     check(len(values) % (3 * _SIDE * _SIDE) == 0, f"{STL10.ARCHIVE.name} holds images of other than 96 x 96 pixels")
     images = torch.from_numpy(values.reshape(-1, 3, _SIDE, _SIDE).transpose(0, 1, 3, 2).copy())
+    return _reduced(images, image_size)
+
+
+def _reduced(images: Tensor, image_size: int) -> Tensor:
     if image_size == _SIDE:
         return images
     return F.interpolate(images, size=(image_size, image_size), mode="bilinear", antialias=True)

@@ -8,7 +8,7 @@ import re
 import warnings
 import zipfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -53,16 +53,19 @@ def save_weights(network: Network, path: Path) -> None:
     write_atomically(path, safetensors.torch.save(state, {CHECKSUM: _checksum(state)}))
 
 
-def load_weights(network: Network, path: Path) -> tuple[str, ...]:
+def load_weights(network: Network, path: Path, head: Collection[str] = ()) -> tuple[str, ...]:
     """Load weights into a network: this project's safetensors, or a file from elsewhere.
 
-    A prefix that all of the network's tensor names share in the file (from `torch.compile`, data-parallel training,
-    Lightning or a distillation wrapper) is removed, and batch norm's counters may be missing.
+    A prefix that the network's tensor names have in the file (from `torch.compile`, data-parallel training, Lightning
+    or a distillation wrapper) is removed, from some of them if the others have none, and batch norm's counters may be
+    missing.
 
     Args:
         network: The network to fill, in place.
         path: Safetensors, or a file that `torch.load(weights_only=True)` reads: a state dict, alone or under one of
             `WRAPPERS`.
+        head: Tensors that are not loaded but stay as they are. With any, the file may also hold parts that the network
+            has not, such as another head.
 
     Returns:
         Notes for the user on how the file was read, a line each.
@@ -73,9 +76,17 @@ def load_weights(network: Network, path: Path) -> tuple[str, ...]:
     """
     expected = network.state_dict()
     state, notes = _read(path, sum(tensor.nbytes for tensor in expected.values()))
-    if not state.keys() & expected.keys():
+    if head:
+        expected = {name: tensor for name, tensor in expected.items() if name not in head}
+    if any(name not in state for name in expected if not name.endswith(_COUNTER)):
         state, note = _without_prefix(state, expected, path)
         notes += note
+    if head:
+        parts = {name.partition(".")[0] for name in expected}
+        left_out = [name for name in state if name in head or name.partition(".")[0] not in parts]
+        state = {name: tensor for name, tensor in state.items() if name not in left_out}
+        left = f"; {len(left_out)} tensors of the file are left out ({_some(left_out)})" if left_out else ""
+        notes += (f"{path}: the head starts anew ({', '.join(head)}){left}",)
     # Old files lack the counters, which only a batch norm without momentum reads; torch fills them in too.
     state |= {name: expected[name] for name in expected.keys() - state.keys() if name.endswith(_COUNTER)}
     missing = [name for name in expected if name not in state]
@@ -91,7 +102,7 @@ def load_weights(network: Network, path: Path) -> tuple[str, ...]:
         if names
     ]
     check(not differences, f"the weights in {path} are not this network's: tensors {', '.join(differences)}")
-    network.load_state_dict(state)
+    network.load_state_dict(state, strict=not head)
     return notes
 
 
@@ -122,27 +133,31 @@ def content_hash(path: Path) -> str:
 def _without_prefix(
     state: dict[str, Tensor], expected: Mapping[str, Tensor], path: Path
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Remove the prefix of the expected names: one that all of them have, or else the most common one."""
+    """Remove the prefix of the expected names: one that all have which are not there without, or the most common one.
+
+    The most common one is only removed where no expected name is there without a prefix.
+    """
     found: Counter[str] = Counter()
     for name in state:
         parts = name.split(".")
         starts = [".".join([*parts[:depth], ""]) for depth in range(1, len(parts))]
         found.update(start for start in starts if name.removeprefix(start) in expected)
-    needed = sum(not name.endswith(_COUNTER) for name in expected)
-    whole = [prefix for prefix, count in found.items() if count >= needed]
+    plain = state.keys() & expected.keys()
+    needed = [name for name in expected if not name.endswith(_COUNTER) and name not in plain]
+    whole = [prefix for prefix in found if all(prefix + name in state for name in needed)]
     if len(whole) > 1:
         one = whole[0]
         raise UserError(
             f"{path} holds several networks of these names, behind {', '.join(whole)}; keep one, for example: torch"
             f".save({{n.removeprefix({one!r}): t for n, t in state.items() if n.startswith({one!r})}}, 'weights.pth')"
         )
-    if not found:
+    if not found or (plain and not whole):
         return state, ()
-    prefix = found.most_common(1)[0][0]
-    others = [name for name in state if not name.startswith(prefix)]
+    prefix = whole[0] if whole else found.most_common(1)[0][0]
+    others = [name for name in state if not name.startswith(prefix) and name not in plain]
     note = f"{path}: the prefix '{prefix}' of the tensor names was removed"
     if whole and others:
-        state = {name: tensor for name, tensor in state.items() if name.startswith(prefix)}
+        state = {name: tensor for name, tensor in state.items() if name not in others}
         note += f", and {len(others)} tensors without it ({_some(others)})"
     return {name.removeprefix(prefix): tensor for name, tensor in state.items()}, (note,)
 

@@ -66,7 +66,7 @@ class Trainer(TrainerOptions):
     def notes(self) -> list[str]:
         """Return what the user should know of the options on this machine, a line each."""
         halved = "bf16" in (self.precision, self.teacher_precision)
-        if not halved or self.check_machine() != "cpu" or _has_bf16():
+        if not halved or self.check_machine() != "cpu" or has_bf16():
             return []
         return [
             "trainer: this CPU has no bf16 instructions, so precision bf16 is several times slower than 32 here; "
@@ -170,7 +170,7 @@ class Trainer(TrainerOptions):
         return outcome
 
 
-def _has_bf16() -> bool:
+def has_bf16() -> bool:
     """Return whether the CPU computes in bf16, as far as Linux tells."""
     try:
         return not _BF16_FLAGS.isdisjoint(_CPU_INFO.read_text().split())

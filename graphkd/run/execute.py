@@ -30,6 +30,7 @@ from graphkd.files import folder_if_used, real_folder
 from graphkd.identity import short
 from graphkd.logger import LoggedRun, LoggerCallback
 from graphkd.model import Network
+from graphkd.model.head import head_tensors
 from graphkd.report import record as records
 from graphkd.report.metrics import METRICS as METRIC_NAMES
 from graphkd.report.metrics import value_of
@@ -217,7 +218,7 @@ class _Execution:
         for note in [*trainer, *self.spec.notes(dataset, built), *filter(None, [self.problem, self._why_not_reused()])]:
             self.callback.note(note)
         if isinstance(self.spec, StudentSpec) and self.spec.checkpoint is not None:
-            _fill(built.network, self.spec.checkpoint, self.callback)
+            _start(built.network, self.spec, self.spec.checkpoint, dataset, self.callback)
             self.callback.note(f"student: {self.spec.model.name} starts from {self.spec.checkpoint}")
         self.built = built
         self.held.enter_context(folder_if_used(self.folder.parent))  # if impossible, fails before a teacher is trained
@@ -414,7 +415,8 @@ def _filled_teacher(
         worker: As in `run`.
     """
     if spec.checkpoint is not None:
-        _fill(network, spec.checkpoint, callback)
+        fix = "a teacher needs the data's classes: train one by `graphkd run student=... student.checkpoint=FILE"
+        _fill(network, spec.checkpoint, callback, dataset, f"{fix} student.drop_head=true objective=ce`")
         figures = evaluate(network, dataset, "test")
         check(
             math.isfinite(figures.nll),
@@ -440,9 +442,12 @@ def _filled_teacher(
     return Teacher(spec.identity, metrics.test_top1_last)
 
 
-def _fill(network: Network, path: Path, callback: Callback) -> None:
-    """Load weights and pass notes on their file to the callback."""
-    for note in load_weights(network, path):
+def _start(network: Network, spec: StudentSpec, path: Path, dataset: Dataset, callback: Callback) -> None:
+    """Load the weights that a student starts from, with their head or without."""
+    if not spec.drop_head:
+        _fill(network, path, callback, dataset, "student.drop_head=true starts with a new head")
+        return
+    for note in load_weights(network, path, head_tensors(network, dataset.in_channels, dataset.image_size)):
         callback.note(note)
 
 
@@ -450,6 +455,33 @@ def _figures(record: Record) -> dict[str, float]:
     """Return the final figures of a run by name."""
     figures = {name: value_of(record, name) for name in METRIC_NAMES}
     return {name: value for name, value in figures.items() if value is not None and math.isfinite(value)}
+
+
+def _fill(network: Network, path: Path, callback: Callback, dataset: Dataset, without_head: str) -> None:
+    """Load weights and pass notes on their file to the callback.
+
+    Args:
+        network: The network.
+        path: The file.
+        callback: Gets the notes.
+        dataset: The data.
+        without_head: What the message advises where the file fits but for its head.
+    """
+    try:
+        notes = load_weights(network, path)
+    except UserError as error:
+        hint = f"; {without_head}" if _fits_without_head(network, path, dataset) else ""
+        raise UserError(f"{error}{hint}") from error
+    for note in notes:
+        callback.note(note)
+
+
+def _fits_without_head(network: Network, path: Path, dataset: Dataset) -> bool:
+    try:
+        load_weights(network, path, head_tensors(network, dataset.in_channels, dataset.image_size))
+    except UserError:
+        return False
+    return True
 
 
 def check_parts(runs: Iterable[tuple[str, RunSpec]]) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from graphkd.binding import bind, options_of
-from graphkd.data import Dataset, DatasetInfo
+from graphkd.data import DATASETS, Dataset, DatasetInfo
 from graphkd.engine.checkpoint import load_weights
 from graphkd.errors import UserError, check, one_line
 from graphkd.files import write_atomically
@@ -20,6 +20,7 @@ from graphkd.run.build import build_network
 from graphkd.run.folder import CONFIG, WEIGHTS, done_record, read_config
 from graphkd.run.parse import parse_student, parse_teacher
 from graphkd.run.part import Part
+from graphkd.run.predict import ImageLike, Predictions, Preprocessing, predict
 
 INFO = "data.json"
 """File in a run's folder that describes its data, so that it can predict without them."""
@@ -34,13 +35,20 @@ class FinishedRun:
         config: Its resolved config.
         student: The trained student (the teacher, for a teacher's folder), in eval mode on the CPU.
         info: Class names, and channels, size and normalisation of its images.
+        preprocessing: Takes images from anywhere to the network's input, like those of the run's test split.
     """
 
     record: Record
     config: dict[str, Any]
     student: Network
     info: DatasetInfo
+    preprocessing: Preprocessing
     _build: Callable[[], Dataset]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The name of each class."""
+        return self.info.class_names
 
     @property
     def dataset(self) -> Dataset:
@@ -50,6 +58,20 @@ class FinishedRun:
             UserError: They have moved or cannot be read.
         """
         return self._build()
+
+    def predict(self, images: ImageLike | Sequence[ImageLike], batch_size: int = 256) -> Predictions:
+        """Return the predictions of `student` for images that are preprocessed like those of the run's test split.
+
+        Args:
+            images: One or several: paths of image files, images of Pillow, or arrays uint8 [H, W] or [H, W, C], of any
+                size; or tensors uint8 [C, size, size] of the network's input size. Arrays and tensors of four
+                dimensions are batches.
+            batch_size: Images at once; changes memory and speed only.
+
+        Raises:
+            UserError: An image cannot be read, or is of a wrong type or shape.
+        """
+        return predict(self.student, self.preprocessing, images, batch_size)
 
 
 def load(run_dir: str | Path, data: Mapping[str, Any] | None = None) -> FinishedRun:
@@ -81,7 +103,8 @@ def load(run_dir: str | Path, data: Mapping[str, Any] | None = None) -> Finished
     info = kept or build().info
     network = make(info)
     load_weights(network, folder / WEIGHTS[record.kind])
-    return FinishedRun(record, config, network.eval(), info, build)
+    transform = DATASETS.factory(part.name).test_transform(part.bound.all, info)
+    return FinishedRun(record, config, network.eval(), info, Preprocessing(transform, info), build)
 
 
 def check_fits(finished: FinishedRun, dataset: Dataset, what: str) -> str | None:
@@ -173,4 +196,4 @@ def _without_weights(node: Any) -> Any:
     """Return a network's node without pretrained weights or a file; the run's own weights are loaded instead."""
     if not isinstance(node, Mapping):
         return node
-    return {key: value for key, value in node.items() if key not in ("weights", "checkpoint")}
+    return {key: value for key, value in node.items() if key not in ("weights", "checkpoint", "drop_head")}

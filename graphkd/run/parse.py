@@ -38,7 +38,7 @@ OWN_OPTIONS: dict[str, Any] = {
     "seed": int, "negatives": int, "results": str, "study": str, "variant": str | None, "run_dir": str | None,
     "force": bool, "plugins": list[str],
     "teacher.seed": int, "teacher.checkpoint": str | None, "teacher.train_fraction": float,
-    "student.checkpoint": str | None, "teacher.input.size": int | None,
+    "student.checkpoint": str | None, "student.drop_head": bool, "teacher.input.size": int | None,
     "teacher.input.mean": tuple[float, ...] | None, "teacher.input.std": tuple[float, ...] | None,
 }  # fmt: skip
 """Options that belong to no constructor, by path."""
@@ -73,7 +73,7 @@ def parse(config: Mapping[str, Any]) -> StudentSpec:
     trainer = _trainer(config, "trainer")  # first: the teacher's trainer takes values from it
     teacher = _teacher({**config, "force": False})
     terms = _terms(config)
-    model, checkpoint = _student(config)
+    model, checkpoint, drop_head = _student(config)
     needs_teacher = any(OBJECTIVES.factory(term.part.name).needs_teacher for term in terms.values())
     return StudentSpec(
         config={"run_dir": None, "variant": None, "varied": {}, **config},
@@ -85,6 +85,7 @@ def parse(config: Mapping[str, Any]) -> StudentSpec:
         teacher=teacher if needs_teacher else None,
         terms=terms,
         logger=_logger(config),
+        drop_head=drop_head,
     )
 
 
@@ -247,11 +248,13 @@ def _teacher(config: Mapping[str, Any]) -> TeacherSpec:
     )
 
 
-def _student(config: Mapping[str, Any]) -> tuple[Part, Path | None]:
-    """Return the student and the weights that it starts from."""
+def _student(config: Mapping[str, Any]) -> tuple[Part, Path | None, bool]:
+    """Return the student, the weights that it starts from, and whether it does so without their head."""
     node = _named(config["student"], "student")
     start = _checkpoint(node.pop("checkpoint", None), "student.checkpoint")
-    return _part(MODELS, node, "student"), start
+    drop_head: bool = convert(node.pop("drop_head", False), bool, "student.drop_head")
+    check(start is not None or not drop_head, "student.drop_head=true needs student.checkpoint, whose head it drops")
+    return _part(MODELS, node, "student"), start, drop_head
 
 
 def _checkpoint(value: Any, where: str) -> Path | None:

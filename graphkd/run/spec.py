@@ -175,12 +175,14 @@ class StudentSpec(RunSpec):
     Attributes:
         model: Its network.
         terms: Its objective's terms by name.
+        drop_head: Whether the last layer is not taken from `checkpoint`, for weights of other classes.
     """
 
     kind = "student"
 
     model: Part
     terms: dict[str, Term]
+    drop_head: bool = False
 
     @property
     def unused_nodes(self) -> list[str]:
@@ -195,7 +197,9 @@ class StudentSpec(RunSpec):
         if self.teacher is not None:
             seed = self.teacher.seed if self.teacher.checkpoint is None else 0  # which does not change a file's weights
             teacher = {"is": self.teacher.identity, "seed": seed}
-        start = {} if self.checkpoint is None else {"checkpoint": content_hash(self.checkpoint)}
+        start: dict[str, Any] = {} if self.checkpoint is None else {"checkpoint": content_hash(self.checkpoint)}
+        if self.drop_head:
+            start["drop_head"] = True
         return identity(
             {
                 "student": {**self.model.identity, **start},

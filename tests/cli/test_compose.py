@@ -37,7 +37,13 @@ def test_a_mapping_can_be_added_to_afterwards(folder: Path) -> None:
     ]
     config = compose.compose(words).config
     assert config["teacher"] == {"name": "resnet8", "seed": 3}
-    assert config["student"] == {"name": "resnet8", "widths": [1, 1, 1, 1], "depth": 14, "checkpoint": None}
+    assert config["student"] == {
+        "name": "resnet8",
+        "widths": [1, 1, 1, 1],
+        "depth": 14,
+        "checkpoint": None,
+        "drop_head": False,
+    }
 
 
 def test_the_last_of_several_counts(folder: Path) -> None:

@@ -29,14 +29,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     "data": {"errors", "binding", "batch", "registry", "files"},
     "builder": {"errors", "batch", "registry", "graph", "contrast"},
     "gnn": {"errors", "batch", "registry", "graph", "contrast"},
+    "diagnostics": {"graph"},
 }
 """What each module or package of graphkd may import of graphkd, beside itself."""
 MAY_IMPORT["objective"] = {
     "errors", "batch", "registry", "graph", "contrast", "builder", "gnn", "relation", "discrepancy",
+    "diagnostics",
 }  # fmt: skip
 MAY_IMPORT["engine"] = {*MAY_IMPORT["objective"], "binding", "objective", "model", "data", "files"}
 MAY_IMPORT["yaml_files"] = {"errors", "files"}
-MAY_IMPORT["run"] = {*MAY_IMPORT["engine"], "engine", "identity", "report", "yaml_files"}
+MAY_IMPORT["logger"] = {"errors", "registry", "engine"}
+MAY_IMPORT["run"] = {*MAY_IMPORT["engine"], "engine", "identity", "logger", "report", "yaml_files"}
+MAY_IMPORT["show"] = {*MAY_IMPORT["run"], "run"}
 MAY_IMPORT["bench"] = {*MAY_IMPORT["engine"], "engine"}
 WITHOUT_TORCH = ["files", "report", "identity", "ablation", "errors", "binding", "registry"]
 STANDARD_LIBRARY_ONLY = ["errors", "binding", "registry", "identity", "files"]

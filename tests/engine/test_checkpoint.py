@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from graphkd import MODELS, NetworkOutput, UserError, wrap
 from graphkd.engine.checkpoint import WRAPPERS, content_hash, load_weights, save_weights
 from graphkd.model import Network
+from graphkd.model.head import head_tensors
 
 MakeNetwork = Callable[..., Network]
 WIDTHS = (2, 2, 4, 4)
@@ -257,6 +258,39 @@ def test_what_lies_beside_the_prefix_is_counted(network: MakeNetwork, tmp_path: 
         "'student.' of the tensor names was removed, and 2 tensors without it (teacher.conv1.weight, loss.s)"
     )
     assert same_weights(saved, loaded)
+
+
+@pytest.mark.parametrize("beside", [{}, {"momentum": torch.ones(1)}])
+def test_a_backbone_may_have_a_prefix_where_its_head_has_none(
+    network: MakeNetwork, tmp_path: Path, beside: dict[str, Tensor]
+) -> None:
+    saved, loaded = network(0), network(1)
+    state = {
+        name if name.startswith("fc.") else f"backbone.{name}": value for name, value in saved.state_dict().items()
+    }
+    path = write({**state, **beside}, tmp_path / "w.pth")
+    more = ", and 1 tensors without it (momentum)" if beside else ""
+    assert load_weights(loaded, path) == (f"{path}: the prefix 'backbone.' of the tensor names was removed{more}",)
+    assert same_weights(saved, loaded)
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "backbone."])
+@pytest.mark.parametrize("head", [{}, {"fc.weight": torch.ones(7, 4)}, {"classifier.weight": torch.ones(7, 4)}])
+def test_a_head_may_be_another_or_missing(
+    network: MakeNetwork, tmp_path: Path, prefix: str, head: dict[str, Tensor]
+) -> None:
+    saved, loaded, before = network(0), network(1), network(1).state_dict()
+    body = {name: value for name, value in saved.state_dict().items() if not name.startswith("fc.")}
+    path = write({**prefixed(prefix, body), **head}, tmp_path / "w.pth")
+    own = head_tensors(loaded, 1, 8)
+    assert own == ("fc.weight", "fc.bias")
+    *_, note = load_weights(loaded, path, own)
+    assert note.startswith(f"{path}: the head starts anew (fc.weight, fc.bias)")
+    for name, value in loaded.state_dict().items():
+        assert torch.equal(value, before[name] if name in own else body[name]), name
+    write({**prefixed(prefix, body), **head, f"{prefix}layer1.9.conv1.weight": torch.ones(1)}, path)
+    with pytest.raises(UserError, match=r"1 unexpected \(layer1\.9\.conv1\.weight\)"):
+        load_weights(loaded, path, own)
 
 
 def test_of_two_networks_in_a_file_none_is_chosen(network: MakeNetwork, tmp_path: Path) -> None:

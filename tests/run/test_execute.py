@@ -818,11 +818,39 @@ def test_a_student_may_start_from_a_file_or_another_run(tiny_config: Config, tmp
 def test_a_start_of_other_classes_is_refused_before_anything_is_written(tiny_config: Config, tmp_path: Path) -> None:
     network = MODELS.build("resnet8", num_classes=7, in_channels=1, widths=(2, 2, 4, 4))
     torch.save(network.state_dict(), tmp_path / "w.pth")
-    for side, objective in (("student", "ce"), ("teacher", "kd")):
+    for side, objective, fix in (
+        ("student", "ce", r"; student\.drop_head=true starts with a new head$"),
+        (
+            "teacher",
+            "kd",
+            r"; a teacher needs the data's classes: train one by `graphkd run .* student\.drop_head=true",
+        ),
+    ):
         spec = parse(tiny_config({f"{side}.checkpoint": str(tmp_path / "w.pth"), "objective": {"a": objective}}))
-        with pytest.raises(UserError, match="are for 7 classes, not 10"):
+        with pytest.raises(UserError, match=f"are for 7 classes, not 10.*{fix}"):
             run(spec)
+    torch.save(MODELS.build("resnet14", num_classes=10, in_channels=1).state_dict(), tmp_path / "w.pth")
+    with pytest.raises(UserError, match="not this network's") as refused:
+        run(parse(tiny_config({**ALONE, "student.checkpoint": str(tmp_path / "w.pth")})))
+    assert "drop_head" not in str(refused.value)
     assert not (tmp_path / "results").exists()
+
+
+def test_a_start_of_other_classes_may_drop_its_head(tiny_config: Config, tmp_path: Path) -> None:
+    network = MODELS.build("resnet8", num_classes=7, in_channels=1, widths=(2, 2, 4, 4))
+    torch.save({f"module.{name}": value for name, value in network.state_dict().items()}, tmp_path / "w.pth")
+    frozen = {**ALONE, "trainer.lr": 1e-30, "trainer.momentum": 0.0, "trainer.weight_decay": 0.0}
+    start = {"student.checkpoint": str(tmp_path / "w.pth"), "student.drop_head": True}
+    notes = Notes()
+    result = run(parse(tiny_config({**frozen, **start})), notes)
+    found = dict(graphkd.load(result.folder).student.named_parameters())
+    fresh = dict(graphkd.load(run(parse(tiny_config(frozen))).folder).student.named_parameters())
+    for name, value in network.named_parameters():
+        torch.testing.assert_close(found[name], fresh[name] if name.startswith("fc.") else value)
+    assert (
+        f"{tmp_path / 'w.pth'}: the head starts anew (fc.weight, fc.bias); 2 tensors of the file are left out "
+        "(fc.weight, fc.bias)"
+    ) in notes.notes
 
 
 def test_a_checkpoint_is_a_file_or_a_finished_run(tiny_config: Config, tmp_path: Path) -> None:

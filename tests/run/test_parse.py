@@ -78,6 +78,7 @@ OTHER = {
     "plugins": ["json"],
     "teacher.checkpoint": ...,
     "student.checkpoint": ...,
+    "student.drop_head": ...,
     "teacher.input": {"size": 16},
     "data.classes": [0, 1, 2],
     "trainer.optimizer": "adamw",
@@ -239,6 +240,13 @@ def test_where_a_student_starts_counts_by_the_files_content(tiny_config: Config,
     assert first == copied
     assert len({first, other, none}) == 3
     assert none == parse(tiny_config()).identity
+    whole, headless = (
+        parse(tiny_config({"student.checkpoint": str(tmp_path / "a.pth"), "student.drop_head": drop_head})).identity
+        for drop_head in (False, True)
+    )
+    assert whole == first != headless
+    with pytest.raises(UserError, match=r"^student\.drop_head=true needs student\.checkpoint"):
+        parse(tiny_config({"student.drop_head": True}))
 
 
 def changed(value: Any, annotation: Any) -> Any:
