@@ -151,7 +151,7 @@ def spread(summary: Summary, n: int, decimals: int) -> str:
 
 def fixed(value: float, decimals: int, sign: str = "") -> str:
     """Return a number as printed, or a dash for NaN; `sign="+"` also shows the sign of positive numbers."""
-    return NONE if math.isnan(value) else f"{value:{sign}.{decimals}f}"
+    return NONE if math.isnan(value) else f"{round(value, decimals) + 0.0:{sign}.{decimals}f}"  # no "-0.00"
 
 
 def write_tables(tables: Sequence[Table], folder: str | os.PathLike[str]) -> list[Path]:
