@@ -17,7 +17,13 @@ from graphkd.report.markup import visible
 
 COLOURS = tuple("#808080" if colour == "#000000" else colour for colour, _, _ in STYLES)
 """The palette of the figures, with grey for black: it must be seen on dark pages too."""
-SYMBOLS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x")
+SYMBOLS = {
+    "circle": "M5 0A5 5 0 1 1 5 10A5 5 0 1 1 5 0", "square": "M1 1H9V9H1Z", "triangle-up": "M5 0L10 9H0Z",
+    "diamond": "M5 -1L11 5L5 11L-1 5Z", "triangle-down": "M0 1H10L5 10Z",
+    "cross": "M3.5 0H6.5V3.5H10V6.5H6.5V10H3.5V6.5H0V3.5H3.5Z",
+    "x": "M2 0L5 3L8 0L10 2L7 5L10 8L8 10L5 7L2 10L0 8L3 5L0 2Z",
+}  # fmt: skip
+"""Marks by their name in Plotly, each as a path in a square of 10 units."""
 DASHES = {"solid": "", "dash": "6 3", "dot": "1.5 2.5", "dashdot": "7 3 1.5 3"}
 """Lines by their name in Plotly, each with its pattern in SVG."""
 HEIGHT = 280
@@ -27,7 +33,8 @@ LABEL_WIDTH = 26
 """Signs in a line of a label beside an axis."""
 DIGITS = 5
 """Significant digits of what is drawn."""
-BAND_OPACITY = "22"
+BAND_OPACITY = 0.16
+"""Of a single band; many have less each, or nothing would be seen of the lines behind them."""
 CLEAR = "rgba(0,0,0,0)"
 
 
@@ -61,6 +68,11 @@ class Look:
         """The dashes of its line in SVG."""
         return DASHES[self.dash]
 
+    @property
+    def path(self) -> str:
+        """Its mark in SVG."""
+        return SYMBOLS[self.symbol]
+
 
 @dataclass(frozen=True)
 class Dots:
@@ -76,9 +88,10 @@ class Dots:
 
 @dataclass(frozen=True)
 class Point:
-    """A row in a chart of two values, each with how far its bar reaches to both sides."""
+    """A row in a chart of two values, each with how far its bar reaches to both sides; `name` is shown beside it."""
 
     label: str
+    name: str
     look: Look
     x: float
     y: float
@@ -89,10 +102,10 @@ class Point:
 def look_of(place: int) -> Look:
     """Return the look of the row at a place: all colours first, then again with other lines and symbols."""
     turn, colour = divmod(place, len(COLOURS))
-    return Look(COLOURS[colour], list(DASHES)[turn % len(DASHES)], SYMBOLS[(colour + turn) % len(SYMBOLS)])
+    return Look(COLOURS[colour], list(DASHES)[turn % len(DASHES)], list(SYMBOLS)[(colour + turn) % len(SYMBOLS)])
 
 
-def dot_chart(title: str, axis: str, rows: Sequence[Dots], baseline: float | None = None) -> Chart:
+def dot_chart(title: str, rows: Sequence[Dots], baseline: float | None = None) -> Chart:
     """Return a chart with a line for each row, from top to bottom; `baseline` is a line through all of them."""
     traces = []
     for row in rows:
@@ -110,7 +123,7 @@ def dot_chart(title: str, axis: str, rows: Sequence[Dots], baseline: float | Non
             "marker": {**colour, "symbol": row.look.symbol, "size": 10}, "name": _text(row.label),
             "hovertemplate": "%{fullData.name}: %{x}<extra></extra>",
         })  # fmt: skip
-    layout = _layout(axis, "")
+    layout = _layout()
     layout["yaxis"] |= {"autorange": "reversed", "type": "category", "gridcolor": CLEAR}
     if baseline is not None:
         line = {"color": "#808080", "dash": "dash", "width": 1}
@@ -123,11 +136,12 @@ def dot_chart(title: str, axis: str, rows: Sequence[Dots], baseline: float | Non
 def curve_chart(title: str, curves: Mapping[str, Curve], looks: Mapping[str, Look]) -> Chart:
     """Return a value by epoch: a line for each row, with a band from its lowest to its highest seed."""
     traces: list[dict[str, Any]] = []
+    opacity = f"{round(255 * BAND_OPACITY / max(1.0, len(curves) / 6)):02x}"
     for label, curve in curves.items():
         look = looks[label]
         if curve.low != curve.high:
             outline = {"x": [*curve.epochs, *curve.epochs[::-1]], "y": _rounded([*curve.high, *curve.low[::-1]])}
-            band = {"fill": "toself", "fillcolor": look.colour + BAND_OPACITY, "line": {"width": 0}}
+            band = {"fill": "toself", "fillcolor": look.colour + opacity, "line": {"width": 0}}
             traces.append({**outline, **band, "mode": "lines", "hoverinfo": "skip", "meta": label})
         traces.append({
             "x": list(curve.epochs), "y": _rounded(curve.mean), "meta": label, "name": _text(label),
@@ -135,29 +149,35 @@ def curve_chart(title: str, curves: Mapping[str, Curve], looks: Mapping[str, Loo
             "line": {"color": look.colour, "dash": look.dash, "width": 1.75},
             "hovertemplate": "%{fullData.name}<br>epoch %{x}: %{y}<extra></extra>",
         })  # fmt: skip
-    return Chart(title, {"data": traces, "layout": _layout("epoch", "")})
+    return Chart(title, {"data": traces, "layout": _layout("epoch")})
 
 
-def point_chart(title: str, x: str, y: str, points: Sequence[Point]) -> Chart:
-    """Return two values against each other, a point for each row."""
+def point_chart(title: str, vertical: str, points: Sequence[Point]) -> Chart:
+    """Return two values against each other, a point for each row; the title names the horizontal one."""
     traces = [
         {
             "x": _rounded([point.x]), "y": _rounded([point.y]), "mode": "markers", "meta": point.label,
-            "name": _text(point.label), "hovertemplate": "%{fullData.name}<br>%{x}, %{y}<extra></extra>",
+            "name": _text(point.name), "hovertemplate": "%{fullData.name}<br>%{x}, %{y}<extra></extra>",
             "marker": {"color": point.look.colour, "symbol": point.look.symbol, "size": 10},
             "error_x": _bar(point.x_reach, point.look), "error_y": _bar(point.y_reach, point.look),
         }
         for point in points
     ]  # fmt: skip
-    return Chart(title, {"data": traces, "layout": _layout(x, y)})
+    return Chart(title, {"data": traces, "layout": _layout("", vertical)})
 
 
 def _bar(reach: float, look: Look) -> dict[str, Any]:
     return {"type": "data", "array": _rounded([reach]), "color": look.colour + "80", "thickness": 1.5, "width": 0}
 
 
-def _layout(x: str, y: str) -> dict[str, Any]:
-    axis = {"automargin": True, "zeroline": False, "gridcolor": "#80808033", "tickfont": {"size": 11}}
+def _layout(x: str = "", y: str = "") -> dict[str, Any]:
+    axis = {
+        "automargin": True,
+        "zeroline": False,
+        "gridcolor": "#80808040",
+        "tickfont": {"size": 11},
+        "ticklabelstandoff": 4,
+    }
     return {
         "xaxis": {**axis, "title": {"text": _text(x), "font": {"size": 12}, "standoff": 8}},
         "yaxis": {**axis, "title": {"text": "<br>".join(_lines(y, 40)), "font": {"size": 12}, "standoff": 8}},

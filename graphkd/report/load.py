@@ -24,6 +24,12 @@ class Loaded:
     problems: list[str]
     folders: list[str] = field(default_factory=list)
 
+    def of_study(self, study: str | None) -> Loaded:
+        """Return the records of a study, and the same problems; of every study for None."""
+        pairs = zip(self.records, self.folders, strict=True)
+        kept = [(record, place) for record, place in pairs if study in (None, record.study)]
+        return Loaded([record for record, _ in kept], self.problems, [place for _, place in kept])
+
 
 def load_records(folder: str | os.PathLike[str]) -> Loaded:
     """Read every file named `record.json` below a folder, of any kind and status.

@@ -83,7 +83,7 @@ for (const section of all("section")) {
 const start = async () => {
   const script = document.createElement("script");
   script.textContent = await unpack("plotly");
-  figures = JSON.parse(await unpack("charts"));
+  figures = JSON.parse(await unpack("figures"));
   document.head.append(script);
   const watcher = new IntersectionObserver((entries) => {
     for (const entry of entries) if (entry.isIntersecting) draw(entry.target);
