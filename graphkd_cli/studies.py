@@ -181,7 +181,9 @@ def write_html(
         for study, layout in layouts.items()
         if study in finished and isinstance(layout, GridSpec)
     }
-    columns = spec if isinstance(spec, TableSpec) else read_spec("default", config_dir)
+    columns = read_spec("default", config_dir) if isinstance(spec, GridSpec) else spec
+    if isinstance(columns, GridSpec):
+        raise UserError("the table 'default' is a grid, but the columns of report.html are those of its layout")
     baselines = {study: suite.baseline for study, suite in suites.items()}
     page = write_page(loaded, folder, columns, Studies(variants_in_order(suites), baselines, grids), _cost)
     print_line(console(), f"written: {page}")

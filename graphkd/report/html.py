@@ -110,7 +110,7 @@ def _render(loaded: Loaded, builder: Sections) -> str:
         students=len(loaded.records) - len(teachers),
         versions=sorted({record.code.version for record in loaded.records}),
         problems=[*left_out(loaded.records), *loaded.problems],
-        plotly=_packed(resources.files("plotly").joinpath("package_data", "plotly.min.js").read_bytes()),
+        plotly=_packed((resources.files("plotly") / "package_data" / "plotly.min.js").read_bytes()),
         figures=_packed(json.dumps(figures, allow_nan=False, separators=(",", ":")).encode()),
     )
     return page

@@ -194,15 +194,15 @@ class Sections:
         names = dict.fromkeys(name for of in curves.values() for name in of)
         return Charts(
             "By epoch",
-            "Lines are means over seeds, bands reach from the lowest to the highest seed. Losses are those before their "
-            f"weights. Of long trainings about {points} epochs are shown.",
+            "Lines are means over seeds, bands reach from the lowest to the highest seed. Losses are those before "
+            f"their weights. Of long trainings about {points} epochs are shown.",
             [curve_chart(name, {row: of[name] for row, of in curves.items() if name in of}, looks) for name in names],
         )
 
     def _sizes(self, rows: Sequence[Row], looks: Mapping[str, Look]) -> list[Chart]:
         """Return accuracy against the size of students; each is counted once, and none if all are the same."""
         students = [self._student(row) for row in rows]
-        firsts = {student: row for student, row in zip(students, rows, strict=True)}
+        firsts = dict(zip(students, rows, strict=True))
         costs = {student: self.cost_of(self._folder_of(row)) for student, row in firsts.items() if len(firsts) > 1}
         charts = []
         for name, title in (("parameters", "parameters of the student"), ("multiply_adds", "multiply-adds an image")):
