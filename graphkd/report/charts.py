@@ -195,8 +195,8 @@ def _lines(text: str, width: int) -> list[str]:
 
 
 def _text(text: str) -> str:
-    """Return a text as Plotly shows it: tags and references are the only signs with a meaning to it."""
-    return html.escape(visible(text), quote=False)
+    """Return a text as Plotly shows it: only tags, references and dollars, between which is TeX, mean more to it."""
+    return html.escape(visible(text), quote=False).replace("$", "&#36;")
 
 
 def _rounded(values: Sequence[float]) -> list[float]:

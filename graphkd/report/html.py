@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import gzip
 import json
 import os
@@ -110,7 +111,7 @@ def _render(loaded: Loaded, builder: Sections) -> str:
         students=len(loaded.records) - len(teachers),
         versions=sorted({record.code.version for record in loaded.records}),
         problems=[*left_out(loaded.records), *loaded.problems],
-        plotly=_packed((resources.files("plotly") / "package_data" / "plotly.min.js").read_bytes()),
+        plotly=_plotly(),
         figures=_packed(json.dumps(figures, allow_nan=False, separators=(",", ":")).encode()),
     )
     return page
@@ -119,6 +120,12 @@ def _render(loaded: Loaded, builder: Sections) -> str:
 def _number(text: str) -> str:
     found = NUMBER.match(text)
     return found[1] if found else ""
+
+
+@functools.cache
+def _plotly() -> str:
+    """Return Plotly's JavaScript, packed."""
+    return _packed((resources.files("plotly") / "package_data" / "plotly.min.js").read_bytes())
 
 
 def _packed(content: bytes) -> str:

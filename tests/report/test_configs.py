@@ -11,7 +11,8 @@ from graphkd.report.configs import compare_options, read_options
 
 def test_options_have_dotted_names_without_those_that_name_the_run(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(
-        "variant: a\nseed: 1\nresults: x\ntrainer: {lr: 0.1, decay_at: [1, 2], seed: 2}\nbank: {}\nname: null\nflag: true\n"
+        "variant: a\nseed: 1\nresults: x\ntrainer: {lr: 0.1, decay_at: [1, 2], seed: 2}\nbank: {}\nname: null\n"
+        "flag: true\n"
     )
     assert read_options(str(tmp_path)) == {
         "trainer.lr": "0.1", "trainer.decay_at": "[1, 2]", "trainer.seed": "2", "bank": "{}", "name": "null",

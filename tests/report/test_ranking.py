@@ -48,7 +48,7 @@ def test_friedman_of_equal_ranks_is_undefined() -> None:
     assert math.isnan(friedman_p(np.full((3, 4), 2.5)))
 
 
-@pytest.mark.parametrize("variants", [2, 3, 10, 40])
+@pytest.mark.parametrize("variants", [2, 3, 14])
 def test_the_critical_difference_is_that_of_the_studentized_range(variants: int) -> None:
     quantile = stats.studentized_range.ppf(0.95, variants, np.inf)
     expected = quantile / math.sqrt(2) * math.sqrt(variants * (variants + 1) / (6 * 5))
@@ -78,10 +78,11 @@ def test_the_interval_is_a_bootstrap_within_pairs() -> None:
     for one in ranked(values).standings:
         rng = np.random.default_rng(0)
         places = {pair: rng.integers(4, size=(RESAMPLES, 4)) for pair in ("p0", "p1")}
-        means = [
-            stats.trim_mean([values[one.label][pair][at] for pair in places for at in places[pair][turn]], 0.25)
+        drawn = [
+            sorted(values[one.label][pair][at] for pair in places for at in places[pair][turn])
             for turn in range(RESAMPLES)
         ]
+        means = [sum(of[2:6]) / 4 for of in drawn]
         assert (one.low, one.high) == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])))
         assert one.low <= one.iqm <= one.high
 
