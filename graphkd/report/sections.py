@@ -30,6 +30,8 @@ AXIS = METRICS[ACCURACY].axis
 TIMES = ("seconds_per_step", "peak_memory_mib")
 MOST_POINTS, FEWEST_POINTS, ALL_POINTS = 120, 16, 12_000
 """Points of a curve, and those of all rows together, from which follows how far curves are thinned."""
+STUDENT_NODES = ("student", "data")
+"""Nodes of the config on which the size of a student depends."""
 MOST_SIDE_BY_SIDE = 60
 """Options of more rows than these would be read by nobody."""
 
@@ -230,7 +232,7 @@ class Sections:
     def _student(self, row: Row) -> tuple[tuple[str, str], ...]:
         """Return the options on which the size of a row's student depends."""
         options = self.read_options(self._folder_of(row))
-        return tuple((name, value) for name, value in options.items() if name.split(".")[0] in ("student", "data"))
+        return tuple((name, value) for name, value in options.items() if name.split(".")[0] in STUDENT_NODES)
 
     def _folder_of(self, row: Row) -> str:
         return self.folders[id(row.runs[0])]

@@ -64,7 +64,7 @@ def put_rows(folder: Path, variants: list[str], pairs: tuple[str, ...] = ("large
                 put(
                     folder, variant=variant, pair=pair, identity=f"{pair}-{place}", seed=seed, data="digits",
                     test_top1_last=50.0 + 2 * place + seed + len(pair), seconds_per_step=0.01 * (place + 1),
-                    teacher_homophily=0.1 * place, config=f"k: {place}\nlr: 0.1\nstudent: {{name: {pair[-5:]}}}\n",
+                    teacher_homophily=0.1 * place, config=f"k: {place}\nlr: 0.1\nstudent: {json.dumps(pair)}\n",
                 )  # fmt: skip
 
 
@@ -176,30 +176,25 @@ def test_no_finished_run_still_makes_a_page(tmp_path: Path) -> None:
 
 
 def test_hostile_names_stay_names(tmp_path: Path) -> None:
+    put_rows(tmp_path / "plain", ["ce", "kd"], ("large->small", "wide->thin1"))
+    put_rows(tmp_path / "hostile", HOSTILE, (HOSTILE[0], HOSTILE[1]))
     for place, name in enumerate(HOSTILE):
-        for study in ("suite", name):
-            put(
-                tmp_path, variant=name, study=study.replace("/", "-"), identity=f"id{place}", data=name, pair=name,
-                config=f"{json.dumps(name)}: {json.dumps(name)}\nk: {place}\n", error=name, device=name,
-                code=Code(name, name[:9], False),
-            )  # fmt: skip
-    put_rows(tmp_path / "more", HOSTILE)
-    page = write_to(tmp_path)
+        put(
+            tmp_path / "hostile", variant=name, study=name.replace("/", "-"), identity=f"id{place}", data=name,
+            config=f"{json.dumps(name)}: {json.dumps(name)}\n", error=name, device=name,
+            code=Code(name, name[:9], False),
+        )  # fmt: skip
+    plain, page = read(write_to(tmp_path / "plain")), write_to(tmp_path / "hostile")
     tree = read(page)
-    assert {tag for tag, _ in tree.elements} <= {
-        *VOID, "html", "head", "title", "style", "body", "header", "h1", "h2", "h3", "p", "form", "label", "output",
-        "noscript", "main", "nav", "div", "table", "caption", "thead", "tbody", "tr", "th", "td", "button", "a",
-        "section", "ul", "li", "fieldset", "legend", "span", "svg", "figure", "figcaption", "details", "summary", "dl", "dt", "dd",
-        "strong", "u", "code", "footer", "script",
-    }  # fmt: skip
+    assert {tag for tag, _ in tree.elements} == {tag for tag, _ in plain.elements}
     assert sum(tag == "script" for tag, _ in tree.elements) == 3
-    assert not any(name.startswith("on") for tag, attributes in tree.elements for name in attributes if tag != "form")
+    assert not any(name.startswith("on") for _, attributes in tree.elements for name in attributes)
     for name in HOSTILE:
         assert name in tree.texts
         assert any(attributes.get("data-label") == name for _, attributes in tree.elements)
-    drawn = [trace for figure in figures(page) for trace in figure["data"] if trace.get("name")]
-    assert {html.unescape(trace["name"]) for trace in drawn} == set(HOSTILE)
-    assert not any("<" in trace["name"] for trace in drawn)
+    drawn = [trace["name"] for figure in figures(page) for trace in figure["data"] if "name" in trace]
+    assert {html.unescape(name) for name in drawn} == set(HOSTILE)
+    assert not any("<" in name or "$" in name for name in drawn)
 
 
 def test_hostile_names_are_inert_in_the_other_files_too(tmp_path: Path) -> None:
