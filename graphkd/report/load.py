@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from graphkd.errors import UserError, check
 from graphkd.report.record import Record, read, shown
@@ -22,7 +22,7 @@ class Loaded:
 
     records: list[Record]
     problems: list[str]
-    folders: list[str] = field(default_factory=list)
+    folders: list[str]
 
     def of_study(self, study: str | None) -> Loaded:
         """Return the records of a study, and the same problems; of every study for None."""

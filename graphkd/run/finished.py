@@ -88,6 +88,8 @@ def load(run_dir: str | Path, data: Mapping[str, Any] | None = None) -> Finished
 def student_complexity(run_dir: str | Path) -> Complexity:
     """Count the cost of a run's student on a network built anew from its config, without weights.
 
+    Plug-ins that the config names are not imported; those that are loaded anyway serve.
+
     Raises:
         UserError: The folder lacks the config or the description of the data, or this version cannot build the network.
     """
@@ -95,7 +97,7 @@ def student_complexity(run_dir: str | Path) -> Complexity:
     config, info = read_config(folder / CONFIG), _read_info(folder)
     if info is None:
         raise UserError(f"{folder} has no {INFO}")
-    student, _ = parse_student({**config, "student": _without_weights(config.get("student"))})
+    student, _ = parse_student({**config, "plugins": [], "student": _without_weights(config.get("student"))})
     return complexity(build_network(student, info, seed=0), info.in_channels, info.image_size)
 
 

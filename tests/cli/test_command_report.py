@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+import yaml
 from commands import Command, OwnConfigs, students, top
 
 from graphkd.ablation import Suite
@@ -86,6 +87,20 @@ def test_the_page_has_the_study_and_the_grid_that_are_asked_for(
     page = (results / "tables" / "report.html").read_text()
     assert "adhoc on digits: all pairs" in page
     assert "ARI (%)" in page
+
+
+def test_the_page_sets_accuracy_against_the_size_of_students_that_can_be_built(
+    command: Command, folder: Path, results: Path
+) -> None:
+    configs = [place / "config.yaml" for place, record in students(folder).items() if record.variant == "ce"]
+    for widths, is_shown in ((": [4, 4, 4, 4]", True), (": none", False)):
+        for path in configs:
+            config = yaml.safe_load(path.read_text())
+            config["student"]["widths"] = yaml.safe_load(f"x{widths}")["x"]
+            path.write_text(yaml.safe_dump(config))
+        assert command("report", "--html").code == 0
+        page = (results / "tables" / "report.html").read_text()
+        assert ("parameters of the student" in page) == is_shown
 
 
 def test_a_layout_of_ones_own(command: Command, folder: Path, results: Path, own_configs: OwnConfigs) -> None:
