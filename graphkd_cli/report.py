@@ -29,7 +29,8 @@ as CSV (unrounded), Markdown and LaTeX (booktabs); the default layout adds a fig
   --study NAME          only this study, in any layout
   --baseline VARIANT    test every variant against this one: difference, 95 % interval, p value with Holm's correction
   --profile             where the time of a step goes: data, networks, each term, backward, optimizer
-  --html                also one page of everything, report.html: tables to sort and filter, charts, options, links
+  --html                also one page of everything, report.html, as suites write at their end: tables to sort and
+                        filter, every seed, curves, costs, graphs, ranks over pairs, options that differ, links
   --out DIR             output folder (default: RESULTS/tables)
 """
 

@@ -39,13 +39,15 @@ def compare_options(options: Mapping[str, Mapping[str, str]]) -> tuple[Block, di
 
     Returns:
         A block with a line for each option and a column for each row, in which what is not the usual value of the line
-        is marked; and the shared options.
+        is marked, options that are merely absent in some rows last; and the shared options.
     """
     known = {label: of for label, of in options.items() if of}
     names = dict.fromkeys(name for of in known.values() for name in of)
     values = {name: [of.get(name, NONE) for of in known.values()] for name in names}
-    lines = [[Cell(name), *_marked(of)] for name, of in values.items() if len(set(of)) > 1]
-    return Block.of(("option", *known), lines), {name: of[0] for name, of in values.items() if len(set(of)) == 1}
+    differing = [name for name, of in values.items() if len(set(of)) > 1]
+    differing.sort(key=lambda name: len(set(values[name]) - {NONE}) < 2)
+    lines = [[Cell(name), *_marked(values[name])] for name in differing]
+    return Block.of(("option", *known), lines), {name: of[0] for name, of in values.items() if name not in differing}
 
 
 def _marked(values: Sequence[str]) -> Iterator[Cell]:

@@ -27,9 +27,9 @@ def test_an_unreadable_config_has_no_options(tmp_path: Path, content: str) -> No
     assert read_options(str(tmp_path / "missing")) == {}
 
 
-def test_what_differs_stands_side_by_side_and_the_unusual_is_marked() -> None:
+def test_what_differs_stands_side_by_side_before_what_is_absent_and_the_unusual_is_marked() -> None:
     block, shared = compare_options({
-        "a": {"lr": "0.1", "k": "8", "epochs": "3"}, "b": {"lr": "0.2", "epochs": "3"},
+        "a": {"k": "8", "lr": "0.1", "epochs": "3"}, "b": {"lr": "0.2", "epochs": "3"},
         "c": {"lr": "0.1", "k": "8", "epochs": "3"}, "old": {},
     })  # fmt: skip
     assert block.header == ("option", "a", "b", "c")
