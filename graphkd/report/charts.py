@@ -27,8 +27,8 @@ SYMBOLS = {
 DASHES = {"solid": "", "dash": "6 3", "dot": "1.5 2.5", "dashdot": "7 3 1.5 3"}
 """Lines by their name in Plotly, each with its pattern in SVG."""
 HEIGHT = 280
-ROW_HEIGHT, AROUND_ROWS = 26, 60
-"""Pixels of a chart, of a line of a dot plot, and what the axis of a dot plot takes."""
+ROW_HEIGHT, LINE_HEIGHT, AROUND_ROWS = 26, 16, 60
+"""Pixels of a chart, of a row of a dot plot and of a line of its label at least, and what the axis there takes."""
 LABEL_WIDTH = 26
 """Signs in a line of a label beside an axis."""
 DIGITS = 5
@@ -106,7 +106,7 @@ def look_of(place: int) -> Look:
 
 
 def dot_chart(title: str, rows: Sequence[Dots], baseline: float | None = None) -> Chart:
-    """Return a chart with a line for each row, from top to bottom; `baseline` is a line through all of them."""
+    """Return a chart with a line for each of one or more rows, from the top; `baseline` is a line through them all."""
     traces = []
     for row in rows:
         at, colour = _beside_axis(row.label), {"color": row.look.colour}
@@ -129,8 +129,9 @@ def dot_chart(title: str, rows: Sequence[Dots], baseline: float | None = None) -
         line = {"color": "#808080", "dash": "dash", "width": 1}
         layout["shapes"] = [{"type": "line", "yref": "paper", "x0": baseline, "x1": baseline, "y0": 0, "y1": 1,
                              "line": line, "layer": "below"}]  # fmt: skip
-    lines = sum(max(1, _beside_axis(row.label).count("<br>")) for row in rows)
-    return Chart(title, {"data": traces, "layout": layout}, ROW_HEIGHT * lines + AROUND_ROWS, is_wide=True)
+    tallest = max(len(_lines(row.label, LABEL_WIDTH)) for row in rows)
+    height = max(ROW_HEIGHT, LINE_HEIGHT * tallest) * len(rows) + AROUND_ROWS
+    return Chart(title, {"data": traces, "layout": layout}, height, is_wide=True)
 
 
 def curve_chart(title: str, curves: Mapping[str, Curve], looks: Mapping[str, Look]) -> Chart:
@@ -172,12 +173,9 @@ def _bar(reach: float, look: Look) -> dict[str, Any]:
 
 def _layout(x: str = "", y: str = "") -> dict[str, Any]:
     axis = {
-        "automargin": True,
-        "zeroline": False,
-        "gridcolor": "#80808040",
-        "tickfont": {"size": 11},
+        "automargin": True, "zeroline": False, "gridcolor": "#80808040", "tickfont": {"size": 11},
         "ticklabelstandoff": 4,
-    }
+    }  # fmt: skip
     return {
         "xaxis": {**axis, "title": {"text": _text(x), "font": {"size": 12}, "standoff": 8}},
         "yaxis": {**axis, "title": {"text": "<br>".join(_lines(y, 40)), "font": {"size": 12}, "standoff": 8}},
