@@ -19,7 +19,8 @@ from graphkd.report.tables import TableSpec
 from graphkd_cli import compose, studies
 
 HELP = """\
-usage: graphkd report [RESULTS] [--table NAME] [--study NAME] [--baseline VARIANT] [--profile] [--out DIR]
+usage: graphkd report [RESULTS] [--table NAME] [--study NAME] [--baseline VARIANT] [--profile] [--html]
+                      [--out DIR]
 
 Reads the record of every run below RESULTS (default: results), aggregates over seeds, prints each table and writes it
 as CSV (unrounded), Markdown and LaTeX (booktabs); the default layout adds a figure of each study (PNG, SVG).
@@ -28,6 +29,8 @@ as CSV (unrounded), Markdown and LaTeX (booktabs); the default layout adds a fig
   --study NAME          only this study, in any layout
   --baseline VARIANT    test every variant against this one: difference, 95 % interval, p value with Holm's correction
   --profile             where the time of a step goes: data, networks, each term, backward, optimizer
+  --html                also one page of everything, report.html, as suites write at their end: tables to sort and
+                        filter, every seed, curves, costs, graphs, ranks over pairs, options that differ, links
   --out DIR             output folder (default: RESULTS/tables)
 """
 
@@ -40,6 +43,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--study")
     parser.add_argument("--baseline")
     parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--html", action="store_true")
     parser.add_argument("--out")
     options = parser.parse_args(list(arguments))
     spec = studies.read_spec(options.table, options.config_dir)
@@ -71,4 +75,6 @@ def main(arguments: Sequence[str]) -> int:
     studies.show_tables(tables, folder)
     if not options.profile and isinstance(spec, TableSpec) and spec.name == "default":
         studies.draw_figures(records, suites, folder)
+    if options.html:
+        studies.write_html(loaded.of_study(options.study), spec, suites, folder, options.config_dir)
     return 0

@@ -14,9 +14,12 @@ from graphkd.errors import UserError, check, one_of
 from graphkd.report.figures import build_figures, write_figures
 from graphkd.report.graph_figures import build_graph_figures
 from graphkd.report.grid import GridSpec, build_grids
-from graphkd.report.load import load_records
+from graphkd.report.html import write_page
+from graphkd.report.load import Loaded, load_records
 from graphkd.report.markup import Table, write_tables
 from graphkd.report.record import Record
+from graphkd.report.sections import Cost, Studies
+from graphkd.report.statistics import is_finished
 from graphkd.report.tables import TableSpec, build_tables
 from graphkd_cli import compose
 from graphkd_cli.show import console, print_block, print_line, print_text
@@ -83,7 +86,7 @@ def suites_of(records: Sequence[Record], config_dir: str | None) -> dict[str, Su
 
 
 def write_study(results: Path, study: str, suite: Suite | None = None, config_dir: str | None = None) -> None:
-    """Print and write the tables of one study, and draw its figures.
+    """Print and write the tables of one study, draw its figures, and write the page of all studies.
 
     Args:
         results: The results folder.
@@ -95,12 +98,15 @@ def write_study(results: Path, study: str, suite: Suite | None = None, config_di
     Raises:
         UserError: There is no such layout, or no run of the study.
     """
-    records = of_study(load_records(results).records, study)
+    loaded = load_records(results)
+    records = of_study(loaded.records, study)
     suites = {} if suite is None else {study: suite}
     folder = results / "tables"
     spec = read_spec("default" if suite is None else suite.table, config_dir)
     show_tables(tables_by_study(records, for_study(spec, study), suites), folder)
     draw_figures(records, suites, folder)
+    others = suites_of([record for record in loaded.records if record.study != study], config_dir)
+    write_html(loaded, read_spec("default", config_dir), {**others, **suites}, folder, config_dir)
 
 
 def of_study(records: Sequence[Record], study: str) -> list[Record]:
@@ -153,6 +159,45 @@ def draw_figures(records: Sequence[Record], suites: Mapping[str, Suite], folder:
     studies = sorted({record.study for record in records})
     for path in write_figures((figure for study in studies for figure in of(study)), folder):
         print_line(console(), f"written: {path}")
+
+
+def write_html(
+    loaded: Loaded, spec: TableSpec | GridSpec, suites: Mapping[str, Suite], folder: Path, config_dir: str | None
+) -> None:
+    """Write the page of all records, and print its path.
+
+    Args:
+        loaded: The records and their folders.
+        spec: The layout; a grid stands above the default columns, as do grids that suites name as theirs.
+        suites: The suites of the records, by study.
+        folder: Where to write.
+        config_dir: The user's own configs.
+    """
+    finished = {record.study for record in filter(is_finished, loaded.records)}
+    layouts = {study: read_spec(suite.table, config_dir) for study, suite in suites.items()}
+    if isinstance(spec, GridSpec):
+        layouts |= dict.fromkeys(finished if spec.study is None else {spec.study}, spec)
+    grids = {
+        study: build_grids(loaded.of_study(study).records, dataclasses.replace(layout, study=study))
+        for study, layout in layouts.items()
+        if study in finished and isinstance(layout, GridSpec)
+    }
+    columns = read_spec("default", config_dir) if isinstance(spec, GridSpec) else spec
+    if isinstance(columns, GridSpec):
+        raise UserError("the table 'default' is a grid, but the columns of report.html are those of its layout")
+    baselines = {study: suite.baseline for study, suite in suites.items()}
+    page = write_page(loaded, folder, columns, Studies(variants_in_order(suites), baselines, grids), _cost)
+    print_line(console(), f"written: {page}")
+
+
+def _cost(folder: str) -> Cost | None:
+    """Return the size of the student in a run's folder; None if it cannot be built any more."""
+    from graphkd.run.finished import student_complexity
+
+    try:
+        return Cost(*student_complexity(folder))
+    except Exception:  # whatever a network of a plug-in raises: the page does without its size
+        return None
 
 
 def show_tables(tables: Sequence[Table], folder: Path) -> None:

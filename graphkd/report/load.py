@@ -15,10 +15,20 @@ NOT_RUNS = frozenset({"reference", "tables"})
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a folder holds: the records in the order of their paths, and a line for each that was left out."""
+    """What a folder holds: the records in the order of their paths, and a line for each that was left out.
+
+    `folders` are those of the runs, in the order of the records.
+    """
 
     records: list[Record]
     problems: list[str]
+    folders: list[str]
+
+    def of_study(self, study: str | None) -> Loaded:
+        """Return the records of a study, and the same problems; of every study for None."""
+        pairs = zip(self.records, self.folders, strict=True)
+        kept = [(record, place) for record, place in pairs if study in (None, record.study)]
+        return Loaded([record for record, _ in kept], self.problems, [place for _, place in kept])
 
 
 def load_records(folder: str | os.PathLike[str]) -> Loaded:
@@ -35,16 +45,17 @@ def load_records(folder: str | os.PathLike[str]) -> Loaded:
     """
     check(os.path.isdir(folder), f"there is no results folder '{shown(folder)}'")
     paths, problems = _find(os.fspath(folder))
-    records = []
+    records, folders = [], []
     for path in paths:
         try:
             records.append(read(path))
+            folders.append(os.path.dirname(path))
         except UserError as error:
             problems.append(str(error))
     problems.sort()
     first = f"; the first of {len(problems)} problems: {problems[0]}" if problems else ""
     check(bool(records), f"no readable {RECORD_FILE} below '{shown(folder)}'{first}")
-    return Loaded(records, problems)
+    return Loaded(records, problems, folders)
 
 
 def _find(root: str) -> tuple[list[str], list[str]]:

@@ -15,6 +15,7 @@ from graphkd.engine.checkpoint import load_weights
 from graphkd.errors import UserError, check, one_line
 from graphkd.files import write_atomically
 from graphkd.model import Network, output_shapes
+from graphkd.model.complexity import Complexity, complexity
 from graphkd.report.record import Record
 from graphkd.run.build import build_network
 from graphkd.run.folder import CONFIG, WEIGHTS, done_record, read_config
@@ -105,6 +106,22 @@ def load(run_dir: str | Path, data: Mapping[str, Any] | None = None) -> Finished
     load_weights(network, folder / WEIGHTS[record.kind])
     transform = DATASETS.factory(part.name).test_transform(part.bound.all, info)
     return FinishedRun(record, config, network.eval(), info, Preprocessing(transform, info), build)
+
+
+def student_complexity(run_dir: str | Path) -> Complexity:
+    """Count the cost of a run's student on a network built anew from its config, without weights.
+
+    Plug-ins that the config names are not imported; those that are loaded anyway serve.
+
+    Raises:
+        UserError: The folder lacks the config or the description of the data, or this version cannot build the network.
+    """
+    folder = Path(run_dir)
+    config, info = read_config(folder / CONFIG), _read_info(folder)
+    if info is None:
+        raise UserError(f"{folder} has no {INFO}")
+    student, _ = parse_student({**config, "plugins": [], "student": _without_weights(config.get("student"))})
+    return complexity(build_network(student, info, seed=0), info.in_channels, info.image_size)
 
 
 def check_fits(finished: FinishedRun, dataset: Dataset, what: str) -> str | None:

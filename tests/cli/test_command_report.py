@@ -5,8 +5,10 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
+import yaml
 from commands import Command, OwnConfigs, students, top
 
 from graphkd.ablation import Suite
@@ -56,6 +58,49 @@ def test_writes_where_it_is_told(command: Command, folder: Path, results: Path) 
     assert command("report", "--out", "elsewhere").code == 0
     assert {path.suffix for path in (folder / "elsewhere").iterdir()} == {".csv", ".md", ".png", ".svg", ".tex"}
     assert not (results / "tables").exists()
+
+
+def test_html_adds_one_page_of_everything(command: Command, folder: Path, results: Path) -> None:
+    code, out, err = command("report", "--html", "--baseline", "ce", "--out", "elsewhere")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[-1] == "written: elsewhere/report.html"
+    page = (folder / "elsewhere" / "report.html").read_text()
+    assert "difference to ce" in page
+    assert "4 runs of students, 1 of teachers" in page
+    for place in students(folder):
+        assert f'href="../{quote(place.relative_to(folder).as_posix())}/"' in page
+
+
+def test_the_page_has_the_study_and_the_grid_that_are_asked_for(
+    command: Command, results: Path, own_configs: OwnConfigs
+) -> None:
+    for place in sorted(results.rglob("record.json")):
+        record = records.read(place)
+        if record.variant == "ce":
+            records.write(dataclasses.replace(record, study="other"), place)
+    assert command("report", "--study", "other", "--html").code == 0
+    page = (results / "tables" / "report.html").read_text()
+    assert "other, resnet8-&gt;resnet8" in page
+    assert "adhoc, " not in page
+    own = own_configs({"table/mine.yaml": GRID})
+    assert command("report", "--table", "mine", "--html", "--config-dir", str(own)).code == 0
+    page = (results / "tables" / "report.html").read_text()
+    assert "adhoc on digits: all pairs" in page
+    assert "ARI (%)" in page
+
+
+def test_the_page_sets_accuracy_against_the_size_of_students_that_can_be_built(
+    command: Command, folder: Path, results: Path
+) -> None:
+    configs = [place / "config.yaml" for place, record in students(folder).items() if record.variant == "ce"]
+    for widths, is_shown in ((": [4, 4, 4, 4]", True), (": none", False)):
+        for path in configs:
+            config = yaml.safe_load(path.read_text())
+            config["student"]["widths"] = yaml.safe_load(f"x{widths}")["x"]
+            path.write_text(yaml.safe_dump(config))
+        assert command("report", "--html").code == 0
+        page = (results / "tables" / "report.html").read_text()
+        assert ("parameters of the student" in page) == is_shown
 
 
 def test_a_layout_of_ones_own(command: Command, folder: Path, results: Path, own_configs: OwnConfigs) -> None:
@@ -148,6 +193,8 @@ def test_a_study_can_be_written_in_any_layout(
     write_study(results, "adhoc", suite)
     (table,) = (results / "tables").glob("*.csv")
     assert [row["variant"] for row in rows(table)] == ["ce+kd", "ce"]
+    page = (results / "tables" / "report.html").read_text()
+    assert page.index('<label data-label="ce+kd"') < page.index('<label data-label="ce"')
     suite.table = "table1"
     write_study(results, "adhoc", suite)
     assert (results / "tables" / "adhoc_table1.tex").exists()

@@ -19,7 +19,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "batch": {"errors"},
     "identity": set(),
     "files": {"errors"},
-    "report": {"errors", "binding", "identity", "files"},
+    "report": {"errors", "binding", "identity", "files", "yaml_files"},
     "ablation": {"errors", "binding"},
     "graph": {"errors", "batch", "registry"},
     "contrast": {"errors", "batch", "registry"},

@@ -15,8 +15,9 @@ import graphkd
 from graphkd import DATASETS, UserError
 from graphkd.data import DatasetInfo, Split, TensorDataset
 from graphkd.engine.evaluate import evaluate
+from graphkd.model.complexity import complexity
 from graphkd.run import RunResult, parse, parse_teacher, run
-from graphkd.run.finished import check_fits
+from graphkd.run.finished import check_fits, student_complexity
 
 Config = Callable[..., dict[str, Any]]
 NAMES = ("cat", "dog", "owl")
@@ -133,6 +134,16 @@ def images(names: tuple[str, ...], channels: int = 3, size: int = 8) -> TensorDa
     count = len(names)
     split = Split(torch.zeros(count, channels, size, size, dtype=torch.uint8), torch.arange(count))
     return TensorDataset({"train": split, "test": split}, names, [0.5] * channels, [0.5] * channels)
+
+
+def test_a_students_cost_needs_neither_its_data_nor_its_weights(finished: RunResult, photos: Path) -> None:
+    expected = complexity(graphkd.load(finished.folder).student, 3, 8)
+    shutil.rmtree(photos)
+    (finished.folder / "student.safetensors").unlink()
+    assert student_complexity(finished.folder) == expected
+    (finished.folder / "data.json").unlink()
+    with pytest.raises(UserError, match=r"has no data\.json"):
+        student_complexity(finished.folder)
 
 
 def test_what_does_not_fit_its_network_is_told(finished: RunResult) -> None:

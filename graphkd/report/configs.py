@@ -1,0 +1,65 @@
+"""What the configs of rows differ in, and what they share."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from graphkd.errors import UserError
+from graphkd.report.markup import NONE, Block, Cell
+from graphkd.yaml_files import yaml_text
+
+CONFIG_FILE = "config.yaml"
+ASIDE = frozenset({"run_dir", "results", "study", "variant", "varied", "seed", "force"})
+"""Options that name a run instead of saying how it is trained."""
+# The C parser reads a config ten times faster, which counts where there are thousands.
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def read_options(folder: str) -> dict[str, str]:
+    """Return the options of a run by their dotted names, values as JSON; none if its config cannot be read."""
+    path = Path(folder, CONFIG_FILE)
+    try:
+        config = yaml.load(yaml_text(path), Loader=_Loader)
+    except (UserError, yaml.YAMLError, ValueError, RecursionError):
+        return {}
+    return dict(_flat(config)) if isinstance(config, dict) else {}
+
+
+def compare_options(options: Mapping[str, Mapping[str, str]]) -> tuple[Block, dict[str, str]]:
+    """Return the options in which rows differ, and those that are the same in all.
+
+    Args:
+        options: Options by the label of the row; rows without any are left out.
+
+    Returns:
+        A block with a line for each option and a column for each row, in which what is not the usual value of the line
+        is marked, options that are merely absent in some rows last; and the shared options.
+    """
+    known = {label: of for label, of in options.items() if of}
+    names = dict.fromkeys(name for of in known.values() for name in of)
+    values = {name: [of.get(name, NONE) for of in known.values()] for name in names}
+    differing = [name for name, of in values.items() if len(set(of)) > 1]
+    differing.sort(key=lambda name: len(set(values[name]) - {NONE}) < 2)
+    lines = [[Cell(name), *_marked(values[name])] for name in differing]
+    return Block.of(("option", *known), lines), {name: of[0] for name, of in values.items() if name not in differing}
+
+
+def _marked(values: Sequence[str]) -> Iterator[Cell]:
+    ((usual, _),) = Counter(values).most_common(1)
+    yield from (Cell(value, None if value in (usual, NONE) else "best") for value in values)
+
+
+def _flat(config: Mapping[Any, Any], inside: str = "") -> Iterator[tuple[str, str]]:
+    for name, value in config.items():
+        if not inside and name in ASIDE:
+            continue
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{inside}{name}.")
+        else:
+            yield f"{inside}{name}", value if isinstance(value, str) else json.dumps(value, default=str)
