@@ -44,3 +44,8 @@ def _entropies(logits: Tensor) -> Tensor:
     """Return the entropy of each row's softmax, float32 [B]."""
     logarithms = F.log_softmax(logits.detach().float(), dim=1)
     return -(logarithms.exp() * logarithms).sum(1)
+
+
+def unsure(confidences: Tensor) -> Tensor:
+    """Return 1 where a confidence is at most the median, else 0, float32 [n]."""
+    return (confidences <= confidences.median()).float()

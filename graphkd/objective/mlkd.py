@@ -12,7 +12,7 @@ from torch import Tensor
 from graphkd.batch import DistillationBatch
 from graphkd.errors import check
 from graphkd.objective.base import OBJECTIVES, Objective, checked_views, teacher_output
-from graphkd.objective.logits import divergence
+from graphkd.objective.logits import divergence, unsure
 
 _FIRST_AS_RELEASED = (2.0, 6.0)
 """Temperatures at which the released code compares the first view where the second one is due."""
@@ -98,7 +98,7 @@ class MLKD(Objective):
         """Return the mean of the losses of all rows, masked by the confidences."""
         if self.mask == "none":
             return rows.mean()
-        kept = (confidences <= confidences.median()).float()
+        kept = unsure(confidences)
         return (rows * kept).mean() if self.mask == "select" else rows.mean() * kept.mean()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from torch import Tensor
 
@@ -10,7 +11,7 @@ from graphkd.batch import DistillationBatch
 from graphkd.discrepancy.mahalanobis import mahalanobis
 from graphkd.errors import check
 from graphkd.objective.base import OBJECTIVES, Objective, Setting, teacher_output
-from graphkd.objective.logits import divergence
+from graphkd.objective.logits import divergence, unsure
 from graphkd.relation.base import cosines
 
 
@@ -22,21 +23,23 @@ class SKD(Objective):
     similarities of a batch's logits, divided by the number of classes, [B, B], d_i is row i of G_s - G_t. cov(d) is the
     unbiased covariance of these rows, and gradient flows through it.
 
-    The released code multiplies `instance` by the share of samples whose confidence is at most the median, and
-    `direction` by the same share of classes. Both are 1/2 but for ties and odd numbers. Here the weights alone scale
-    the terms.
     """
 
     name = "skd"
     needs_maps = False
     parts = ("instance", "direction")
 
-    def __init__(self, temperature: float = 4.0, ridge: float = 0.1) -> None:
+    def __init__(
+        self, temperature: float = 4.0, ridge: float = 0.1, mask: Literal["none", "released"] = "none"
+    ) -> None:
         """Create an SKD objective.
 
         Args:
             temperature: T of `instance`, by which the logits are divided.
             ridge: What is added to the diagonal of the covariance in `direction`.
+            mask: "released" multiplies `instance` by the share of samples whose confidence, the teacher's largest
+                probability, is at most the median, and `direction` by the same share of classes, whose confidence is
+                the sum of its probabilities. Both are 1/2 but for ties and odd numbers. "none" leaves the terms.
 
         Raises:
             UserError: An option is not positive.
@@ -46,6 +49,7 @@ class SKD(Objective):
             check(value > 0, f"objective 'skd': {option} is {value}, but must be positive")
         self.temperature = temperature
         self.ridge = ridge
+        self.mask = mask
 
     def notes(self, setting: Setting) -> Sequence[str]:
         if setting.largest_batch > 1:
@@ -56,7 +60,12 @@ class SKD(Objective):
         student, teacher = batch.student.logits, teacher_output(batch).logits
         # In float64: the two networks' similarities nearly cancel out.
         rows = (cosines(student.double()) - cosines(teacher.double())) / student.shape[1]
-        return {
+        terms = {
             "instance": divergence(student, teacher, self.temperature),
             "direction": mahalanobis(rows, self.ridge).mean().float(),
         }
+        if self.mask == "none":
+            return terms
+        confidences = teacher.float().softmax(dim=1)
+        shares = {"instance": unsure(confidences.amax(1)), "direction": unsure(confidences.sum(0))}
+        return {part: term * shares[part].mean() for part, term in terms.items()}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import statistics
 from typing import Any
 
 import pytest
@@ -131,3 +132,16 @@ def test_the_same_rows_for_all_samples_have_a_zero_direction() -> None:
 def test_an_option_out_of_range_is_named(option: str, value: float) -> None:
     with pytest.raises(UserError, match=f"{option} is {float(value)}"):
         OBJECTIVES.build("skd", **{option: value})
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 8])
+@pytest.mark.parametrize("classes", [2, 7, 10])
+def test_the_released_mask_scales_terms_by_shares_of_samples_and_classes(size: int, classes: int) -> None:
+    student, teacher = normal(size, size, classes), 2 * normal(size + 1, size, classes)
+    plain, masked = skd(student, teacher), skd(student, teacher, mask="released")
+    probabilities = teacher.softmax(dim=1)
+    of_samples = [max(row) for row in probabilities.tolist()]
+    of_classes = [sum(column) for column in probabilities.T.tolist()]
+    for part, confidences in (("instance", of_samples), ("direction", of_classes)):
+        share = sum(value <= statistics.median(confidences) for value in confidences) / len(confidences)
+        assert masked[part].item() == pytest.approx(share * plain[part].item())
