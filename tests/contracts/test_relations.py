@@ -42,6 +42,11 @@ def variants(registry: Registry[Any]) -> list[tuple[str, dict[str, Any]]]:
     return found
 
 
+def label(name: str, options: dict[str, Any]) -> str:
+    """The name of a test's case, the same in every process."""
+    return " ".join([name, *(f"{option}={value}" for option, value in options.items())])
+
+
 COMBINATIONS: list[tuple[Relation, Discrepancy]] = [
     (relation, discrepancy)
     for relation, discrepancy in itertools.product(
@@ -51,7 +56,8 @@ COMBINATIONS: list[tuple[Relation, Discrepancy]] = [
     if relation.form in discrepancy.takes
 ]
 every_relation = pytest.mark.parametrize(
-    "relation", [RELATIONS.build(name, **options) for name, options in variants(RELATIONS)], ids=str
+    "relation",
+    [pytest.param(RELATIONS.build(name, **options), id=label(name, options)) for name, options in variants(RELATIONS)],
 )
 
 
@@ -112,7 +118,9 @@ def test_below_the_fewest_rows_nothing_can_be_learnt_and_from_there_on_something
     assert not torch.allclose(one, other)
 
 
-@pytest.mark.parametrize("discrepancy", [DISCREPANCIES.build(name) for name in DISCREPANCIES.names()], ids=str)
+@pytest.mark.parametrize(
+    "discrepancy", [DISCREPANCIES.build(name) for name in DISCREPANCIES.names()], ids=DISCREPANCIES.names()
+)
 def test_a_discrepancy_is_0_between_equals_and_above_0_otherwise(discrepancy: Discrepancy) -> None:
     rows = normal(0, 6, 6, dtype=torch.float64).softmax(1)
     assert discrepancy.compare(rows, rows).item() == pytest.approx(0, abs=1e-12)
