@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from graphkd.errors import check
+from graphkd.errors import UserError, check, one_line
 from graphkd.identity import short
 from graphkd.report.record import Record
 from graphkd_cli import compose
@@ -44,18 +44,21 @@ def main(arguments: Sequence[str]) -> int:
     asked = compose.nodes(overrides)
     check(asked <= {"data"}, f"show: a run has its own {', '.join(sorted(asked - {'data'}))}; override only data")
     check(options.out != "", "--out is '', but must be the path of a folder")
+    check(options.classes >= 2, f"--classes is {options.classes}, but must be at least 2")
 
     from graphkd.binding import convert
     from graphkd.registry import import_plugins
     from graphkd.report.figures import write_figures
-    from graphkd.run.folder import CONFIG, METRICS, done_record, read_config
+    from graphkd.run.folder import CONFIG, METRICS, WEIGHTS, done_record, read_config
     from graphkd.show import draw_pictures, inspect
 
     folder = Path(runs[0])
     record = done_record(folder)
+    of_student = record.kind == "student" and (folder / WEIGHTS["student"]).is_file()
+    check(of_student, f"{folder} holds no student's weights; give the folder of a student's run")
     config = compose.over(read_config(folder / CONFIG), overrides, options.config_dir)
     import_plugins(convert(config.get("plugins", []), list[str], "plugins"))
-    epochs = [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
+    epochs = _epochs(folder / METRICS)
     screen = console()
     print_figures(screen, str(folder), _facts(config, record))
     print_figures(screen, "over the epochs", _curves(epochs))
@@ -65,6 +68,14 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _epochs(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a run's metrics; raise a `UserError` if they cannot be read."""
+    try:
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {one_line(error)}") from error
+
+
 def _facts(config: Mapping[str, Any], record: Record) -> dict[str, str | None]:
     """Return what a run was and reached, by name."""
     trainer, objective = config["trainer"], config["objective"]
@@ -72,7 +83,7 @@ def _facts(config: Mapping[str, Any], record: Record) -> dict[str, str | None]:
         "run": f"{record.study} / {record.variant}, seed {record.seed}",
         "pair": f"{record.pair} on {record.data}",
         "objective": " + ".join(_term(name, term) for name, term in objective.items()),
-        **{name: _node(config[name]) for name in ("builder", "gnn") if _uses_graph(objective)},
+        **{part: _part(config, part) for part in ("builder", "gnn")},
         "trainer": f"{trainer['epochs']} epochs, batch {trainer['batch_size']}, learning rate {trainer['lr']}",
         "test top-1 (%)": rounded(record.metrics.test_top1_last, 2),
         "teacher's test top-1 (%)": rounded(record.teacher.accuracy if record.teacher else None, 2),
@@ -82,13 +93,15 @@ def _facts(config: Mapping[str, Any], record: Record) -> dict[str, str | None]:
     }
 
 
-def _term(name: str, term: Mapping[str, Any]) -> str:
-    weight = term.get("weight", 1.0)
+def _term(name: str, term: Any) -> str:
+    weight = term.get("weight", 1.0) if isinstance(term, Mapping) else 1.0
     return f"{weight} {name}" if isinstance(weight, (int, float)) else f"{weight} of {name}"
 
 
-def _uses_graph(objective: Mapping[str, Any]) -> bool:
-    return any("builder" in term for term in objective.values())
+def _part(config: Mapping[str, Any], part: str) -> str | None:
+    """Return the builders or encoders of the terms: each one's own, or else the top-level one; None without."""
+    takers = [term for term in config["objective"].values() if isinstance(term, Mapping) and part in term]
+    return "; ".join(dict.fromkeys(_node(term[part] or config[part]) for term in takers)) or None
 
 
 def _node(node: Any) -> str:

@@ -36,6 +36,7 @@ class LoggedRun:
 class Logger(ABC):
     """Send the metrics of a run to a tool.
 
+    A constructor raises a `UserError` if the tool is not installed: all loggers are built before anything is trained.
     Several loggers may be open in one process, for runs that train together.
     """
 
@@ -44,7 +45,7 @@ class Logger(ABC):
 
     @abstractmethod
     def open(self, run: LoggedRun) -> None:
-        """Start logging, or go on with an interrupted run; raise a `UserError` if the tool is not installed."""
+        """Start logging, or go on with an interrupted run."""
 
     @abstractmethod
     def log(self, metrics: Mapping[str, float], epoch: int) -> None:
@@ -62,11 +63,14 @@ class LoggerCallback(Callback):
     """Log every epoch of a student's or teacher's own training, and pass all events on to another callback."""
 
     def __init__(self, logger: Logger, run: LoggedRun, callback: Callback) -> None:
-        """Open the logger; raises a `UserError` if its tool is not installed."""
+        """Open the logger; raise a `UserError` if its tool refuses."""
         self._logger, self._callback = logger, callback
         self.quiet = callback.quiet
         self._works = True
-        logger.open(run)
+        try:
+            logger.open(run)
+        except Exception as error:
+            raise UserError(f"the logger does not start: {one_line(error)}") from error
 
     def close(self, summary: Mapping[str, float]) -> None:
         """Log the final figures, if any, and end."""

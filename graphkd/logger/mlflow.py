@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from graphkd.errors import UserError, one_line
 from graphkd.logger.base import LOGGERS, LoggedRun, Logger, import_tool
 
 
@@ -19,23 +18,23 @@ class MLflowLogger(Logger):
         Args:
             tracking_uri: Where the server or the store is; None for MLflow's own setting.
             experiment: Name of the experiment; None for the study's.
+
+        Raises:
+            UserError: MLflow is not installed.
         """
+        self._tracking = import_tool("mlflow.tracking", "mlflow")
         self._tracking_uri, self._experiment = tracking_uri, experiment
         self._client: Any = None
         self._run_id = ""
 
     def open(self, run: LoggedRun) -> None:
-        tracking = import_tool("mlflow.tracking", "mlflow")
         name = self._experiment or run.study
-        try:
-            self._client = tracking.MlflowClient(self._tracking_uri)
-            found = self._client.get_experiment_by_name(name)
-            experiment = self._client.create_experiment(name) if found is None else found.experiment_id
-            earlier = self._client.search_runs([experiment], f"tags.graphkd = '{run.key}'", max_results=1)
-            tags = {"graphkd": run.key}
-            entry = earlier[0] if earlier else self._client.create_run(experiment, tags=tags, run_name=run.name)
-        except Exception as error:
-            raise UserError(f"logger=mlflow: {one_line(error)}") from error
+        self._client = self._tracking.MlflowClient(self._tracking_uri)
+        found = self._client.get_experiment_by_name(name)
+        experiment = self._client.create_experiment(name) if found is None else found.experiment_id
+        earlier = self._client.search_runs([experiment], f"tags.graphkd = '{run.key}'", max_results=1)
+        tags = {"graphkd": run.key}
+        entry = earlier[0] if earlier else self._client.create_run(experiment, tags=tags, run_name=run.name)
         self._run_id = entry.info.run_id
         if not earlier:
             self._client.log_dict(self._run_id, dict(run.config), "config.yaml")

@@ -13,11 +13,11 @@ class TensorBoardLogger(Logger):
     """Event files in `tensorboard/` of the run's folder: `tensorboard --logdir results`."""
 
     def __init__(self) -> None:
-        """Create a TensorBoard logger."""
+        """Create a TensorBoard logger; raise a `UserError` if TensorBoard is not installed."""
+        import_tool("tensorboard", "tensorboard")
         self._logger: Any = None
 
     def open(self, run: LoggedRun) -> None:
-        import_tool("tensorboard", "tensorboard")
         from lightning_fabric.loggers.tensorboard import TensorBoardLogger as Fabric
 
         self._logger = Fabric(run.folder, name="tensorboard", version="")

@@ -19,14 +19,17 @@ class TrackioLogger(Logger):
 
         Args:
             project: Name of the project.
+
+        Raises:
+            UserError: Trackio is not installed.
         """
+        self._trackio = import_tool("trackio", "trackio")
         self._project = project
         self._run: Any = None
 
     def open(self, run: LoggedRun) -> None:
-        trackio = import_tool("trackio", "trackio")
         with redirect_stdout(io.StringIO()):  # it would print over the display
-            self._run = trackio.init(
+            self._run = self._trackio.init(
                 project=self._project, name=f"{run.name} {run.key}", group=run.study, config=dict(run.config),
                 resume="allow", embed=False,
             )  # fmt: skip

@@ -22,15 +22,18 @@ class WandbLogger(Logger):
             project: Name of the project.
             entity: User or team; None for the default one.
             mode: Whether to send metrics at once, or to keep them in the run's folder for `wandb sync`.
+
+        Raises:
+            UserError: Weights & Biases is not installed.
         """
+        self._wandb = import_tool("wandb", "wandb")
         self._options = {"project": project, "entity": entity, "mode": mode}
         self._run: Any = None
 
     def open(self, run: LoggedRun) -> None:
-        wandb = import_tool("wandb", "wandb")
-        self._run = wandb.init(
+        self._run = self._wandb.init(
             **self._options, id=run.key, name=run.name, group=run.study, config=dict(run.config), dir=str(run.folder),
-            resume="allow", reinit="create_new", settings=wandb.Settings(silent=True),
+            resume="allow", reinit="create_new", settings=self._wandb.Settings(silent=True),
         )  # fmt: skip
 
     def log(self, metrics: Mapping[str, float], epoch: int) -> None:

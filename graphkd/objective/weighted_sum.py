@@ -47,10 +47,17 @@ class WeightedSum(nn.Module):
             schedules: How weights change over the training, by the term's name; others stay as they are.
 
         Raises:
-            UserError: There is no term, a name is empty or has a dot, or a weight names a part that an objective lacks.
+            UserError: There is no term, a name is empty or has a dot, a weight names a part that an objective lacks,
+                or an objective's `views` are not names.
         """
         super().__init__()
         check_terms({name: (type(objective), weight) for name, (objective, weight) in terms.items()})
+        for name, (objective, _) in terms.items():  # plug-ins of earlier versions have a number
+            check(
+                isinstance(objective.views, tuple),
+                f"the term '{name}': `views` of its class {type(objective).__name__} is {objective.views}, but must be "
+                "a tuple of names of views (graphkd.data.views)",
+            )
         self.objectives = nn.ModuleDict({name: objective for name, (objective, _) in terms.items()})
         self.weights = {name: weight for name, (_, weight) in terms.items()}
         self.schedules = dict(schedules or {})

@@ -213,6 +213,8 @@ class _Execution:
 
     def build(self, dataset: Dataset, teacher: Network | None) -> None:
         """Build everything before writing anything, so that parts that do not fit leave no trace."""
+        if self.spec.logger is not None:
+            self.spec.logger.build()
         built = self.spec.build(dataset, teacher)
         trainer = self.spec.trainer.notes()
         for note in [*trainer, *self.spec.notes(dataset, built), *filter(None, [self.problem, self._why_not_reused()])]:
@@ -505,5 +507,7 @@ def check_parts(runs: Iterable[tuple[str, RunSpec]]) -> None:
             if data not in datasets:
                 datasets[data] = spec.data.build()
             spec.build(datasets[data])
+            if spec.logger is not None:
+                spec.logger.build()
         except UserError as error:
             raise UserError(f"{name}: {error}") from error

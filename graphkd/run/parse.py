@@ -109,6 +109,20 @@ def parse_student(config: Mapping[str, Any]) -> tuple[Part, Part]:
     return _student(config)[0], _part(DATASETS, config["data"], "data")
 
 
+def parse_builder(config: Mapping[str, Any]) -> Part | None:
+    """Return the first graph builder that the objective of a resolved config uses, and ignore the rest.
+
+    Raises:
+        UserError: A term that takes a builder is wrong.
+    """
+    for name, node in config["objective"].items():
+        if "builder" in options_of(OBJECTIVES.factory(_named(node, f"objective.{name}")["name"])):
+            builder = _term(config, name, node).builder
+            if builder is not None:
+                return builder
+    return None
+
+
 PARSERS: dict[str, Callable[[Mapping[str, Any]], RunSpec]] = {"student": parse, "teacher": parse_teacher}
 """The parser of each kind of run."""
 

@@ -56,7 +56,8 @@ def _views(spec: RunSpec) -> set[str]:
     """Return the views of each sample that a batch has: those that its objectives and their graph builders ask for."""
     found = {"weak"}
     for term in spec.terms.values() if isinstance(spec, StudentSpec) else ():
-        found |= set(term.part.bound.all.get("views", OBJECTIVES.factory(term.part.name).views))
+        option = term.part.bound.all.get("views")  # a plug-in's may mean something else
+        found |= set(option if isinstance(option, tuple) else OBJECTIVES.factory(term.part.name).views)
         if term.builder is not None:
             found |= set(BUILDERS.factory(term.builder.name).views)
     return found

@@ -143,8 +143,11 @@ class TeacherSpec(RunSpec):
     @property
     def folder(self) -> Path:
         """Folder of the teacher, the same for every study."""
-        teachers = Path(self.config["results"]) / "teachers"
-        return teachers / self.model.name / short(self.identity) / f"seed-{self.seed}"
+        return Path(self.config["results"]) / self.place_of(self.identity)
+
+    def place_of(self, identity: str) -> Path:
+        """Return the folder of a teacher with this network, seed and identity, below a results folder."""
+        return Path("teachers") / self.model.name / short(identity) / f"seed-{self.seed}"
 
     @property
     def plugins(self) -> dict[str, str]:

@@ -19,10 +19,9 @@ from graphkd.engine.checkpoint import load_weights
 from graphkd.errors import UserError, check
 from graphkd.graph import BatchGraph, Nodes
 from graphkd.model import Network
-from graphkd.run.finished import load
-from graphkd.run.folder import CONFIG, WEIGHTS, read_config
-from graphkd.run.parse import parse
-from graphkd.run.spec import StudentSpec
+from graphkd.run.finished import FinishedRun, check_fits, load
+from graphkd.run.folder import WEIGHTS
+from graphkd.run.parse import parse_builder, parse_teacher
 
 
 @dataclass(frozen=True)
@@ -78,22 +77,21 @@ def inspect(
         drawn: Images of a class in the graphs.
 
     Raises:
-        UserError: The folder holds no finished run of a student, its teacher or data cannot be read, or a number is
-            too small.
+        UserError: The folder holds no finished run of a student, its teacher or data cannot be read, the data are of
+            other images or classes, or a number is too small.
     """
     check(classes >= 2, f"classes is {classes}, but must be at least 2")
     check(per_class >= drawn >= 1, f"drawn is {drawn}, but must be from 1 to per_class, {per_class}")
     finished = load(folder, data)
     check(finished.record.kind == "student", f"{folder} holds a teacher's run; give the folder of a student's")
-    spec = parse(read_config(Path(folder) / CONFIG))
-    assert isinstance(spec, StudentSpec)
     dataset = finished.dataset
+    check_fits(finished, dataset, str(folder))
     chosen = torch.linspace(0, dataset.num_classes - 1, min(classes, dataset.num_classes)).round().long()
     images, labels = _take(dataset, chosen, per_class)
     in_graph = torch.cat([(labels == place).nonzero().flatten()[:drawn] for place in range(len(chosen))])
-    builder = next((term.builder for term in spec.terms.values() if term.builder is not None), None)
+    builder = parse_builder(finished.config)
     build: GraphBuilder = BUILDERS.build("knn") if builder is None else builder.build()
-    networks = {"teacher": _teacher(spec, dataset), "student": finished.student}
+    networks = {"teacher": _teacher(finished, Path(folder), dataset), "student": finished.student}
     to_draw = Batch(images[in_graph], labels[in_graph], torch.arange(len(in_graph)))
     strong = "strong" in build.views
     virtual = make_views(["strong"], to_draw, dataset.info, lambda view: 0) if strong else None
@@ -124,17 +122,28 @@ def _take(dataset: Dataset, chosen: Tensor, per_class: int) -> tuple[Tensor, Ten
     return images, torch.arange(len(chosen)).repeat_interleave(counts)
 
 
-def _teacher(spec: StudentSpec, dataset: Dataset) -> Network | None:
+def _teacher(finished: FinishedRun, folder: Path, dataset: Dataset) -> Network | None:
     """Return the trained teacher of a run, or None if it had none.
+
+    It is found by its identity in the record, as the run's data, of which this is made, may have moved.
 
     Raises:
         UserError: Its weights are no longer there.
     """
-    if spec.teacher is None:
+    if finished.record.teacher is None:
         return None
-    file = spec.teacher.checkpoint or spec.teacher.folder / WEIGHTS["teacher"]
-    check(file.is_file(), f"the run's teacher is no longer in {file}")
-    network = spec.teacher.network(dataset)
+    config = finished.config
+    node = {"name": config["teacher"]} if isinstance(config["teacher"], str) else config["teacher"]
+    unloaded = {key: value for key, value in node.items() if key != "weights"}  # the run's own are loaded instead
+    spec = parse_teacher({**config, "teacher": unloaded})
+    place = spec.place_of(finished.record.teacher.identity) / WEIGHTS["teacher"]
+    # Results may have been moved as a whole, or be asked for from another folder than they were made in.
+    roots = [Path(config["results"]), *folder.resolve().parents[3:4]]
+    files = [spec.checkpoint] if spec.checkpoint else [root / place for root in roots]
+    file = next((file for file in files if file.is_file()), None)
+    if file is None:
+        raise UserError(f"the run's teacher is no longer in {files[0]}")
+    network = spec.network(dataset)
     load_weights(network, file)
     return network.eval()
 

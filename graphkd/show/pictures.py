@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from graphkd.diagnostics import sample_edges
-from graphkd.report.figures import DPI, STYLES, WIDTH, look
+from graphkd.report.figures import DPI, STYLES, WIDTH, look, wrapped
 from graphkd.report.metrics import DIAGNOSTICS
 from graphkd.show.inspection import Inspection, NetworkView
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 RIGHT, WRONG = STYLES[2][0], STYLES[1][0]
 """Colours of edges within a class and between classes."""
 PANEL = WIDTH / 72 / 2
+LONGEST_LABEL = 40
+"""Letters of a class name that are shown."""
 CURVES = ("teacher_homophily", "student_homophily", "overlap")
 
 
@@ -158,9 +160,16 @@ def _mark_of(number: int) -> tuple[str, str]:
 def _mark_classes(axes: Axes, inspection: Inspection) -> None:
     counts = inspection.labels.bincount(minlength=len(inspection.class_names)).numpy()
     ends = counts.cumsum()
-    axes.set_yticks(ends - counts / 2 - 0.5, inspection.class_names)
+    axes.set_yticks(ends - counts / 2 - 0.5, _class_labels(inspection))
     axes.set_xticks([])
     axes.tick_params(length=0)
+
+
+def _class_labels(inspection: Inspection) -> list[str]:
+    """Return the names of the classes as they can be drawn."""
+    names = inspection.class_names
+    short = [name if len(name) <= LONGEST_LABEL else f"{name[: LONGEST_LABEL - 3]}..." for name in names]
+    return [wrapped(name, PANEL * 72 / 3) for name in short]
 
 
 def _with_classes(figure: Figure, inspection: Inspection) -> Figure:
@@ -170,7 +179,7 @@ def _with_classes(figure: Figure, inspection: Inspection) -> Figure:
     marks = [_mark_of(number) for number in range(len(inspection.class_names))]
     keys = [
         Line2D([], [], color=colour, marker=marker, linestyle="", label=name)
-        for name, (colour, marker) in zip(inspection.class_names, marks, strict=True)
+        for name, (colour, marker) in zip(_class_labels(inspection), marks, strict=True)
     ]
     figure.legend(handles=keys, loc="outside lower center", ncols=min(8, len(keys)))
     return figure

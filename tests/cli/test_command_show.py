@@ -55,5 +55,24 @@ def test_what_cannot_be_is_told(command: Command, words: list[str], message: str
 
 def test_a_teachers_run_and_one_class_are_refused(command: Command, run_folder: Path, folder: Path) -> None:
     (teacher,) = (folder / "results" / "teachers").rglob("seed-*")
-    assert "give the folder of a student's" in command("show", str(teacher)).err
-    assert "classes is 1, but must be at least 2" in command("show", str(run_folder), "--classes", "1").err
+    answer = command("show", str(teacher))
+    assert (answer.code, answer.out) == (2, "")
+    assert "give the folder of a student's" in answer.err
+    answer = command("show", str(run_folder), "--classes", "1")
+    assert (answer.code, answer.out) == (2, "")
+    assert "--classes is 1, but must be at least 2" in answer.err
+
+
+def test_a_terms_own_builder_is_told(command: Command, folder: Path, tiny_words: list[str]) -> None:
+    assert command("run", *tiny_words, "objective=hkd_kd", "objective.hkd.builder=label_aware").code == 0
+    (place,) = students(folder)
+    answer = command("show", str(place))
+    assert "│ label_aware" in answer.out
+    assert "knn (k=8" not in answer.out
+
+
+def test_metrics_that_are_broken_are_named(command: Command, run_folder: Path) -> None:
+    (run_folder / "metrics.jsonl").write_text("{")
+    answer = command("show", str(run_folder))
+    assert (answer.code, answer.out) == (2, "")
+    assert "metrics.jsonl cannot be read" in answer.err

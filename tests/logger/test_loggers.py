@@ -17,6 +17,7 @@ from graphkd import LOGGERS, UserError
 from graphkd.engine.callback import Callback
 from graphkd.logger import LoggedRun, Logger, LoggerCallback
 from graphkd.run import parse, run
+from graphkd.run.execute import check_parts
 
 Config = Callable[..., dict[str, Any]]
 EPOCHS = 2
@@ -128,11 +129,32 @@ def test_trackio_is_sent_epochs(trained: Callable[..., Path], monkeypatch: pytes
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow", "trackio", "tensorboard"])
 def test_a_tool_that_is_not_installed_is_named_with_the_way_to_get_it(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "mlflow.tracking" if name == "mlflow" else name, None)
     with pytest.raises(UserError, match=rf"logger={name} needs .* pip install 'graphkd\[{name}\]'"):
-        LOGGERS.build(name).open(LoggedRun("suite", "kd seed 0", "key", tmp_path, {}))
+        LOGGERS.build(name)
+
+
+def test_a_missing_tool_is_told_before_anything_is_written(
+    tiny_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    config = tiny_config({"logger": {"name": "wandb"}})
+    with pytest.raises(UserError, match="logger=wandb needs"):
+        run(parse(config))
+    with pytest.raises(UserError, match="a run: logger=wandb needs"):
+        check_parts([("a run", parse(config))])
+    assert not Path(config["results"]).exists()
+
+
+def test_a_tool_that_refuses_is_the_users_to_mend(tiny_config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**options: Any) -> None:
+        raise PermissionError("no API key\nlog in first")
+
+    play(monkeypatch, "wandb", init=refuse, Settings=dict)
+    with pytest.raises(UserError, match=r"^the logger does not start: PermissionError: no API key.*$"):
+        run(parse(tiny_config({"logger": {"name": "wandb"}, "objective": CE})))
 
 
 class Failing(Logger):

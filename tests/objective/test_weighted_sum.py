@@ -144,3 +144,10 @@ def test_needs_a_teacher_if_one_term_does() -> None:
 def test_names_that_cannot_be_are_refused(terms: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="term"):
         WeightedSum({name: (ce(), weight) for name, weight in terms.items()})
+
+
+def test_views_that_are_a_number_are_refused_by_name() -> None:
+    objective = OBJECTIVES.build("ce")
+    objective.views = 2  # type: ignore[assignment]
+    with pytest.raises(UserError, match=r"the term 'x': `views` of its class CrossEntropy is 2, but must be a tuple"):
+        WeightedSum({"x": (objective, 1.0)})

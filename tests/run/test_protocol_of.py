@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from graphkd.objective import OBJECTIVES
+from graphkd.objective.ce import CrossEntropy
 from graphkd.run import parse
 from graphkd.run.parse import parse_teacher
 from graphkd.run.records import protocol_of
@@ -62,3 +64,15 @@ def test_the_strong_protocol_has_the_teachers_of_table_1_and_spares_slow_learner
     assert (strong.trainer.epochs, strong.trainer.lr) == (480, 0.01)
     usual = parse(compose(["experiment=strong", "pair=vgg13_vgg8"]).config)
     assert (usual.trainer.epochs, usual.trainer.lr) == (480, 0.025)
+
+
+def test_an_option_of_a_plug_in_may_be_called_views_and_mean_something_else() -> None:
+    @OBJECTIVES.register("test_of_many_views")
+    class _OfManyViews(CrossEntropy):
+        def __init__(self, views: int = 3) -> None:
+            super().__init__()
+
+    try:
+        assert "1 view," in str(protocol_of(parse({**compose([]).config, "objective": {"x": "test_of_many_views"}})))
+    finally:
+        del OBJECTIVES._entries["test_of_many_views"]

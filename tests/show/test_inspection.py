@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,9 +12,10 @@ from typing import Any
 import pytest
 import torch
 from matplotlib.collections import LineCollection
+from PIL import Image
 
 import graphkd
-from graphkd import BUILDERS
+from graphkd import BUILDERS, UserError
 from graphkd.run import parse, run
 from graphkd.show import Inspection, draw_pictures, inspect
 from graphkd.show.pictures import RIGHT, draw_graphs, draw_relations
@@ -57,6 +61,49 @@ def test_a_run_without_a_graph_is_drawn_with_knn_and_without_a_teacher_alone(fin
     assert seen.builder == "knn"
     assert [view.name for view in seen.networks] == ["student"]
     assert len(draw_graphs(seen).axes) == 1
+
+
+def test_a_run_whose_data_and_results_have_moved_is_drawn(finished: Callable[..., Path], tmp_path: Path) -> None:
+    source = tmp_path / "images"
+    for split, place in itertools.product(("train", "test"), range(12)):
+        (source / split / f"{place % 2}").mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (16, 16), (20 * place, 100, 50)).save(source / split / f"{place % 2}" / f"{place}.png")
+    folder = finished({"data": {"name": "folder", "root": str(source), "image_size": 16}})
+    moved = source.rename(tmp_path / "elsewhere")
+    results = folder.parents[3].rename(tmp_path / "kept")
+    seen = inspect(results / folder.relative_to(tmp_path / "results"), {"root": str(moved)}, per_class=5, drawn=5)
+    assert [view.name for view in seen.networks] == ["teacher", "student"]
+
+
+def test_a_term_without_a_graph_need_not_be_one_of_this_version(finished: Callable[..., Path]) -> None:
+    folder = finished({"objective": {"ce": {"name": "ce"}, "mlkd": {"name": "mlkd", "mask": "none"}}})
+    config = folder / "config.yaml"
+    config.write_text(config.read_text().replace("mask: none", "mask: scale"))
+    assert inspect(folder, classes=2, per_class=5, drawn=2).builder == "knn"
+
+
+def test_weights_to_start_from_may_be_gone(finished: Callable[..., Path], tmp_path: Path) -> None:
+    start = tmp_path / "start.safetensors"
+    shutil.copy(finished() / "student.safetensors", start)
+    folder = finished({"student.checkpoint": str(start)})
+    start.unlink()
+    assert len(inspect(folder, classes=2, per_class=5, drawn=5).networks) == 2
+
+
+def test_data_of_other_classes_are_refused(finished: Callable[..., Path]) -> None:
+    with pytest.raises(UserError, match="has 10 classes, but the data has 2"):
+        inspect(finished(), {"classes": [0, 1]})
+
+
+def test_any_class_name_can_be_drawn(finished: Callable[..., Path], recwarn: pytest.WarningsRecorder) -> None:
+    seen = inspect(finished(), classes=5, per_class=5, drawn=2)
+    names = ("$a^{", "_hidden", "\u65e5\u672c", "x" * 300, "two\nlines")
+    seen = dataclasses.replace(seen, class_names=names)
+    for _, figure in draw_pictures(seen):
+        figure.canvas.draw()
+    shown = [text.get_text() for text in draw_graphs(seen).legends[0].get_texts()]
+    assert len(shown) == len(names)
+    assert [str(each.message) for each in recwarn] == []
 
 
 def test_edges_within_a_class_are_green(finished: Callable[..., Path]) -> None:
