@@ -16,6 +16,7 @@ MOST_BYTES = 4 << 20
 MOST_VALUES = 100_000
 """With every alias counted as what it stands for: 300 bytes of nested aliases may stand for billions of values."""
 DEEPEST = 50
+# The C parser is ten times faster, which counts where a report reads the configs of thousands of runs.
 _Parser = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -27,7 +28,11 @@ def read_yaml(path: Path) -> Any:
     """
     text = yaml_text(path)
     try:
-        return yaml.safe_load(text)
+        loader = _Parser(text)
+        try:
+            return loader.get_single_data()
+        finally:
+            loader.dispose()
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date that cannot be, for example
         raise UserError(f"{path} cannot be read as YAML: {one_line(error)}") from error
 

@@ -91,6 +91,9 @@ OTHER = {
     "trainer.non_finite": "skip",
     "teacher_trainer.non_finite": "skip",
     "objective.hkd.graph_scope": "local",
+    "objective.ce.views": ["weak", "strong"],
+    "objective.kd.views": ["strong"],
+    "objective.hkd.prune_unreliable": 0.5,
     **{f"objective.{term}.schedule": [[0.0, 0.5]] for term in ("ce", "kd", "hkd")},
     "trainer.checkpoint_every": "7 steps",
     "teacher_trainer.optimizer": "adamw",
@@ -555,7 +558,7 @@ def test_an_objective_may_have_several_names_with_presets(
     hot = tiny_config({"plugins": ["hot_kd"], "objective": {"kd": "hot_kd"}})
     spec = parse(hot)
     assert spec.teacher is not None
-    assert spec.terms["kd"].part.document == {"name": "hot_kd", "temperature": 20.0}
+    assert spec.terms["kd"].part.document == {"name": "hot_kd", "temperature": 20.0, "views": ("weak",)}
     dataset = spec.data.build()
     objective = spec.build(dataset).objective
     assert objective.objectives["kd"].temperature == 20.0
