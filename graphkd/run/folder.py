@@ -71,7 +71,7 @@ def done_record(folder: Path) -> Record:
     if not (folder / RECORD).is_file():
         raise UserError(f"{folder} holds no run (it has no {RECORD}){_newest(folder)}")
     record = records.read(folder / RECORD)
-    state = "is still running, or was interrupted" if record.status == "running" else f"is {record.status}"
+    state = "is running, or was interrupted" if record.status == "running" else f"is {record.status}"
     check(record.status == "done", f"the run in {folder} is not finished: it {state}")
     return record
 
