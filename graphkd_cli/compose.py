@@ -84,8 +84,14 @@ class CommandParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise a `UserError`."""
-        hint = "; overrides have no dashes" if re.search(r"arguments: --?[\w.]+=", message) else ""
+        hint = "; overrides have no dashes" if re.search(r"arguments: --?[\w.]+=", message) else self._nearest(message)
         raise UserError(f"{self.prog}: {message}{hint} (see graphkd {self.prog} --help)")
+
+    def _nearest(self, message: str) -> str:
+        """Return a hint at the option that the first unknown one is nearest to."""
+        unknown = re.search(r"unrecognized arguments: (--[\w-]+)", message)
+        known = [option for option in self._option_string_actions if option.startswith("--")]
+        return did_you_mean(unknown[1], known) if unknown else ""
 
 
 def arguments_parser(command: str) -> argparse.ArgumentParser:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from graphkd.binding import convert, describe
@@ -16,7 +17,9 @@ REGISTRIES = {
     "discrepancies": "DISCREPANCIES", "models": "MODELS", "data": "DATASETS",
     "loggers": "LOGGERS",
 }  # fmt: skip
-KINDS = (*REGISTRIES, "suites")
+KINDS = (*REGISTRIES, "pairs", "suites")
+_NOT_OPTIONS = ("name", "checkpoint", "drop_head", "seed", "input", "train_fraction")
+"""What a teacher's or student's node has beside the options of its network."""
 _CLASSES, _CHANNELS, _SIZE = 100, 3, 32
 _FIGURES = ("parameters (M)", "multiply-adds (M)", "feature maps", "embedding")
 _CAPTION = (
@@ -26,7 +29,8 @@ _CAPTION = (
 HELP = f"""\
 usage: graphkd list [{"|".join(KINDS)}] [plugins=[MODULE,...]] [--config-dir DIR]
 
-Lists every part with its options and defaults, and every suite; for models also their cost and feature shapes.
+Lists every part with its options and defaults, every pair and every suite; for models also their cost and feature
+shapes.
 """
 
 
@@ -50,10 +54,10 @@ def main(arguments: Sequence[str]) -> int:
         import_plugins(convert(plugins, list[str], "plugins"))
     screen = console()
     for kind in kinds or KINDS:
-        of_suites = kind == "suites"
-        block = _suites(options.config_dir) if of_suites else _parts(kind)
+        is_part = kind in REGISTRIES
+        block = _parts(kind) if is_part else _PRESETS[kind](options.config_dir)
         print_text(screen, kind)
-        print_block(screen, block, texts=[1] if of_suites else [1, len(block.header) - 1], rules=not of_suites)
+        print_block(screen, block, texts=[1, len(block.header) - 1] if is_part else [1], rules=is_part)
         for line in _CAPTION if kind == "models" else ():
             print_text(screen, line)
     return 0
@@ -101,6 +105,29 @@ def _suites(config_dir: str | None) -> Block:
         (name, suite.description, str(len(suite.variants)), str(len(suite.seeds))) for name, suite in suites.items()
     ]
     return Block.of(("name", "what it shows", "variants", "seeds"), rows, tail=1)
+
+
+def _pairs(config_dir: str | None) -> Block:
+    folders = [compose.config_folder(), *([Path(config_dir)] if config_dir else [])]
+    names = sorted({path.stem for folder in folders for path in (folder / "pair").glob("*.yaml")})
+    rows = []
+    for name in names:
+        config = compose.compose([f"pair={name}"], config_dir).config
+        rows.append(
+            (name, *(_network(config[side]) for side in ("teacher", "student")), _yaml(config["trainer"]["lr"]))
+        )
+    return Block.of(("name", "teacher", "student", "learning rate of the student"), rows, tail=1)
+
+
+def _network(node: Any) -> str:
+    """Return a network's name with the options that its pair gives it."""
+    if isinstance(node, str):
+        return node
+    options = {key: value for key, value in node.items() if key not in _NOT_OPTIONS}
+    return " ".join([str(node["name"]), *(f"{key}={_yaml(value)}" for key, value in options.items())])
+
+
+_PRESETS = {"pairs": _pairs, "suites": _suites}
 
 
 def _yaml(value: Any) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from graphkd.errors import UserError, one_line, one_of
+from graphkd.registry import place_in_plugin
 
 COMMANDS = {
     "run": "distil one student; train its teacher first if there is none yet",
@@ -115,7 +116,7 @@ def guarded(command: Callable[[], int], debug: bool = False) -> int:
     except Terminated as error:
         return _fail(error, 143, "terminated; run the same command again to resume", debug)
     except Exception as error:
-        return _fail(error, 1, f"{one_line(error)} (--debug shows where)", debug)
+        return _fail(error, 1, f"{one_line(error)}{place_in_plugin(error)} (--debug shows where)", debug)
 
 
 def _begin_again() -> NoReturn:
@@ -150,6 +151,8 @@ def _lost() -> OSError | None:
 
 
 def _dispatch(words: list[str]) -> int:
+    if words[0:1] == ["help"] and len(words) == 2:
+        words = [words[1], "--help"]
     if not words or words[0] in ("-h", "--help", "help"):
         print(HELP, end="")
         return 0

@@ -23,9 +23,10 @@ usage: graphkd report [RESULTS] [--table NAME] [--study NAME] [--baseline VARIAN
                       [--out DIR]
 
 Reads the record of every run below RESULTS (default: results), aggregates over seeds, prints each table and writes it
-as CSV (unrounded), Markdown and LaTeX (booktabs); the default layout adds a figure of each study (PNG, SVG).
+as CSV (unrounded), Markdown and LaTeX (booktabs); the default layout adds figures of each study (PNG, SVG).
 
-  --table NAME          a layout of configs/table/ (default: default); table1 is the paper's, with ARI
+  --table NAME          a layout of configs/table/ (default: default); table1 is the paper's, with ARI;
+                        graphs compares the graphs: homophily, overlap, neighbours, with a figure
   --study NAME          only this study, in any layout
   --baseline VARIANT    test every variant against this one: difference, 95 % interval, p value with Holm's correction
   --profile             where the time of a step goes: data, networks, each term, backward, optimizer
@@ -75,6 +76,8 @@ def main(arguments: Sequence[str]) -> int:
     studies.show_tables(tables, folder)
     if not options.profile and isinstance(spec, TableSpec) and spec.name == "default":
         studies.draw_figures(records, suites, folder)
+    if not options.profile and isinstance(spec, TableSpec) and spec.name == "graphs":
+        studies.draw_graph_figures(records, suites, folder)
     if options.html:
         studies.write_html(loaded.of_study(options.study), spec, suites, folder, options.config_dir)
     return 0

@@ -161,6 +161,21 @@ def draw_figures(records: Sequence[Record], suites: Mapping[str, Suite], folder:
         print_line(console(), f"written: {path}")
 
 
+def draw_graph_figures(records: Sequence[Record], suites: Mapping[str, Suite], folder: Path) -> None:
+    """Draw what the graphs were like against accuracy, for each study, pair and data set; print the files' names."""
+    studies = sorted({record.study for record in records})
+    figures = (
+        figure
+        for study in studies
+        for figure in build_graph_figures(
+            [record for record in records if record.study == study],
+            list(suites[study].variants) if study in suites else (),
+        )
+    )
+    for path in write_figures(figures, folder):
+        print_line(console(), f"written: {path}")
+
+
 def write_html(
     loaded: Loaded, spec: TableSpec | GridSpec, suites: Mapping[str, Suite], folder: Path, config_dir: str | None
 ) -> None:

@@ -101,7 +101,7 @@ class ContrastiveObjective(Objective):
         if self.draws_negatives and self.negatives > others:
             found.append(
                 f"negatives is {self.negatives}, but some samples have just {others} of another class in the bank, so "
-                "they are drawn with repeats"
+                f"they are drawn with repeats (negatives={others} draws fewer)"
             )
         return found
 

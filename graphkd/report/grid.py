@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from graphkd.binding import bind, convert, options_of
-from graphkd.errors import check, one_of
+from graphkd.errors import UserError, check, one_of
 from graphkd.report.markup import NONE, Block, Cell, Table, fixed, marks, spread
 from graphkd.report.metrics import METRICS
 from graphkd.report.protocol import Protocol
@@ -186,7 +186,10 @@ def build_grids(records: Iterable[Record], spec: GridSpec) -> list[Table]:
     groups = grouped(records, by=("study",))
     studies = {study for group in groups for study in group.keys}
     if spec.study is not None:
-        one_of(spec.study, studies, f"table '{spec.name}': there is no finished run of the study")
+        try:
+            one_of(spec.study, studies, f"table '{spec.name}': there is no finished run of the study")
+        except UserError as error:
+            raise UserError(f"{error}; --study NAME shows another study") from None
     return [_build_grid(group, spec) for group in groups if spec.study in (None, *group.keys)]
 
 

@@ -68,10 +68,18 @@ def done_record(folder: Path) -> Record:
     Raises:
         UserError: The folder holds no finished run.
     """
-    check((folder / RECORD).is_file(), f"{folder} holds no run (it has no {RECORD})")
+    if not (folder / RECORD).is_file():
+        raise UserError(f"{folder} holds no run (it has no {RECORD}){_newest(folder)}")
     record = records.read(folder / RECORD)
-    check(record.status == "done", f"the run in {folder} is not finished: it is {record.status}")
+    state = "is running, or was interrupted" if record.status == "running" else f"is {record.status}"
+    check(record.status == "done", f"the run in {folder} is not finished: it {state}")
     return record
+
+
+def _newest(folder: Path) -> str:
+    """Return a hint at the newest run below a folder; empty where there is none."""
+    found = [(path.stat().st_mtime, path.parent) for path in folder.glob(f"**/{RECORD}")]
+    return f"; the newest below it is {max(found)[1]}" if found else ""
 
 
 def finished(folder: Path, identity: str, seed: int) -> Record | None:

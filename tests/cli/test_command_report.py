@@ -175,7 +175,10 @@ def test_wrong_words_about_layouts_are_the_users_mistakes(
 ) -> None:
     own = str(own_configs({"table/a.yaml": "name: a\nlayout: gird\n", "table/mine.yaml": GRID}))
     for words, reason in (
-        (["--table", "table1"], "table 'table1': there is no finished run of the study 'table1' (choices: adhoc)"),
+        (
+            ["--table", "table1"],
+            "table 'table1': there is no finished run of the study 'table1' (choices: adhoc); --study NAME",
+        ),
         (["--study", "adhok"], "there is no run of the study 'adhok'; did you mean 'adhoc'? (choices: adhoc)"),
         (["--table", "a"], "table 'a' has no layout 'gird'; did you mean 'grid'? (choices: columns, grid)"),
         (["--table", "mine", "--baseline", "ce"], "--baseline: the table 'mine' is a grid, which has no tests;"),
@@ -183,6 +186,20 @@ def test_wrong_words_about_layouts_are_the_users_mistakes(
         code, _, err = command("report", *words, "--config-dir", own)
         assert (code, len(err.splitlines())) == (2, 1)
         assert err.startswith(f"graphkd: {reason}")
+
+
+def test_the_layout_of_graphs_has_their_figure(
+    command: Command, results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("graphkd.report.graph_figures.FEWEST", 1)
+    for place in results.glob("adhoc/**/record.json"):
+        record = records.read(place)
+        metrics = dataclasses.replace(record.metrics, diagnostics={"hkd.teacher_homophily": 0.5})
+        records.write(dataclasses.replace(record, metrics=metrics), place)
+    out = command("report", "--table", "graphs").out
+    figures = sorted(path.name for path in (results / "tables").glob("*_graphs.png"))
+    assert figures
+    assert all(name in out for name in figures)
 
 
 def test_a_study_can_be_written_in_any_layout(

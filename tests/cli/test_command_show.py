@@ -42,6 +42,7 @@ def test_the_teacher_data_and_options_are_the_users(command: Command, run_folder
         ([], "which run? Name one folder"),
         (["a", "b"], "which run? Name one folder"),
         (["nowhere"], "nowhere holds no run"),
+        (["nowhere", "--clases", "3"], "unrecognized arguments: --clases 3; did you mean '--classes'?"),
         (["nowhere", "builder=knn"], "a run has its own builder; override only data"),
         (["nowhere", "--out", ""], "--out is ''"),
     ],
@@ -51,6 +52,13 @@ def test_what_cannot_be_is_told(command: Command, words: list[str], message: str
     assert answer.code == 2
     assert message in answer.err
     assert len(answer.err.splitlines()) == 1
+
+
+def test_a_folder_of_runs_is_refused_with_the_newest(command: Command, run_folder: Path) -> None:
+    above = run_folder.parent
+    answer = command("show", str(above))
+    assert answer.code == 2
+    assert f"{above} holds no run (it has no record.json); the newest below it is {run_folder}" in answer.err
 
 
 def test_a_teachers_run_and_one_class_are_refused(command: Command, run_folder: Path, folder: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import forked
 import pytest
-from commands import Command, students, top
+from commands import Command, Plugin, students, top
 
 from graphkd.report import record as records
 from graphkd_cli.main import COMMANDS
@@ -74,6 +74,31 @@ def test_a_failure_is_one_line_and_one(
     monkeypatch.setattr("graphkd.run.run", raising(RuntimeError("out of\n  luck")))
     code, _, err = command("run", *tiny_words)
     assert (code, err) == (1, "graphkd: RuntimeError: out of (--debug shows where)\n")
+
+
+def test_a_failure_of_a_plug_in_names_its_line(command: Command, tiny_words: list[str], plugin: Plugin) -> None:
+    plugin("my_failing_graphs", FAILING)
+    words = [word for word in tiny_words if not word.startswith(("objective=", "builder"))]
+    overrides = ["plugins=[my_failing_graphs]", "objective=hkd", "builder={name: failing}"]
+    code, _, err = command("run", *words, *overrides)
+    assert code == 1
+    assert err.splitlines()[-1] == "graphkd: KeyError: 'no' in my_failing_graphs.py, line 8 (--debug shows where)"
+
+
+FAILING = """
+from graphkd import BUILDERS
+from graphkd.builder import GraphBuilder
+@BUILDERS.register("failing")
+class Failing(GraphBuilder):
+    "Fails."
+    def build(self, nodes):
+        raise KeyError("no")
+"""
+
+
+def test_help_takes_a_command(command: Command) -> None:
+    assert command("help", "show") == command("show", "--help")
+    assert command("help").out == command().out
 
 
 def test_an_interruption_is_130(command: Command, tiny_words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
