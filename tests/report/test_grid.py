@@ -205,7 +205,7 @@ def test_only_the_study_that_is_asked_for_is_shown() -> None:
     assert [table.title for table in build_grids(records, SPEC)] == ["table1 on cifar100"]
     everything = build_grids(records, dataclasses.replace(SPEC, study=None))
     assert [table.name for table in everything] == ["other_table1", "table1"]
-    reason = r"no finished run of the study 'tabel1'; did you mean 'table1'\? \(choices: other, table1\); --study NAME shows another study$"
+    reason = r"no finished run of the study 'tabel1'; did you mean 'table1'\? \(choices: other, table1\); --study NAME"
     with pytest.raises(UserError, match=reason):
         build_grids(records, dataclasses.replace(SPEC, study="tabel1"))
 
