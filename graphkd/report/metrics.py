@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -60,6 +61,11 @@ METRICS: dict[str, Metric] = {
 def value_of(record: Record, name: str) -> float | None:
     """Return the value of a metric of a run, None where the run has none; of a diagnostic its first term's."""
     if name in DIAGNOSTICS:
-        return next((value for key, value in record.metrics.diagnostics.items() if key.endswith(f".{name}")), None)
+        return diagnostic_of(record.metrics.diagnostics, name)
     value: float | None = getattr(record if hasattr(record, name) else record.metrics, name)
     return value
+
+
+def diagnostic_of(diagnostics: Mapping[str, float | None], name: str) -> float | None:
+    """Return a diagnostic by the last part of its name, the first term's that has it; None without one."""
+    return next((value for key, value in diagnostics.items() if key.endswith(f".{name}")), None)

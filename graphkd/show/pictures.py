@@ -12,7 +12,7 @@ from torch import Tensor
 
 from graphkd.diagnostics import sample_edges
 from graphkd.report.figures import DPI, STYLES, WIDTH, look, wrapped
-from graphkd.report.metrics import DIAGNOSTICS
+from graphkd.report.metrics import DIAGNOSTICS, diagnostic_of
 from graphkd.show.inspection import Inspection, NetworkView
 
 if TYPE_CHECKING:
@@ -116,9 +116,9 @@ def _curves(epochs: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[int, fl
     found: dict[str, list[tuple[int, float]]] = {}
     for name in CURVES:
         for epoch in epochs:
-            values = [value for key, value in epoch.get("diagnostics", {}).items() if key.endswith(f".{name}")]
-            if values and values[0] is not None:
-                found.setdefault(name, []).append((epoch["epoch"], values[0]))
+            value = diagnostic_of(epoch.get("diagnostics", {}), name)
+            if value is not None:
+                found.setdefault(name, []).append((epoch["epoch"], value))
     return found
 
 
