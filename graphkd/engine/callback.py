@@ -96,3 +96,31 @@ class Callback:
 
     def epoch(self, epoch: EpochResult) -> None:
         """Handle the end of an epoch."""
+
+
+class ForwardingCallback(Callback):
+    """Pass all events on to another callback; subclasses add what they do with some of them."""
+
+    def __init__(self, callback: Callback) -> None:
+        """Forward to this callback."""
+        self._callback = callback
+
+    def note(self, message: str) -> None:
+        """See `Callback`."""
+        self._callback.note(message)
+
+    def start(self, name: str, epochs: int, steps: int, done: int = 0) -> None:
+        """See `Callback`."""
+        self._callback.start(name, epochs, steps, done)
+
+    def resume(self, history: History) -> None:
+        """See `Callback`."""
+        self._callback.resume(history)
+
+    def step(self) -> None:
+        """See `Callback`."""
+        self._callback.step()
+
+    def epoch(self, epoch: EpochResult) -> None:
+        """See `Callback`."""
+        self._callback.epoch(epoch)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from graphkd.engine.callback import Callback, EpochResult, History
+from graphkd.engine.callback import Callback, EpochResult, ForwardingCallback, History
 from graphkd.errors import UserError, one_line
 from graphkd.registry import Registry
 
@@ -59,12 +59,13 @@ class Logger(ABC):
 LOGGERS: Registry[Logger] = Registry("logger", "graphkd.logger")
 
 
-class LoggerCallback(Callback):
+class LoggerCallback(ForwardingCallback):
     """Log every epoch of a student's or teacher's own training, and pass all events on to another callback."""
 
     def __init__(self, logger: Logger, run: LoggedRun, callback: Callback) -> None:
         """Open the logger; raise a `UserError` if its tool refuses."""
-        self._logger, self._callback = logger, callback
+        super().__init__(callback)
+        self._logger = logger
         self.quiet = callback.quiet
         self._works = True
         try:
@@ -76,30 +77,18 @@ class LoggerCallback(Callback):
         """Log the final figures, if any, and end."""
         self._try(lambda: self._logger.close(summary))
 
-    def note(self, message: str) -> None:
-        """See `Callback`."""
-        self._callback.note(message)
-
-    def start(self, name: str, epochs: int, steps: int, done: int = 0) -> None:
-        """See `Callback`."""
-        self._callback.start(name, epochs, steps, done)
-
     def resume(self, history: History) -> None:
         """See `Callback`."""
         if not self._logger.keeps_epochs:
             for epoch in history.epochs:
                 self._log(epoch)
-        self._callback.resume(history)
-
-    def step(self) -> None:
-        """See `Callback`."""
-        self._callback.step()
+        super().resume(history)
 
     def epoch(self, epoch: EpochResult) -> None:
         """See `Callback`."""
         if epoch.stage is None:
             self._log(epoch)
-        self._callback.epoch(epoch)
+        super().epoch(epoch)
 
     def _log(self, epoch: EpochResult) -> None:
         self._try(lambda: self._logger.log(_metrics(epoch), epoch.epoch))

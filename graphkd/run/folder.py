@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from graphkd.engine.callback import Callback, EpochResult, History
+from graphkd.engine.callback import Callback, EpochResult, ForwardingCallback, History
 from graphkd.errors import UserError, check, one_line
 from graphkd.files import folder_if_used, make_folder, real_folder, remove_unfinished, write_atomically
 from graphkd.identity import short
@@ -228,7 +228,7 @@ def write_failure(record: Record, error: Exception, folder: Path) -> None:
         records.write(dataclasses.replace(record, status="failed", error=one_line(error)), folder / RECORD)
 
 
-class MetricsLogger(Callback):
+class MetricsLogger(ForwardingCallback):
     """Log the results of every epoch to a JSON-lines file, and pass all events on to another callback."""
 
     def __init__(self, path: Path, callback: Callback) -> None:
@@ -239,34 +239,26 @@ class MetricsLogger(Callback):
             callback: Receives every event too.
         """
         self._path = path
-        self._callback = callback
+        super().__init__(callback)
         self._lines: list[str] = []
         self._epochs = 0
-
-    def note(self, message: str) -> None:
-        """See `Callback`."""
-        self._callback.note(message)
 
     def start(self, name: str, epochs: int, steps: int, done: int = 0) -> None:
         """See `Callback`."""
         self._epochs = epochs
-        self._callback.start(name, epochs, steps, done)
+        super().start(name, epochs, steps, done)
 
     def resume(self, history: History) -> None:
         """See `Callback`; keep the lines of the epochs in the checkpoint."""
         self._lines = [_line(epoch) for epoch in (*history.stages, *history.epochs)]
-        self._callback.resume(history)
-
-    def step(self) -> None:
-        """See `Callback`."""
-        self._callback.step()
+        super().resume(history)
 
     def epoch(self, epoch: EpochResult) -> None:
         """See `Callback`."""
         self._lines.append(_line(epoch))
         # Flushing to disk would take longer than a short epoch, so only the last epoch does.
         write_atomically(self._path, "".join(self._lines), durable=epoch.epoch == self._epochs)
-        self._callback.epoch(epoch)
+        super().epoch(epoch)
 
 
 def _line(epoch: EpochResult) -> str:
