@@ -69,6 +69,11 @@ def one_of(name: str, known: Collection[str], what: str) -> str:
     return name
 
 
+def counted(number: int, what: str, plural: str = "s") -> str:
+    """Return a number and what it counts, as "1 run" or "2 runs"; `plural` is what the plural adds."""
+    return f"{number} {what}{'' if number == 1 else plural}"
+
+
 def some(names: Collection[str], most: int = 6) -> str:
     """Return names for a message, sorted, at most so many."""
     shown = sorted(names)[:most]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from graphkd.ablation import Suite, SuiteRun, quoted
-from graphkd.errors import UserError, check, one_line, one_of
+from graphkd.errors import UserError, check, counted, one_line, one_of
 from graphkd_cli import compose, studies
 from graphkd_cli.launch import HELP as LAUNCH_HELP
 from graphkd_cli.launch import Ways, conclude, groups, launch, parse_ways
@@ -190,10 +190,10 @@ def _in_folder_of_pair(spec: StudentSpec, pair: str) -> StudentSpec:
 def _print_runs(planned: PlannedSuite, ways: Ways) -> None:
     suite = planned.suite
     variants = {item.run.variant for item in planned.runs}
-    counts = [(len(variants), "variants"), (len(suite.pairs), "pairs"), (len(suite.seeds), "seeds")]
-    factors = " x ".join(f"{count} {what}" for count, what in counts if count)
+    counts = [(len(variants), "variant"), (len(suite.pairs), "pair"), (len(suite.seeds), "seed")]
+    factors = " x ".join(counted(count, what) for count, what in counts if count)
     print(f"{planned.name}: {suite.description}")
-    print(f"{factors} = {len(planned.runs)} runs")
+    print(f"{factors} = {counted(len(planned.runs), 'run')}")
     print(f"all: {' '.join([*suite.shared, *planned.extra]) or '(no changes)'}")
     for item in planned.runs:
         changes = " ".join(item.run.changes) or "(no changes)"

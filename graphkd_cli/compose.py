@@ -502,6 +502,9 @@ def _explain(hydra: Hydra, config_name: str, overrides: list[str], error: Except
         registry = registry_at(parent)
         holders = [] if registry is None else registry.holders(name)
         return f"'{word}': {parent} '{node.name}' has {no_option(name, known, holders)}"
+    available = hydra.config_loader.get_group_options(name) if not parent else []
+    if available:
+        return f"'{word}': no {name} is chosen; choose one too, {name}=NAME (choices: {choices(available)})"
     hint = did_you_mean(name, known)
     where = f"{parent} has" if parent else "the config has"
     return f"'{word}': {where} no '{name}'{hint} (choices: {choices(known)})"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graphkd.errors import check
+from graphkd.errors import UserError, check
 from graphkd_cli import compose
 
 if TYPE_CHECKING:
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 HELP = """\
 usage: graphkd evaluate RUN|CHECKPOINT [OVERRIDES] [--split test] [--config-dir DIR]
 
-Prints accuracy, negative log-likelihood and, if a teacher is given, agreement with it.
+Prints accuracy, negative log-likelihood and agreement with the teacher: a run's own, or the one that is given.
 
   graphkd evaluate results/.../seed-0                        a run's folder, on its own data
   graphkd evaluate results/.../seed-0 data.split_seed=1      with other options of its data
   graphkd evaluate results/.../seed-0 data.root=FOLDER       on its data, which have moved
   graphkd evaluate results/.../seed-0 data=cifar10           on other data
   graphkd evaluate teacher.pth student=resnet32x4 data=...   a file of weights, for the network that `student` names
-  teacher=NAME teacher.checkpoint=FILE                       compare with this teacher
+  teacher=NAME teacher.checkpoint=FILE                       compare with this teacher instead
 """
 
 
@@ -39,12 +39,14 @@ def main(arguments: Sequence[str]) -> int:
     check(path.exists(), f"there is no run or checkpoint {path}")
     asked = compose.nodes(overrides)
     if path.is_dir():
-        student, dataset, config = _of_run(path, overrides, options.config_dir)
+        student, dataset, config, teacher = _of_run(path, overrides, options.config_dir)
     else:
         config = compose.compose(overrides, options.config_dir).config
         check("student" in asked, f"evaluate: which network does {path} belong to? Name it: student=resnet8x4")
         student, dataset = _of_checkpoint(path, config)
-    teacher = _teacher(config, dataset) if "teacher" in asked else None
+        teacher = None
+    if "teacher" in asked:
+        teacher = _teacher(config, dataset)
 
     from graphkd.engine.evaluate import evaluate
     from graphkd_cli.show import console, print_figures, rounded
@@ -60,8 +62,10 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _of_run(folder: Path, overrides: Sequence[str], config_dir: str | None) -> tuple[Network, Dataset, dict[str, Any]]:
-    """Return the student of a run, its data with the overrides, and its config with the overrides."""
+def _of_run(
+    folder: Path, overrides: Sequence[str], config_dir: str | None
+) -> tuple[Network, Dataset, dict[str, Any], Network | None]:
+    """Return the student of a run, its data and its config, both with the overrides, and its teacher if still there."""
     from graphkd.binding import convert
     from graphkd.registry import import_plugins
     from graphkd.run.finished import check_fits, load
@@ -76,7 +80,12 @@ def _of_run(folder: Path, overrides: Sequence[str], config_dir: str | None) -> t
     finished = load(folder, data=config["data"] if "data" in asked else None)
     note = check_fits(finished, finished.dataset, str(folder))
     _tell([] if note is None else [note])
-    return finished.student, finished.dataset, config
+    try:
+        teacher = None if "teacher" in asked else finished.teacher
+    except UserError as error:
+        teacher = None
+        _tell([f"{error}; nothing is compared with it"])
+    return finished.student, finished.dataset, config, teacher
 
 
 def _of_checkpoint(path: Path, config: dict[str, Any]) -> tuple[Network, Dataset]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphkd.ablation import quoted
-from graphkd.errors import check, one_line
+from graphkd.errors import check, counted, one_line
 from graphkd_cli import compose
 from graphkd_cli.groups import (
     BUSY,
@@ -97,7 +97,8 @@ def parse_ways(command: str, arguments: Sequence[str]) -> tuple[argparse.Namespa
 
 def conclude(names: Sequence[str], failed: Mapping[int, str]) -> int:
     """Print which of the named runs failed; return the exit code."""
-    print(f"{len(names) - len(failed)} of {len(names)} runs are finished.")
+    is_or_are = "is" if len(names) == 1 else "are"
+    print(f"{len(names) - len(failed)} of {counted(len(names), 'run')} {is_or_are} finished.")
     for number, error in sorted(failed.items()):
         print(f"failed: {names[number]}: {error}")
     return 1 if failed else 0
@@ -174,7 +175,7 @@ def job(config: Any) -> None:
 
 def _plan(left: Sequence[StudentSpec], total: int, finished: int, ways: Ways) -> str:
     """Describe the work ahead, in one line."""
-    text = _count(total, "run") + (f", {finished} of them already finished" if finished else "")
+    text = counted(total, "run") + (f", {finished} of them already finished" if finished else "")
     if not left:
         return text
     cut = groups(left, range(len(left)), ways)
@@ -183,12 +184,8 @@ def _plan(left: Sequence[StudentSpec], total: int, finished: int, ways: Ways) ->
     together = "" if largest == 1 else f" of {size} that train together"
     threads = max(spec.trainer.threads for spec in left)
     workers = min(ways.workers(left), len(cut))
-    how = f"by {ways.launcher[0]}" if ways.launcher else f"in {_count(workers, 'process', 'es')}"
-    return f"{text}: {_count(len(cut), 'group')}{together}, {how} of {_count(threads, 'thread')}"
-
-
-def _count(number: int, what: str, plural: str = "s") -> str:
-    return f"{number} {what}{plural if number > 1 else ''}"
+    how = f"by {ways.launcher[0]}" if ways.launcher else f"in {counted(workers, 'process', 'es')}"
+    return f"{text}: {counted(len(cut), 'group')}{together}, {how} of {counted(threads, 'thread')}"
 
 
 def _do(specs: Mapping[int, RunSpec], numbers: Sequence[int], folder: Path, ways: Ways, cut: Cut) -> dict[int, str]:
@@ -224,7 +221,7 @@ def _rounds(
                 write_answer(folder, number, specs[number], f"its process died: {reason}")
             return
         if left:
-            print(f"a process died ({reason}); continuing with {_count(len(left), 'run')}", file=sys.stderr)
+            print(f"a process died ({reason}); continuing with {counted(len(left), 'run')}", file=sys.stderr)
 
 
 def _spread(together: Sequence[Sequence[int]], folder: Path, ways: Ways, workers: int, wait: bool) -> str:

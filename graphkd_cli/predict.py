@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from graphkd.errors import check
+from graphkd.errors import check, counted
 from graphkd.files import folder_if_used, write_atomically
 from graphkd.report.markup import FORMULA, Block
 from graphkd_cli import compose
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str]) -> int:
     else:
         with folder_if_used(table.parent):
             write_atomically(table, _csv(images, predictions, options.top))
-        print_line(screen, f"{len(images)} images: {table}")
+        print_line(screen, f"{counted(len(images), 'image')}: {table}")
     return 0
 
 

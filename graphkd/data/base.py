@@ -114,6 +114,12 @@ class Dataset(ABC):
         decoder = Decoder(info.in_channels, info.image_size, background=background, resample=resample)
         return lambda image: torch.tensor(decoder.pixels(as_seen(image, info.in_channels, background)))
 
+    @classmethod
+    def resizing(cls, options: Mapping[str, Any], info: DatasetInfo) -> str:
+        """Return in words how `test_transform` takes an image to its size."""
+        how = "averaged over areas" if options.get("resample") == "area" else "bilinear, antialiased"
+        return f"the central square, resized to {info.image_size} x {info.image_size} ({how})"
+
     @property
     def info(self) -> DatasetInfo:
         """What its networks depend on."""

@@ -52,6 +52,13 @@ class Cifar(ArchiveDataset):
         return lambda image: _reduced(whole(image)[None], info.image_size)[0]
 
     @classmethod
+    def resizing(cls, options: Mapping[str, Any], info: DatasetInfo) -> str:
+        """See `Dataset.resizing`."""
+        whole = super().resizing(options, replace(info, image_size=cls.SIDE))
+        size = info.image_size
+        return whole if size == cls.SIDE else f"{whole}, then averaged over areas to {size} x {size}"
+
+    @classmethod
     def _read(cls, archive: Path, image_size: int) -> Decoded:
         *train, test, names = [f"{cls.FOLDER}/{name}" for name in (*cls.TRAIN, cls.TEST, cls.CLASS_NAMES)]
         content = read_tar(archive, [*train, test, names])

@@ -21,7 +21,7 @@ from graphkd.data.base import DATASETS, Batch, Dataset, DatasetInfo, Device, che
 from graphkd.data.cache import cache_folder, cached, keep_hashes
 from graphkd.data.content import Contents
 from graphkd.data.decoded import Decoded, DecodedDataset, Encoded, decode_splits
-from graphkd.data.image_files import ImageFileDataset, evaluation_transform
+from graphkd.data.image_files import ImageFileDataset, evaluation_transform, resized_side
 from graphkd.data.images import (
     Decoder,
     as_seen,
@@ -126,6 +126,15 @@ class Folder(Dataset):
             return super().test_transform(options, info)
         transform, background = evaluation_transform(info.image_size), colour(options["background"])
         return lambda image: transform(as_seen(image, info.in_channels, background))
+
+    @classmethod
+    def resizing(cls, options: Mapping[str, Any], info: DatasetInfo) -> str:
+        """See `Dataset.resizing`."""
+        size = info.image_size
+        if size <= _LARGEST_IN_MEMORY:
+            return super().resizing(options, info)
+        side = resized_side(size)
+        return f"the shorter side resized to {side} (bilinear, antialiased), then the central {size} x {size}"
 
     def train_batches(self, order: Tensor, batch_size: int, augmentation_seed: int, device: Device) -> Iterator[Batch]:
         """See `Dataset.train_batches`."""

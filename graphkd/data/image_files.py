@@ -31,11 +31,16 @@ _MEAN, _STD = {1: (0.449,), 3: (0.485, 0.456, 0.406)}, {1: (0.226,), 3: (0.229, 
 _PREFETCH = 2  # batches ahead for each worker
 
 
+def resized_side(size: int) -> int:
+    """Return what the shorter side is resized to before the central crop of a size."""
+    return round(size * _RESIZE)
+
+
 def evaluation_transform(size: int) -> Callable[[Image.Image], Tensor]:
     """Return torchvision's transforms for evaluation: a resize of the shorter side and the central crop, as uint8."""
     from torchvision.transforms import v2
 
-    steps = [v2.Resize(round(size * _RESIZE), antialias=True), v2.CenterCrop(size), v2.PILToTensor()]
+    steps = [v2.Resize(resized_side(size), antialias=True), v2.CenterCrop(size), v2.PILToTensor()]
     transform: Callable[[Image.Image], Tensor] = v2.Compose(steps)
     return transform
 

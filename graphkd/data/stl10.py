@@ -60,6 +60,13 @@ class STL10(ArchiveDataset):
         whole = super().test_transform(options, replace(info, image_size=cls.SIDE))
         return lambda image: _reduced(whole(image)[None], info.image_size)[0]
 
+    @classmethod
+    def resizing(cls, options: Mapping[str, Any], info: DatasetInfo) -> str:
+        """See `Dataset.resizing`."""
+        whole = super().resizing(options, replace(info, image_size=cls.SIDE))
+        size = info.image_size
+        return whole if size == cls.SIDE else f"{whole}, then to {size} x {size} (bilinear, antialiased)"
+
 
 def _read(archive: Path, image_size: int) -> Decoded:
     folder = "stl10_binary"

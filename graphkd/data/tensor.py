@@ -12,7 +12,7 @@ from torch import Tensor
 
 from graphkd.data.augment import Augmentation, random_bits
 from graphkd.data.base import Batch, Dataset, Device
-from graphkd.errors import UserError, check, choices, one_of
+from graphkd.errors import UserError, check, choices, counted, one_of
 
 SPLITS = ("train", "val", "test")
 S = TypeVar("S", bound="SplitDataset")
@@ -44,8 +44,9 @@ class Normalisation(NamedTuple):
         Raises:
             UserError: They have not one value a channel, or a `std` is not positive.
         """
-        check(len(mean) == channels, f"mean has {len(mean)} values, but the images have {channels} channels")
-        check(len(std) == channels, f"std has {len(std)} values, but the images have {channels} channels")
+        for name, values in (("mean", mean), ("std", std)):
+            images = f"but the images have {counted(channels, 'channel')}"
+            check(len(values) == channels, f"{name} has {counted(len(values), 'value')}, {images}")
         check(all(value > 0 for value in std), f"std is {list(std)}, but its values must be above 0")
         means, stds = torch.tensor(mean, dtype=torch.float64), torch.tensor(std, dtype=torch.float64)
         scale, shift = 1 / (255 * stds), -means / stds

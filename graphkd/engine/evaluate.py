@@ -21,14 +21,14 @@ class Evaluation:
 
     Attributes:
         top1: Share of samples whose highest logit is the label's, in percent.
-        top5: Share whose label is among the five highest, in percent.
+        top5: Share whose label is among the five highest, in percent; None for five classes or fewer, where all are.
         nll: Mean negative log-likelihood, in nats.
         agreement: Share for which teacher and network predict the same class, in percent; None without a teacher.
         samples: Number of samples.
     """
 
     top1: float
-    top5: float
+    top5: float | None
     nll: float
     agreement: float | None
     samples: int
@@ -77,4 +77,7 @@ def evaluate(
             )
     *figures, samples = (sums if ranks is None else ranks.all_reduce_sum(sums)).tolist()
     top1, top5, nll, agreement = (figure / samples for figure in figures)
-    return Evaluation(100 * top1, 100 * top5, nll, 100 * agreement if teacher else None, int(samples))
+    return Evaluation(
+        100 * top1, 100 * top5 if dataset.num_classes > 5 else None, nll, 100 * agreement if teacher else None,
+        int(samples),
+    )  # fmt: skip

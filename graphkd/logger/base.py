@@ -21,7 +21,7 @@ class LoggedRun:
     Attributes:
         study: The suite, or "adhoc".
         name: Variant and seed.
-        key: Identity and seed; the same when an interrupted run is resumed.
+        key: The same when an interrupted run is resumed; another when a finished one is run again.
         folder: The run's folder.
         config: Its resolved config.
     """
@@ -125,5 +125,6 @@ def _metrics(epoch: EpochResult) -> dict[str, float]:
         metrics[f"terms/{name}"] = term["raw"]
     for split, found in (("val", epoch.val), ("test", epoch.test)):
         if found is not None:
-            metrics |= {f"{split}/top1": found.top1, f"{split}/top5": found.top5, f"{split}/nll": found.nll}
+            figures = {"top1": found.top1, "top5": found.top5, "nll": found.nll}
+            metrics |= {f"{split}/{name}": value for name, value in figures.items() if value is not None}
     return metrics | {f"diagnostics/{name}": value for name, value in epoch.diagnostics.items()}

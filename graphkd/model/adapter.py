@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from graphkd.batch import NetworkOutput
-from graphkd.errors import UserError, check, did_you_mean, one_line
+from graphkd.errors import UserError, check, counted, did_you_mean, one_line
 from graphkd.model.base import Network, black_image, probing
 
 _SIZES = (64, 224, 32)  # from 64 px, strides of 32 still leave more than a 1x1 map, which would look like a pooled one
@@ -198,7 +198,8 @@ def adapt_input(
             raise UserError("input.mean and input.std need data that says by what its images are normalised")
         means, stds = own.mean or mean, own.std or std
         fits = len(means) == len(stds) == len(mean)
-        check(fits, f"input has {len(means)} means and {len(stds)} stds, but the images have {len(mean)} channels")
+        given = f"{counted(len(means), 'mean')} and {counted(len(stds), 'std')}"
+        check(fits, f"input has {given}, but the images have {counted(len(mean), 'channel')}")
         check(all(value > 0 for value in stds), f"input.std is {list(stds)}, but its values must be above 0")
         old_mean, old_std, new_mean, new_std = (torch.tensor(row).double() for row in (mean, std, means, stds))
         scale, shift = (old_std / new_std).float(), ((old_mean - new_mean) / new_std).float()

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graphkd.batch import DistillationBatch, NetworkOutput
-from graphkd.errors import UserError, check
+from graphkd.errors import UserError, check, counted
 from graphkd.objective.base import Objective, Setting, teacher_output
 
 Shape = tuple[int, int, int]
@@ -49,7 +49,8 @@ def one_position_notes(student_shapes: Sequence[Shape], teacher_shapes: Sequence
     single = sum(1 in (student[1], teacher[1]) and 1 in (student[2], teacher[2]) for student, teacher in pairs)
     if not single:
         return []
-    return [f"{single} of its {len(pairs)} pairs of maps come down to one position, on which it teaches nothing"]
+    all_pairs = counted(len(pairs), "pair")
+    return [f"{single} of its {all_pairs} of maps come down to one position, on which it teaches nothing"]
 
 
 def pooled_to_smaller(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from graphkd.errors import UserError
 from graphkd.files import read_small
-from graphkd.report.metrics import DIAGNOSTICS
+from graphkd.report.metrics import DIAGNOSTICS, metric_of
 
 METRICS_FILE = "metrics.jsonl"
 LARGEST_BYTES = 64 << 20
@@ -86,21 +86,27 @@ def _values(line: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
         of = at(key)
         yield from of.items() if isinstance(of, dict) else ()
 
+    times = Counter(_last(name) for name, _ in items("diagnostics"))
     found = [
         ("test top-1 (%)", at("test", "top1")),
         ("validation top-1 (%)", at("val", "top1")),
         ("train top-1 (%)", at("train_top1")),
         ("loss, weighted sum", at("total")),
         *((f"loss of {term}", of.get("raw") if isinstance(of, dict) else None) for term, of in items("terms")),
-        *((_title(name), value) for name, value in items("diagnostics")),
+        *((_title(name, times[_last(name)] > 1), value) for name, value in items("diagnostics")),
     ]
     for name, value in found:
         if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
             yield name, float(value)
 
 
-def _title(diagnostic: str) -> str:
-    """Return how a diagnostic is shown: those that several objectives have are one, whatever the term."""
-    term, _, last = diagnostic.rpartition(".")
-    known = DIAGNOSTICS.get(last)
-    return known.label if known else f"{last.replace('_', ' ')} of {term}"
+def _last(diagnostic: str) -> str:
+    return diagnostic.rpartition(".")[2]
+
+
+def _title(diagnostic: str, several: bool) -> str:
+    """Return how a diagnostic is shown: without its term, so that runs compare, unless several terms have it."""
+    if _last(diagnostic) not in DIAGNOSTICS:
+        term, _, last = diagnostic.rpartition(".")
+        return f"{last.replace('_', ' ')} of {term}"
+    return metric_of(diagnostic if several else _last(diagnostic)).label

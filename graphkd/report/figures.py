@@ -15,10 +15,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from graphkd.errors import one_of
 from graphkd.files import make_folder, write_atomically
 from graphkd.report.markup import escaped, file_stems
-from graphkd.report.metrics import METRICS
+from graphkd.report.metrics import metric_of
 from graphkd.report.record import Record
 from graphkd.report.statistics import Group, Row, Summary, aggregate, grouped, named, summarise
 
@@ -99,7 +98,7 @@ def build_figures(
         order: Variants from top to bottom of the dot plot; the others follow by name.
         axis: A key of `Record.varied`, such as "builder.k".
         baseline: The variant, or label of a row, whose mean is a line through the figure.
-        metric: A key of `METRICS`.
+        metric: Name of a metric.
 
     Returns:
         The names, as of tables, and the figures.
@@ -107,7 +106,7 @@ def build_figures(
     Raises:
         UserError: There is no such metric.
     """
-    one_of(metric, METRICS, "there is no metric")
+    axis_label = metric_of(metric).axis
     figures = []
     with look():
         for group in grouped(records):
@@ -117,7 +116,7 @@ def build_figures(
                 continue
             found = named([shown.row for shown in known], baseline)
             line = next(shown for shown in known if shown.row is found[0]) if len(found) == 1 else None
-            plot = _Plot(rows, group, METRICS[metric].axis, axis or "", line)
+            plot = _Plot(rows, group, axis_label, axis or "", line)
             figure = (_draw_along if any(shown.is_point for shown in known) else _draw_dots)(plot)
             _settle(figure)
             figures.append((group.name, figure))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from graphkd.binding import bind, convert, options_of
-from graphkd.errors import UserError, check, one_of
+from graphkd.errors import UserError, check, counted, one_of
 from graphkd.report.markup import NONE, Block, Cell, Table, fixed, marks, spread
 from graphkd.report.metrics import METRICS
 from graphkd.report.protocol import Protocol
@@ -341,7 +341,7 @@ def _published(lines: Sequence[_Line], pairs: Sequence[str], spec: GridSpec) -> 
     title = f"Published on {spec.published.data} ({spec.published.source}); in brackets: above less published"
     if spec.published.protocol is not None:
         title += f"; protocol: {spec.published.protocol}"
-    return [Block.of(("method", *pairs, f"ARI (%), {len(spec.pairs)} pairs"), cells, title)]
+    return [Block.of(("method", *pairs, f"ARI (%), {counted(len(spec.pairs), 'pair')}"), cells, title)]
 
 
 def _elsewhere(pairs: Sequence[str], spec: GridSpec) -> list[Block]:

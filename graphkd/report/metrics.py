@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from graphkd.errors import one_of
 from graphkd.report.record import Record
 
 Direction = Literal["max", "min"]
@@ -41,7 +42,7 @@ DIAGNOSTICS: dict[str, Metric] = {
     "student_degree": Metric("neighbours in the student's graph", 2),
     "alignment": Metric("cosine of both embeddings", 3),
 }
-"""What explains graphs and contrast, by the last part of its name in `Metrics.diagnostics`."""
+"""What explains graphs and contrast, by the last part of its name in `Metrics.diagnostics`; the first is the term's."""
 METRICS: dict[str, Metric] = {
     "test_top1_last": Metric("test top-1, last epoch (%)", 2, "max"),
     "test_top1_at_best_val": Metric("test top-1, at best validation (%)", 2, "max"),
@@ -58,8 +59,29 @@ METRICS: dict[str, Metric] = {
 """Fields of `Record` and of its `metrics` by name, and diagnostics."""
 
 
+def metric_of(name: str, what: str = "there is no metric") -> Metric:
+    """Return a metric, or the diagnostic of one term (`hkd.overlap`).
+
+    Args:
+        name: Its name.
+        what: Beginning of the message where there is none.
+
+    Raises:
+        UserError: There is none.
+    """
+    term, _, last = name.rpartition(".")
+    if term and last in DIAGNOSTICS:
+        return replace(DIAGNOSTICS[last], label=f"{DIAGNOSTICS[last].label}, {term}")
+    return METRICS[one_of(name, METRICS, what)]
+
+
 def value_of(record: Record, name: str) -> float | None:
-    """Return the value of a metric of a run, None where the run has none; of a diagnostic its first term's."""
+    """Return the value of a metric of a run, None where the run has none.
+
+    Of a diagnostic without a term's name in front of it, it is the first term's.
+    """
+    if "." in name:
+        return record.metrics.diagnostics.get(name)
     if name in DIAGNOSTICS:
         return diagnostic_of(record.metrics.diagnostics, name)
     value: float | None = getattr(record if hasattr(record, name) else record.metrics, name)

@@ -141,7 +141,9 @@ class Sections:
             grids = [table for table in self.studies.grids.get(study, ()) if table.frame["data"].iloc[0] == data]
             if len(groups) > 1 or grids:
                 title = f"{study}{f' on {data}' if data else ''}: all pairs"
-                yield self._over_pairs(title, [row for _, rows in groups for row in rows], grids)
+                over_pairs = self._over_pairs(title, [row for _, rows in groups for row in rows], grids)
+                if over_pairs.tables or over_pairs.charts:  # a single variant has no rank
+                    yield over_pairs
             for group, rows in groups:
                 yield self._pair(group, rows, points)
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from graphkd.binding import bind, options_of
-from graphkd.errors import check, choices, one_of
+from graphkd.errors import check, choices
 from graphkd.report.comparison import Comparison, compare_all
 from graphkd.report.markup import NONE, Block, Cell, Table, fixed, marks, spread
-from graphkd.report.metrics import METRICS, Metric
+from graphkd.report.metrics import METRICS, Metric, metric_of
 from graphkd.report.record import Record
 from graphkd.report.statistics import (
     Group,
@@ -45,10 +45,10 @@ class TableSpec:
 
     Attributes:
         name: Name of the layout.
-        columns: Keys of `METRICS`, in order.
+        columns: Names of metrics, in order (`graphkd.report.metrics.metric_of`).
         layout: The kind of layout.
         baseline: The variant, or label of a row, that the others are tested against; None for no tests.
-        compare: The key of `METRICS` that is tested.
+        compare: The metric that is tested.
     """
 
     name: str
@@ -62,7 +62,7 @@ class TableSpec:
         table = f"table '{self.name}'"
         check(bool(self.columns), f"{table}: the list 'columns' is empty (choices: {choices(METRICS)})")
         for column in (*self.columns, self.compare):
-            one_of(column, METRICS, f"{table} has no column")
+            metric_of(column, f"{table} has no column")
             check(self.columns.count(column) < 2, f"{table} has the column '{column}' twice")
 
     @classmethod
@@ -89,9 +89,9 @@ def build_tables(records: Iterable[Record], spec: TableSpec, order: Sequence[str
 def _build_table(group: Group, spec: TableSpec, order: Sequence[str]) -> Table:
     rows = aggregate(group.records, order)
     summaries = {name: [row.summary(name) for row in rows] for name in spec.columns}
-    printed = {METRICS[name]: of for name, of in summaries.items() if any(summary.n for summary in of)}
+    printed = {metric_of(name): of for name, of in summaries.items() if any(summary.n for summary in of)}
     baseline, tests, notes = _compare(rows, spec)
-    tested = METRICS[spec.compare]
+    tested = metric_of(spec.compare)
     test_header = (f"difference to {baseline}, {tested.label}", "95 % interval", "p (Holm)", "test") if tests else ()
     columns: list[Sequence[Cell | str]] = [
         [row.label for row in rows],

@@ -72,7 +72,8 @@ Figures of one seed, after the last epoch; none was chosen on the test data.
 
 ## Input and output
 
-- {input}; images are resized to {size} x {size} first, and `config.json` has mean and std
+- {input}
+- before that, an image becomes {resizing}; `config.json` has mean and std
 - {output}
 - classes: {names}
 
@@ -124,6 +125,7 @@ def model_card(run: FinishedRun, description: Mapping[str, Any], files: Sequence
         classes=len(run.classes),
         channels=description["in_channels"],
         size=description["image_size"],
+        resizing=description["resizing"],
         training=_code("yaml", yaml.safe_dump(_protocol(run), sort_keys=False, allow_unicode=True).strip()),
         identity=record.identity[:12],
         seed=record.seed,

@@ -25,9 +25,9 @@ from graphkd.engine.loop import TrainingLoop
 from graphkd.engine.resume import Checkpoints
 from graphkd.engine.threads import torch_threads
 from graphkd.engine.together import train_together
-from graphkd.errors import UserError, check
+from graphkd.errors import UserError, check, counted
 from graphkd.files import folder_if_used, real_folder
-from graphkd.identity import short
+from graphkd.identity import identity, short
 from graphkd.logger import LoggedRun, LoggerCallback
 from graphkd.model import Network
 from graphkd.model.head import head_tensors
@@ -56,9 +56,12 @@ from graphkd.run.folder import (
 )
 from graphkd.run.parse import PARSERS, absolute_paths, write_spec
 from graphkd.run.records import finished_record, new_record
+from graphkd.run.rehearsal import rehearse, waits_for_teacher
 from graphkd.run.reuse import changed_plugins, why_not_reused
 from graphkd.run.spec import Built, RunSpec, StudentSpec, TeacherSpec
 
+BARELY = 1.2
+"""How many times better than guessing a teacher must be, so that nobody is warned."""
 MEMORY_SHARE = 0.25
 """Share of the free memory that the runs of a group may use; other workers start at the same time."""
 
@@ -156,6 +159,8 @@ class _Execution:
         self.folder = self.place = Path()
         """The run's folder, and the folder that it is written in."""
         self.problem: str | None = None
+        self.replaced: Record | None = None
+        """The record of the finished run that this one replaces."""
         self.built: Built | None = None
         self.record: Record | None = None
         """The record, as long as a failure must be written to it."""
@@ -201,7 +206,8 @@ class _Execution:
         if not wait and busy(self.folder):
             raise BusyError(f"another process is working in {self.folder}")
         if teacher is not None and not teacher.checkpoint and teacher.trainer.processes != spec.trainer.processes:
-            spec.build(spec.data.build())  # refuse what does not fit together before the start
+            if waits_for_teacher(spec):
+                rehearse(spec, spec.data.build())
             run(teacher, self.callback, worker=worker)
         with tempfile.TemporaryDirectory(prefix="graphkd-") as place:
             resolved = Path(place) / CONFIG
@@ -225,6 +231,11 @@ class _Execution:
         self.built = built
         self.held.enter_context(folder_if_used(self.folder.parent))  # if impossible, fails before a teacher is trained
 
+    def rehearse(self, dataset: Dataset) -> None:
+        """Try the first step out if a teacher has to be trained before it."""
+        if not processes.joined() and waits_for_teacher(self.spec):
+            rehearse(self.spec, dataset)
+
     def memory(self) -> int:
         """Estimate the memory that the run holds between steps, in bytes: weights, gradients, optimizer, banks."""
         if self.built is None:
@@ -239,8 +250,8 @@ class _Execution:
         self.held.enter_context(locked(self.folder, self.callback, wait))
         if self._reuse():
             return
-        there = processes.broadcast_object(lambda: finished(self.folder, self.spec.identity, self.spec.seed))
-        self.place = staging_folder(self.folder, keep=there is not None)
+        self.replaced = processes.broadcast_object(lambda: finished(self.folder, self.spec.identity, self.spec.seed))
+        self.place = staging_folder(self.folder, keep=self.replaced is not None)
         processes.broadcast_object(self._remove_stale_checkpoints)
         self.record = dataclasses.replace(new_record(self.spec, group_size), teacher=teacher)
         if processes.is_main_process():
@@ -270,9 +281,10 @@ class _Execution:
         """Return the callback with the run's logger before it; the logger is closed with the folder."""
         if self.spec.logger is None:
             return callback
+        again = "" if self.replaced is None else f"-{short(identity(json.loads(self.replaced.to_json())))}"
         logged = LoggedRun(
             str(self.spec.config["study"]), f"{self.spec.variant} seed {self.spec.seed}",
-            f"{short(self.spec.identity)}-{self.spec.seed}", self.place, self.spec.document,
+            f"{short(self.spec.identity)}-{self.spec.seed}{again}", self.place, self.spec.document,
         )  # fmt: skip
         self.logger = LoggerCallback(self.spec.logger.build(), logged, callback)
         self.held.callback(self._close_logger)
@@ -333,10 +345,10 @@ class _Execution:
 
     def _why_not_reused(self) -> str | None:
         """Return why an earlier run of the same config is not reused, if there is one."""
-        identity, parse = self.spec.identity, PARSERS.get(self.spec.kind)
-        if parse is None or self.folder.parent.name != short(identity):
+        own, parse = self.spec.identity, PARSERS.get(self.spec.kind)
+        if parse is None or self.folder.parent.name != short(own):
             return None
-        return why_not_reused(self.folder, identity, self.spec.seed, lambda config: parse(config).identity)
+        return why_not_reused(self.folder, own, self.spec.seed, lambda config: parse(config).identity)
 
 
 def _train(runs: Sequence[_Execution], dataset: Dataset, worker: str | None, wait: bool) -> None:
@@ -352,6 +364,9 @@ def _train(runs: Sequence[_Execution], dataset: Dataset, worker: str | None, wai
             each.attempt(partial(each.build, dataset, teacher))
             teacher = each.teacher if teacher is None else teacher
             group.append(each)
+        if known is None:
+            for each in _left(group):
+                each.attempt(partial(each.rehearse, dataset))
         learning = next((each for each in group if each.teacher is not None), None)
         if known is None and learning is not None:
             known = _known_teacher(learning, dataset, worker)
@@ -398,9 +413,16 @@ def _known_teacher(learning: _Execution, dataset: Dataset, worker: str | None) -
     own = dataset if spec.data == learning.spec.data else None
     try:
         with torch_threads(learning.spec.trainer.threads):
-            return _filled_teacher(spec, network, learning.callback, dataset, own, worker)
+            teacher = _filled_teacher(spec, network, learning.callback, dataset, own, worker)
     except Exception as error:
         return error
+    chance = 100 / dataset.num_classes
+    if teacher.accuracy is not None and teacher.accuracy < BARELY * chance:
+        learning.callback.note(
+            f"teacher: right on {teacher.accuracy:.2f} % of the test images, where guessing among "
+            f"{dataset.num_classes} classes gives {chance:.2f} %: its students will learn little from it"
+        )
+    return teacher
 
 
 def _filled_teacher(
@@ -427,8 +449,8 @@ def _filled_teacher(
         callback.note(f"teacher: {spec.model.name} from {spec.checkpoint} ({figures.top1:.2f} % on test)")
         return Teacher(spec.identity, figures.top1)
     if not (spec.folder / RECORD).exists():
-        epochs = spec.trainer.epochs
-        callback.note(f"teacher: {spec.model.name} is not in {spec.folder} yet; training it first ({epochs} epochs)")
+        epochs = counted(spec.trainer.epochs, "epoch")
+        callback.note(f"teacher: {spec.model.name} is not in {spec.folder} yet; training it first ({epochs})")
     result = run(spec, callback, dataset=own, worker=worker)
     load_weights(network, result.folder / WEIGHTS["teacher"])
     metrics = result.record.metrics
@@ -487,13 +509,13 @@ def _fits_without_head(network: Network, path: Path, dataset: Dataset) -> bool:
 
 
 def check_parts(runs: Iterable[tuple[str, RunSpec]]) -> None:
-    """Build the data and parts of every unfinished run once, before any teacher is trained.
+    """Build the data and parts of every unfinished run once, and rehearse those that wait for a teacher.
 
     Args:
         runs: Pairs of a name for messages and a run.
 
     Raises:
-        UserError: Something does not fit. Other errors in the data are raised too.
+        UserError: Something does not fit, or the first step of a run fails. Other errors in the data are raised too.
     """
     datasets: dict[str, Dataset] = {}
     left = {
@@ -509,5 +531,7 @@ def check_parts(runs: Iterable[tuple[str, RunSpec]]) -> None:
             spec.build(datasets[data])
             if spec.logger is not None:
                 spec.logger.build()
+            if waits_for_teacher(spec):
+                rehearse(spec, datasets[data])
         except UserError as error:
             raise UserError(f"{name}: {error}") from error

@@ -156,6 +156,7 @@ def describe(run: FinishedRun, preprocessing: bool = False) -> dict[str, Any]:
         "class_names": list(info.class_names),
         "in_channels": info.in_channels,
         "image_size": size,
+        "resizing": run.preprocessing.resizing,
         "mean": None if info.mean is None else list(info.mean),
         "std": None if info.std is None else list(info.std),
         "input": f"images, uint8 {shape}" if preprocessing else f"images, float32 {shape}: (pixel / 255 - mean) / std",

@@ -12,7 +12,7 @@ from typing import Any
 from graphkd.binding import bind, options_of
 from graphkd.data import DATASETS, Dataset, DatasetInfo
 from graphkd.engine.checkpoint import load_weights
-from graphkd.errors import UserError, check, one_line
+from graphkd.errors import UserError, check, counted, one_line
 from graphkd.files import write_atomically
 from graphkd.model import Network, output_shapes
 from graphkd.model.complexity import Complexity, complexity
@@ -37,6 +37,7 @@ class FinishedRun:
         student: The trained student (the teacher, for a teacher's folder), in eval mode on the CPU.
         info: Class names, and channels, size and normalisation of its images.
         preprocessing: Takes images from anywhere to the network's input, like those of the run's test split.
+        folder: Where it was loaded from.
     """
 
     record: Record
@@ -44,6 +45,7 @@ class FinishedRun:
     student: Network
     info: DatasetInfo
     preprocessing: Preprocessing
+    folder: Path
     _build: Callable[[], Dataset]
 
     @property
@@ -59,6 +61,32 @@ class FinishedRun:
             UserError: They have moved or cannot be read.
         """
         return self._build()
+
+    @functools.cached_property
+    def teacher(self) -> Network | None:
+        """The trained teacher of a student's run, in eval mode on the CPU; None if it had none.
+
+        It is found by its identity in the record, as the run's data, of which this is made, may have moved.
+
+        Raises:
+            UserError: Its weights are no longer there.
+        """
+        if self.record.teacher is None:
+            return None
+        config = self.config
+        node = {"name": config["teacher"]} if isinstance(config["teacher"], str) else config["teacher"]
+        unloaded = {key: value for key, value in node.items() if key != "weights"}  # the run's own are loaded instead
+        spec = parse_teacher({**config, "teacher": unloaded})
+        place = spec.place_of(self.record.teacher.identity) / WEIGHTS["teacher"]
+        # Results may have been moved as a whole, or be asked for from another folder than they were made in.
+        roots = [Path(config["results"]), *self.folder.resolve().parents[3:4]]
+        files = [spec.checkpoint] if spec.checkpoint else [root / place for root in roots]
+        file = next((file for file in files if file.is_file()), None)
+        if file is None:
+            raise UserError(f"the run's teacher is no longer in {files[0]}")
+        network = spec.network(self.info)
+        load_weights(network, file)
+        return network.eval()
 
     def predict(self, images: ImageLike | Sequence[ImageLike], batch_size: int = 256) -> Predictions:
         """Return the predictions of `student` for images that are preprocessed like those of the run's test split.
@@ -104,8 +132,8 @@ def load(run_dir: str | Path, data: Mapping[str, Any] | None = None) -> Finished
     info = kept or build().info
     network = make(info)
     load_weights(network, folder / WEIGHTS[record.kind])
-    transform = DATASETS.factory(part.name).test_transform(part.bound.all, info)
-    return FinishedRun(record, config, network.eval(), info, Preprocessing(transform, info), build)
+    preprocessing = Preprocessing.of(DATASETS.factory(part.name), part.bound.all, info)
+    return FinishedRun(record, config, network.eval(), info, preprocessing, folder, build)
 
 
 def student_complexity(run_dir: str | Path) -> Complexity:
@@ -162,7 +190,7 @@ def check_images(finished: FinishedRun, dataset: Dataset, what: str) -> int:
         UserError: It does not.
     """
     own, new = finished.info.in_channels, dataset.in_channels
-    check(own == new, f"the network in {what} takes images of {own} channels, but the data has {new}")
+    check(own == new, f"the network in {what} takes images of {counted(own, 'channel')}, but the data has {new}")
     return output_shapes(finished.student, new, dataset.image_size).embedding
 
 

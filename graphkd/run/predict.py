@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from graphkd.data import DatasetInfo
+from graphkd.data import Dataset, DatasetInfo
 from graphkd.data.images import decoding_threads, explain, in_batches, open_image
 from graphkd.data.tensor import Normalisation
 from graphkd.errors import UserError, brief, check
@@ -66,11 +67,24 @@ class Preprocessing:
 
     Attributes:
         transform: Takes an opened image to its pixels, uint8 [C, size, size].
+        resizing: How it resizes, in words.
         info: What the network's data were like.
     """
 
     transform: Callable[[Image.Image], Tensor]
+    resizing: str
     info: DatasetInfo
+
+    @classmethod
+    def of(cls, data_type: type[Dataset], options: Mapping[str, Any], info: DatasetInfo) -> Preprocessing:
+        """Return the preprocessing of a data set's test split.
+
+        Args:
+            data_type: The kind of data set.
+            options: Its constructor's options, all of them.
+            info: What the network's data were like.
+        """
+        return cls(data_type.test_transform(options, info), data_type.resizing(options, info), info)
 
     @functools.cached_property
     def normalisation(self) -> Normalisation:

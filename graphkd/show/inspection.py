@@ -15,13 +15,11 @@ from graphkd.builder import BUILDERS, GraphBuilder
 from graphkd.contrast import FullBank
 from graphkd.data import Batch, Dataset
 from graphkd.data.views import make_views
-from graphkd.engine.checkpoint import load_weights
 from graphkd.errors import UserError, check
 from graphkd.graph import BatchGraph, Nodes
 from graphkd.model import Network
-from graphkd.run.finished import FinishedRun, check_fits, load
-from graphkd.run.folder import WEIGHTS
-from graphkd.run.parse import parse_builder, parse_teacher
+from graphkd.run.finished import check_fits, load
+from graphkd.run.parse import parse_builder
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,7 @@ def inspect(
     in_graph = torch.cat([(labels == place).nonzero().flatten()[:drawn] for place in range(len(chosen))])
     builder = parse_builder(finished.config)
     build: GraphBuilder = BUILDERS.build("knn") if builder is None else builder.build()
-    networks = {"teacher": _teacher(finished, Path(folder), dataset), "student": finished.student}
+    networks = {"teacher": finished.teacher, "student": finished.student}
     to_draw = Batch(images[in_graph], labels[in_graph], torch.arange(len(in_graph)))
     strong = "strong" in build.views
     virtual = make_views(["strong"], to_draw, dataset.info, lambda view: 0) if strong else None
@@ -120,32 +118,6 @@ def _take(dataset: Dataset, chosen: Tensor, per_class: int) -> tuple[Tensor, Ten
     check(int(counts.sum()) > 0, "the test split has no image of the chosen classes")
     images = torch.stack([image for of_class in found for image in of_class])
     return images, torch.arange(len(chosen)).repeat_interleave(counts)
-
-
-def _teacher(finished: FinishedRun, folder: Path, dataset: Dataset) -> Network | None:
-    """Return the trained teacher of a run, or None if it had none.
-
-    It is found by its identity in the record, as the run's data, of which this is made, may have moved.
-
-    Raises:
-        UserError: Its weights are no longer there.
-    """
-    if finished.record.teacher is None:
-        return None
-    config = finished.config
-    node = {"name": config["teacher"]} if isinstance(config["teacher"], str) else config["teacher"]
-    unloaded = {key: value for key, value in node.items() if key != "weights"}  # the run's own are loaded instead
-    spec = parse_teacher({**config, "teacher": unloaded})
-    place = spec.place_of(finished.record.teacher.identity) / WEIGHTS["teacher"]
-    # Results may have been moved as a whole, or be asked for from another folder than they were made in.
-    roots = [Path(config["results"]), *folder.resolve().parents[3:4]]
-    files = [spec.checkpoint] if spec.checkpoint else [root / place for root in roots]
-    file = next((file for file in files if file.is_file()), None)
-    if file is None:
-        raise UserError(f"the run's teacher is no longer in {files[0]}")
-    network = spec.network(dataset)
-    load_weights(network, file)
-    return network.eval()
 
 
 def _view(

@@ -99,6 +99,19 @@ def test_wandb_is_sent_epochs_and_final_figures(trained: Callable[..., Path], mo
     assert [options for _, options in tool.of("finish")] == [{"exit_code": 0}] * 2
 
 
+def test_a_run_that_is_forced_again_gets_a_key_of_its_own(tiny_config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = Tool()
+    tool.summary = tool
+    play(monkeypatch, "wandb", init=lambda **options: tool.init(**options), Settings=dict)
+    changes = {"logger": {"name": "wandb"}, "objective": CE}
+    keys = []
+    for force in (False, True, True):
+        run(parse(tiny_config({**changes, "force": force})))
+        keys.append(tool.of("init")[-1][1]["id"])
+    assert len(set(keys)) == 3
+    assert all(key.startswith(keys[0]) for key in keys)
+
+
 def test_mlflow_goes_on_in_the_run_of_the_same_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tool, found = Tool(), list[Any]()
     tool.get_experiment_by_name = lambda name: SimpleNamespace(experiment_id="1")

@@ -43,6 +43,15 @@ def test_every_kind_of_value_has_its_name(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_terms_that_share_a_diagnostic_are_told_apart(tmp_path: Path) -> None:
+    line = epoch(1, 1.0, diagnostics={"hkd.overlap": 0.25, "second.overlap": 0.75, "hkd.alignment": 0.5})
+    curves = read_curves([log(tmp_path / "run", [line])], 10)
+    assert {name: curve.mean for name, curve in curves.items() if name != "test top-1 (%)"} == {
+        "overlap of both graphs, hkd": (0.25,), "overlap of both graphs, second": (0.75,),
+        "cosine of both embeddings": (0.5,),
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(("epochs", "points"), [(1, 10), (9, 10), (10, 10), (11, 10), (240, 50), (1000, 7)])
 def test_long_logs_are_thinned_but_for_their_ends(tmp_path: Path, epochs: int, points: int) -> None:
     folder = log(tmp_path / "run", [epoch(number, float(number)) for number in range(1, epochs + 1)])

@@ -25,7 +25,7 @@ from test_record import make_record
 
 from graphkd.errors import UserError
 from graphkd.report.figures import DPI, SIZES, WIDTH, build_figures, write_figures
-from graphkd.report.metrics import METRICS
+from graphkd.report.metrics import METRICS, value_of
 from graphkd.report.record import Metrics, Record
 
 T_OF_2 = 4.302652729749462
@@ -295,6 +295,14 @@ def test_every_column_of_a_table_can_be_drawn_under_its_label(metric: str) -> No
     figure = draw(runs("kd", [0.5, 0.5], **({} if metric == "test_top1_last" else {metric: 0.5})), metric=metric)
     assert [value for value, _ in marks(figure, "_mean")] == [0.5]
     assert axes_of(figure).get_xlabel() == METRICS[metric].label + " (nats)" * (metric == "test_nll_last")
+
+
+def test_a_diagnostic_of_one_term_can_be_drawn() -> None:
+    metrics = Metrics(test_top1_last=90.0, diagnostics={"first.overlap": 0.25, "second.overlap": 0.75})
+    figure = draw([make_record(metrics=metrics)], metric="second.overlap")
+    assert axes_of(figure).get_xlabel() == "overlap of both graphs, second"
+    assert value_of(make_record(metrics=metrics), "second.overlap") == 0.75
+    assert value_of(make_record(metrics=metrics), "overlap") == 0.25
 
 
 def test_a_wrong_metric_is_named() -> None:

@@ -132,6 +132,11 @@ def test_the_page_is_whole_and_needs_nothing_else(tmp_path: Path) -> None:
     assert {"Accuracy of every seed", "Accuracy against cost", "By epoch", "Options that differ"} <= texts
 
 
+def test_one_variant_on_two_pairs_has_nothing_to_say_over_them(tmp_path: Path) -> None:
+    put_rows(tmp_path, ["kd"], ("large->small", "wide->thin"))
+    assert not [text for text in read(write_to(tmp_path)).texts if "all pairs" in text]
+
+
 def test_links_lead_to_the_folders_of_runs(tmp_path: Path) -> None:
     put_rows(tmp_path / "a b#c?", ["ce", "kd"])
     page = write_page(load_records(tmp_path), tmp_path / "else where" / "deep", SPEC)

@@ -24,7 +24,7 @@ from graphkd.engine.checkpoint import load_weights, save_weights
 from graphkd.engine.evaluate import evaluate
 from graphkd.engine.trainer import Trainer
 from graphkd.report import record as records
-from graphkd.report.record import Record
+from graphkd.report.record import Record, Teacher
 from graphkd.run import RunResult, StudentSpec, parse, parse_teacher, run
 
 Config = Callable[..., dict[str, Any]]
@@ -469,15 +469,26 @@ def test_the_teacher_is_trained_once(tiny_config: Config, tmp_path: Path) -> Non
     teachers = contents(tmp_path / "results" / "teachers")
     result = run(parse(tiny_config({"seed": 1, "student": "resnet8", "data.train_fraction": 0.05})), second)
     assert contents(tmp_path / "results" / "teachers") == teachers
-    assert len(first.notes) == 1
-    assert "training it first" in first.notes[0]
-    assert len(second.notes) == 1
+    assert "training it first (1 epoch)" in first.notes[0]
     assert "% on test" in second.notes[0]
     assert result.record.teacher is not None
     teacher = graphkd.load(next((tmp_path / "results").glob("teachers/*/*/seed-0")))
     assert teacher.record.kind == "teacher"
     assert result.record.teacher.accuracy == teacher.record.metrics.test_top1_last
     assert evaluate(teacher.student, teacher.dataset).top1 == result.record.teacher.accuracy
+
+
+@pytest.mark.parametrize(("accuracy", "warns"), [(9.0, True), (11.9, True), (12.5, False), (97.0, False)])
+def test_a_teacher_that_knows_nothing_is_told(
+    tiny_config: Config, monkeypatch: pytest.MonkeyPatch, accuracy: float, warns: bool
+) -> None:
+    monkeypatch.setattr("graphkd.run.execute._filled_teacher", lambda *_: Teacher("a" * 64, accuracy))
+    notes = Notes()
+    run(parse(tiny_config()), notes)
+    assert notes.notes == warns * [
+        f"teacher: right on {accuracy:.2f} % of the test images, where guessing among 10 classes gives 10.00 %: its "
+        "students will learn little from it"
+    ]
 
 
 def test_a_run_without_need_of_a_teacher_trains_none(tiny_config: Config, tmp_path: Path) -> None:

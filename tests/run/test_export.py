@@ -102,6 +102,7 @@ def test_onnx_takes_pixels_and_says_what_they_are(student: FinishedRun, tmp_path
     session = onnxruntime.InferenceSession(tmp_path / "s.onnx", providers=["CPUExecutionProvider"])
     metadata = session.get_modelmeta().custom_metadata_map
     assert json.loads(metadata["class_names"]) == list("0123456789")
+    assert metadata["resizing"] == student.preprocessing.resizing
     assert (metadata["image_size"], metadata["input"]) == ("8", "images, uint8 [B, 1, 8, 8]")
     pixels = test_images(student)[1]
     for count in (1, 7):
@@ -125,6 +126,7 @@ def test_a_folder_has_a_card_for_the_hub(student: FinishedRun, tmp_path: Path) -
     assert index["results"][0]["metrics"][0]["value"] == student.record.metrics.test_top1_last
     assert f"{student.record.metrics.test_top1_last:.2f} |" in body
     assert "epochs: 1" in body
+    assert "an image becomes the central square, resized to 8 x 8 (bilinear, antialiased);" in body
     assert student.record.identity[:12] in body
     (code,) = [part for part in body.split("```") if "load_file" in part]
     place: dict[str, Any] = {"images": test_images(student)[0]}

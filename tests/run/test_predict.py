@@ -51,7 +51,7 @@ def files(photos: Path) -> list[Path]:
 
 def preprocessing(name: str, dataset: Dataset, options: dict[str, Any]) -> Preprocessing:
     given = DATASETS.bind(name, options).all
-    return Preprocessing(DATASETS.factory(name).test_transform(given, dataset.info), dataset.info)
+    return Preprocessing.of(DATASETS.factory(name), given, dataset.info)
 
 
 @pytest.mark.parametrize(
@@ -89,8 +89,33 @@ def test_images_of_an_archive_are_reduced_as_in_its_test_split(
 ) -> None:
     pixels, size = noise(side, side, 3), size or side
     info = DatasetInfo(NAMES, 3, size, (0.4, 0.5, 0.6), (0.1, 0.2, 0.3))
-    found = Preprocessing(DATASETS.factory(name).test_transform(DATASETS.bind(name, {}).all, info), info).pixels(pixels)
+    found = Preprocessing.of(DATASETS.factory(name), DATASETS.bind(name, {}).all, info).pixels(pixels)
     assert torch.equal(found, reduce(torch.from_numpy(pixels).permute(2, 0, 1)[None].contiguous(), size)[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "options", "words"),
+    [
+        ("cifar100", 32, {}, "the central square, resized to 32 x 32 (bilinear, antialiased)"),
+        (
+            "cifar100", 16, {},
+            "the central square, resized to 32 x 32 (bilinear, antialiased), then averaged over areas to 16 x 16",
+        ),
+        (
+            "stl10", 64, {},
+            "the central square, resized to 96 x 96 (bilinear, antialiased), then to 64 x 64 (bilinear, antialiased)",
+        ),
+        ("folder", 16, {"resample": "area"}, "the central square, resized to 16 x 16 (averaged over areas)"),
+        (
+            "folder", 224, {},
+            "the shorter side resized to 256 (bilinear, antialiased), then the central 224 x 224",
+        ),
+    ],
+)  # fmt: skip
+def test_the_resizing_is_said_in_words(name: str, size: int, options: dict[str, Any], words: str) -> None:
+    given = {"root": "photos", "image_size": size, **options} if name == "folder" else options
+    bound = DATASETS.bind(name, given).all
+    assert Preprocessing.of(DATASETS.factory(name), bound, DatasetInfo(NAMES, 3, size)).resizing == words
 
 
 # A run's own
@@ -182,7 +207,7 @@ def test_what_is_no_image_is_told(finished: RunResult, image: Any, message: str)
 def test_data_without_a_normalisation_say_so(finished: RunResult) -> None:
     info = DatasetInfo(NAMES, 3, 8)
     with pytest.raises(UserError, match="does not say by what mean and std"):
-        _ = Preprocessing(lambda image: torch.zeros(3, 8, 8), info).normalisation
+        _ = Preprocessing(lambda image: torch.zeros(3, 8, 8), "black", info).normalisation
 
 
 def test_the_student_stays_as_it_is(finished: RunResult) -> None:
