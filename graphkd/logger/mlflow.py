@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,6 +24,7 @@ class MLflowLogger(Logger):
             UserError: MLflow is not installed.
         """
         self._tracking = import_tool("mlflow.tracking", "mlflow")
+        self._metric = import_tool("mlflow.entities", "mlflow").Metric
         self._tracking_uri, self._experiment = tracking_uri, experiment
         self._client: Any = None
         self._run_id = ""
@@ -40,10 +42,12 @@ class MLflowLogger(Logger):
             self._client.log_dict(self._run_id, dict(run.config), "config.yaml")
 
     def log(self, metrics: Mapping[str, float], epoch: int) -> None:
-        for name, value in metrics.items():
-            self._client.log_metric(self._run_id, name, value, step=epoch)
+        # One request for all of them: one each takes many times longer.
+        now = int(1000 * time.time())
+        entities = [self._metric(name, value, now, epoch) for name, value in metrics.items()]
+        self._client.log_batch(self._run_id, metrics=entities)
 
     def close(self, summary: Mapping[str, float]) -> None:
-        for name, value in summary.items():
-            self._client.log_metric(self._run_id, name, value)
+        if summary:
+            self.log(summary, 0)
         self._client.set_terminated(self._run_id, "FINISHED" if summary else "FAILED")
