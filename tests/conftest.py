@@ -6,6 +6,7 @@ Nothing heavy is imported here: the process that hands the tests out to others n
 from __future__ import annotations
 
 import copy
+import signal
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +25,11 @@ TINY = [
 
 settings.register_profile("graphkd", derandomize=True, deadline=None, max_examples=25, database=None)
 settings.load_profile("graphkd")
+
+
+def pytest_configure() -> None:
+    """Hear Ctrl-C, which a shell turns off for what it runs in the background."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -231,6 +231,15 @@ def test_without_assertions_overrides_are_read_all_the_same(command: Command, fo
     assert (optimised.returncode, optimised.stdout, optimised.stderr) == command(*words)
 
 
+@pytest.fixture
+def hears_hang_ups() -> Iterator[None]:
+    """Makes new processes hear them, even if the tests run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("hears_hang_ups")
 @pytest.mark.parametrize("ignored", [False, True])
 def test_a_terminal_that_is_closed_ends_a_command_in_order_unless_it_is_to_go_on(folder: Path, ignored: bool) -> None:
     """What a training does then, the test of SIGTERM shows."""
