@@ -25,12 +25,13 @@ from graphkd.engine.loop import TrainingLoop
 from graphkd.engine.resume import Checkpoints
 from graphkd.engine.threads import torch_threads
 from graphkd.engine.together import train_together
-from graphkd.errors import UserError, check, counted
+from graphkd.errors import UserError, check, counted, one_line
 from graphkd.files import folder_if_used, real_folder
 from graphkd.identity import identity, short
 from graphkd.logger import LoggedRun, LoggerCallback
 from graphkd.model import Network
 from graphkd.model.head import head_tensors
+from graphkd.registry import place_in_plugin
 from graphkd.report import record as records
 from graphkd.report.metrics import METRICS as METRIC_NAMES
 from graphkd.report.metrics import value_of
@@ -515,7 +516,8 @@ def check_parts(runs: Iterable[tuple[str, RunSpec]]) -> None:
         runs: Pairs of a name for messages and a run.
 
     Raises:
-        UserError: Something does not fit, or the first step of a run fails. Other errors in the data are raised too.
+        UserError: Something does not fit.
+        RuntimeError: The first step of a run fails. Other errors in the data are raised too.
     """
     datasets: dict[str, Dataset] = {}
     left = {
@@ -531,7 +533,10 @@ def check_parts(runs: Iterable[tuple[str, RunSpec]]) -> None:
             spec.build(datasets[data])
             if spec.logger is not None:
                 spec.logger.build()
-            if waits_for_teacher(spec):
-                rehearse(spec, datasets[data])
         except UserError as error:
             raise UserError(f"{name}: {error}") from error
+        try:
+            if waits_for_teacher(spec):
+                rehearse(spec, datasets[data])
+        except Exception as error:
+            raise RuntimeError(f"{name}: {one_line(error)}{place_in_plugin(error)}") from error

@@ -9,8 +9,6 @@ from graphkd.engine.callback import Callback, History
 from graphkd.engine.feed import Feed
 from graphkd.engine.loop import TrainingLoop
 from graphkd.engine.together import train_together
-from graphkd.errors import UserError, one_line
-from graphkd.registry import place_in_plugin
 from graphkd.run.folder import is_done
 from graphkd.run.spec import RunSpec
 
@@ -39,7 +37,7 @@ def rehearse(spec: RunSpec, dataset: Dataset) -> None:
     without compiling.
 
     Raises:
-        UserError: Parts do not fit together, or a plug-in raises anything; the message says where.
+        UserError: Parts do not fit together. Whatever else a part raises is raised too.
     """
     trainer = dataclasses.replace(spec.trainer, devices=1, nodes=1, compile=False)
     built = spec.build(dataset)
@@ -54,7 +52,4 @@ def rehearse(spec: RunSpec, dataset: Dataset) -> None:
     train_together([loop], feed, lambda _, outcome: outcomes.append(outcome))
     (outcome,) = outcomes
     if isinstance(outcome, Exception) and not isinstance(outcome, _Rehearsed):
-        place = place_in_plugin(outcome)
-        if place and not isinstance(outcome, UserError):
-            raise UserError(f"the first training step fails: {one_line(outcome)}{place}") from outcome
         raise outcome

@@ -101,7 +101,7 @@ def test_some_of_the_variants_are_run_in_the_suites_order(command: Command, fold
     edit(suite, "  alone:", "  slow: [objective=kd, trainer.lr=0.01]\n  alone:")
     code, out, err = command("ablation", *suite, "--variants", "alone,taught", "--seeds", "0", "--dry-run")
     assert (code, err) == (0, "")
-    assert out.splitlines()[1] == "2 variants x 1 seeds = 2 runs"
+    assert out.splitlines()[1] == "2 variants x 1 seed = 2 runs"
     assert [line.split(":")[0] for line in out.splitlines()[3:5]] == ["  taught seed 0", "  alone seed 0"]
     code, out, err = command("ablation", *suite, "--variants", "alone", "--seeds", "0")
     assert (code, err) == (0, "")
@@ -359,7 +359,7 @@ def test_a_student_that_learns_alone_has_a_record_in_every_pair(
 
 def test_pairs_can_be_chosen(command: Command, paired: list[str]) -> None:
     lines = command("ablation", *paired, "--seeds", "0", "--pairs", "b", "--dry-run").out.splitlines()
-    assert lines[1] == "2 variants x 1 pairs x 1 seeds = 2 runs"
+    assert lines[1] == "2 variants x 1 pair x 1 seed = 2 runs"
     assert [line.strip().split(": ")[0] for line in lines[3:5]] == ["b taught seed 0", "b alone seed 0"]
 
 

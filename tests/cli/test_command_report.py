@@ -22,7 +22,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_words: list[str]) ->
     """Two variants of two seeds, and a teacher."""
     place = tmp_path_factory.mktemp("finished")
     for objective in ("kd", "ce"):
-        words = ["run", "-m", f"objective={objective}", "seed=0,1", f"results={place}", *tiny_words]
+        words = ["run", "-m", f"objective={objective}", "seed=0,1", f"results={place}", "--jobs", "1", *tiny_words]
         assert main(words) == 0
     return place
 

@@ -257,7 +257,7 @@ def test_turned_and_transparent_images_are_read_as_they_are_seen(
         ({"image_size": 0}, "image_size is 0"),
         ({"num_classes": 1}, "num_classes is 1"),
         ({"image_size": 2_000_000}, "8 images of 2000000 x 2000000 pixels take .*choose a smaller data.image_size"),
-        ({"mean": [0.5]}, "mean has 1 values"),
+        ({"mean": [0.5]}, "mean has 1 value,"),
     ],
 )
 def test_bad_options(files: dict[str, str], options: dict[str, Any], message: str) -> None:

@@ -505,7 +505,7 @@ def test_what_is_no_input_is_refused() -> None:
     for own, data, message in (
         (OwnInput(0), (None, None), "input.size is 0"),
         (OwnInput(mean=(0.5,)), (None, None), "need data that says"),
-        (OwnInput(mean=(0.5,)), ((0.1, 0.2), (0.3, 0.4)), "1 means and 2 stds, but the images have 2"),
+        (OwnInput(mean=(0.5,)), ((0.1, 0.2), (0.3, 0.4)), "1 mean and 2 stds, but the images have 2"),
         (OwnInput(std=(0.5, 0.0)), ((0.1, 0.2), (0.3, 0.4)), "above 0"),
     ):
         with pytest.raises(UserError, match=message):

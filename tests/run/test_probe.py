@@ -349,7 +349,7 @@ def coloured(channels: int, size: int) -> TensorDataset:
 
 
 def test_images_of_other_channels_are_refused_before_anything_is_written(student: RunResult, target: Target) -> None:
-    with pytest.raises(UserError, match="takes images of 1 channels, but the data has 3"):
+    with pytest.raises(UserError, match="takes images of 1 channel, but the data has 3"):
         run(target.spec(student.folder), dataset=coloured(3, 8))
     assert not Path(target.results).exists()
 

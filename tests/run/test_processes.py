@@ -385,6 +385,6 @@ def test_a_suite_on_two_devices_through_submitit(tiny_words: list[str], tmp_path
     ]  # fmt: skip
     done = forked.graphkd(words, tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "1 of 1 runs are finished."
+    assert done.stdout.splitlines()[-1] == "1 of 1 run is finished."
     found = [records.read(path) for path in (tmp_path / "results").rglob("record.json")]
     assert sorted((record.kind, record.status) for record in found) == [("student", "done"), ("teacher", "done")]
