@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import os
 import shutil
 import sys
@@ -119,8 +118,7 @@ def launch(specs: Sequence[StudentSpec], ways: Ways) -> dict[int, str]:
     teachers: dict[Path, RunSpec] = {}
     for spec in (specs[at] for at in left):
         if spec.teacher is not None and spec.teacher.checkpoint is None:
-            config = {**spec.teacher.config, "force": spec.config["force"]}
-            teachers[spec.teacher.folder] = dataclasses.replace(spec.teacher, config=config)
+            teachers[spec.teacher.folder] = spec.teacher
     with launch_folder(Path(specs[0].config["results"])) as folder:
         print(_plan([specs[at] for at in left], len(specs), sum(spec.folder in finished for spec in specs), ways))
         taught = {len(specs) + at: spec for at, spec in enumerate(teachers.values())}

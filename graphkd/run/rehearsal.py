@@ -27,7 +27,7 @@ def waits_for_teacher(spec: RunSpec) -> bool:
     teacher = spec.teacher
     if teacher is None or teacher.checkpoint is not None:
         return False
-    return spec.config["force"] or not is_done(teacher.folder, teacher.identity, teacher.seed)
+    return not is_done(teacher.folder, teacher.identity, teacher.seed)
 
 
 def rehearse(spec: RunSpec, dataset: Dataset) -> None:

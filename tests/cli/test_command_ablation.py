@@ -154,6 +154,15 @@ def test_finished_runs_are_kept(command: Command, folder: Path, suite: list[str]
     assert [seed for _, seed, _ in runs(folder)] == [0, 5, 0, 5]
 
 
+def test_force_runs_students_again_under_the_same_teacher(command: Command, folder: Path, suite: list[str]) -> None:
+    command("ablation", *suite, "--seeds", "0")
+    times = {path: path.stat().st_mtime_ns for path in folder.rglob("record.json")}
+    code, out, _ = command("ablation", *suite, "--seeds", "0", "force=true")
+    assert (code, out.count("(already finished)")) == (0, 1)
+    kept = {path.parts[-4] for path, before in times.items() if path.stat().st_mtime_ns == before}
+    assert (len(times), kept) == (3, {"resnet8"})
+
+
 def test_an_override_serves_every_run(command: Command, folder: Path, suite: list[str]) -> None:
     assert command("ablation", "trainer.lr=0.1", *suite, "results=out", "--seeds", "3").code == 0
     assert command("ablation", *suite, "results=out", "--seeds", "3").out.count("(already finished)") == 1, "teacher"

@@ -62,7 +62,7 @@ def test_only_a_run_that_waits_for_a_teacher_is_rehearsed(tiny_config: Config, m
     run(parse(tiny_config({"variant": "first"})))
     run(parse(tiny_config({"variant": "second"})))
     assert rehearsed == ["first"]
-    assert waits_for_teacher(parse(tiny_config({"force": True})))
+    assert not waits_for_teacher(parse(tiny_config({"force": True})))
 
 
 def test_a_rehearsal_leaves_no_trace(tiny_config: Config) -> None:
