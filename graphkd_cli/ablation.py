@@ -214,8 +214,10 @@ def _run(planned: PlannedSuite, ways: Ways) -> int:
     """Run a suite and write its tables; return the exit code."""
     from graphkd.run import check_parts
 
-    check_parts([(f"suite '{planned.name}': variant '{item.run.variant}'", item.spec) for item in planned.runs])
-    failed = launch([item.spec for item in planned.runs], ways)
+    names = [f"suite '{planned.name}': variant '{item.run.variant}'" for item in planned.runs]
+    specs = [item.spec for item in planned.runs]
+    check_parts(zip(names, specs, strict=True), rehearses=not ways.launcher)
+    failed = launch(specs, ways)
     if len(failed) < len(planned.runs):
         studies.write_study(Path(planned.runs[0].spec.config["results"]), planned.name, planned.suite, ways.config_dir)
     if planned.suite.transfer and not failed:

@@ -48,6 +48,11 @@ NOT_OPTIONS = ("config_path", "config_name", "experimental_rerun")
 """Options of Hydra's command line that ours does not have."""
 OPTIONAL_GROUP = "setting"
 """Optional group: Hydra ignores a choice without a config."""
+WITHOUT_NODE = {
+    "logger": "no logger is chosen; choose one too",
+    **dict.fromkeys(("pair", "experiment", "setting"), "it is a choice that has no options of its own"),
+}
+"""Groups that may have no node in the config, and why an option of theirs is refused then."""
 RUN = ("config", "launch", "transfer")
 """The configs that commands run from; Hydra settings in suites and tables are ignored."""
 KEPT = {"output_subdir": None, "verbose": False, "job_logging.root": None, "hydra_logging.root": None}
@@ -502,9 +507,9 @@ def _explain(hydra: Hydra, config_name: str, overrides: list[str], error: Except
         registry = registry_at(parent)
         holders = [] if registry is None else registry.holders(name)
         return f"'{word}': {parent} '{node.name}' has {no_option(name, known, holders)}"
-    available = hydra.config_loader.get_group_options(name) if not parent else []
-    if available:
-        return f"'{word}': no {name} is chosen; choose one too, {name}=NAME (choices: {choices(available)})"
+    if name in WITHOUT_NODE and not parent:
+        names = choices(hydra.config_loader.get_group_options(name))
+        return f"'{word}': {WITHOUT_NODE[name]}; {name}=NAME (choices: {names})"
     hint = did_you_mean(name, known)
     where = f"{parent} has" if parent else "the config has"
     return f"'{word}': {where} no '{name}'{hint} (choices: {choices(known)})"

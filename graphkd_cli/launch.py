@@ -96,8 +96,8 @@ def parse_ways(command: str, arguments: Sequence[str]) -> tuple[argparse.Namespa
 
 def conclude(names: Sequence[str], failed: Mapping[int, str]) -> int:
     """Print which of the named runs failed; return the exit code."""
-    is_or_are = "is" if len(names) == 1 else "are"
-    print(f"{len(names) - len(failed)} of {counted(len(names), 'run')} {is_or_are} finished.")
+    finished = len(names) - len(failed)
+    print(f"{finished} of {counted(len(names), 'run')} {'is' if finished == 1 else 'are'} finished.")
     for number, error in sorted(failed.items()):
         print(f"failed: {names[number]}: {error}")
     return 1 if failed else 0

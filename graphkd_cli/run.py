@@ -78,8 +78,8 @@ def _sweep(options: argparse.Namespace, ways: argparse.Namespace) -> int:
     specs = [_parse(compose.compose(overrides, options.config_dir)) for overrides in combinations]
     _check_folders(specs)
     names = [" ".join(words) for words in combinations]
-    check_parts(zip(names, specs, strict=True))
     launcher = compose.split_hydra(options.overrides)[0]
+    check_parts(zip(names, specs, strict=True), rehearses=not launcher)
     return conclude(names, launch(specs, Ways.chosen(ways, launcher, options.config_dir)))
 
 

@@ -104,7 +104,8 @@ class Dataset(ABC):
     def test_transform(cls, options: Mapping[str, Any], info: DatasetInfo) -> Callable[[Image.Image], Tensor]:
         """Return what takes an opened image to its pixels in the test split, uint8 [C, H, W], before normalisation.
 
-        By default the central square, resized as the options `resample` and `background` say.
+        By default the central square, resized as the options `resample` and `background` say. What overrides it
+        overrides `resizing` too.
 
         Args:
             options: The constructor's options, all of them.

@@ -114,6 +114,11 @@ class Feed:
         costs = [("data", *self._cost), ("teacher", span, share)]
         return Fed(images, self._batch.labels, self._batch.indices, teacher, costs)
 
+    def close(self) -> None:
+        """End the pass over the data, with its workers, and forget its last batch."""
+        self._place, self._batches = None, iter(())
+        self._outputs.clear()
+
     def _advance(self, request: Request, sharing: int) -> None:
         """Load the batch of a request, by a new pass over the data if it is not the next one."""
         before, self._place = self._place, None  # a failure half-way starts anew

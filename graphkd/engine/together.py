@@ -57,19 +57,28 @@ def train_together(loops: Sequence[TrainingLoop], feed: Feed, ended: Ended) -> N
 
         for loop in loops:
             loop.leave = partial(leave, loop)
-        while running:
-            member = min(running, key=lambda each: each.place)
-            outcome: History | Exception | None
-            try:
-                outcome = member.advance(feed, running)
-            except LoopInterrupted:
-                running.remove(member)
-                continue
-            except Exception as error:
-                outcome = error
-            if outcome is not None:
-                running.remove(member)
-                ended(member.loop, outcome)
+        try:
+            while running:
+                _advance(min(running, key=lambda each: each.place), feed, running, ended)
+        finally:
+            feed.close()
+            for loop in loops:
+                loop.leave = lambda: None  # so that nothing keeps its networks alive
+
+
+def _advance(member: _Member, feed: Feed, running: list[_Member], ended: Ended) -> None:
+    """Let a loop take a step; at its end, take it out of those that run."""
+    outcome: History | Exception | None
+    try:
+        outcome = member.advance(feed, running)
+    except LoopInterrupted:
+        running.remove(member)
+        return
+    except Exception as error:
+        outcome = error
+    if outcome is not None:
+        running.remove(member)
+        ended(member.loop, outcome)
 
 
 class _Member:

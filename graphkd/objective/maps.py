@@ -49,8 +49,8 @@ def one_position_notes(student_shapes: Sequence[Shape], teacher_shapes: Sequence
     single = sum(1 in (student[1], teacher[1]) and 1 in (student[2], teacher[2]) for student, teacher in pairs)
     if not single:
         return []
-    all_pairs = counted(len(pairs), "pair")
-    return [f"{single} of its {all_pairs} of maps come down to one position, on which it teaches nothing"]
+    which = f"{single} of its {counted(len(pairs), 'pair')} of maps"
+    return [f"{which} {'comes' if single == 1 else 'come'} down to one position, on which it teaches nothing"]
 
 
 def pooled_to_smaller(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

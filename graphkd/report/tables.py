@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from graphkd.binding import bind, options_of
-from graphkd.errors import check, choices
+from graphkd.errors import check, choices, did_you_mean
 from graphkd.report.comparison import Comparison, compare_all
 from graphkd.report.markup import NONE, Block, Cell, Table, fixed, marks, spread
 from graphkd.report.metrics import METRICS, Metric, metric_of
@@ -100,6 +100,9 @@ def _build_table(group: Group, spec: TableSpec, order: Sequence[str]) -> Table:
         *zip(*(_test_cells(test, tested.decimals) for test in tests), strict=True),
     ]
     header = ("variant", "n", *(metric.label for metric in printed), *test_header)
+    measured = {name for record in group.records for name in record.metrics.diagnostics}
+    unknown = [name for name in (*spec.columns, spec.compare) if "." in name and name not in measured]
+    notes += [f"no run has the diagnostic '{name}'{did_you_mean(name, measured)}" for name in unknown]
     return Table(
         name=group.name + ("" if spec.name == "default" else f"_{spec.name}"),
         title=group.title,

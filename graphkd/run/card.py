@@ -73,7 +73,7 @@ Figures of one seed, after the last epoch; none was chosen on the test data.
 ## Input and output
 
 - {input}
-- before that, an image becomes {resizing}; `config.json` has mean and std
+- how an image is prepared for it: {resizing}; `config.json` has mean and std
 - {output}
 - classes: {names}
 

@@ -61,7 +61,7 @@ from graphkd.run.rehearsal import rehearse, waits_for_teacher
 from graphkd.run.reuse import changed_plugins, why_not_reused
 from graphkd.run.spec import Built, RunSpec, StudentSpec, TeacherSpec
 
-BARELY = 1.2
+BETTER_THAN_GUESSING = 1.2
 """How many times better than guessing a teacher must be, so that nobody is warned."""
 MEMORY_SHARE = 0.25
 """Share of the free memory that the runs of a group may use; other workers start at the same time."""
@@ -206,9 +206,9 @@ class _Execution:
         spec, teacher = self.spec, self.spec.teacher
         if not wait and busy(self.folder):
             raise BusyError(f"another process is working in {self.folder}")
+        if waits_for_teacher(spec):
+            rehearse(spec, spec.data.build())
         if teacher is not None and not teacher.checkpoint and teacher.trainer.processes != spec.trainer.processes:
-            if waits_for_teacher(spec):
-                rehearse(spec, spec.data.build())
             run(teacher, self.callback, worker=worker)
         with tempfile.TemporaryDirectory(prefix="graphkd-") as place:
             resolved = Path(place) / CONFIG
@@ -233,7 +233,7 @@ class _Execution:
         self.held.enter_context(folder_if_used(self.folder.parent))  # if impossible, fails before a teacher is trained
 
     def rehearse(self, dataset: Dataset) -> None:
-        """Try the first step out if a teacher has to be trained before it."""
+        """Try the first steps out if a teacher has to be trained before them."""
         if not processes.joined() and waits_for_teacher(self.spec):
             rehearse(self.spec, dataset)
 
@@ -354,7 +354,9 @@ class _Execution:
 
 def _train(runs: Sequence[_Execution], dataset: Dataset, worker: str | None, wait: bool) -> None:
     """Train runs after their teacher: as many together as memory allows, then the rest."""
-    left = list(runs)
+    for each in runs:
+        each.attempt(partial(each.rehearse, dataset))
+    left = _left(runs)
     teacher: Network | None = None
     known: Teacher | Exception | None = None
     while left:
@@ -365,9 +367,6 @@ def _train(runs: Sequence[_Execution], dataset: Dataset, worker: str | None, wai
             each.attempt(partial(each.build, dataset, teacher))
             teacher = each.teacher if teacher is None else teacher
             group.append(each)
-        if known is None:
-            for each in _left(group):
-                each.attempt(partial(each.rehearse, dataset))
         learning = next((each for each in group if each.teacher is not None), None)
         if known is None and learning is not None:
             known = _known_teacher(learning, dataset, worker)
@@ -418,7 +417,7 @@ def _known_teacher(learning: _Execution, dataset: Dataset, worker: str | None) -
     except Exception as error:
         return error
     chance = 100 / dataset.num_classes
-    if teacher.accuracy is not None and teacher.accuracy < BARELY * chance:
+    if teacher.accuracy is not None and teacher.accuracy < BETTER_THAN_GUESSING * chance:
         learning.callback.note(
             f"teacher: right on {teacher.accuracy:.2f} % of the test images, where guessing among "
             f"{dataset.num_classes} classes gives {chance:.2f} %: its students will learn little from it"
@@ -509,11 +508,12 @@ def _fits_without_head(network: Network, path: Path, dataset: Dataset) -> bool:
     return True
 
 
-def check_parts(runs: Iterable[tuple[str, RunSpec]]) -> None:
+def check_parts(runs: Iterable[tuple[str, RunSpec]], rehearses: bool = True) -> None:
     """Build the data and parts of every unfinished run once, and rehearse those that wait for a teacher.
 
     Args:
         runs: Pairs of a name for messages and a run.
+        rehearses: Whether to rehearse runs; they may be for another machine than this one.
 
     Raises:
         UserError: Something does not fit.
@@ -533,10 +533,16 @@ def check_parts(runs: Iterable[tuple[str, RunSpec]]) -> None:
             spec.build(datasets[data])
             if spec.logger is not None:
                 spec.logger.build()
+            if rehearses and waits_for_teacher(spec):
+                _rehearse(name, spec, datasets[data])
         except UserError as error:
             raise UserError(f"{name}: {error}") from error
-        try:
-            if waits_for_teacher(spec):
-                rehearse(spec, datasets[data])
-        except Exception as error:
-            raise RuntimeError(f"{name}: {one_line(error)}{place_in_plugin(error)}") from error
+
+
+def _rehearse(name: str, spec: RunSpec, dataset: Dataset) -> None:
+    try:
+        rehearse(spec, dataset)
+    except UserError:
+        raise
+    except Exception as error:
+        raise RuntimeError(f"{name}: {one_line(error)}{place_in_plugin(error)}") from error

@@ -69,7 +69,7 @@ class FinishedRun:
         It is found by its identity in the record, as the run's data, of which this is made, may have moved.
 
         Raises:
-            UserError: Its weights are no longer there.
+            UserError: Its weights are no longer there, or `teacher.checkpoint` holds others.
         """
         if self.record.teacher is None:
             return None
@@ -79,11 +79,13 @@ class FinishedRun:
         spec = parse_teacher({**config, "teacher": unloaded})
         place = spec.place_of(self.record.teacher.identity) / WEIGHTS["teacher"]
         # Results may have been moved as a whole, or be asked for from another folder than they were made in.
-        roots = [Path(config["results"]), *self.folder.resolve().parents[3:4]]
+        roots = [Path(config["results"]), *self.folder.resolve().parents]
         files = [spec.checkpoint] if spec.checkpoint else [root / place for root in roots]
         file = next((file for file in files if file.is_file()), None)
         if file is None:
             raise UserError(f"the run's teacher is no longer in {files[0]}")
+        same = spec.checkpoint is None or parse_teacher(config).identity == self.record.teacher.identity
+        check(same, f"{file} holds another teacher than the run's")
         network = spec.network(self.info)
         load_weights(network, file)
         return network.eval()

@@ -1,20 +1,25 @@
-"""Rehearse a run's first step, so that what fails there does not wait for the training of a teacher."""
+"""Rehearse a run's first steps, so that what fails there does not wait for the training of a teacher."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import gc
+
+import torch
 
 from graphkd.data import Dataset
 from graphkd.engine.callback import Callback, History
 from graphkd.engine.feed import Feed
-from graphkd.engine.loop import TrainingLoop
+from graphkd.engine.guard import NotFiniteError
+from graphkd.engine.loop import Position, TrainingLoop
 from graphkd.engine.together import train_together
 from graphkd.run.folder import is_done
 from graphkd.run.spec import RunSpec
 
 
 class _Rehearsed(Exception):  # noqa: N818
-    """The first step is done."""
+    """A step is done."""
 
 
 class _OneStep(Callback):
@@ -31,15 +36,28 @@ def waits_for_teacher(spec: RunSpec) -> bool:
 
 
 def rehearse(spec: RunSpec, dataset: Dataset) -> None:
-    """Take the first step of a run beside its untrained teacher, on parts that are then thrown away.
+    """Take a step of every stage of a run beside its untrained teacher, on parts that are then thrown away.
 
-    A builder, encoder or objective of the user's own may fail only when it sees a batch. One device takes the step,
-    without compiling.
+    A builder, encoder or objective of the user's own may fail only when it sees a batch. One device takes the steps, on
+    its share of a batch. What only the size of a run or the untrained teacher can cause, is passed over: too little
+    memory, and losses that are not finite.
 
     Raises:
-        UserError: Parts do not fit together. Whatever else a part raises is raised too.
+        UserError: Parts do not fit together, or the device is missing. Whatever else a part raises is raised too.
     """
-    trainer = dataclasses.replace(spec.trainer, devices=1, nodes=1, compile=False)
+    with contextlib.suppress(torch.OutOfMemoryError):
+        _take_steps(spec, dataset)
+    if torch.cuda.is_available():
+        gc.collect()  # a loop refers to itself
+        torch.cuda.empty_cache()
+
+
+def _take_steps(spec: RunSpec, dataset: Dataset) -> None:
+    own = spec.trainer
+    trainer = dataclasses.replace(
+        own, batch_size=own.batch_size // own.processes, devices=1, nodes=1, compile=False, accumulate=1,
+        clip_norm=None, precision=32, teacher_precision=32,  # in half precision an untrained teacher may overflow
+    )  # fmt: skip
     built = spec.build(dataset)
     data = spec.training_data(dataset, built)
     fabric = trainer.fabric()
@@ -47,9 +65,13 @@ def rehearse(spec: RunSpec, dataset: Dataset) -> None:
         trainer, fabric, built.network, built.objective, data, teacher=built.teacher, seed=spec.seed,
         callback=_OneStep(),
     )  # fmt: skip
-    outcomes: list[History | Exception] = []
     feed = Feed(trainer, fabric, data, built.teacher, spec.seed)
-    train_together([loop], feed, lambda _, outcome: outcomes.append(outcome))
-    (outcome,) = outcomes
-    if isinstance(outcome, Exception) and not isinstance(outcome, _Rehearsed):
+    for phase in range(len(loop.stages) + 1):
+        loop.position = Position(phase)
+        train_together([loop], feed, _raise)
+
+
+def _raise(loop: TrainingLoop, outcome: History | Exception) -> None:
+    """Raise what went wrong."""
+    if isinstance(outcome, Exception) and not isinstance(outcome, (_Rehearsed, NotFiniteError)):
         raise outcome

@@ -70,8 +70,9 @@ def test_what_was_asked_for_is_kept_as_written(folder: Path) -> None:
     ("word", "message"),
     [
         ("bilder={name: knn}", "the config has no 'bilder'; did you mean 'builder'?"),
-        ("logger.project=x", "no logger is chosen; choose one too, logger=NAME (choices: csv, mlflow, tensorboard"),
-        ("experiment.name=x", "no experiment is chosen; choose one too, experiment=NAME (choices: "),
+        ("logger.project=x", "no logger is chosen; choose one too; logger=NAME (choices: csv, mlflow, tensorboard"),
+        ("experiment.name=x", "it is a choice that has no options of its own; experiment=NAME (choices: "),
+        ("ablation=digits", "the config has no 'ablation'"),
         ("objective.hkdd={name: kd}", "objective has no 'hkdd'; did you mean 'hkd'?"),
         ("student=[resnet8]", "the override 'student=[resnet8]' cannot be applied"),
     ],

@@ -79,7 +79,7 @@ def test_weights_that_are_all_0_are_said(name: str, options: dict[str, float]) -
 def test_maps_of_one_position_are_said(name: str) -> None:
     maps = [(4, 8, 8), (4, 4, 4), (6, 1, 1)]
     options = {"student_shapes": maps, "teacher_shapes": MAPS["teacher"][:3]}
-    assert "come down to one position" in OBJECTIVES.build(name, **options).notes(setting())[0]
+    assert "down to one position" in OBJECTIVES.build(name, **options).notes(setting())[0]
     options["student_shapes"] = MAPS["student"][:3]
     assert not OBJECTIVES.build(name, **options).notes(setting())
 

@@ -247,6 +247,13 @@ def test_every_column_can_be_shown() -> None:
     assert all((table.frame[f"{name}_mean"] == 50.0).all() for name in METRICS)
 
 
+def test_a_mistyped_term_of_a_diagnostic_is_named() -> None:
+    records = runs("hkd", [50.0, 50.0], metrics=Metrics(test_top1_last=50.0, diagnostics={"hkd.overlap": 0.25}))
+    table = build(records, TableSpec("t", ("hkd.overlap", "hdk.overlap")))
+    assert block(table).header == ("variant", "n", "overlap of both graphs, hkd")
+    assert "no run has the diagnostic 'hdk.overlap'; did you mean 'hkd.overlap'?" in table.notes
+
+
 def test_another_layout_gets_other_files() -> None:
     (table,) = build_tables(runs("hkd", [90.0]), TableSpec("short", ("test_top1_last",)))
     assert table.name == "suite_large->small_short"

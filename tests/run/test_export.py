@@ -126,7 +126,7 @@ def test_a_folder_has_a_card_for_the_hub(student: FinishedRun, tmp_path: Path) -
     assert index["results"][0]["metrics"][0]["value"] == student.record.metrics.test_top1_last
     assert f"{student.record.metrics.test_top1_last:.2f} |" in body
     assert "epochs: 1" in body
-    assert "an image becomes the central square, resized to 8 x 8 (bilinear, antialiased);" in body
+    assert "prepared for it: the central square, resized to 8 x 8 (bilinear, antialiased);" in body
     assert student.record.identity[:12] in body
     (code,) = [part for part in body.split("```") if "load_file" in part]
     place: dict[str, Any] = {"images": test_images(student)[0]}

@@ -109,6 +109,31 @@ def test_a_teachers_folder_keeps_the_same(tiny_config: Config, monkeypatch: pyte
     assert graphkd.load(result.folder).info.class_names == tuple("0123456789")
 
 
+@pytest.mark.parametrize("folder", [None, "study/pair/variant/0123/seed-0"])
+def test_its_teacher_is_found_where_the_results_have_moved_to(
+    tiny_config: Config, tmp_path: Path, folder: str | None
+) -> None:
+    place = None if folder is None else str(tmp_path / "results" / folder)
+    result = run(parse(tiny_config({"run_dir": place})))
+    moved = (tmp_path / "results").rename(tmp_path / "elsewhere")
+    loaded = graphkd.load(moved / result.folder.relative_to(tmp_path / "results"))
+    assert loaded.teacher is not None
+    assert loaded.record.teacher is not None
+    assert evaluate(loaded.teacher, loaded.dataset).top1 == loaded.record.teacher.accuracy
+
+
+def test_another_teacher_in_the_same_file_is_refused(tiny_config: Config, tmp_path: Path) -> None:
+    file = tmp_path / "teacher.safetensors"
+    for seed in (0, 1):
+        trained = run(parse_teacher(tiny_config({"teacher.seed": seed})))
+        shutil.copy(trained.folder / file.name, file)
+        if seed == 0:
+            result = run(parse(tiny_config({"teacher.checkpoint": str(file)})))
+            assert graphkd.load(result.folder).teacher is not None
+    with pytest.raises(UserError, match=r"teacher\.safetensors holds another teacher than the run's$"):
+        _ = graphkd.load(result.folder).teacher
+
+
 def test_a_folder_of_an_older_graphkd_stays_readable(finished: RunResult) -> None:
     kept = graphkd.load(finished.folder).info
     (finished.folder / "data.json").unlink()

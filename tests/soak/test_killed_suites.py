@@ -216,5 +216,5 @@ def test_a_pool_that_always_breaks_is_given_up(
     monkeypatch.setattr(compose, "launch", launcher)
     assert main([*suite, "results=torn", "trainer.epochs=1", "--alone", "hydra/launcher=basic"]) == 1
     out = capsys.readouterr().out
-    assert "1 of 4 runs are finished." in out
+    assert "1 of 4 runs is finished." in out
     assert len(re.findall(r"^failed: .*: its process died: BrokenExecutor: a worker was killed$", out, re.M)) == 3
