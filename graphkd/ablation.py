@@ -77,7 +77,7 @@ class Suite:
         comparison: bool = False,
         terms_of: Callable[[Sequence[str]], Collection[str]] | None = None,
     ) -> None:
-        """A suite.
+        """Create a suite.
 
         Raises:
             UserError: There is no variant or no seed, a seed or pair is given twice, an override is no `key=value` or
@@ -209,7 +209,7 @@ def quoted(text: str) -> str:
 
 
 def varied(overrides: Sequence[str]) -> dict[str, str]:
-    """Overrides as value by key; a removed key has the value "removed"."""
+    """Return values of overrides by key; a removed key has the value "removed"."""
     pairs = (override.lstrip("+").partition("=") for override in overrides)
     return {key.removeprefix("~"): "removed" if key.startswith("~") else value for key, _, value in pairs}
 

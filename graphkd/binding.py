@@ -48,7 +48,7 @@ def options_of(
     preset: Mapping[str, Any] | None = None,
     runtime: Collection[str] = (),
 ) -> dict[str, Option]:
-    """The options of a constructor by name, in its order.
+    """Return the options of a constructor by name, in its order.
 
     Args:
         factory: A class or a function.
@@ -106,7 +106,7 @@ def bind(
     part: str,
     holders: Callable[[str], Collection[str]] = lambda name: (),
 ) -> Bound:
-    """Checks names, types and presence of `options` against the `known` ones.
+    """Check names, types and presence of `options` against the `known` ones.
 
     Args:
         options: What the user gave, by name.
@@ -143,7 +143,7 @@ def no_option(name: str, known: Collection[str], holders: Collection[str] = ()) 
 
 
 def convert(value: Any, annotation: Any, what: str) -> Any:
-    """The value in the annotated type: integers become floats, lists tuples and mappings dataclasses where asked for.
+    """Return the value in the annotated type: integers become floats, lists tuples and mappings dataclasses.
 
     Raises:
         UserError: The value does not fit the annotation; `what` opens the message.
@@ -163,7 +163,7 @@ def fits(value: Any, annotation: Any) -> bool:
 
 
 def describe(annotation: Any) -> str:
-    """An annotation in a user's words, for messages and `graphkd list`."""
+    """Return an annotation in a user's words, for messages and `graphkd list`."""
     names = {int: "an integer", float: "a number", bool: "true or false", str: "a text", type(None): "null"}
     words: list[str] = []
     for candidate in _alternatives(annotation):

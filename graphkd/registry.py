@@ -51,7 +51,7 @@ class Registry(Generic[T]):
         self._discovery = "due"
 
     def register(self, name: str, **preset: Any) -> Callable[[Callable[..., T]], Callable[..., T]]:
-        """A decorator that registers a class or function under `name`.
+        """Return a decorator that registers a class or function under `name`.
 
         Args:
             name: The name in configs and on the command line.
@@ -74,7 +74,7 @@ class Registry(Generic[T]):
         return add
 
     def register_family(self, name: str, **preset: Any) -> Callable[[Callable[..., T]], Callable[..., T]]:
-        """A decorator that registers a class or function for all names of the form "`name`/MEMBER".
+        """Return a decorator that registers a class or function for all names of the form "`name`/MEMBER".
 
         Its constructor gets what follows the slash as the run-time argument `model`, and checks it itself.
 
@@ -88,17 +88,17 @@ class Registry(Generic[T]):
         return self.register(f"{name}/", **preset)
 
     def names(self) -> list[str]:
-        """All registered names, sorted; not those of families."""
+        """Return all registered names, sorted; not those of families."""
         self._discover()
         return sorted(name for name in self._entries if not name.endswith("/"))
 
     def families(self) -> list[str]:
-        """The names of all families, sorted."""
+        """Return the names of all families, sorted."""
         self._discover()
         return sorted(name.removesuffix("/") for name in self._entries if name.endswith("/"))
 
     def get(self, name: str) -> Callable[..., T]:
-        """The class or function registered under `name`, with the name's preset applied.
+        """Return the class or function registered under `name`, with the name's preset applied.
 
         Raises:
             UserError: There is none; the message lists the choices and the closest.
@@ -107,7 +107,7 @@ class Registry(Generic[T]):
         return functools.partial(entry.factory, **entry.preset) if entry.preset else entry.factory
 
     def factory(self, name: str) -> Any:
-        """The class or function itself, without the name's preset: for what is declared on the class.
+        """Return the class or function itself, without the name's preset: for what is declared on the class.
 
         Raises:
             UserError: As in `get`.
@@ -115,7 +115,7 @@ class Registry(Generic[T]):
         return self._entry(name).factory
 
     def options(self, name: str) -> dict[str, Option]:
-        """The options of `name` (without what is supplied at run time), in the constructor's order."""
+        """Return the options of `name` (without what is supplied at run time), in the constructor's order."""
         entry = self._entry(name)
         return options_of(entry.factory, entry.preset, self.runtime)
 
@@ -126,11 +126,11 @@ class Registry(Generic[T]):
         return {name: its for name, its in found.items() if its is not None}
 
     def summary(self, name: str) -> str:
-        """The first line of the member's docstring."""
+        """Return the first line of the member's docstring."""
         return (inspect.getdoc(self._entry(name).factory) or "").partition("\n")[0]
 
     def bind(self, name: str, options: dict[str, Any]) -> Bound:
-        """Checks a config's options for `name` without building it.
+        """Check a config's options for `name` without building it.
 
         Raises:
             UserError: The name or an option is unknown, or a value is of a wrong type.
@@ -138,7 +138,7 @@ class Registry(Generic[T]):
         return bind(options, self.options(name), f"{self.kind} '{name}'", self.holders)
 
     def build(self, name: str, **options: Any) -> T:
-        """Builds the member `name`; run-time arguments and options are both given by name.
+        """Build the member `name`; run-time arguments and options are both given by name.
 
         Raises:
             UserError: The name or an option is unknown, missing, of a wrong type or out of range.
@@ -186,7 +186,7 @@ def place_in_plugin(error: BaseException) -> str:
 
 
 def import_plugins(modules: Iterable[str]) -> None:
-    """Imports modules that register parts of their own (`plugins=[their.module]`).
+    """Import modules that register parts of their own (`plugins=[their.module]`).
 
     Raises:
         UserError: A module cannot be imported; the message names it and the cause.

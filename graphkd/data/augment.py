@@ -59,7 +59,7 @@ class Augmentation:
         check(0 <= magnitude < BINS, f"rand_magnitude is {magnitude}, but must be at least 0 and at most {BINS - 1}")
 
     def __call__(self, images: Tensor, indices: Tensor, seed: int) -> Tensor:
-        """The augmented images, uint8 [B, C, H, W].
+        """Return the augmented images, uint8 [B, C, H, W].
 
         Args:
             images: uint8 [B, C, H, W]; RandAugment is for C = 1 or 3.
@@ -78,7 +78,7 @@ class Augmentation:
         return images
 
     def _crop_and_flip(self, images: Tensor, indices: Tensor, seed: int) -> Tensor:
-        """By one gather over the padded images."""
+        """Crop and flip by one gather over the padded images."""
         top, left, flip = self.draws(indices, seed)
         channels, height, width = images.shape[1:]
         padded = F.pad(images, (self.padding, self.padding, self.padding, self.padding))
@@ -90,7 +90,7 @@ class Augmentation:
         return padded.flatten(2).gather(2, chosen).view(images.shape)
 
     def cut_out(self, images: Tensor, indices: Tensor, seed: int) -> Tensor:
-        """Normalised images with a random square each set to zero, the mean colour (float [B, C, H, W]).
+        """Return normalised images, float [B, C, H, W], with a random square of each set to zero, the mean colour.
 
         Cutout as DeVries and Taylor have it (arXiv 1708.04552): the centre is uniform over all pixels, and what of
         the square lies outside the image is lost.
@@ -109,18 +109,18 @@ class Augmentation:
         return images.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None], 0)
 
     def _covered(self, centre: Tensor, length: int) -> Tensor:
-        """Which of `length` positions the square covers, bool [B, length]."""
+        """Return which of `length` positions the square covers, bool [B, length]."""
         offset = torch.arange(length, device=centre.device) - (centre - self.cutout // 2)[:, None]
         return (offset >= 0) & (offset < self.cutout)
 
     def draws(self, indices: Tensor, seed: int) -> Draws:
-        """The choices for samples with the given indices, int64 [B]; no offset or flip where it is off."""
+        """Return the choices for samples with the given indices, int64 [B]; no offset or flip where it is off."""
         bits = random_bits(indices, seed, _CROP_AND_FLIP)
         offsets = _below(2 * self.padding + 1, bits[:2])
         return Draws(offsets[0], offsets[1], (bits[2] < 0) & self.flip)
 
     def operations(self, indices: Tensor, seed: int) -> Tensor:
-        """The operations for samples with the given indices, by position in `rand_augment.operations`, int64 [N, B].
+        """Return the operations for samples with these indices, by position in `rand_augment.operations`, int64 [N, B].
 
         All 14 alike, those with a direction half of the time in each.
         """
@@ -136,7 +136,7 @@ CROP_AND_FLIP = Augmentation(padding=4, flip=True)
 
 
 def random_bits(indices: Tensor, seed: int, streams: int = 1) -> Tensor:
-    """Random integers that depend on seed, stream and index alone: a counter-based generator.
+    """Return random integers that depend on seed, stream and index alone: a counter-based generator.
 
     Mixes with the finaliser of SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number
     generators", 2014), whose results are the same on every device and in every version of torch.
@@ -166,5 +166,5 @@ def _shift_right(x: Tensor, by: int) -> Tensor:
 
 
 def _below(bound: int, bits: Tensor) -> Tensor:
-    """Uniform integers in 0 .. bound - 1 from the upper 32 bits."""
+    """Return uniform integers in 0 .. bound - 1 from the upper 32 bits."""
     return (_shift_right(bits, 32) * bound) >> 32

@@ -92,7 +92,7 @@ class Contents:
         return known
 
     def _facts(self, now: int) -> tuple[np.ndarray, np.ndarray]:
-        """A hash of what tells whether each file has changed, uint8 [n, 32], and whether it may be relied on."""
+        """Return a hash of what tells whether each file has changed, uint8 [n, 32], and whether it may be relied on."""
         prefix = os.path.join(self.base, "")
         facts, settled = bytearray(), np.empty(len(self.files), dtype=bool)
         for index, file in enumerate(self.files):

@@ -68,7 +68,7 @@ def _load() -> Split:
 
 
 def _keep(split: Split, classes: Sequence[int]) -> Split:
-    """The samples of some digits, in their order, with a label that is the digit's place among them."""
+    """Return the samples of some digits, in their order, with a label that is the digit's place among them."""
     is_class = split.labels[:, None] == torch.tensor(classes)
     kept = is_class.any(1)
     return Split(split.images[kept], is_class[kept].long().argmax(1))

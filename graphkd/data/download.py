@@ -39,7 +39,7 @@ class Archive:
 
 @contextlib.contextmanager
 def download_progress(callback: Progress) -> Iterator[None]:
-    """Within it, downloads report to `callback`, about once a MiB."""
+    """Let downloads within the context report to `callback`, about once a MiB."""
     token = _progress.set(callback)
     try:
         yield

@@ -166,11 +166,11 @@ class _Listing:
     labels: Tensor
 
     def contents(self, cache: Path | None) -> Contents:
-        """What the files hold."""
+        """Return what the files hold."""
         return Contents(self.files, self.folder, cache)
 
     def digest(self, cache: Path | None) -> str:
-        """SHA-256 of the classes' names, and of the files' names below the folder and contents."""
+        """Return the SHA-256 of the classes' names, and of the files' names below the folder and contents."""
         digest = hashlib.sha256(os.fsencode("".join(f"{name}\0" for name in self.class_names)))
         prefix = os.path.join(self.folder, "")
         for file, content in zip(self.files, self.contents(cache).hashes(), strict=True):
@@ -302,7 +302,7 @@ def _list_splits(root: str, given: Mapping[str, str | None]) -> tuple[dict[str, 
 
 
 def _list_split(root: Path, name: str, below: str, left_out: _LeftOut) -> dict[str, list[str]]:
-    """The files of each class, both sorted."""
+    """Return the files of each class, both sorted."""
     folder = root / below
     if not folder.is_dir():
         there = [entry.name for entry in root.iterdir() if entry.is_dir()]
@@ -326,7 +326,7 @@ def list_images(folder: Path) -> list[str]:
 
 
 def _image_files(folder: Path, left_out: _LeftOut) -> list[str]:
-    """The image files below a class's folder, sorted; each real folder is read once, and none that holds this one."""
+    """Return the image files below a class's folder, sorted; each real folder is read once, none that holds this one."""
     seen = {_inode(path) for path in (folder.parent, *folder.resolve().parents)}
     images: list[str] = []
     for path, folders, files in os.walk(folder, onerror=_unreadable, followlinks=True):
@@ -367,7 +367,7 @@ def _unreadable(error: OSError) -> None:
 
 
 def _check_small(file: str) -> None:
-    """Without an image_size, images must fit in memory as they are; the first one tells."""
+    """Check that images without an image_size fit in memory as they are; the first one tells."""
     try:
         with open_image(file) as image:
             check_image(image)

@@ -131,7 +131,7 @@ class ImageFileDataset(SplitDataset):
 
 
 def _loaded(loader: DataLoader[Any]) -> Iterator[Any]:
-    """The batches of a loader.
+    """Return the batches of a loader.
 
     Raises:
         UserError: A worker process cannot be started, or died.

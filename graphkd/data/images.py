@@ -322,7 +322,7 @@ def _why_broken(file: str) -> str | None:
 
 @contextlib.contextmanager
 def decoding_threads() -> Iterator[ThreadPool]:
-    """Threads that decode images, without Pillow's warnings of oversized ones: `check_image` refuses them."""
+    """Return threads that decode images, without Pillow's warnings of oversized ones: `check_image` refuses them."""
     with ThreadPool(min(_MAX_THREADS, os.cpu_count() or 1)) as pool, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield pool

@@ -106,7 +106,7 @@ class Parquet(DecodedDataset):
 def _contents(
     files: Mapping[str, Sequence[Path]], cache: bool | str, image_column: str, root: str | None
 ) -> dict[str, Contents]:
-    """What the files of each split and the images that they name hold; hashes are kept where decoded images are."""
+    """Return what the files of each split and the images that they name hold; hashes lie beside decoded images."""
     base = files["train"][0].parent
     folder = cache_folder(cache, base)
     return {
@@ -350,7 +350,7 @@ def _given_twice(files: Mapping[str, Sequence[Path]]) -> tuple[str, ...]:
 
 
 def _row_namer(split: Sequence[_Open]) -> Callable[[int], str]:
-    """What messages call the row at a position of a split."""
+    """Return what messages call the row at a position of a split."""
     starts = np.cumsum([0, *(file.parquet.metadata.num_rows for file in split)])
 
     def name(index: int) -> str:
@@ -361,7 +361,7 @@ def _row_namer(split: Sequence[_Open]) -> Callable[[int], str]:
 
 
 def _split_files(given: Mapping[str, Paths]) -> dict[str, list[Path]]:
-    """The files of each split that is given, sorted within each pattern."""
+    """Return the files of each split that is given, sorted within each pattern."""
     check(given["train"] is not None, "data set 'parquet' needs data.train=FILE, its training split")
     files: dict[str, list[Path]] = {}
     for name, paths in given.items():

@@ -17,7 +17,7 @@ UNSIGNED, SIGNED = 5, 9
 
 
 def rand_augment(images: Tensor, choices: Tensor, magnitude: int) -> Tensor:
-    """What Cubuk et al. (arXiv 1909.13719) do to an image, by torchvision's kernels: nearest pixels, zeros outside.
+    """Augment like Cubuk et al. (arXiv 1909.13719), by torchvision's kernels: nearest pixels, zeros outside.
 
     Args:
         images: uint8 [B, C, H, W] with C = 1 or 3.
@@ -38,7 +38,7 @@ def rand_augment(images: Tensor, choices: Tensor, magnitude: int) -> Tensor:
 
 
 def operations(magnitude: int, height: int, width: int) -> list[Operation]:
-    """The operations of torchvision's `RandAugment`, each for uint8 [B, C, H, W].
+    """Return the operations of torchvision's `RandAugment`, each for uint8 [B, C, H, W].
 
     Args:
         magnitude: Their strength, from 0 to 30.

@@ -81,7 +81,7 @@ def _read(archive: Path, image_size: int) -> Decoded:
 
 
 def _images(values: np.ndarray, image_size: int) -> Tensor:
-    """The file has each colour's columns one after the other."""
+    """Return the images of a file, which has each colour's columns one after the other."""
     check(len(values) % (3 * _SIDE * _SIDE) == 0, f"{STL10.ARCHIVE.name} holds images of other than 96 x 96 pixels")
     images = torch.from_numpy(values.reshape(-1, 3, _SIDE, _SIDE).transpose(0, 1, 3, 2).copy())
     return _reduced(images, image_size)
@@ -94,5 +94,5 @@ def _reduced(images: Tensor, image_size: int) -> Tensor:
 
 
 def _labels(values: np.ndarray) -> Tensor:
-    """The file counts classes from 1."""
+    """Return the labels of a file, which counts classes from 1."""
     return torch.from_numpy(values.astype(np.int64)) - 1

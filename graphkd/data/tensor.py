@@ -39,7 +39,7 @@ class Normalisation(NamedTuple):
 
     @classmethod
     def of(cls, mean: Sequence[float], std: Sequence[float], channels: int) -> Normalisation:
-        """Subtracts `mean` and divides by `std` of each channel, both for pixel values in 0 .. 1.
+        """Return the normalisation by `mean` and `std` of each channel, both for pixel values in 0 .. 1.
 
         Raises:
             UserError: They have not one value a channel, or a `std` is not positive.
@@ -53,7 +53,7 @@ class Normalisation(NamedTuple):
         return cls(scale.float()[:, None, None], shift.float()[:, None, None])
 
     def to(self, device: Device) -> Normalisation:
-        """The same on a device."""
+        """Return it on a device."""
         return Normalisation(self.scale.to(device), self.shift.to(device))
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -273,7 +273,7 @@ def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, 
 
 
 def _class_ranks(labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-    """Each sample's place in a random order of its class int64 [N], and that class's size, float64 [N]."""
+    """Return each sample's place in a random order of its class int64 [N], and that class's size, float64 [N]."""
     order = random_bits(torch.arange(len(labels)), seed)[0].argsort(stable=True)
     order = order[labels[order].argsort(stable=True)]
     sizes = labels.bincount()
@@ -284,12 +284,12 @@ def _class_ranks(labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def _bounds(sizes: Tensor, shares: Tensor | float) -> Tensor:
-    """How many samples of classes of these sizes lie in the parts up to these shares; one at least is left."""
+    """Return how many samples of classes of these sizes lie in the parts up to these shares; one at least is left."""
     return (sizes * shares).round().minimum(sizes - 1)
 
 
 def _least_share(sizes: Tensor, before: float) -> float | None:
-    """The smallest share, in two digits, that takes a sample of a class after the share `before`; None for none."""
+    """Return the least share, in two digits, that takes a sample of a class after the share `before`; None for none."""
     taken = _bounds(sizes, before)
     limits = ((taken + 0.5) / sizes - before)[taken + 1 < sizes]  # a share above its limit rounds up to a sample
     if len(limits) == 0:
@@ -300,7 +300,7 @@ def _least_share(sizes: Tensor, before: float) -> float | None:
 
 
 def cut(indices: Tensor, batch_size: int) -> tuple[Tensor, ...]:
-    """The indices in batches, the last, smaller one kept.
+    """Return the indices in batches, the last, smaller one kept.
 
     Raises:
         UserError: `batch_size` is below 1.
@@ -310,7 +310,7 @@ def cut(indices: Tensor, batch_size: int) -> tuple[Tensor, ...]:
 
 
 def check_has_test(splits: Collection[str]) -> None:
-    """Raises `UserError` without a test split."""
+    """Raise `UserError` without a test split."""
     check("test" in splits, "there is no test split: name it by data.test, or cut one off by data.test_fraction=0.2")
 
 

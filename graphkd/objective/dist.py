@@ -63,7 +63,7 @@ class DIST(Objective):
 
 
 def correlation(one: Tensor, other: Tensor, dim: int) -> Tensor:
-    """Pearson's correlation of two matrices along a dimension; 0 (with finite gradient) where one is constant."""
+    """Return Pearson's correlation of two matrices along a dimension; 0, with finite gradient, if one is constant."""
     one, other = one - one.mean(dim, keepdim=True), other - other.mean(dim, keepdim=True)
     norms: Tensor = torch.linalg.vector_norm(one, dim=dim) * torch.linalg.vector_norm(other, dim=dim)
     return (one * other).sum(dim) / (norms + _EPS)

@@ -27,7 +27,7 @@ class NST(NormalisedMaps):
 
 
 def _discrepancy(student: Tensor, teacher: Tensor) -> Tensor:
-    """MMD^2 of channels, float [B, C, P] and [B, C', P], mean over the batch.
+    """Return the squared MMD of channels, float [B, C, P] and [B, C', P], mean over the batch.
 
     The sum of (a . b)^2 over all a in A and b in B is <A^T A, B^T B>, so MMD^2 is also the squared distance between the
     two means of a a^T: of the [C, C'] and the [P, P] matrices the smaller are built.
