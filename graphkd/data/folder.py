@@ -326,7 +326,7 @@ def list_images(folder: Path) -> list[str]:
 
 
 def _image_files(folder: Path, left_out: _LeftOut) -> list[str]:
-    """Return the image files below a class's folder, sorted; each real folder is read once, none that holds this one."""
+    """Return the image files below a class's folder, sorted; a real folder is read once, none that holds this one."""
     seen = {_inode(path) for path in (folder.parent, *folder.resolve().parents)}
     images: list[str] = []
     for path, folders, files in os.walk(folder, onerror=_unreadable, followlinks=True):

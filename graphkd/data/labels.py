@@ -137,7 +137,7 @@ def _with_names(splits: Splits, column: str, num_classes: int | None, relabel: b
 
 
 def _count(train: Sequence[FileLabels], column: str) -> int:
-    """Return the number of classes in the training labels; a column of other numbers (times, identifiers) has too many."""
+    """Return the number of classes in training labels; a column of other numbers (times, identifiers) has too many."""
     count = max(int(part.values.max(initial=0)) for part in train) + 1
     rows = sum(len(part.values) for part in train)
     check(
