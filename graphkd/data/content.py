@@ -50,7 +50,7 @@ class Contents:
     name: str = ""
 
     def hashes(self) -> list[bytes]:
-        """Return the SHA-256 of each file; zeros for one that cannot be read, which is told where it is decoded.
+        """Return the SHA-256 of each file; zeros for one that cannot be read, which is reported when it is decoded.
 
         Raises:
             UserError: One is missing, or is no regular file.

@@ -401,7 +401,7 @@ def note_images(split: str, count: int, images: Images) -> tuple[str, ...]:
 
 
 def note_sample(split: str, files: Sequence[str], decoder: Decoder) -> tuple[str, ...]:
-    """Return such lines for a sample of images that are decoded later; broken ones are told then."""
+    """Return such lines for a sample of images that are decoded later; broken ones are reported then."""
     sample = files[:: -(-len(files) // _LOOKED_AT)]
     with decoding_threads() as pool:
         found = pool.map(functools.partial(_try, decoder), sample)
