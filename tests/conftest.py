@@ -41,6 +41,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="there is no CUDA device"))
 
 
+def pytest_runtest_setup() -> None:
+    """Start torch's generator alike in every test, whatever ran before it in this process."""
+    import torch
+
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def tiny_words() -> list[str]:
     """Overrides with which the commands take a moment."""

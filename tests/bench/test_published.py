@@ -85,6 +85,7 @@ def test_reproduces_the_recorded_steps(case: str, dgl_knows_the_device: bool, mo
 )  # fmt: skip
 @settings(max_examples=15)
 def test_the_fast_hkd_equals_it_in_float64(batch: int, negatives: int, dim: int, k: int, seed: int) -> None:
+    torch.manual_seed(seed)
     labels = torch.arange(60) % 3
     baseline = PublishedHKD(7, 9, samples=60, dim=dim, k=k).double()
     gnns = [GNNS.build("tag", in_dim=dim, out_dim=dim) for _ in range(2)]
@@ -114,7 +115,9 @@ def test_the_fast_hkd_equals_it_in_float64(batch: int, negatives: int, dim: int,
     expected = baseline(given_batch)
     found = torch.stack(list(hkd(given_batch).values())).sum()
     assert_close(found, expected, 1e-12)
-    assert_close(*(torch.autograd.grad(loss, embedding)[0] for loss in (found, expected)), 1e-10)
+    ours, theirs = (torch.autograd.grad(loss, embedding)[0] for loss in (found, expected))
+    # A loss near 0 has gradients of the size of rounding errors.
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-13 + 1e-10 * float(theirs.abs().max()))
     baseline.after_step()
     hkd.after_step()
     assert_close(hkd.student_bank, baseline.banks[0], 1e-12)
