@@ -177,13 +177,16 @@ class BatchGraph:
         )  # fmt: skip
 
     def closed(self) -> BatchGraph:
-        """Return the graph with its support rows as targets too, each with just its self loop.
+        """Return the graph with its support rows as targets too, each with self loops alone.
 
-        Encoders run on this: a support row then passes every layer by itself.
+        Encoders run on this: a support row then passes every layer by itself. Its self loops are as many as a target
+        has in-edges on average: degrees then tell encoders that it is a node like the targets, whose neighbours are
+        not known.
         """
         if self.support is None:
             return self
-        loops = torch.arange(self.num_targets, self.num_nodes, device=self.support.device)
+        count = max(1, round(len(self.sources) / self.num_targets))
+        loops = torch.arange(self.num_targets, self.num_nodes, device=self.support.device).repeat_interleave(count)
         weights = self.weights
         if weights is not None:
             weights = torch.cat([weights, weights.new_ones(len(loops))])

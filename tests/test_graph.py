@@ -134,10 +134,14 @@ def test_without_support_a_graph_is_closed_already(matrix: tuple[Tensor, Tensor 
 
 
 @given(st.integers(1, 9), st.integers(1, 4), st.booleans(), seeds)
-def test_closing_gives_each_support_row_its_self_loop(size: int, support: int, weighted: bool, seed: int) -> None:
+def test_closing_gives_each_support_row_the_degree_of_a_target(
+    size: int, support: int, weighted: bool, seed: int
+) -> None:
     graph = random_graph(size, seed, support, weighted)
     closed = graph.closed()
     expected = torch.eye(size + support)
+    degree = max(1, round(len(graph.sources) / size))
+    assert closed.targets.bincount(minlength=size + support).tolist()[size:] == support * [degree]
     expected[:size] = graph.weighted_adjacency
     assert closed.support is None
     assert closed.num_targets == closed.num_nodes == size + support

@@ -22,6 +22,7 @@ class BankKNN(GraphBuilder):
     """
 
     uses_bank = True
+    revision = 2  # since support rows have the degree of a target
 
     def __init__(self, k: int = 8, same_label_only: bool = False) -> None:
         """Create a kNN builder over the bank.

@@ -30,6 +30,8 @@ class GraphBuilder(ABC):
     """Views of the samples that it looks at: of the nodes, and of their `virtual` ones where there is a second."""
     uses_bank: ClassVar[bool] = False
     """Whether sources are rows of a feature bank, of which there are no predictions."""
+    revision: ClassVar[int] = 1
+    """As of an objective (`graphkd.objective.base`)."""
 
     @property
     def min_nodes(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from abc import ABC, abstractmethod
 from itertools import pairwise
 from typing import Any, ClassVar, Literal
@@ -23,7 +24,8 @@ _MOST_LAYERS = 1000
 class DenseGraph:
     """A graph as matrices, for dense encoders.
 
-    Of N = T + S nodes, the T targets have rows in the matrices; each support row has just its self loop.
+    Of N = T + S nodes, the T targets have rows in the matrices; a support row has self loops alone (see
+    `BatchGraph.closed`).
 
     Attributes:
         adjacency: bool [T, N], `adjacency[target, source]`.
@@ -38,6 +40,12 @@ class DenseGraph:
         self.weights = graph.weighted_adjacency.to(dtype)
         self.is_weighted = graph.weights is not None
         self.num_targets = graph.num_targets
+
+    @functools.cached_property
+    def loops(self) -> Tensor:
+        """Number of self loops of each support row, [S]."""
+        degree = (self.adjacency.sum() / self.num_targets).round().clamp(min=1)
+        return degree.to(self.weights.dtype).expand(self.weights.shape[1] - self.num_targets)
 
     @property
     def in_degree(self) -> Tensor:
@@ -61,7 +69,8 @@ class DenseGraph:
 
     def sum(self, x: Tensor) -> Tensor:
         """Return the weighted sum over the in-neighbours, [N, D] -> [N, D]."""
-        return self.close(self.weights @ x, x)
+        total = self.weights @ x
+        return total if len(x) == self.num_targets else torch.cat([total, self.loops[:, None] * x[self.num_targets :]])
 
     def mean(self, x: Tensor) -> Tensor:
         """Return the weighted sum over the in-neighbours divided by their number, [N, D] -> [N, D]."""
@@ -84,11 +93,11 @@ class DenseGraph:
 
     def _into(self, matrix: Tensor) -> Tensor:
         sums = matrix.sum(dim=1, dtype=self.weights.dtype)
-        return F.pad(sums, (0, matrix.shape[1] - self.num_targets), value=1)[:, None]
+        return torch.cat([sums, self.loops])[:, None]
 
     def _out_of(self, matrix: Tensor) -> Tensor:
         sums = matrix.sum(dim=0, dtype=self.weights.dtype)
-        sums[self.num_targets :] += 1
+        sums[self.num_targets :] += self.loops
         return sums[:, None]
 
 

@@ -25,8 +25,9 @@ def divergences(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> T
 def reliable(targets: Tensor, sources: Tensor, share: float) -> Tensor:
     """Return which pairs of predictions are reliable, bool [T, S], from logits, float [T, C] and [S, C].
 
-    The joint entropy of two predictions, taken as independent, is the sum of the entropies of their softmax. A pair is
-    reliable if it has at most that share of the greatest one, 2 ln C (edge pruning of VRM, arXiv 2502.20760).
+    VRM (arXiv 2502.20760) prunes edges by the joint entropy of two predictions. Here they are taken as independent, so
+    it is the sum of the entropies of their softmax. A pair is reliable if it has at most that share of the greatest
+    one, 2 ln C.
     """
     of_targets, of_sources = _entropies(targets), _entropies(sources)
     return of_targets[:, None] + of_sources <= share * 2 * math.log(targets.shape[1])

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from graphkd.batch import DistillationBatch
 from graphkd.errors import check
 from graphkd.objective.base import OBJECTIVES, Objective, Setting, teacher_output
+from graphkd.objective.logits import divergences
 from graphkd.objective.stage import Stage
 
 
@@ -144,12 +145,8 @@ def _divergence(student: Tensor, teacher: Tensor, truth: Tensor, temperature: fl
         temperature: T.
         keep_wrong: Share of the rows where the teacher errs that is kept.
     """
-    rows = F.kl_div(
-        F.log_softmax(student / temperature, dim=1), F.log_softmax(teacher / temperature, dim=1),
-        reduction="none", log_target=True,
-    ).sum(1)  # fmt: skip
     kept = _kept(teacher, truth, keep_wrong)
-    return temperature**2 * (kept * rows).sum() / kept.sum().clamp_min(1)
+    return (kept * divergences(student, teacher, temperature)).sum() / kept.sum().clamp_min(1)
 
 
 def _kept(scores: Tensor, truth: Tensor, keep_wrong: float) -> Tensor:

@@ -84,6 +84,8 @@ class VRM(Objective):
         pairs = self._pairs(batch)
         if batch.diagnostics is not None:
             batch.diagnostics.update(_explained(pairs, batch.labels))
+        if self.prune_unreliable is not None:
+            pairs = pairs & reliable(*batch.student.logits.chunk(2), self.prune_unreliable)
         pairs = pairs.float()
         first, second = torch.triu_indices(student.shape[1], student.shape[1], 1, device=student.device)
         columns = (_unit(logits.T[first] - logits.T[second]) for logits in (student, teacher))
@@ -93,7 +95,7 @@ class VRM(Objective):
         }
 
     def _pairs(self, batch: DistillationBatch) -> Tensor:
-        """Return from which virtual samples, [:, j], there is an edge to which real ones, [i], bool [B, B]."""
+        """Return the teacher's graph as edges from virtual samples j to real ones i, bool [i, j]."""
         size = len(batch.labels)
         output = teacher_output(batch)
         real, virtual = (
@@ -101,11 +103,7 @@ class VRM(Objective):
             for logits, embedding in zip(output.logits.chunk(2), output.embedding.chunk(2), strict=True)
         )
         graph = self.builder.build(replace(real, virtual=virtual))
-        pairs = graph.adjacency[:, -size:]  # the virtual samples, or the samples themselves where there are none
-        if self.prune_unreliable is None:
-            return pairs
-        mine_real, mine_virtual = batch.student.logits.chunk(2)
-        return pairs & reliable(mine_real, mine_virtual, self.prune_unreliable)
+        return graph.adjacency[:, -size:]  # the virtual samples, or the samples themselves where there are none
 
     def _distance(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Return the Huber loss of each edge, [..., E] to [...]."""
