@@ -20,7 +20,7 @@ class Huber(Discrepancy):
 
         Args:
             delta: The difference at which it becomes linear; 1 is the smooth L1 loss (as `rkd`).
-            over: Whether it is the mean over all entries, or over rows of each one's sum.
+            over: Average over all entries, or sum each row and average the sums.
 
         Raises:
             UserError: `delta` is not positive.

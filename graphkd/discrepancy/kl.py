@@ -21,7 +21,7 @@ class KL(Discrepancy):
 
         Args:
             eps: What is added to probabilities within the logarithm.
-            over: Whether it is the mean over all entries (as `pkt`), or over rows of each one's sum.
+            over: Average over all entries (as `pkt`), or sum each row and average the sums.
 
         Raises:
             UserError: `eps` is not positive.

@@ -17,7 +17,7 @@ class L2(Discrepancy):
         """Create a squared difference.
 
         Args:
-            over: Whether it is the mean over all entries (as `sp`), or over rows of each one's sum (as `mlkd`).
+            over: Average over all entries (as `sp`), or sum each row and average the sums (as `mlkd`).
         """
         self.over: Over = over
 

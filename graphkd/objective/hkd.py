@@ -23,7 +23,7 @@ from graphkd.objective.contrastive import ContrastiveObjective, SamplerName, pro
 from graphkd.objective.logits import check_share, reliable
 
 
-class _Views(NamedTuple):
+class _Side(NamedTuple):
     """One network's batch: its embeddings, their banked rows, and its graphs and graph embeddings if it has them."""
 
     embedding: Tensor
@@ -34,7 +34,7 @@ class _Views(NamedTuple):
 
 @OBJECTIVES.register("hkd")
 class HKD(ContrastiveObjective):
-    """Individual and graph embeddings of student and teacher, drawn together by contrast (arXiv 2108.05507).
+    """Individual and graph embeddings of student and teacher, pulled together by contrast (arXiv 2108.05507).
 
     Each network has a linear head, a graph encoder and a bank of embeddings. The individual part (eq. 5) contrasts an
     embedding with the other network's banked one, the holistic part (eq. 6) a graph embedding with the other network's
@@ -158,8 +158,8 @@ class HKD(ContrastiveObjective):
         batch = batch.select(self.views)
         has_graph = self.builder is not None and min(self._graph_sizes(batch)) >= self.builder.min_nodes
         student_gnn, teacher_gnn = (self.student_gnn, self.teacher_gnn) if has_graph else (None, None)
-        student = self._views(batch.student, batch, self.student_head, student_gnn, self._student_bank)
-        teacher = self._views(teacher_output(batch), batch, self.teacher_head, teacher_gnn, self._teacher_bank)
+        student = self._encode_side(batch.student, batch, self.student_head, student_gnn, self._student_bank)
+        teacher = self._encode_side(teacher_output(batch), batch, self.teacher_head, teacher_gnn, self._teacher_bank)
         selection = self._select(batch)
         parts = self._contrast(student, teacher, self._student_bank, self._teacher_bank, selection, batch.diagnostics)
         with torch.set_grad_enabled(self.teacher_gradient and torch.is_grad_enabled()):
@@ -170,13 +170,13 @@ class HKD(ContrastiveObjective):
             batch.diagnostics.update(self._explained(student, teacher, batch.indices))
         return {name: parts[name] + teacher_parts[name] for name in parts}
 
-    def _views(
+    def _encode_side(
         self, output: NetworkOutput, batch: DistillationBatch, head: nn.Linear, gnn: GraphEncoder | None, bank: Bank
-    ) -> _Views:
+    ) -> _Side:
         count = len(batch.labels)
         embedding, banked = self._embed(output.map(lambda tensor: tensor[:count]), batch.indices, head, bank)
         if self.builder is None or gnn is None:
-            return _Views(embedding, banked)
+            return _Side(embedding, banked)
         with torch.no_grad():
             virtual = project(output.embedding[count:], head)
         graphs, encoded = [], []
@@ -196,10 +196,10 @@ class HKD(ContrastiveObjective):
                 graph = graph.keep(reliable(mine[part], sources, self.prune_unreliable))
             graphs.append(graph)
             encoded.append(gnn(graph, embedding[part]))
-        return _Views(embedding, banked, encoded[0] if len(encoded) == 1 else torch.cat(encoded), graphs)
+        return _Side(embedding, banked, encoded[0] if len(encoded) == 1 else torch.cat(encoded), graphs)
 
     @torch.no_grad()
-    def _explained(self, student: _Views, teacher: _Views, indices: Tensor) -> dict[str, Tensor]:
+    def _explained(self, student: _Side, teacher: _Side, indices: Tensor) -> dict[str, Tensor]:
         """Return what explains a batch: how the networks' embeddings and, on average, their graphs agree."""
         alignment = (student.embedding * teacher.embedding).sum(1).mean()
         if not student.graphs:
@@ -217,7 +217,7 @@ class HKD(ContrastiveObjective):
         return [size for size in batch.parts if size > 0] if is_local else [len(batch.labels)]
 
     def _contrast(
-        self, anchor: _Views, other: _Views, own_bank: Bank, other_bank: Bank, selection: Selection,
+        self, anchor: _Side, other: _Side, own_bank: Bank, other_bank: Bank, selection: Selection,
         diagnostics: dict[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:  # fmt: skip
         """Return each part's loss in one direction: the anchor network's queries, the other network's positives."""
