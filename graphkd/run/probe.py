@@ -250,7 +250,7 @@ class ProbeSpec(RunSpec):
         }
 
     def problem(self, folder: Path) -> str | None:
-        """Return a message if the classifier's weights are torn or were altered."""
+        """Return a message if the classifier's weights are truncated or were altered."""
         try:
             check_weights(folder / WEIGHTS["probe"])
         except UserError as error:

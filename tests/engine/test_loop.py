@@ -252,7 +252,8 @@ def test_a_torn_checkpoint_falls_back_to_the_one_before(result: Callable[..., An
         callback = Notes()
         states, _, _ = result("shared", callback, Checkpoints(tmp_path, "9999 steps"))
         assert equal(states, whole[0])
-        assert callback.notes == [f"the checkpoint {kept[-1]} is torn or was altered; resuming from the one before"]
+        damage = f"the checkpoint {kept[-1]} is truncated or was altered"
+        assert callback.notes == [f"{damage}; resuming from the one before"]
     kept[0].write_bytes(b"")
     callback = Notes()
     states, _, _ = result("shared", callback, Checkpoints(tmp_path, "9999 steps"))
