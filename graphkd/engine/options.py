@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from graphkd.binding import Option, bind, options_of
 from graphkd.engine.matmul import MatmulPrecision
 from graphkd.engine.resume import parse_every
 from graphkd.errors import check
@@ -29,7 +31,7 @@ class TrainerOptions:
 
     Attributes:
         epochs: Passes over the training data.
-        batch_size: Samples a batch, over all devices; an epoch's last, smaller batch is used too.
+        batch_size: Samples per batch, over all devices; an epoch's last, smaller batch is used too.
         lr: Learning rate at the start.
         momentum: SGD's momentum, or AdamW's first beta.
         nesterov: Whether SGD's momentum is Nesterov's.
@@ -61,7 +63,7 @@ class TrainerOptions:
             similarities of its contrast. It changes no training.
 
     Raises:
-        UserError: An option is out of its range.
+        UserError: An option is of a wrong type, no choice, or out of its range.
     """
 
     NOT_IDENTITY: ClassVar[frozenset[str]] = frozenset(
@@ -98,6 +100,11 @@ class TrainerOptions:
     diagnostics: bool = True
 
     def __post_init__(self) -> None:
+        for name, value in bind(vars(self), _known(), "trainer").all.items():
+            check(
+                not isinstance(value, float) or math.isfinite(value), f"trainer: {name} is {value}, but must be finite"
+            )
+            object.__setattr__(self, name, value)  # as the annotation says: a float for an integer, a tuple for a list
         for name in _COUNTS:
             count = getattr(self, name)
             check(count >= 1, f"trainer: {name} is {count}, but must be at least 1")
@@ -172,3 +179,9 @@ class TrainerOptions:
         precision = self.precision if self.teacher_precision is None else self.teacher_precision
         dtype = {32: torch.float32, "bf16": torch.bfloat16, 16: torch.float16}[precision]
         return torch.autocast(device.type, dtype, enabled=precision != 32)
+
+
+@functools.cache
+def _known() -> dict[str, Option]:
+    """Return the options of a trainer; trainers are made often, and reading the signature takes long."""
+    return options_of(TrainerOptions)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
-import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -71,9 +70,7 @@ class Probe:
     threads: int = 1
 
     def __post_init__(self) -> None:
-        """Raise `UserError` if an option is out of its range."""
-        for name, value in vars(self).items():
-            check(not isinstance(value, float) or math.isfinite(value), f"probe: {name} is {value}, but must be finite")
+        """Raise `UserError` if the trainer does not take an option."""
         self.trainer()
 
     def trainer(self) -> Trainer:
