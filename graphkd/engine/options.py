@@ -157,7 +157,12 @@ class TrainerOptions:
         return start * self.decay ** sum(epoch >= fall for fall in (self.decay_epochs if falls is None else falls))
 
     def make_optimizer(self, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
-        """Return the optimizer of parameter groups; its step is fused on CUDA, all tensors at once elsewhere."""
+        """Return the optimizer of parameter groups; its step is fused on CUDA, all tensors at once elsewhere.
+
+        Raises:
+            UserError: The first group, the student's or that of a stage, is empty.
+        """
+        check(len(groups[0]["params"]) > 0, "the student has no parameter to train: all are frozen")
         # A fused step unscales float16's gradients itself, too late for clipping.
         scaled = self.precision == 16 and self.clip_norm is not None
         how = {"fused": True} if groups[0]["params"][0].is_cuda and not scaled else {"foreach": True}
