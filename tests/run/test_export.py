@@ -148,6 +148,7 @@ def test_a_distilled_student_names_its_teacher(tiny_config: Config, tmp_path: Pa
     assert export(distilled, tmp_path / "hub").files[0] == tmp_path / "hub" / "model.safetensors"
     card = (tmp_path / "hub" / "README.md").read_text()
     for told in (
+        "distilled with graphkd from a teacher (resnet8).",
         "knowledge-distillation",
         "teacher's test top-1",
         "agreement with teacher",
