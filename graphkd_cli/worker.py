@@ -20,6 +20,7 @@ OPTIONS = ("--quiet", "--launched")
 def main(words: Sequence[str]) -> int:
     """Execute this process's part of the run; return the exit code."""
     from graphkd.engine.callback import Callback
+    from graphkd.engine.environment import is_main_process
     from graphkd.errors import check
     from graphkd.run import processes, read_spec, run
     from graphkd_cli.progress import ProgressCallback
@@ -30,7 +31,7 @@ def main(words: Sequence[str]) -> int:
     paths = [word for word in words if word not in OPTIONS]
     check(len(paths) == 1, "the worker takes one resolved config: python -m graphkd_cli.worker CONFIG")
     spec = read_spec(Path(paths[0]))
-    shows = processes.is_main_process() and "--quiet" not in words
+    shows = is_main_process() and "--quiet" not in words
     shown = ProgressCallback(console()) if shows else contextlib.nullcontext(Callback())
     with shown as callback:
         run(spec, callback, worker=MODULE)

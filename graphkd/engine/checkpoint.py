@@ -37,7 +37,7 @@ HARMLESS = (
 )  # fmt: skip
 """Types that training scripts put beside the tensors and that are not needed: options, scores, times, paths."""
 _COUNTER = "num_batches_tracked"
-_NEVER = ("builtins", "eval", "exec", "nt", "os", "posix", "subprocess", "sys")  # modules that malicious code uses
+_NEVER = ("builtins", "nt", "os", "posix", "subprocess", "sys")  # modules that malicious code uses
 _DEEPEST = 3  # nested wrappers
 _SMALL = 1 << 30
 _LARGEST_RATIO = 16
@@ -49,8 +49,16 @@ def save_weights(network: Network, path: Path) -> None:
 
     The header of the file has their checksum.
     """
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    state = plain_state(network)
     write_atomically(path, safetensors.torch.save(state, {CHECKSUM: _checksum(state)}))
+
+
+def plain_state(network: Network) -> dict[str, Tensor]:
+    """Return copies of a network's tensors by name, contiguous and on the CPU; safetensors takes no shared memory."""
+    return {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in network.state_dict().items()
+    }
 
 
 def load_weights(network: Network, path: Path, head: Collection[str] = ()) -> tuple[str, ...]:
@@ -64,8 +72,8 @@ def load_weights(network: Network, path: Path, head: Collection[str] = ()) -> tu
         network: The network to fill, in place.
         path: Safetensors, or a file that `torch.load(weights_only=True)` reads: a state dict, alone or under one of
             `WRAPPERS`.
-        head: Tensors that are not loaded but stay as they are. With any, the file may also hold parts that the network
-            has not, such as another head.
+        head: Tensors that are not loaded but stay as they are. If any are given, the file may also hold parts that the
+            network lacks, such as another head.
 
     Returns:
         Notes for the user on how the file was read, a line each.
@@ -110,7 +118,7 @@ def check_weights(path: Path) -> None:
     """Check that one of our own weights files is intact.
 
     Raises:
-        UserError: It is torn, was altered, or is missing.
+        UserError: It is truncated, was altered, or is missing.
     """
     _read(path, _SMALL)
 
@@ -133,7 +141,7 @@ def content_hash(path: Path) -> str:
 def _without_prefix(
     state: dict[str, Tensor], expected: Mapping[str, Tensor], path: Path
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Remove the prefix of the expected names: one that all have which are not there without, or the most common one.
+    """Remove the prefix under which every name missing without one is found, or else the most common one.
 
     The most common one is only removed where no expected name is there without a prefix.
     """

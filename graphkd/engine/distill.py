@@ -47,7 +47,8 @@ def distill(
         callback: Callback of the training.
 
     Raises:
-        UserError: The objective needs a teacher and there is none, or the device is missing.
+        UserError: The objective needs a teacher and there is none, it does not fit the data or the batch size, the
+            student is frozen, or the device is missing.
     """
     if isinstance(objective, Objective):
         objective = {objective.name or type(objective).__name__.lower(): (objective, 1.0)}
@@ -55,6 +56,7 @@ def distill(
         objective = WeightedSum(objective)
     trainer, callback = trainer or Trainer(), callback or Callback()
     setting = Setting(data.train_labels, data.num_classes, trainer.batch_size, trainer.processes)
+    objective.check(setting)
     for note in objective.notes(setting):
         callback.note(note)
     history = trainer.fit(student, objective, data, teacher=teacher, seed=seed, callback=callback)

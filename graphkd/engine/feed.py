@@ -48,6 +48,11 @@ class Request:
         """Position in the stream of batches; sorts from the furthest behind to the furthest ahead, stages first."""
         return self.stage is None, self.stage or "", self.epoch, self.batch
 
+    @property
+    def outputs(self) -> tuple[tuple[str, ...], bool]:
+        """What is computed for it at its place; the maps come with it in any case."""
+        return self.views, self.with_teacher
+
 
 class Fed(NamedTuple):
     """Answer to a `Request`.
@@ -103,13 +108,14 @@ class Feed:
 
         Args:
             request: Its request.
-            waiting: The current requests of all loops, this one included; loops with equal requests share the cost.
+            waiting: The current requests of all loops, this one included; those that need the same share its cost.
         """
         if request.place != self._place:
             self._advance(request, sum(other.place == request.place for other in waiting))
-        key = (request.views, request.with_teacher)
+        key = request.outputs
         if key not in self._outputs:
-            self._outputs[key] = self._output(request, sum(other == request for other in waiting))
+            sharing = sum((other.place, other.outputs) == (request.place, key) for other in waiting)
+            self._outputs[key] = self._output(request, sharing)
         images, teacher, span, share = self._outputs[key]
         costs = [("data", *self._cost), ("teacher", span, share)]
         return Fed(images, self._batch.labels, self._batch.indices, teacher, costs)

@@ -64,7 +64,8 @@ class Guard:
         Raises:
             NotFiniteError: A loss so far is not finite, and the training is to stop.
         """
-        self._unseen.append((step, lr, {"total": losses.total.detach(), **losses.raw}))
+        terms = {"total": losses.total, **losses.raw}
+        self._unseen.append((step, lr, {name: value.detach() for name, value in terms.items()}))
         if not self._at_once and len(self._unseen) < LOOK_EVERY:
             return True
         return self.look()
@@ -76,7 +77,7 @@ class Guard:
             NotFiniteError: One is not, and the training is to stop.
         """
         steps, self._unseen = self._unseen, []
-        if not steps or bool(torch.stack([terms["total"].detach() for _, _, terms in steps]).isfinite().all()):
+        if not steps or bool(torch.stack([terms["total"] for _, _, terms in steps]).isfinite().all()):
             return True
         message = _message(*next(step for step in steps if not step[2]["total"].isfinite()))
         if self._what == "stop":
@@ -99,17 +100,21 @@ class Guard:
         bad = not_finite(state)
         if ranks.all_reduce_max(len(bad)):
             named = ", ".join(bad[:3]) + (", ..." if len(bad) > 3 else "") if bad else "on another rank"
-            raise NotFiniteError(
-                f"the weights are not finite after {steps} steps ({named}), but were {self._sound}; {_HINT}"
-            )
+            found = f"the weights are not finite after {steps} steps ({named})"
+            raise NotFiniteError(f"{found}; they were last finite {self._sound}; {_HINT}")
         self._sound = f"after {steps} steps"
 
     def check_outputs(self, fit: History) -> None:
-        """Check the last test loss: finite weights can be so large that the network's outputs are not finite.
+        """Check that a step was applied, and the last test loss: finite weights may be too large for finite outputs.
 
         Raises:
-            NotFiniteError: The loss is NaN or infinite.
+            NotFiniteError: None was, or the loss is NaN or infinite.
         """
+        if fit.steps == 0:
+            raise NotFiniteError(
+                "no step was applied: every loss was NaN or infinite, or overflowed float16; lower trainer.lr or use "
+                "precision=32 or bf16"
+            )
         test = fit.epochs[-1].test
         if test is not None and not math.isfinite(test.nll):
             raise NotFiniteError(f"the network's outputs are not finite after {fit.steps} steps; {_HINT}")
@@ -118,5 +123,6 @@ class Guard:
 def _message(step: int, lr: float, terms: dict[str, Tensor]) -> str:
     values = {name: value.item() for name, value in terms.items()}
     total = values.pop("total")
-    bad = [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]
-    return f"the loss is {total} at step {step} with learning rate {lr:g}: {', '.join(bad) or 'by its weights'}"
+    bad = ", ".join(f"{name} is {value}" for name, value in values.items() if not math.isfinite(value))
+    cause = bad or "every term is finite, but their weighted sum is not"
+    return f"the loss is {total} at step {step} with learning rate {lr:g}: {cause}"

@@ -22,7 +22,8 @@ class Interrupts:
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
-            heard = [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]  # nohup, sh's &
+            # leave signals alone that nohup or a background shell job ignores
+            heard = [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
             self._previous = {number: signal.signal(number, self._hold) for number in heard}
         return self
 

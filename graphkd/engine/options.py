@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from graphkd.binding import Option, bind, options_of
 from graphkd.engine.matmul import MatmulPrecision
 from graphkd.engine.resume import parse_every
 from graphkd.errors import check
@@ -29,7 +31,7 @@ class TrainerOptions:
 
     Attributes:
         epochs: Passes over the training data.
-        batch_size: Samples a batch, over all devices; an epoch's last, smaller batch is used too.
+        batch_size: Samples per batch, over all devices; an epoch's last, smaller batch is used too.
         lr: Learning rate at the start.
         momentum: SGD's momentum, or AdamW's first beta.
         nesterov: Whether SGD's momentum is Nesterov's.
@@ -61,7 +63,7 @@ class TrainerOptions:
             similarities of its contrast. It changes no training.
 
     Raises:
-        UserError: An option is out of its range.
+        UserError: An option is of a wrong type, no choice, or out of its range.
     """
 
     NOT_IDENTITY: ClassVar[frozenset[str]] = frozenset(
@@ -98,6 +100,11 @@ class TrainerOptions:
     diagnostics: bool = True
 
     def __post_init__(self) -> None:
+        for name, value in bind(vars(self), _known(), "trainer").all.items():
+            check(
+                not isinstance(value, float) or math.isfinite(value), f"trainer: {name} is {value}, but must be finite"
+            )
+            object.__setattr__(self, name, value)  # as the annotation says: a float for an integer, a tuple for a list
         for name in _COUNTS:
             count = getattr(self, name)
             check(count >= 1, f"trainer: {name} is {count}, but must be at least 1")
@@ -150,7 +157,12 @@ class TrainerOptions:
         return start * self.decay ** sum(epoch >= fall for fall in (self.decay_epochs if falls is None else falls))
 
     def make_optimizer(self, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
-        """Return the optimizer of parameter groups; its step is fused on CUDA, all tensors at once elsewhere."""
+        """Return the optimizer of parameter groups; its step is fused on CUDA, all tensors at once elsewhere.
+
+        Raises:
+            UserError: The first group, the student's or that of a stage, is empty.
+        """
+        check(len(groups[0]["params"]) > 0, "the student has no parameter to train: all are frozen")
         # A fused step unscales float16's gradients itself, too late for clipping.
         scaled = self.precision == 16 and self.clip_norm is not None
         how = {"fused": True} if groups[0]["params"][0].is_cuda and not scaled else {"foreach": True}
@@ -172,3 +184,9 @@ class TrainerOptions:
         precision = self.precision if self.teacher_precision is None else self.teacher_precision
         dtype = {32: torch.float32, "bf16": torch.bfloat16, 16: torch.float16}[precision]
         return torch.autocast(device.type, dtype, enabled=precision != 32)
+
+
+@functools.cache
+def _known() -> dict[str, Option]:
+    """Return the options of a trainer; trainers are made often, and reading the signature takes long."""
+    return options_of(TrainerOptions)

@@ -112,7 +112,7 @@ def _read(path: Path) -> dict[str, Any]:
     """
     try:
         with path.open("rb") as file:
-            check(_is_whole(file), f"the checkpoint {path} is torn or was altered")
+            check(_is_whole(file), f"the checkpoint {path} is truncated or was altered")
             file.seek(_HEAD)
             state = torch.load(io.BytesIO(file.read()), map_location="cpu", weights_only=True)
     except OSError as error:

@@ -186,7 +186,7 @@ def checked_trainer(options: Mapping[str, Any], where: str) -> Trainer:
         where: The node.
 
     Raises:
-        UserError: An option is out of its range.
+        UserError: As in `TrainerOptions`.
     """
     try:
         return Trainer(**options)

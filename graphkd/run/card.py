@@ -20,7 +20,7 @@ _PROTOCOL = (
 )  # fmt: skip
 """Options of the trainer that a reader wants to know."""
 _LEAD = {
-    True: "A student ({model}), distilled with graphkd from a teacher ({pair}).",
+    True: "A student ({model}), distilled with graphkd from a teacher ({teacher}).",
     False: "A classifier ({model}), trained on labels alone with graphkd.",
 }
 _USE = {
@@ -115,7 +115,7 @@ def model_card(run: FinishedRun, description: Mapping[str, Any], files: Sequence
     return _TEXT.format(
         front=yaml.safe_dump(_front_matter(run, title), sort_keys=False, allow_unicode=True),
         title=title,
-        lead=_LEAD[record.teacher is not None].format(model=name, pair=record.pair),
+        lead=_LEAD[record.teacher is not None].format(model=name, teacher=record.pair.partition("->")[0]),
         results=markdown_block(Block.of(("metric", "value"), rows)),
         use="\n\n".join(_use(file, description) for file in files),
         input=description["input"],

@@ -18,6 +18,7 @@ from graphkd.data import Dataset
 from graphkd.engine import memory
 from graphkd.engine.callback import Callback, History
 from graphkd.engine.checkpoint import load_weights, save_weights
+from graphkd.engine.environment import is_main_process
 from graphkd.engine.evaluate import evaluate
 from graphkd.engine.feed import Feed
 from graphkd.engine.guard import not_finite
@@ -25,6 +26,7 @@ from graphkd.engine.loop import TrainingLoop
 from graphkd.engine.resume import Checkpoints
 from graphkd.engine.threads import torch_threads
 from graphkd.engine.together import train_together
+from graphkd.engine.trainer import Trainer
 from graphkd.errors import UserError, check, counted, one_line
 from graphkd.files import folder_if_used, real_folder
 from graphkd.identity import identity, short
@@ -62,7 +64,7 @@ from graphkd.run.reuse import changed_plugins, why_not_reused
 from graphkd.run.spec import Built, RunSpec, StudentSpec, TeacherSpec
 
 BETTER_THAN_GUESSING = 1.2
-"""How many times better than guessing a teacher must be, so that nobody is warned."""
+"""A teacher whose accuracy is below this multiple of chance causes a warning."""
 MEMORY_SHARE = 0.25
 """Share of the free memory that the runs of a group may use; other workers start at the same time."""
 
@@ -188,7 +190,7 @@ class _Execution:
 
     def fail(self, error: Exception) -> None:
         """End with an error, and write it to the record if there is one."""
-        if self.record is not None and processes.is_main_process():
+        if self.record is not None and is_main_process():
             write_failure(self.record, error, self.place)
         self._end(error)
 
@@ -254,8 +256,10 @@ class _Execution:
         self.replaced = processes.broadcast_object(lambda: finished(self.folder, self.spec.identity, self.spec.seed))
         self.place = staging_folder(self.folder, keep=self.replaced is not None)
         processes.broadcast_object(self._remove_stale_checkpoints)
-        self.record = dataclasses.replace(new_record(self.spec, group_size), teacher=teacher)
-        if processes.is_main_process():
+        assert self.built is not None
+        views = self.built.objective.views
+        self.record = dataclasses.replace(new_record(self.spec, views, group_size), teacher=teacher)
+        if is_main_process():
             records.write(self.record, self.place / RECORD)  # first: it marks the folder as a run's
             write_config(absolute_paths(self.spec.document), self.place / CONFIG)
             if self.spec.predicts:
@@ -267,8 +271,8 @@ class _Execution:
         assert built is not None
         fabric = spec.trainer.fabric()
         fabric.launch()
-        callback = self.callback if processes.is_main_process() else Callback()
-        if spec.predicts and processes.is_main_process():
+        callback = self.callback if is_main_process() else Callback()
+        if spec.predicts and is_main_process():
             callback = MetricsLogger(self.place / METRICS, callback)
             callback = self._with_logger(callback)
         self.loop = TrainingLoop(
@@ -302,7 +306,7 @@ class _Execution:
         assert self.record is not None
         assert self.built is not None
         done = finished_record(self.record, history)
-        if processes.is_main_process():
+        if is_main_process():
             save_weights(self.built.network, self.place / WEIGHTS[self.spec.kind])
             records.write(done, self.place / RECORD)
             self.record = None  # the run is done, whatever else fails
@@ -337,11 +341,14 @@ class _Execution:
         return None
 
     def _remove_stale_checkpoints(self) -> None:
-        """Remove the checkpoints of an unfinished run whose plug-ins have changed."""
-        left = self.place / RECORD
-        changed = changed_plugins(records.read(left), self.spec.plugins) if left.exists() else ()
+        """Remove the checkpoints of an unfinished run that was another one, or whose plug-ins have changed."""
+        if not (self.place / RECORD).exists():
+            return
+        left = records.read(self.place / RECORD)
+        changed = changed_plugins(left, self.spec.plugins)
         if changed:
             self.callback.note(f"plug-in {', '.join(changed)} has changed since the run was interrupted; starting over")
+        if changed or (left.identity, left.seed) != (self.spec.identity, self.spec.seed):
             Checkpoints(self.place, self.spec.trainer.checkpoint_every).remove()
 
     def _why_not_reused(self) -> str | None:
@@ -413,7 +420,7 @@ def _known_teacher(learning: _Execution, dataset: Dataset, worker: str | None) -
     own = dataset if spec.data == learning.spec.data else None
     try:
         with torch_threads(learning.spec.trainer.threads):
-            teacher = _filled_teacher(spec, network, learning.callback, dataset, own, worker)
+            teacher = _filled_teacher(spec, network, learning.spec.trainer, learning.callback, dataset, own, worker)
     except Exception as error:
         return error
     chance = 100 / dataset.num_classes
@@ -426,13 +433,15 @@ def _known_teacher(learning: _Execution, dataset: Dataset, worker: str | None) -
 
 
 def _filled_teacher(
-    spec: TeacherSpec, network: Network, callback: Callback, dataset: Dataset, own: Dataset | None, worker: str | None
-) -> Teacher:
+    spec: TeacherSpec, network: Network, trainer: Trainer, callback: Callback, dataset: Dataset, own: Dataset | None,
+    worker: str | None,
+) -> Teacher:  # fmt: skip
     """Load a teacher's weights from its file or run; train it first if necessary.
 
     Args:
         spec: The teacher.
         network: Its network.
+        trainer: The student's trainer, on whose device weights from a file are tested.
         callback: Gets a note on where the weights come from.
         dataset: The student's data.
         own: The teacher's data, if already built.
@@ -441,7 +450,8 @@ def _filled_teacher(
     if spec.checkpoint is not None:
         fix = "a teacher needs the data's classes: train one by `graphkd run student=... student.checkpoint=FILE"
         _fill(network, spec.checkpoint, callback, dataset, f"{fix} student.drop_head=true objective=ce`")
-        figures = evaluate(network, dataset, "test")
+        device = trainer.fabric().device
+        figures = evaluate(network.to(device), dataset, batch_size=trainer.eval_batch_size, device=device)
         check(
             math.isfinite(figures.nll),
             f"teacher.checkpoint: with the weights in {spec.checkpoint} the network's outputs are not finite",

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from graphkd.data.tensor import Normalisation
-from graphkd.engine.checkpoint import load_weights
+from graphkd.engine.checkpoint import load_weights, plain_state
 from graphkd.errors import UserError, check, one_line
 from graphkd.files import folder_if_used, write_atomically
 from graphkd.model import Network
@@ -47,7 +47,7 @@ _TOLERANCE = 1e-3
 """Largest difference of logits, as a share of the largest logit: other programs add in another order."""
 _RANDOM_IMAGES, _BATCH = 64, 256
 _NOT_MODEL = ("checkpoint", "drop_head", "weights", "seed", "train_fraction")
-"""What a network's node says beside what it is built of."""
+"""Keys of a network's config node that are not constructor arguments."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,8 @@ class Exported:
     Attributes:
         files: The files.
         images: How many images each model file was checked on.
-        same: For how many of them the prediction was that of the run's network, in the file where it was so least.
+        same: For how many images the prediction equals that of the run's network, in the file with the fewest such
+            images.
         difference: The largest difference of a logit.
         notes: What the user should know, a line each.
     """
@@ -192,7 +193,7 @@ def _test_images(run: FinishedRun, normalisation: Normalisation | None) -> tuple
     try:
         batches = run.dataset.eval_batches("test", _BATCH, "cpu")
     except UserError as error:
-        note = f"checked on {_RANDOM_IMAGES} random images, for the run's data cannot be read: {error}"
+        note = f"checked on {_RANDOM_IMAGES} random images, because the run's data cannot be read: {error}"
         return [_noise(run, normalisation, _RANDOM_IMAGES)], (note,)
     if normalisation is None:
         return (batch.images for batch in batches), ()
@@ -235,7 +236,8 @@ def _compare(
             difference, largest = float((found - expected).abs().max()), float(expected.abs().max())
             close = torch.allclose(found, expected, rtol=0, atol=_TOLERANCE * max(1.0, largest), equal_nan=True)
             check(
-                close, f"{name}: nothing is written, for the logits of the exported network differ by {difference:.3g}"
+                close,
+                f"{name}: the exported network's logits differ from the run's by {difference:.3g}; nothing was written",
             )
             same[name] += int((found.argmax(1) == expected.argmax(1)).sum())
             worst = max(worst, difference)
@@ -247,18 +249,14 @@ Written = tuple[bytes, Callable[[Tensor], Tensor]]
 
 
 def _write_safetensors(module: _Logits, description: Mapping[str, Any], example: Tensor) -> Written:
-    content = safetensors.torch.save(_state(module), {"graphkd": json.dumps(description)})
+    content = safetensors.torch.save(plain_state(module.network), {"graphkd": json.dumps(description)})
     return content, _refilled(module, content, ".safetensors")
 
 
 def _write_state_dict(module: _Logits, description: Mapping[str, Any], example: Tensor) -> Written:
     file = io.BytesIO()
-    torch.save(_state(module), file)
+    torch.save(plain_state(module.network), file)
     return file.getvalue(), _refilled(module, file.getvalue(), ".pth")
-
-
-def _state(module: _Logits) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in module.network.state_dict().items()}
 
 
 def _refilled(module: _Logits, content: bytes, suffix: str) -> Callable[[Tensor], Tensor]:

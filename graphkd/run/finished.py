@@ -117,7 +117,10 @@ def load(run_dir: str | Path, data: Mapping[str, Any] | None = None) -> Finished
         UserError: The folder holds no finished run, or one that this version cannot read, or an option is wrong.
     """
     folder = Path(run_dir)
-    record, config = done_record(folder), read_config(folder / CONFIG)
+    record = done_record(folder)
+    is_probe = (folder / WEIGHTS["probe"]).exists()
+    check(not is_probe, f"{folder} holds a linear probe, not a network; name the run of its student")
+    config = read_config(folder / CONFIG)
     changed = {**config, "data": _changed(config.get("data"), data or {})}
     untrained = {**changed, **{side: _without_weights(config.get(side)) for side in ("student", "teacher")}}
     try:

@@ -15,12 +15,13 @@ import yaml
 from filelock import FileLock, Timeout
 
 from graphkd.engine.callback import Callback, EpochResult, ForwardingCallback, History
+from graphkd.engine.environment import is_main_process
 from graphkd.errors import UserError, check, one_line
 from graphkd.files import folder_if_used, make_folder, real_folder, remove_unfinished, write_atomically
 from graphkd.identity import short
 from graphkd.report import record as records
 from graphkd.report.record import Record
-from graphkd.run import processes
+from graphkd.run.processes import broadcast_object
 from graphkd.yaml_files import read_yaml
 
 CONFIG = "config.yaml"
@@ -78,8 +79,18 @@ def done_record(folder: Path) -> Record:
 
 def _newest(folder: Path) -> str:
     """Return a hint at the newest run below a folder; empty where there is none."""
-    found = [(path.stat().st_mtime, path.parent) for path in folder.glob(f"**/{RECORD}")]
+    found: list[tuple[float, Path]] = []
+    for place in visible_folders(folder):
+        with suppress(OSError):  # it has no record, or not any more
+            found.append(((place / RECORD).stat().st_mtime, place))
     return f"; the newest below it is {max(found)[1]}" if found else ""
+
+
+def visible_folders(root: Path) -> Iterator[Path]:
+    """Yield a folder and those below it, except hidden ones, which belong to running processes and may vanish."""
+    for place, below, _ in os.walk(root):
+        below[:] = [name for name in below if not name.startswith(".")]
+        yield Path(place)
 
 
 def finished(folder: Path, identity: str, seed: int) -> Record | None:
@@ -141,11 +152,11 @@ def locked(folder: Path, callback: Callback, wait: bool = True) -> Iterator[None
     lock = FileLock(_lock(folder))
     try:
         # In rounds: the other processes of a group do not wait for the main process as long as a run may take.
-        if not processes.broadcast_object(lambda: _taken(lock, folder, _SHORT_S)):
+        if not broadcast_object(lambda: _taken(lock, folder, _SHORT_S)):
             if not wait:
                 raise BusyError(f"another process is working in {folder}")
             callback.note(f"another process is working in {folder}; waiting for it to end")
-            while not processes.broadcast_object(lambda: _taken(lock, folder, _LOCK_S)):
+            while not broadcast_object(lambda: _taken(lock, folder, _LOCK_S)):
                 pass
         yield
     finally:
@@ -182,7 +193,7 @@ def staging_folder(folder: Path, keep: bool) -> Path:
     Files of an unfinished run stay, so that it can resume.
     """
     work = folder.with_name(f".{folder.name}.rerun") if keep else folder
-    if processes.is_main_process():
+    if is_main_process():
         work.mkdir(parents=True, exist_ok=True)
         remove_unfinished(work)
     return work

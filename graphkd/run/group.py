@@ -35,7 +35,7 @@ def cut(specs: Sequence[StudentSpec], workers: int = 1, largest: int | None = No
         The positions of each group's runs, the most expensive groups first.
     """
     groups = [part for group in _shared(specs) for part in _chunks(group, largest or len(specs))]
-    while (costliest := max(groups, key=lambda group: _cost(specs, group))) and len(costliest) > 1:
+    while len(costliest := max(groups, key=lambda group: _cost(specs, group))) > 1:
         others = [group for group in groups if group is not costliest]
         tried = [*others, *_chunks(costliest, -(-len(costliest) // 2))]
         if len(groups) >= workers and _end(specs, tried, workers) > _WORTH * _end(specs, groups, workers):

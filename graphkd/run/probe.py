@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
-import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,9 +27,9 @@ from graphkd.model.base import eval_mode
 from graphkd.registry import import_plugins
 from graphkd.report import record as records
 from graphkd.run.finished import FinishedRun, check_images, load
-from graphkd.run.folder import RECORD, WEIGHTS
+from graphkd.run.folder import RECORD, WEIGHTS, visible_folders
 from graphkd.run.parse import check_keys
-from graphkd.run.part import Part, counted_options
+from graphkd.run.part import Part, counted_options, source_hashes
 from graphkd.run.spec import Built, RunSpec, cross_entropy
 
 
@@ -71,9 +69,7 @@ class Probe:
     threads: int = 1
 
     def __post_init__(self) -> None:
-        """Raise `UserError` if an option is out of its range."""
-        for name, value in vars(self).items():
-            check(not isinstance(value, float) or math.isfinite(value), f"probe: {name} is {value}, but must be finite")
+        """Raise `UserError` if the trainer does not take an option."""
         self.trainer()
 
     def trainer(self) -> Trainer:
@@ -179,7 +175,6 @@ class Target:
             UserError: The folder holds no finished student.
         """
         folder = Path(run_dir)
-        check(not (folder / WEIGHTS["probe"]).exists(), f"{folder} holds a probe; name the run of its student")
         student = load(folder)
         record = student.record
         check(record.kind == "student", f"{folder} holds a {record.kind}, but only students are transferred")
@@ -236,8 +231,8 @@ class ProbeSpec(RunSpec):
 
     @property
     def plugins(self) -> dict[str, str]:
-        """The student's plug-ins."""
-        return self.student.record.code.plugins
+        """The student's plug-ins, and that of the new data."""
+        return {**self.student.record.code.plugins, **source_hashes([self.data])}
 
     @property
     def document(self) -> dict[str, Any]:
@@ -250,7 +245,7 @@ class ProbeSpec(RunSpec):
         }
 
     def problem(self, folder: Path) -> str | None:
-        """Return a message if the classifier's weights are torn or were altered."""
+        """Return a message if the classifier's weights are truncated or were altered."""
         try:
             check_weights(folder / WEIGHTS["probe"])
         except UserError as error:
@@ -307,16 +302,9 @@ def find_students(folder: str | Path) -> list[Path]:
     check(root.is_dir(), f"there is no run or results folder {root}")
     if (root / RECORD).is_file():
         return [root]
-    students = [place for place in sorted(_visible_folders(root)) if _is_done(place)]
+    students = [place for place in sorted(visible_folders(root)) if _is_done(place)]
     check(len(students) > 0, f"there is no finished student below {root}")
     return students
-
-
-def _visible_folders(root: Path) -> Iterator[Path]:
-    """Yield a folder and those below it, except hidden ones, which belong to running processes and may vanish."""
-    for place, below, _ in os.walk(root):
-        below[:] = [name for name in below if not name.startswith(".")]
-        yield Path(place)
 
 
 def _is_done(folder: Path) -> bool:

@@ -15,27 +15,10 @@ from typing import TypeVar
 
 import torch.distributed as dist
 
-from graphkd.engine.environment import in_group, is_main_process, rank, world_size
+from graphkd.engine.environment import in_group, is_main_process, world_size
 from graphkd.engine.interrupts import Interrupts
 from graphkd.engine.trainer import Trainer
 from graphkd.errors import UserError, check
-
-__all__ = [
-    "broadcast_object",
-    "check_world_size",
-    "follow_parent",
-    "in_group",
-    "is_main_process",
-    "join",
-    "joined",
-    "leave",
-    "needed",
-    "rank",
-    "share_work",
-    "start",
-    "wait",
-    "world_size",
-]
 
 T = TypeVar("T")
 _BEGIN = """

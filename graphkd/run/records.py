@@ -6,28 +6,27 @@ import dataclasses
 import importlib.metadata
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from graphkd.builder import BUILDERS
 from graphkd.data.views import STRONG
 from graphkd.engine.callback import EpochResult, History
 from graphkd.engine.trainer import Trainer
-from graphkd.objective import OBJECTIVES
 from graphkd.report.load import RECORD_FILE
 from graphkd.report.protocol import Protocol
 from graphkd.report.record import Code, Metrics, Record, Term
-from graphkd.run.spec import RunSpec, StudentSpec, TeacherSpec
+from graphkd.run.spec import RunSpec, TeacherSpec
 
 
-def new_record(spec: RunSpec, group_size: int = 1) -> Record:
+def new_record(spec: RunSpec, views: Collection[str], group_size: int = 1) -> Record:
     """Return the record of a run that starts.
 
     Args:
         spec: The run.
+        views: Names of the views of each sample in a batch.
         group_size: Number of runs that train together, this one included.
     """
     config = spec.config
@@ -35,11 +34,12 @@ def new_record(spec: RunSpec, group_size: int = 1) -> Record:
         kind="teacher" if spec.kind == "teacher" else "student", status="running", study=str(config["study"]),
         variant=spec.variant, pair=pair_name(config), varied=dict(config.get("varied") or {}), identity=spec.identity,
         seed=spec.seed, teacher=None, versions=_versions(), code=_code(spec.plugins), device=_device(spec.trainer),
-        threads=spec.trainer.threads, data=_name(config["data"]), group_size=group_size, protocol=protocol_of(spec),
+        threads=spec.trainer.threads, data=_name(config["data"]), group_size=group_size,
+        protocol=protocol_of(spec, views),
     )  # fmt: skip
 
 
-def protocol_of(spec: RunSpec) -> Protocol | None:
+def protocol_of(spec: RunSpec, views: Collection[str]) -> Protocol | None:
     """Return the protocol of a training; None for a probe, which trains no network.
 
     The epoch is that of `test_top1_last`, which tables compare; a record's other accuracies are named by theirs.
@@ -47,23 +47,12 @@ def protocol_of(spec: RunSpec) -> Protocol | None:
     if spec.kind == "probe":
         return None
     return Protocol(
-        epochs=spec.trainer.epochs, batch_size=spec.trainer.batch_size, views=len(_views(spec)),
-        augmentation=_augmentation(spec), teacher=_teacher_source(spec.teacher), reported="last",
+        epochs=spec.trainer.epochs, batch_size=spec.trainer.batch_size, views=len(views),
+        augmentation=_augmentation(spec, views), teacher=_teacher_source(spec.teacher), reported="last",
     )  # fmt: skip
 
 
-def _views(spec: RunSpec) -> set[str]:
-    """Return the views of each sample that a batch has: those that its objectives and their graph builders ask for."""
-    found = {"weak"}
-    for term in spec.terms.values() if isinstance(spec, StudentSpec) else ():
-        option = term.part.bound.all.get("views")  # a plug-in's may mean something else
-        found |= set(option if isinstance(option, tuple) else OBJECTIVES.factory(term.part.name).views)
-        if term.builder is not None:
-            found |= set(BUILDERS.factory(term.builder.name).views)
-    return found
-
-
-def _augmentation(spec: RunSpec) -> str:
+def _augmentation(spec: RunSpec, views: Collection[str]) -> str:
     """Return what training images go through, from the options of their data set and the views."""
     options = spec.data.bound.all
     operations, magnitude = options.get("rand_augment"), options.get("rand_magnitude")
@@ -75,7 +64,7 @@ def _augmentation(spec: RunSpec) -> str:
     }
     weak = "+".join(step for step, is_done in steps.items() if is_done) or "no augmentation"
     strong = f", strong view RandAugment({STRONG.rand_augment}, {STRONG.rand_magnitude})"
-    return weak + strong * ("strong" in _views(spec))
+    return weak + strong * ("strong" in views)
 
 
 def _teacher_source(teacher: TeacherSpec | None) -> Literal["none", "own", "file"]:

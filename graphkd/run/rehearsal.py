@@ -39,8 +39,8 @@ def rehearse(spec: RunSpec, dataset: Dataset) -> None:
     """Take a step of every stage of a run beside its untrained teacher, on parts that are then thrown away.
 
     A builder, encoder or objective of the user's own may fail only when it sees a batch. One device takes the steps, on
-    its share of a batch. What only the size of a run or the untrained teacher can cause, is passed over: too little
-    memory, and losses that are not finite.
+    its share of a batch. Out-of-memory errors and non-finite losses are ignored: they may come from the run's size or
+    the untrained teacher.
 
     Raises:
         UserError: Parts do not fit together, or the device is missing. Whatever else a part raises is raised too.

@@ -198,7 +198,8 @@ class StudentSpec(RunSpec):
         """See `RunSpec`."""
         teacher = None
         if self.teacher is not None:
-            seed = self.teacher.seed if self.teacher.checkpoint is None else 0  # which does not change a file's weights
+            # a seed does not change weights read from a file
+            seed = self.teacher.seed if self.teacher.checkpoint is None else 0
             teacher = {"is": self.teacher.identity, "seed": seed}
         start: dict[str, Any] = {} if self.checkpoint is None else {"checkpoint": content_hash(self.checkpoint)}
         if self.drop_head:

@@ -55,6 +55,27 @@ def test_the_file_holds_contiguous_tensors_under_plain_names(network: MakeNetwor
     assert path.read_bytes() == (tmp_path / "again.safetensors").read_bytes()
 
 
+class Twice(Network):
+    """A network with one batch norm under two names and one tensor in two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 3), nn.Linear(3, 3)
+        self.second.weight = self.first.weight
+        self.norm = self.again = nn.BatchNorm1d(3)
+
+    def forward(self, images: Tensor) -> NetworkOutput:
+        raise NotImplementedError
+
+
+def test_shared_tensors_are_kept_under_each_name(tmp_path: Path) -> None:
+    saved, loaded = Twice(), Twice()
+    save_weights(saved, tmp_path / "w.safetensors")
+    load_weights(loaded, tmp_path / "w.safetensors")
+    assert same_weights(saved, loaded)
+    assert loaded.second.weight is loaded.first.weight
+
+
 @pytest.mark.parametrize("key", ["model", "state_dict"])
 @pytest.mark.parametrize("old_format", [False, True])
 @pytest.mark.parametrize("prefix", ["", "module."])

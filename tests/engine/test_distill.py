@@ -12,6 +12,8 @@ from graphkd.data import Dataset
 from graphkd.engine.evaluate import evaluate
 from graphkd.model import Network
 from graphkd.objective import Objective
+from graphkd.objective.base import Setting
+from graphkd.objective.ce import CrossEntropy
 
 MakeNetwork = Callable[..., Network]
 MakeTrainer = Callable[..., Trainer]
@@ -52,3 +54,19 @@ def test_an_objective_that_needs_a_teacher_gets_one_or_says_so(
 ) -> None:
     with pytest.raises(UserError, match="needs a teacher"):
         graphkd.distill(None, network(), digits, OBJECTIVES.build("kd"), trainer=trainer())
+
+
+def test_a_frozen_student_is_refused(digits: Dataset, network: MakeNetwork, trainer: MakeTrainer) -> None:
+    with pytest.raises(UserError, match="the student has no parameter to train: all are frozen"):
+        graphkd.distill(None, network().requires_grad_(False), digits, OBJECTIVES.build("ce"), trainer=trainer())
+
+
+def test_an_objective_that_cannot_run_in_the_setting_says_so(
+    digits: Dataset, network: MakeNetwork, trainer: MakeTrainer
+) -> None:
+    class Demanding(CrossEntropy):
+        def check(self, setting: Setting) -> None:
+            raise UserError(f"a batch of {setting.batch_size} is too small")
+
+    with pytest.raises(UserError, match="a batch of 64 is too small"):
+        graphkd.distill(None, network(), digits, Demanding(), trainer=trainer(batch_size=64))

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from graphkd import DistillationBatch, WeightedSum
 from graphkd.data import Dataset
 from graphkd.engine.callback import Callback
-from graphkd.engine.guard import NotFiniteError, not_finite
+from graphkd.engine.guard import Guard, NotFiniteError, not_finite
 from graphkd.engine.resume import Checkpoints
 from graphkd.model import Network
-from graphkd.objective import Objective
+from graphkd.objective import Losses, Objective
 
 
 class Spoilt(Objective):
@@ -83,6 +83,39 @@ def test_a_skipped_step_changes_no_weight_and_counts_in_no_mean(
     assert fit.steps == 1
 
 
+class Huge(Objective):
+    """A finite loss, whose weighted sum is not where the weight is large."""
+
+    name = "huge"
+    needs_teacher = False
+
+    def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:
+        return {self.name: batch.student.logits.square().mean() + 10}
+
+
+def test_a_sum_that_is_not_finite_of_terms_that_are_is_told(
+    digits: Dataset, network: Callable[..., Network], trainer: Callable[..., Any]
+) -> None:
+    objective = WeightedSum({"huge": (Huge(), 1e38)})
+    with pytest.raises(NotFiniteError, match=r"0\.05: every term is finite, but their weighted sum is not; the last"):
+        trainer(epochs=1).fit(network(), objective, digits)
+
+
+def test_a_training_without_a_step_fails(
+    digits: Dataset, network: Callable[..., Network], trainer: Callable[..., Any]
+) -> None:
+    objective = WeightedSum({"huge": (Huge(), 1e38)})
+    with pytest.raises(NotFiniteError, match="no step was applied: every loss was NaN or infinite, or overflowed"):
+        trainer(epochs=1, non_finite="skip").fit(network(), objective, digits)
+
+
+def test_what_waits_to_be_checked_keeps_no_graph() -> None:
+    loss = torch.ones((), requires_grad=True) * 2
+    guard = Guard(torch.device("cuda"), "stop", Callback())
+    guard.check(Losses(loss, {"one": loss}, {"one": loss}), step=0, lr=0.1)
+    assert not any(value.requires_grad for _, _, values in guard._unseen for value in values.values())
+
+
 class Spoils(Objective):
     """Cross-entropy whose step `at` does something to the student or to itself."""
 
@@ -124,7 +157,7 @@ def test_a_training_whose_last_step_spoils_anything_fails_and_keeps_its_checkpoi
     non_finite: str,
 ) -> None:  # fmt: skip
     objective = WeightedSum({"spoils": (Spoils(3, WHERE[where]), 1.0)})
-    message = rf"not finite after 4 steps \({where}\), but were after 3 steps; the last checkpoint is kept"
+    message = rf"not finite after 4 steps \({where}\); they were last finite after 3 steps; the last checkpoint is kept"
     with pytest.raises(NotFiniteError, match=message):
         trainer(epochs=2, non_finite=non_finite).fit(
             network(), objective, digits, checkpoints=Checkpoints(tmp_path, "1 steps")

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from graphkd import BUILDERS, GNNS, MODELS, OBJECTIVES, DistillationBatch, WeightedSum
 from graphkd.data import Dataset
 from graphkd.engine.callback import Callback, EpochResult, History
+from graphkd.engine.feed import Feed, Request
 from graphkd.engine.interrupts import Interrupts
 from graphkd.engine.resume import Checkpoints
 from graphkd.model import Network, output_shapes
@@ -217,6 +218,17 @@ def test_only_who_asked_for_views_gets_them(
     staged_term: Any = objective.objectives["staged"]
     seen = [(len(b.views), len(b.student.logits), len(b.labels)) for b in (*staged_term.seen[-2:], *spy.batches)]
     assert seen == [(2, 128, 64), (2, 90, 45), (1, 64, 64), (1, 45, 45)]
+    assert [b.diagnostics is not None for b in staged_term.seen] == [False] * 6 + [True, False], "stages take none"
+
+
+def test_loops_that_differ_in_maps_share_the_teachers_time(
+    digits: Dataset, network: Callable[..., Network], trainer: Callable[..., Any]
+) -> None:
+    options = trainer()
+    feed = Feed(options, options.fabric(), digits, network(), seed=0)
+    waiting = [Request(None, 0, 0, with_teacher=True, with_maps=maps) for maps in (True, False, False)]
+    costs = [feed.get(request, waiting).costs for request in waiting]
+    assert [[(name, share) for name, _, share in each] for each in costs] == [[("data", 1 / 3), ("teacher", 1 / 3)]] * 3
 
 
 @pytest.mark.parametrize("kind", OBJECTIVE)
@@ -252,7 +264,8 @@ def test_a_torn_checkpoint_falls_back_to_the_one_before(result: Callable[..., An
         callback = Notes()
         states, _, _ = result("shared", callback, Checkpoints(tmp_path, "9999 steps"))
         assert equal(states, whole[0])
-        assert callback.notes == [f"the checkpoint {kept[-1]} is torn or was altered; resuming from the one before"]
+        damage = f"the checkpoint {kept[-1]} is truncated or was altered"
+        assert callback.notes == [f"{damage}; resuming from the one before"]
     kept[0].write_bytes(b"")
     callback = Notes()
     states, _, _ = result("shared", callback, Checkpoints(tmp_path, "9999 steps"))

@@ -20,6 +20,7 @@ from graphkd.data import Batch, Dataset, Split, TensorDataset
 from graphkd.engine.callback import Callback, EpochResult
 from graphkd.engine.matmul import MatmulPrecision, matmul_precision
 from graphkd.engine.resume import Checkpoints
+from graphkd.engine.trainer import checked_trainer
 from graphkd.model import Network
 from graphkd.objective import Objective
 
@@ -295,11 +296,25 @@ def test_each_goes_on_bit_for_bit(name: str, digits: Dataset, trainer: MakeTrain
     ({"devices": 0}, "trainer: devices is 0, but must be at least 1"),
     ({"devices": 4, "nodes": 2, "batch_size": 7}, "batch_size is 7, but must be at least 1 for each of 8 devices"),
     ({"checkpoint_every": "often"}, "checkpoint_every is 'often'"),
+    ({"optimizer": "adam"}, "trainer: option 'optimizer' is 'adam', but must be one of sgd, adamw"),
+    ({"precision": "16"}, "trainer: option 'precision' is '16', but must be one of 32, bf16, 16"),
+    ({"epochs": 2.5}, "trainer: option 'epochs' is 2.5, but must be an integer"),
+    ({"lr": math.inf}, "trainer: lr is inf, but must be finite"),
 ])  # fmt: skip
 def test_wrong_values_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as error:
         Trainer(**options)
     assert message in str(error.value)
+
+
+def test_values_are_of_the_annotated_types() -> None:
+    made = Trainer(lr=1, decay_at=[0.5])
+    assert (made.lr, type(made.lr), made.decay_at) == (1.0, float, (0.5,))
+
+
+def test_a_message_names_the_node_once() -> None:
+    with pytest.raises(UserError, match=r"^teacher_trainer: option 'schedule' is 'cos', but must be one of steps"):
+        checked_trainer({"schedule": "cos"}, "teacher_trainer")
 
 
 def test_half_precision_needs_cuda(digits: Dataset, trainer: MakeTrainer, network: MakeNetwork) -> None:

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -18,14 +19,14 @@ import torch
 import yaml
 
 import graphkd
-from graphkd import MODELS, UserError, load
+from graphkd import DATASETS, MODELS, UserError, load
 from graphkd.engine.callback import Callback
 from graphkd.engine.checkpoint import load_weights, save_weights
-from graphkd.engine.evaluate import evaluate
+from graphkd.engine.evaluate import Evaluation, evaluate
 from graphkd.engine.trainer import Trainer
 from graphkd.report import record as records
 from graphkd.report.record import Record, Teacher
-from graphkd.run import RunResult, StudentSpec, parse, parse_teacher, run
+from graphkd.run import RunResult, StudentSpec, execute, parse, parse_teacher, run
 
 Config = Callable[..., dict[str, Any]]
 ALONE = {"objective": {"ce": "ce"}}
@@ -570,6 +571,29 @@ def test_load_brings_a_finished_run_back(tiny_config: Config) -> None:
     assert found.nll == pytest.approx(result.record.metrics.test_nll_last)
 
 
+def test_a_teacher_from_a_file_is_tested_like_the_student(
+    tiny_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = tmp_path / "t.pth"
+    torch.save(parse_teacher(tiny_config()).network(DATASETS.build("digits")).state_dict(), weights)
+    asked: list[dict[str, Any]] = []
+
+    def spied(*arguments: Any, **options: Any) -> Evaluation:
+        asked.append(options)
+        return evaluate(*arguments, **options)
+
+    monkeypatch.setattr(execute, "evaluate", spied)
+    run(parse(tiny_config({"teacher.checkpoint": str(weights), "trainer.eval_batch_size": 77})))
+    assert asked == [{"batch_size": 77, "device": torch.device("cpu")}]
+
+
+def test_the_record_counts_the_views_of_the_built_objective(tiny_config: Config) -> None:
+    objective = {"ce": {"name": "ce", "views": ["weak", "strong"]}}
+    protocol = run(parse(tiny_config({"objective": objective, "trainer.epochs": 1}))).record.protocol
+    assert protocol is not None
+    assert (protocol.views, "strong view" in protocol.augmentation) == (2, True)
+
+
 def test_load_needs_neither_the_teachers_file_nor_the_objective(tiny_config: Config, tmp_path: Path) -> None:
     trained = run(parse_teacher(tiny_config()))
     weights = trained.folder / "teacher.safetensors"
@@ -755,6 +779,42 @@ def test_an_interrupted_run_of_a_plug_in_that_changed_starts_over(
     fresh = run(dataclasses.replace(spec, config={**spec.config, "run_dir": str(spec.folder.parent / "fresh")}))
     name = "student.safetensors"
     assert (spec.folder / name).read_bytes() == (fresh.folder / name).read_bytes()
+
+
+class Interrupted(Callback):
+    """Stops the training in its second step."""
+
+    steps = 0
+
+    def step(self) -> None:
+        self.steps += 1
+        if self.steps == 2:
+            raise KeyboardInterrupt
+
+
+def test_a_rerun_does_not_resume_from_another_runs_checkpoint(tiny_config: Config, tmp_path: Path) -> None:
+    def spec(lr: float, force: bool) -> StudentSpec:
+        changes = {**ALONE, "trainer.lr": lr, "trainer.epochs": 2, "trainer.checkpoint_every": "1 steps"}
+        return parse(tiny_config({**changes, "run_dir": str(tmp_path / "out"), "force": force}))
+
+    run(spec(0.1, force=False))
+    with pytest.raises(KeyboardInterrupt):
+        run(spec(0.1, force=True), Interrupted())
+    assert list((tmp_path / ".out.rerun").glob("checkpoint-*.pt"))
+    shutil.rmtree(tmp_path / "out")
+    first = run(spec(0.2, force=False))
+    weights = (first.folder / "student.safetensors").read_bytes()
+    again = run(spec(0.2, force=True))
+    assert (again.folder / "student.safetensors").read_bytes() == weights
+
+
+def test_a_hint_at_the_newest_run_names_no_working_folder(tiny_config: Config, tmp_path: Path) -> None:
+    result = run(parse(tiny_config(ALONE)))
+    hidden = result.folder.with_name(".seed-0.rerun")
+    hidden.mkdir()
+    (hidden / "record.json").write_text("{}")
+    with pytest.raises(UserError, match=re.escape(f"; the newest below it is {result.folder}") + "$"):
+        graphkd.load(tmp_path / "results")
 
 
 def test_a_teachers_plug_in_that_changed_is_told(tiny_config: Config, plugin: Callable[[str, str], Path]) -> None:

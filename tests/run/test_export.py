@@ -76,6 +76,13 @@ def test_weights_come_back_with_what_describes_them(student: FinishedRun, tmp_pa
     assert (tmp_path / "again" / name).read_bytes() == (tmp_path / name).read_bytes()
 
 
+def test_a_tensor_of_two_names_is_written_under_both(student: FinishedRun, tmp_path: Path) -> None:
+    student.student.add_module("again", student.student.get_submodule("fc"))
+    export(student, tmp_path / "w.safetensors")
+    state = load_file(tmp_path / "w.safetensors")
+    assert torch.equal(state["again.weight"], state["fc.weight"])
+
+
 @pytest.mark.parametrize("preprocessing", [False, True])
 def test_torchscript_takes_images_as_it_says(student: FinishedRun, tmp_path: Path, preprocessing: bool) -> None:
     with warnings.catch_warnings():
@@ -141,6 +148,7 @@ def test_a_distilled_student_names_its_teacher(tiny_config: Config, tmp_path: Pa
     assert export(distilled, tmp_path / "hub").files[0] == tmp_path / "hub" / "model.safetensors"
     card = (tmp_path / "hub" / "README.md").read_text()
     for told in (
+        "distilled with graphkd from a teacher (resnet8).",
         "knowledge-distillation",
         "teacher's test top-1",
         "agreement with teacher",
@@ -170,7 +178,7 @@ def test_without_its_data_noise_is_compared(
     object.__setattr__(student, "_build", gone)
     done = export(student, tmp_path / "s.ts", preprocessing=True)
     assert (done.images, done.same) == (64, 64)
-    assert done.notes == ("checked on 64 random images, for the run's data cannot be read: they have moved",)
+    assert done.notes == ("checked on 64 random images, because the run's data cannot be read: they have moved",)
 
 
 def test_a_file_that_computes_something_else_is_not_written(student: FinishedRun, tmp_path: Path) -> None:
@@ -188,7 +196,7 @@ def test_a_file_that_computes_something_else_is_not_written(student: FinishedRun
 
     object.__setattr__(student, "student", Fickle())
     with pytest.raises(
-        UserError, match="torchscript: nothing is written, for the logits of the exported network differ"
+        UserError, match=r"torchscript: the exported network's logits differ from the run's by .*; nothing was written"
     ):
         export(student, tmp_path / "below" / "s.ts")
     assert list(tmp_path.iterdir()) == [tmp_path / "results"]

@@ -212,6 +212,15 @@ def test_the_config_says_how_to_do_it_again(student: RunResult, target: Target, 
     assert other.record.metrics == result.record.metrics
 
 
+def test_the_record_names_the_plug_in_of_the_new_data(
+    student: RunResult, tmp_path: Path, plugin: Callable[[str, str], Path]
+) -> None:
+    plugin("mine", "from graphkd import DATASETS\nfrom graphkd.data.digits import Digits\n\n\n"
+           "@DATASETS.register('my_digits')\nclass MyDigits(Digits):\n    pass\n")  # fmt: skip
+    made = parse_target({**NEW, "name": "my_digits"}, SHORT, str(tmp_path), plugins=["mine"]).spec(student.folder)
+    assert made.plugins.keys() == {"mine"}
+
+
 def test_without_a_validation_split_its_figures_are_empty(student: RunResult, tmp_path: Path) -> None:
     result = probe(student, parse_target({**NEW, "val_fraction": 0.0}, SHORT, str(tmp_path)))
     assert result.record.metrics.val_top1_best is None
@@ -335,7 +344,7 @@ def test_only_students_are_transferred(tiny_config: Config, student: RunResult, 
     teacher = run(parse_teacher(tiny_config()))
     with pytest.raises(UserError, match="holds a teacher"):
         probe(teacher, target)
-    with pytest.raises(UserError, match="holds a probe"):
+    with pytest.raises(UserError, match="holds a linear probe, not a network; name the run of its student"):
         probe(probe(student, target), target)
 
 

@@ -21,7 +21,8 @@ from rich.console import Console
 
 from graphkd import Trainer, UserError
 from graphkd.engine.callback import Callback
-from graphkd.engine.environment import cluster
+from graphkd.engine.environment import cluster, in_group, is_main_process, world_size
+from graphkd.engine.environment import rank as own_rank
 from graphkd.report import record as records
 from graphkd.run import processes
 from graphkd.run.folder import busy, locked
@@ -59,7 +60,7 @@ def test_the_environment_says_who_we_are(
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert (processes.world_size(), processes.rank(), processes.in_group(), processes.is_main_process()) == expected
+    assert (world_size(), own_rank(), in_group(), is_main_process()) == expected
 
 
 @pytest.mark.parametrize(("environment", "kind", "world"), [

@@ -263,7 +263,7 @@ def test_a_checkpoint_of_another_length_is_not_even_read(tmp_path: Path) -> None
     checkpoints.save({"good": 1})
     with (tmp_path / "checkpoint-0.pt").open("r+b") as file:
         file.truncate(1 << 42)
-    assert checkpoints.load() == (None, [f"the checkpoint {tmp_path / 'checkpoint-0.pt'} is torn or was altered"])
+    assert checkpoints.load() == (None, [f"the checkpoint {tmp_path / 'checkpoint-0.pt'} is truncated or was altered"])
 
 
 def calls(path: Path) -> list[tuple[str, dict[str, str]]]:
