@@ -27,6 +27,7 @@ Exit code: 0 if all is well, 1 if a problem was found.
 """
 EXTRAS = {"timm": ("timm",), "onnx": ("onnx", "onnxruntime", "onnxscript"), "sweep": ("optuna",)}
 """What optional features need, by extra."""
+REINSTALL = "make clean install, or in another environment: python -m pip install --force-reinstall . (in the checkout)"
 THREADS = 2
 """Threads of a run by default (trainer.threads)."""
 GIB = 2**30
@@ -63,7 +64,7 @@ def _examined(examine: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
     try:
         yield from examine()
     except Exception as error:  # of a broken installation
-        yield Finding(_told(error), "pip install --upgrade --force-reinstall graphkd")
+        yield Finding(_told(error), REINSTALL)
 
 
 def _told(error: Exception) -> str:
@@ -86,9 +87,8 @@ def _versions() -> Iterator[Finding]:
     if not wrong:
         yield Finding(f"{own}, all that it requires")
     for requirement, installed in wrong:
-        yield Finding(
-            f"{own} requires {requirement}, but there is {installed or 'none'}", f"pip install '{requirement}'"
-        )
+        found = f"{own} requires {requirement}, but there is {installed or 'none'}"
+        yield Finding(found, f"python -m pip install '{requirement}'")
 
 
 def _torch() -> Iterator[Finding]:
@@ -96,7 +96,7 @@ def _torch() -> Iterator[Finding]:
     from packaging.requirements import Requirement
 
     found = f"torch {_version('torch')}, torchvision {_version('torchvision')}"
-    mend = "pip install --upgrade --force-reinstall torch torchvision"
+    mend = "python -m pip install --upgrade --force-reinstall torch torchvision"
     try:
         import torch
 
@@ -130,7 +130,7 @@ def _dgl() -> Iterator[Finding]:
             same = torch.allclose(encoder(graph, nodes), dense(graph, nodes), atol=1e-5)
         check(same, "it computes something else than graphkd's own engine")
     except Exception as error:  # of binaries that do not fit
-        yield Finding(f"{found}: {_told(error)}", "pip install --upgrade --force-reinstall 'dgl>=2.1'")
+        yield Finding(f"{found}: {_told(error)}", "python -m pip install --upgrade --force-reinstall 'dgl>=2.1'")
         return
     yield Finding(f"{found}, which agrees with graphkd's own engine")
 
@@ -146,7 +146,7 @@ def _devices() -> Iterator[Finding]:
         built = (
             "is built without CUDA" if torch.version.cuda is None else f"for CUDA {torch.version.cuda} cannot use it"
         )
-        mend = "nvidia-smi shows the driver's CUDA version; pip install a torch built for that or an older one"
+        mend = "nvidia-smi shows the driver's CUDA version; install a torch built for that or an older one"
         yield Finding(f"there is an NVIDIA driver, but torch {built}", mend)
     else:
         yield Finding(f"CPU only ({platform.machine()})")
@@ -217,7 +217,8 @@ def _extras() -> Iterator[Finding]:
         if len(versions) == len(packages):
             yield Finding(", ".join(versions))
         else:
-            yield Finding(f"{extra}: not installed, and not needed unless you want it (pip install 'graphkd[{extra}]')")
+            install = f"python -m pip install -e '.[{extra}]' in the checkout"
+            yield Finding(f"{extra}: not installed, and not needed unless you want it ({install})")
 
 
 def _self_test() -> Iterator[Finding]:
@@ -245,8 +246,7 @@ def _self_test() -> Iterator[Finding]:
     result = distill(teacher, student, data, terms, trainer=trainer)
     first, last = (result.history.epochs[epoch].total for epoch in (0, -1))
     found = f"a student of the digits: loss {first:.2f} to {last:.2f} in {time.perf_counter() - start:.1f} s"
-    mend = None if last < first else "pip install --upgrade --force-reinstall torch graphkd"
-    yield Finding(found, mend)
+    yield Finding(found, None if last < first else REINSTALL)
 
 
 def _version(package: str) -> str | None:

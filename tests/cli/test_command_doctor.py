@@ -67,7 +67,7 @@ def broken(*_: Any, **__: Any) -> Any:
         ("threads", "graphkd_cli.doctor._cores", lambda: 1, "1 cores, 2 threads a run",
          "graphkd run trainer.threads=1 teacher_trainer.threads=1"),
         ("folders", "shutil.disk_usage", lambda _: Usage(9, 8, 1), "0.0 GiB free", "graphkd run results=FOLDER"),
-        ("self-test", "graphkd.data.base.DATASETS.build", broken, "libcudart is gone", "force-reinstall graphkd"),
+        ("self-test", "graphkd.data.base.DATASETS.build", broken, "libcudart is gone", "make clean install"),
     ],
 )  # fmt: skip
 def test_a_problem_comes_with_what_mends_it(
