@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-import math
 import os
 import platform
 import shutil
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from graphkd.errors import UserError, check, one_line
+from graphkd.machine import cores
 from graphkd.report.markup import Block
 from graphkd_cli import compose
 
@@ -166,27 +166,16 @@ def _threads() -> Iterator[Finding]:
     """Compare the threads of a run with the cores that this process may use."""
     import psutil
 
-    cores = _cores()
-    load = psutil.getloadavg()[0]
-    busy = f"; other work is running (load {load:.1f})" if load >= cores / 2 else ""
-    found = f"{cores} cores, {THREADS} threads a run (trainer.threads){busy}"
+    available, load = cores(), psutil.getloadavg()[0]
+    busy = f"; other work is running (load {load:.1f})" if load >= available / 2 else ""
+    found = f"{available} cores, {THREADS} threads a run (trainer.threads){busy}"
     asked = os.environ.get("OMP_NUM_THREADS", "")
-    if cores < THREADS:
+    if available < THREADS:
         yield Finding(found, "graphkd run trainer.threads=1 teacher_trainer.threads=1")
-    elif asked.isdecimal() and int(asked) > cores:
-        yield Finding(f"{found}, OMP_NUM_THREADS={asked}", f"export OMP_NUM_THREADS={cores}")
+    elif asked.isdecimal() and int(asked) > available:
+        yield Finding(f"{found}, OMP_NUM_THREADS={asked}", f"export OMP_NUM_THREADS={available}")
     else:
         yield Finding(found)
-
-
-def _cores() -> int:
-    """Return how many cores this process may use, also in a container with a share of the machine."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return min(allowed, math.ceil(int(quota) / int(period)))
-    except (OSError, ValueError):  # no container, or no limit ("max")
-        return allowed
 
 
 def _folders() -> Iterator[Finding]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from graphkd.ablation import quoted
 from graphkd.errors import check, counted, one_line
+from graphkd.machine import cores
 from graphkd_cli import compose
 from graphkd_cli.groups import (
     BUSY,
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 Cut = Callable[[Sequence[int]], list[list[int]]]
 """Cuts run numbers into groups."""
+LOCAL = "hydra/launcher=joblib"
+"""Chooses the launcher whose processes share this machine."""
 MOST_DEATHS = 3
 """How often processes may die in a row without a finished run in between."""
 HELP = """\
@@ -80,9 +82,11 @@ class Ways:
             key, _, value = word.partition("=")
             if key.endswith("n_jobs") and value.isdecimal():
                 return max(1, int(value))
+        if self.launcher and LOCAL not in self.launcher:
+            return 1  # other machines: a job for each group, which nothing here cuts further
         if any(spec.trainer.check_machine() == "cuda" for spec in specs):
             return 1  # a group shares it by streams
-        return _cores() // max(spec.trainer.threads for spec in specs) or 1
+        return cores() // max(spec.trainer.threads for spec in specs) or 1
 
 
 def parse_ways(command: str, arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -244,7 +248,3 @@ def _spread(together: Sequence[Sequence[int]], folder: Path, ways: Ways, workers
     for file in folder.glob("*.status"):  # of dead processes
         file.unlink()
     return ", ".join(sorted({f"exit code {code}" for code in codes if code}))
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -24,7 +24,7 @@ class Usage(NamedTuple):
 @pytest.fixture(autouse=True)
 def sound(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine on which all is well, whatever it is."""
-    monkeypatch.setattr(doctor, "_cores", lambda: 4)
+    monkeypatch.setattr(doctor, "cores", lambda: 4)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(9 << 30, 0, 9 << 30))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
@@ -64,7 +64,7 @@ def broken(*_: Any, **__: Any) -> Any:
         ("torch", "torch.zeros", broken, "OSError: libcudart is gone", "force-reinstall torch torchvision"),
         ("DGL", "graphkd.gnn.base.GNNS.build", broken, "OSError: libcudart is gone", "force-reinstall 'dgl>=2.1'"),
         ("devices", "shutil.which", lambda _: "/bin/nvidia-smi", "there is an NVIDIA driver, but torch", "nvidia-smi"),
-        ("threads", "graphkd_cli.doctor._cores", lambda: 1, "1 cores, 2 threads a run",
+        ("threads", "graphkd_cli.doctor.cores", lambda: 1, "1 cores, 2 threads a run",
          "graphkd run trainer.threads=1 teacher_trainer.threads=1"),
         ("folders", "shutil.disk_usage", lambda _: Usage(9, 8, 1), "0.0 GiB free", "graphkd run results=FOLDER"),
         ("self-test", "graphkd.data.base.DATASETS.build", broken, "libcudart is gone", "make clean install"),

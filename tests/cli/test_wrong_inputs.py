@@ -160,6 +160,8 @@ OPTIONS: list[tuple[list[str], list[str]]] = [
     (["list", "--nope"], ["--nope"]),
     (["evaluate"], ["which run or checkpoint"]),
     (["evaluate", "nowhere"], ["nowhere"]),
+    (["evaluate", "data=digits"], ["which run or checkpoint"]),
+    (["evaluate", ".", "nowhere"], ["one run or checkpoint at a time"]),
     (["evaluate", "."], ["record.json"]),
     (["-sc"], ["install"]),
     (["-sc", "install=tcsh"], ["tcsh", "bash"]),

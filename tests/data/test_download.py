@@ -97,9 +97,7 @@ def test_a_wrong_file_put_by_hand_is_named_and_kept(server: Any, tmp_path: Path)
     assert server.ranges == []
 
 
-def test_an_archive_that_is_there_takes_no_lock(
-    server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_archive_that_is_there_takes_no_lock(server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     archive = server.add("some.zip", CONTENT)
     (tmp_path / "some.zip").write_bytes(CONTENT)
 
