@@ -15,7 +15,7 @@ from graphkd.ablation import Suite, SuiteRun, quoted
 from graphkd.errors import UserError, check, counted, one_line, one_of
 from graphkd_cli import compose, studies, transfer
 from graphkd_cli.launch import HELP as LAUNCH_HELP
-from graphkd_cli.launch import Ways, conclude, groups, launch, parse_ways
+from graphkd_cli.launch import Ways, conclude, groups, launch, ways_parser
 from graphkd_cli.overrides import split_words
 
 if TYPE_CHECKING:
@@ -67,11 +67,10 @@ class PlannedSuite:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; return its exit code."""
-    chosen, words = parse_ways("ablation", arguments)
-    options = _parser().parse_intermixed_args(words)
+    options = _parser().parse_intermixed_args(list(arguments))
     name, overrides = _split(options.words)
     launcher, extra = compose.split_hydra(overrides)
-    ways = Ways.chosen(chosen, launcher, options.config_dir)
+    ways = Ways.chosen(options, launcher, options.config_dir)
     compose.check_multirun("launch", launcher, options.config_dir)
     # Everything is checked before anything is run.
     suites = [_plan_suite(each, extra, options) for each in _chosen(name, options.config_dir)]
@@ -87,7 +86,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = compose.CommandParser("ablation")
+    parser = compose.CommandParser("ablation", parents=[ways_parser()])
     parser.add_argument("words", nargs="*")
     parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("--seeds")

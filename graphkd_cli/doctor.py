@@ -21,9 +21,9 @@ HELP = """\
 usage: graphkd doctor [--debug]
 
 Checks the installation and this machine in a few seconds: whether versions fit together, devices, bf16, threads,
-folders and free space, and a tiny distillation. Each problem comes with what mends it. Nothing is written.
+folders and free space, and a tiny distillation. Each problem comes with its fix. Nothing is written.
 
-Exit code: 0 if all is well, 1 if a problem was found.
+Exit code: 0 if no problem was found, 1 otherwise.
 """
 EXTRAS = {"timm": ("timm",), "onnx": ("onnx", "onnxruntime", "onnxscript"), "sweep": ("optuna",)}
 """What optional features need, by extra."""
@@ -50,12 +50,12 @@ def main(arguments: Sequence[str]) -> int:
     rows, problems = [], 0
     for name, examine in CHECKS.items():
         for finding in _examined(examine):
-            rows.append((name, finding.found, "well" if finding.mend is None else f"to mend it: {finding.mend}"))
+            rows.append((name, finding.found, "ok" if finding.mend is None else f"fix: {finding.mend}"))
             problems += finding.mend is not None
     screen = console()
     print_block(screen, Block.of(("check", "found", "verdict"), rows), texts=[1, 2])
     many = "1 problem was found" if problems == 1 else f"{problems} problems were found"
-    print_text(screen, many if problems else "All is well.")
+    print_text(screen, many if problems else "No problems found.")
     return 1 if problems else 0
 
 

@@ -71,7 +71,7 @@ class Ways:
 
     @classmethod
     def chosen(cls, options: argparse.Namespace, launcher: Sequence[str], config_dir: str | None) -> Ways:
-        """Return the choice of `parse_ways` options and Hydra overrides."""
+        """Return the choice of `ways_parser` options and Hydra overrides."""
         return cls(options.jobs, 1 if options.alone else options.group, launcher, config_dir)
 
     def workers(self, specs: Sequence[RunSpec]) -> int:
@@ -89,13 +89,13 @@ class Ways:
         return cores() // max(spec.trainer.threads for spec in specs) or 1
 
 
-def parse_ways(command: str, arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Parse the options on how runs are distributed; return them and all other words."""
+def ways_parser() -> argparse.ArgumentParser:
+    """Return the parser of the options on how runs are distributed."""
     ours = argparse.ArgumentParser(add_help=False)
     ours.add_argument("--jobs", type=int)
     ours.add_argument("--group", type=int)
     ours.add_argument("--alone", action="store_true")
-    return compose.CommandParser(command, parents=[ours]).parse_known_args(list(arguments))
+    return ours
 
 
 def conclude(names: Sequence[str], failed: Mapping[int, str]) -> int:
