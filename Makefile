@@ -65,9 +65,9 @@ $(BIN)/python:
 
 $(STAMP): $(BIN)/python pyproject.toml Makefile
 	@command -v uv >/dev/null || [ -x $(BIN)/uv ] \
-		|| { $(BIN)/python -m ensurepip >/dev/null && $(BIN)/python -m pip install -q uv; } \
+		|| { $(BIN)/python -m ensurepip --default-pip >/dev/null && $(BIN)/python -m pip install -q uv; } \
 		|| { echo "graphkd installs with uv, which is not here and could not be had through pip (see above)" >&2; exit 1; }
 	@echo "installing graphkd and what it needs into .venv (once; torch is large)"
 	@quiet=$$([ -t 2 ] || echo --quiet); \
-	PATH="$$PATH:$(CURDIR)/$(BIN)" uv pip install $$quiet --compile-bytecode --python $(BIN)/python -e '.[dev]'
+	PATH="$$PATH:$(CURDIR)/$(BIN)" uv pip install $$quiet --compile-bytecode --python $(BIN)/python -e '.[dev]' pip
 	@echo '$(CURDIR)' >$@

@@ -164,7 +164,7 @@ def fits(value: Any, annotation: Any) -> bool:
 
 def describe(annotation: Any) -> str:
     """Return an annotation in a user's words, for messages and `graphkd list`."""
-    names = {int: "an integer", float: "a number", bool: "true or false", str: "a text", type(None): "null"}
+    names = {int: "an integer", float: "a number", bool: "true or false", str: "text", type(None): "null"}
     words: list[str] = []
     for candidate in _alternatives(annotation):
         origin, arguments = typing.get_origin(candidate), typing.get_args(candidate)

@@ -33,7 +33,7 @@ def read_small(path: str | os.PathLike[str], most: int) -> bytes:
         most: How many bytes it may have, whole MiB.
 
     Raises:
-        UserError: It cannot be read, is no regular file, or is larger.
+        UserError: It cannot be read, is not a regular file, or is larger.
     """
     try:
         found = os.stat(path)
@@ -51,12 +51,12 @@ def real_folder(folder: Path) -> Path:
     """Return where a folder really is if it is a link, so that it is followed and never replaced; else the folder.
 
     Raises:
-        UserError: A link on the way leads back to itself.
+        UserError: A symbolic link on the way points back to itself.
     """
     try:
         real = folder.resolve()
     except (OSError, RuntimeError) as error:
-        raise UserError(f"the folder {folder} cannot be had: a link leads back to itself") from error
+        raise UserError(f"the folder {folder} cannot be resolved: a symbolic link points back to itself") from error
     return real if folder.is_symlink() else folder
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,9 +13,10 @@ from typing import TYPE_CHECKING
 
 from graphkd.ablation import Suite, SuiteRun, quoted
 from graphkd.errors import UserError, check, counted, one_line, one_of
-from graphkd_cli import compose, studies
+from graphkd_cli import compose, studies, transfer
 from graphkd_cli.launch import HELP as LAUNCH_HELP
-from graphkd_cli.launch import Ways, conclude, groups, launch, parse_ways
+from graphkd_cli.launch import Ways, conclude, groups, launch, ways_parser
+from graphkd_cli.overrides import split_words
 
 if TYPE_CHECKING:
     from graphkd.run import StudentSpec
@@ -65,11 +67,10 @@ class PlannedSuite:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; return its exit code."""
-    chosen, words = parse_ways("ablation", arguments)
-    options = _parser().parse_intermixed_args(words)
+    options = _parser().parse_intermixed_args(list(arguments))
     name, overrides = _split(options.words)
     launcher, extra = compose.split_hydra(overrides)
-    ways = Ways.chosen(chosen, launcher, options.config_dir)
+    ways = Ways.chosen(options, launcher, options.config_dir)
     compose.check_multirun("launch", launcher, options.config_dir)
     # Everything is checked before anything is run.
     suites = [_plan_suite(each, extra, options) for each in _chosen(name, options.config_dir)]
@@ -85,7 +86,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = compose.CommandParser("ablation")
+    parser = compose.CommandParser("ablation", parents=[ways_parser()])
     parser.add_argument("words", nargs="*")
     parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("--seeds")
@@ -95,9 +96,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _split(words: Sequence[str]) -> tuple[str, list[str]]:
-    names = [word for word in words if "=" not in word and not word.startswith("~")]
+    names, overrides = split_words(words)
     check(len(names) <= 1, f"one suite at a time, not {' and '.join(names)}")
-    return (names[0] if names else DEFAULT_SUITE), [word for word in words if word not in names]
+    return (names[0] if names else DEFAULT_SUITE), overrides
 
 
 def _seeds(text: str) -> tuple[int, ...]:
@@ -133,16 +134,20 @@ def _chosen(name: str, config_dir: str | None) -> list[str]:
 
 def _plan_suite(name: str, extra: Sequence[str], options: argparse.Namespace) -> PlannedSuite:
     suite = studies.read_suite(name, options.config_dir)
-    _check_own_keys(suite, extra)
     if options.seeds is not None:
         suite.seeds = _seeds(options.seeds)
     if options.pairs is not None:
         suite.pairs = _pairs(options.pairs, name, suite.pairs)
     studies.read_spec(suite.table, options.config_dir)
     try:
+        _check_own_keys(suite, extra)
         chosen = _variants(options.variants, suite)
         runs = [_plan(run, extra, options.config_dir) for run in suite.runs(name) if run.variant in chosen]
         _check_pairs(runs)
+        if suite.transfer:
+            target_of = transfer.targets(suite.transfer, options.config_dir)
+            for item in runs:
+                target_of(item.spec.config)
     except UserError as error:
         raise UserError(f"suite '{name}': {error}") from error
     return PlannedSuite(name, suite, extra, runs)
@@ -150,9 +155,9 @@ def _plan_suite(name: str, extra: Sequence[str], options: argparse.Namespace) ->
 
 def _check_own_keys(suite: Suite, extra: Sequence[str]) -> None:
     own = {*SUITE_KEYS, *(["pair"] if suite.pairs else [])}
-    for override in extra:
+    for override in itertools.chain(extra, suite.base, *suite.variants.values()):
         key = override.lstrip("+~").partition("=")[0]
-        hint = f"; see --{key}s" if key in ("seed", "pair") else ""
+        hint = f"; see --{key}s" if override in extra and key in ("seed", "pair") else ""
         check(key not in own, f"'{override}': a suite sets {key} itself{hint}")
 
 
@@ -220,18 +225,15 @@ def _run(planned: PlannedSuite, ways: Ways) -> int:
     failed = launch(specs, ways)
     if len(failed) < len(planned.runs):
         studies.write_study(Path(planned.runs[0].spec.config["results"]), planned.name, planned.suite, ways.config_dir)
-    if planned.suite.transfer and not failed:
-        _transfer(planned, ways.config_dir)
-    return conclude([item.run.label for item in planned.runs], failed)
+    probed = _transfer(planned, ways.config_dir) if planned.suite.transfer and not failed else 0
+    return max(probed, conclude([item.run.label for item in planned.runs], failed))
 
 
-def _transfer(planned: PlannedSuite, config_dir: str | None) -> None:
-    """Probe the suite's students on the data that it names."""
-    from graphkd_cli import transfer
-
+def _transfer(planned: PlannedSuite, config_dir: str | None) -> int:
+    """Probe the suite's students on the data that it names; return the exit code."""
     results = Path(planned.runs[0].spec.config["results"])
     words = [str(results / planned.name), *planned.suite.transfer, f"results={quoted(str(results))}"]
-    transfer.main([*words, *(["--config-dir", config_dir] if config_dir else [])])
+    return transfer.main([*words, *(["--config-dir", config_dir] if config_dir else [])])
 
 
 def _run_beside_others(planned: PlannedSuite, ways: Ways) -> int:

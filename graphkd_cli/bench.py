@@ -74,7 +74,8 @@ def main(arguments: Sequence[str]) -> int:
 def _settings(options: argparse.Namespace) -> Settings:
     import torch
 
-    from graphkd.bench import Settings, cores
+    from graphkd.bench import Settings
+    from graphkd.machine import cores
 
     cuda = torch.cuda.is_available()
     check(cuda or options.device != "cuda", "bench: --device is cuda, but torch sees no CUDA device here")

@@ -82,9 +82,9 @@ class CommandParser(argparse.ArgumentParser):
     def __init__(self, command: str, parents: Sequence[argparse.ArgumentParser] = (), has_configs: bool = True) -> None:
         """Create a parser with --help and, for a command with configs, --config-dir, unless a parent has them."""
         super().__init__(prog=command, parents=list(parents), add_help=False, allow_abbrev=False)
-        if not parents:
+        if "--help" not in self._option_string_actions:
             self.add_argument("--help", "-h", action="store_true")
-        if not parents and has_configs:
+        if has_configs and "--config-dir" not in self._option_string_actions:
             self.add_argument("--config-dir", "-cd")
 
     def error(self, message: str) -> NoReturn:
@@ -99,22 +99,26 @@ class CommandParser(argparse.ArgumentParser):
         return did_you_mean(unknown[1], known) if unknown else ""
 
 
-def arguments_parser(command: str) -> argparse.ArgumentParser:
+def arguments_parser(command: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """Return the parser of Hydra's own command line (overrides, --multirun, --cfg, ...) for a subcommand."""
-    return CommandParser(command, parents=[get_args_parser()])
+    return CommandParser(command, parents=[get_args_parser(), *parents])
 
 
-def parse_arguments(command: str, arguments: Sequence[str]) -> argparse.Namespace:
-    """Parse a subcommand's arguments; options may stand among the overrides.
+def parse_arguments(command: str, arguments: Sequence[str], *parents: argparse.ArgumentParser) -> argparse.Namespace:
+    """Parse a subcommand's arguments, with the options of `parents`; options may stand among the overrides.
 
     Raises:
         UserError: An option is unknown, or a word is not an override.
     """
-    parsed = arguments_parser(command).parse_intermixed_args(list(arguments))
+    check("--version" not in arguments, f"{command}: there is no option --version; see graphkd --version")
+    parsed = arguments_parser(command, *parents).parse_intermixed_args(list(arguments))
     for name in NOT_OPTIONS:
         given = getattr(parsed, name) is not None
         check(not given, f"{command}: there is no option --{name.replace('_', '-')} (see graphkd {command} --help)")
     check(parsed.package is None or parsed.cfg is not None, f"{command}: --package needs --cfg")
+    check(not parsed.resolve or parsed.cfg is not None, f"{command}: --resolve needs --cfg")
+    single = not (parsed.multirun and parsed.cfg)
+    check(single, f"{command}: --cfg prints the config of one run: leave out -m, and give each option one value")
     check_form(parsed.overrides)
     return parsed
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-import math
 import os
 import platform
 import shutil
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from graphkd.errors import UserError, check, one_line
+from graphkd.machine import cores
 from graphkd.report.markup import Block
 from graphkd_cli import compose
 
@@ -21,12 +21,13 @@ HELP = """\
 usage: graphkd doctor [--debug]
 
 Checks the installation and this machine in a few seconds: whether versions fit together, devices, bf16, threads,
-folders and free space, and a tiny distillation. Each problem comes with what mends it. Nothing is written.
+folders and free space, and a tiny distillation. Each problem comes with its fix. Nothing is written.
 
-Exit code: 0 if all is well, 1 if a problem was found.
+Exit code: 0 if no problem was found, 1 otherwise.
 """
 EXTRAS = {"timm": ("timm",), "onnx": ("onnx", "onnxruntime", "onnxscript"), "sweep": ("optuna",)}
 """What optional features need, by extra."""
+REINSTALL = "make clean install, or in another environment: python -m pip install --force-reinstall . (in the checkout)"
 THREADS = 2
 """Threads of a run by default (trainer.threads)."""
 GIB = 2**30
@@ -49,12 +50,12 @@ def main(arguments: Sequence[str]) -> int:
     rows, problems = [], 0
     for name, examine in CHECKS.items():
         for finding in _examined(examine):
-            rows.append((name, finding.found, "well" if finding.mend is None else f"to mend it: {finding.mend}"))
+            rows.append((name, finding.found, "ok" if finding.mend is None else f"fix: {finding.mend}"))
             problems += finding.mend is not None
     screen = console()
     print_block(screen, Block.of(("check", "found", "verdict"), rows), texts=[1, 2])
     many = "1 problem was found" if problems == 1 else f"{problems} problems were found"
-    print_text(screen, many if problems else "All is well.")
+    print_text(screen, many if problems else "No problems found.")
     return 1 if problems else 0
 
 
@@ -63,7 +64,7 @@ def _examined(examine: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
     try:
         yield from examine()
     except Exception as error:  # of a broken installation
-        yield Finding(_told(error), "pip install --upgrade --force-reinstall graphkd")
+        yield Finding(_told(error), REINSTALL)
 
 
 def _told(error: Exception) -> str:
@@ -86,9 +87,8 @@ def _versions() -> Iterator[Finding]:
     if not wrong:
         yield Finding(f"{own}, all that it requires")
     for requirement, installed in wrong:
-        yield Finding(
-            f"{own} requires {requirement}, but there is {installed or 'none'}", f"pip install '{requirement}'"
-        )
+        found = f"{own} requires {requirement}, but there is {installed or 'none'}"
+        yield Finding(found, f"python -m pip install '{requirement}'")
 
 
 def _torch() -> Iterator[Finding]:
@@ -96,7 +96,7 @@ def _torch() -> Iterator[Finding]:
     from packaging.requirements import Requirement
 
     found = f"torch {_version('torch')}, torchvision {_version('torchvision')}"
-    mend = "pip install --upgrade --force-reinstall torch torchvision"
+    mend = "python -m pip install --upgrade --force-reinstall torch torchvision"
     try:
         import torch
 
@@ -130,7 +130,7 @@ def _dgl() -> Iterator[Finding]:
             same = torch.allclose(encoder(graph, nodes), dense(graph, nodes), atol=1e-5)
         check(same, "it computes something else than graphkd's own engine")
     except Exception as error:  # of binaries that do not fit
-        yield Finding(f"{found}: {_told(error)}", "pip install --upgrade --force-reinstall 'dgl>=2.1'")
+        yield Finding(f"{found}: {_told(error)}", "python -m pip install --upgrade --force-reinstall 'dgl>=2.1'")
         return
     yield Finding(f"{found}, which agrees with graphkd's own engine")
 
@@ -146,7 +146,7 @@ def _devices() -> Iterator[Finding]:
         built = (
             "is built without CUDA" if torch.version.cuda is None else f"for CUDA {torch.version.cuda} cannot use it"
         )
-        mend = "nvidia-smi shows the driver's CUDA version; pip install a torch built for that or an older one"
+        mend = "nvidia-smi shows the driver's CUDA version; install a torch built for that or an older one"
         yield Finding(f"there is an NVIDIA driver, but torch {built}", mend)
     else:
         yield Finding(f"CPU only ({platform.machine()})")
@@ -166,27 +166,16 @@ def _threads() -> Iterator[Finding]:
     """Compare the threads of a run with the cores that this process may use."""
     import psutil
 
-    cores = _cores()
-    load = psutil.getloadavg()[0]
-    busy = f"; other work is running (load {load:.1f})" if load >= cores / 2 else ""
-    found = f"{cores} cores, {THREADS} threads a run (trainer.threads){busy}"
+    available, load = cores(), psutil.getloadavg()[0]
+    busy = f"; other work is running (load {load:.1f})" if load >= available / 2 else ""
+    found = f"{available} cores, {THREADS} threads a run (trainer.threads){busy}"
     asked = os.environ.get("OMP_NUM_THREADS", "")
-    if cores < THREADS:
+    if available < THREADS:
         yield Finding(found, "graphkd run trainer.threads=1 teacher_trainer.threads=1")
-    elif asked.isdecimal() and int(asked) > cores:
-        yield Finding(f"{found}, OMP_NUM_THREADS={asked}", f"export OMP_NUM_THREADS={cores}")
+    elif asked.isdecimal() and int(asked) > available:
+        yield Finding(f"{found}, OMP_NUM_THREADS={asked}", f"export OMP_NUM_THREADS={available}")
     else:
         yield Finding(found)
-
-
-def _cores() -> int:
-    """Return how many cores this process may use, also in a container with a share of the machine."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return min(allowed, math.ceil(int(quota) / int(period)))
-    except (OSError, ValueError):  # no container, or no limit ("max")
-        return allowed
 
 
 def _folders() -> Iterator[Finding]:
@@ -217,7 +206,8 @@ def _extras() -> Iterator[Finding]:
         if len(versions) == len(packages):
             yield Finding(", ".join(versions))
         else:
-            yield Finding(f"{extra}: not installed, and not needed unless you want it (pip install 'graphkd[{extra}]')")
+            install = f"python -m pip install -e '.[{extra}]' in the checkout"
+            yield Finding(f"{extra}: not installed, and not needed unless you want it ({install})")
 
 
 def _self_test() -> Iterator[Finding]:
@@ -245,8 +235,7 @@ def _self_test() -> Iterator[Finding]:
     result = distill(teacher, student, data, terms, trainer=trainer)
     first, last = (result.history.epochs[epoch].total for epoch in (0, -1))
     found = f"a student of the digits: loss {first:.2f} to {last:.2f} in {time.perf_counter() - start:.1f} s"
-    mend = None if last < first else "pip install --upgrade --force-reinstall torch graphkd"
-    yield Finding(found, mend)
+    yield Finding(found, None if last < first else REINSTALL)
 
 
 def _version(package: str) -> str | None:

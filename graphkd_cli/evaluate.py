@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from os.path import exists
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphkd.errors import UserError, check
 from graphkd_cli import compose
+from graphkd_cli.overrides import split_words
 
 if TYPE_CHECKING:
     from graphkd.data import Dataset
@@ -33,9 +35,10 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("words", nargs="*")
     parser.add_argument("--split", default="test")
     options = parser.parse_intermixed_args(list(arguments))
-    check(len(options.words) > 0, "evaluate: which run or checkpoint? (see graphkd evaluate --help)")
-    at = next((at for at, word in enumerate(options.words) if "=" not in word), 0)
-    path, overrides = Path(options.words.pop(at)), options.words
+    places, overrides = split_words(options.words, exists)
+    check(len(places) > 0, "evaluate: which run or checkpoint? (see graphkd evaluate --help)")
+    check(len(places) == 1, f"evaluate: one run or checkpoint at a time, not {' and '.join(places)}")
+    path = Path(places[0])
     check(path.exists(), f"there is no run or checkpoint {path}")
     asked = compose.nodes(overrides)
     if path.is_dir():

@@ -21,7 +21,8 @@ file is checked to give the run's predictions on its test split.
                         itself; otherwise it takes float32 images: (pixel / 255 - mean) / std
   --force               overwrite files
 
-Class names, input size and normalisation are in each file's metadata. ONNX needs: pip install 'graphkd[onnx]'
+Class names, input size and normalisation are in each file's metadata.
+ONNX needs: python -m pip install onnx onnxruntime onnxscript
 
   graphkd export results/.../seed-0 --out student.onnx --with-preprocessing
   graphkd export results/.../seed-0 --onnx --safetensors --out my-student

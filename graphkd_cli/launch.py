@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from graphkd.ablation import quoted
 from graphkd.errors import check, counted, one_line
+from graphkd.machine import cores
 from graphkd_cli import compose
 from graphkd_cli.groups import (
     BUSY,
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 Cut = Callable[[Sequence[int]], list[list[int]]]
 """Cuts run numbers into groups."""
+LOCAL = "hydra/launcher=joblib"
+"""Chooses the launcher whose processes share this machine."""
 MOST_DEATHS = 3
 """How often processes may die in a row without a finished run in between."""
 HELP = """\
@@ -69,7 +71,7 @@ class Ways:
 
     @classmethod
     def chosen(cls, options: argparse.Namespace, launcher: Sequence[str], config_dir: str | None) -> Ways:
-        """Return the choice of `parse_ways` options and Hydra overrides."""
+        """Return the choice of `ways_parser` options and Hydra overrides."""
         return cls(options.jobs, 1 if options.alone else options.group, launcher, config_dir)
 
     def workers(self, specs: Sequence[RunSpec]) -> int:
@@ -80,18 +82,20 @@ class Ways:
             key, _, value = word.partition("=")
             if key.endswith("n_jobs") and value.isdecimal():
                 return max(1, int(value))
+        if self.launcher and LOCAL not in self.launcher:
+            return 1  # other machines: a job for each group, which nothing here cuts further
         if any(spec.trainer.check_machine() == "cuda" for spec in specs):
             return 1  # a group shares it by streams
-        return _cores() // max(spec.trainer.threads for spec in specs) or 1
+        return cores() // max(spec.trainer.threads for spec in specs) or 1
 
 
-def parse_ways(command: str, arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Parse the options on how runs are distributed; return them and all other words."""
+def ways_parser() -> argparse.ArgumentParser:
+    """Return the parser of the options on how runs are distributed."""
     ours = argparse.ArgumentParser(add_help=False)
     ours.add_argument("--jobs", type=int)
     ours.add_argument("--group", type=int)
     ours.add_argument("--alone", action="store_true")
-    return compose.CommandParser(command, parents=[ours]).parse_known_args(list(arguments))
+    return ours
 
 
 def conclude(names: Sequence[str], failed: Mapping[int, str]) -> int:
@@ -244,7 +248,3 @@ def _spread(together: Sequence[Sequence[int]], folder: Path, ways: Ways, workers
     for file in folder.glob("*.status"):  # of dead processes
         file.unlink()
     return ", ".join(sorted({f"exit code {code}" for code in codes if code}))
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

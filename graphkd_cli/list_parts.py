@@ -11,6 +11,7 @@ from graphkd.binding import convert, describe
 from graphkd.errors import check, one_of
 from graphkd.report.markup import Block
 from graphkd_cli import compose
+from graphkd_cli.overrides import split_words
 
 REGISTRIES = {
     "builders": "BUILDERS", "gnns": "GNNS", "objectives": "OBJECTIVES", "relations": "RELATIONS",
@@ -39,8 +40,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = compose.CommandParser("list")
     parser.add_argument("words", nargs="*")
     options = parser.parse_intermixed_args(list(arguments))
-    overrides = [word for word in options.words if "=" in word]
-    kinds = [word for word in options.words if word not in overrides]
+    kinds, overrides = split_words(options.words)
     for kind in kinds:
         one_of(kind, KINDS, "there is no list")
     for override in overrides:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from os.path import expanduser
 from typing import Any
 
@@ -40,6 +40,12 @@ def check_form(words: Sequence[str]) -> None:
         form = "=" in word[1:] or word.startswith("~")
         example = "overrides look like key=value without spaces around '=', for example builder=knn"
         check(form, f"{brief(word)} is not an override; {example}")
+
+
+def split_words(words: Sequence[str], exists: Callable[[str], bool] = lambda _: False) -> tuple[list[str], list[str]]:
+    """Split words into names and overrides; a word that exists, such as a folder `tau=0.7`, is a name."""
+    names = [word for word in words if exists(word) or ("=" not in word and not word.startswith("~"))]
+    return names, [word for word in words if word not in names]
 
 
 def parse(words: Sequence[str]) -> list[Override]:

@@ -17,13 +17,14 @@ if TYPE_CHECKING:
     from graphkd.run.predict import Predictions
 
 HELP = """\
-usage: graphkd predict RUN IMAGE|FOLDER... [--top K] [--csv FILE] [--force]
+usage: graphkd predict RUN IMAGE|FOLDER... [--top K] [--csv FILE] [--skip-broken] [--force]
 
 Prints the most probable classes of images, by the network of a finished run (a student's or a teacher's folder). Images
 are read, resized and normalised exactly as those of the run's test split; the data themselves are not needed.
 
   --top K               how many classes to show (default: 3)
   --csv FILE            write them to a file instead: image, class_1, probability_1, class_2, ...
+  --skip-broken         leave out images that cannot be read, and name them at the end
   --force               overwrite the file
 
   graphkd predict results/.../seed-0 cat.jpg photos/
@@ -36,6 +37,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("words", nargs="*", metavar="RUN IMAGE")
     parser.add_argument("--top", type=int, default=3)
     parser.add_argument("--csv", type=Path)
+    parser.add_argument("--skip-broken", action="store_true")
     parser.add_argument("--force", action="store_true")
     options = parser.parse_intermixed_args(list(arguments))
     check(len(options.words) > 1, "predict: which run, and which images? (see graphkd predict --help)")
@@ -46,11 +48,15 @@ def main(arguments: Sequence[str]) -> int:
         check(options.force or not table.exists(), f"predict: {table} exists already; --force overwrites it")
     folder, *places = options.words
 
+    from graphkd.data.images import find_broken
     from graphkd.run.finished import load
     from graphkd_cli.show import console, print_block, print_line
 
     finished = load(folder)
-    images = _images(places)
+    files = _images(places)
+    broken = find_broken(files) if options.skip_broken else {}
+    images = [file for index, file in enumerate(files) if index not in broken]
+    check(len(images) > 0, f"predict: {'all images are' if len(files) > 1 else 'the image is'} broken")
     predictions = finished.predict(images)
     screen = console()
     if table is None:
@@ -64,6 +70,8 @@ def main(arguments: Sequence[str]) -> int:
         with folder_if_used(table.parent):
             write_atomically(table, _csv(images, predictions, options.top))
         print_line(screen, f"{counted(len(images), 'image')}: {table}")
+    for index, reason in broken.items():
+        print_line(screen, f"left out: {files[index]}: {reason}")
     return 0
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from graphkd.errors import check, one_line
 from graphkd_cli import compose, worker
 from graphkd_cli.launch import HELP as LAUNCH_HELP
-from graphkd_cli.launch import Ways, conclude, launch, parse_ways
+from graphkd_cli.launch import Ways, conclude, launch, ways_parser
 from graphkd_cli.overrides import in_grammar
 
 if TYPE_CHECKING:
@@ -35,12 +35,13 @@ Distils a student; trains its teacher first if there is none yet.
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; return its exit code."""
-    ways, words = parse_ways("run", arguments)
-    options = compose.parse_arguments("run", words)
+    options = compose.parse_arguments("run", arguments, ways_parser())
+    several = options.multirun or not (options.jobs or options.group or options.alone)
+    check(several, "run: --jobs, --group and --alone are for several runs, which need -m")
     if options.cfg or options.info or options.hydra_help:
         return _show(options)
     if options.multirun:
-        return _sweep(options, ways)
+        return _sweep(options)
     return _single(options)
 
 
@@ -67,7 +68,7 @@ def _parse(composed: compose.Composed) -> StudentSpec:
     return spec
 
 
-def _sweep(options: argparse.Namespace, ways: argparse.Namespace) -> int:
+def _sweep(options: argparse.Namespace) -> int:
     """Run every combination of a grid, after checking all of them and their data; leave others to the sweeper."""
     from graphkd.run import check_parts
 
@@ -80,7 +81,7 @@ def _sweep(options: argparse.Namespace, ways: argparse.Namespace) -> int:
     names = [" ".join(words) for words in combinations]
     launcher = compose.split_hydra(options.overrides)[0]
     check_parts(zip(names, specs, strict=True), rehearses=not launcher)
-    return conclude(names, launch(specs, Ways.chosen(ways, launcher, options.config_dir)))
+    return conclude(names, launch(specs, Ways.chosen(options, launcher, options.config_dir)))
 
 
 def _search(options: argparse.Namespace) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from os.path import exists
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from graphkd.errors import UserError, check, one_line
 from graphkd.identity import short
 from graphkd.report.record import Record
 from graphkd_cli import compose
+from graphkd_cli.overrides import split_words
 from graphkd_cli.show import console, print_figures, print_line, rounded
 
 HELP = """\
@@ -38,9 +40,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--classes", type=int, default=8)
     parser.add_argument("--out")
     options = parser.parse_intermixed_args(list(arguments))
-    runs = [word for word in options.words if "=" not in word]
+    runs, overrides = split_words(options.words, exists)
     check(len(runs) == 1, "show: which run? Name one folder (see graphkd show --help)")
-    overrides = [word for word in options.words if "=" in word]
     asked = compose.nodes(overrides)
     check(asked <= {"data"}, f"show: a run has its own {', '.join(sorted(asked - {'data'}))}; override only data")
     check(options.out != "", "--out is '', but must be the path of a folder")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from os.path import exists
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphkd.errors import UserError, check, one_line
 from graphkd_cli import compose, studies
+from graphkd_cli.overrides import split_words
 
 if TYPE_CHECKING:
     from graphkd.run.probe import Target
@@ -32,40 +34,42 @@ def main(arguments: Sequence[str]) -> int:
     parser = compose.CommandParser("transfer")
     parser.add_argument("words", nargs="*")
     options = parser.parse_intermixed_args(list(arguments))
-    places = [word for word in options.words if _is_place(word)]
+    places, overrides = split_words(options.words, exists)
     check(len(places) > 0, "transfer: which run or results folder? (see graphkd transfer --help)")
     check(len(places) == 1, f"transfer: one run or folder at a time, not {' and '.join(places)}")
-    overrides = [word for word in options.words if not _is_place(word)]
-    data = [word for word in overrides if compose.nodes([word]) == {"data"}]
-    others = [word for word in overrides if not word.lstrip("+~").startswith("data.")]
-    config = compose.compose(others, options.config_dir, "transfer").config
 
-    from graphkd.binding import bind, options_of
-    from graphkd.run.probe import find_students, parse_target
-
-    bind({**config, "data": {}}, options_of(parse_target), "transfer")  # report mistakes before the search for students
-    folders = find_students(places[0])
-    targets = [_target(folder, config, data, options.config_dir) for folder in folders]
-    if len(folders) == 1:
-        _transfer_one(folders[0], targets[0])
-    else:
-        return _transfer_all(folders, targets, options.config_dir)
-    return 0
-
-
-def _target(folder: Path, config: Mapping[str, Any], data: Sequence[str], config_dir: str | None) -> Target:
-    """Return the target of one student: other data, or its own with other options."""
-    from graphkd.binding import bind, options_of
     from graphkd.run.folder import CONFIG, read_config
+    from graphkd.run.probe import find_students
+
+    target_of = targets(overrides, options.config_dir)  # before the search for students: it reports mistakes
+    folders = find_students(places[0])
+    found = [target_of(read_config(folder / CONFIG)) for folder in folders]
+    if len(folders) == 1:
+        _transfer_one(folders[0], found[0])
+        return 0
+    return _transfer_all(folders, found, options.config_dir)
+
+
+def targets(overrides: Sequence[str], config_dir: str | None) -> Callable[[Mapping[str, Any]], Target]:
+    """Return what gives the target of a student by its run's config: other data, or its own with other options.
+
+    Raises:
+        UserError: An override is wrong; one of the data may be told only with a student's config.
+    """
+    from graphkd.binding import bind, options_of
     from graphkd.run.probe import parse_target
 
-    own = {"data": read_config(folder / CONFIG).get("data")}
-    chosen = {**config, "data": compose.over(own, data, config_dir, "transfer")["data"]}
-    return parse_target(**bind(chosen, options_of(parse_target), "transfer").all)
+    data = [word for word in overrides if compose.nodes([word]) == {"data"}]
+    others = [word for word in overrides if not word.lstrip("+~").startswith("data.")]
+    config = compose.compose(others, config_dir, "transfer").config
+    options = options_of(parse_target)
+    bind({**config, "data": {}}, options, "transfer")
 
+    def target_of(student: Mapping[str, Any]) -> Target:
+        chosen = compose.over({"data": student.get("data")}, data, config_dir, "transfer")
+        return parse_target(**bind({**config, **chosen}, options, "transfer").all)
 
-def _is_place(word: str) -> bool:
-    return "=" not in word and not word.startswith("~")
+    return target_of
 
 
 def _transfer_one(folder: Path, target: Target) -> None:

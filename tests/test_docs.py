@@ -285,7 +285,7 @@ def test_a_suite_and_a_layout_of_ones_own_work(tmp_path: Path, tiny_words: list[
 def test_a_folder_of_images_becomes_a_student(tmp_path: Path) -> None:
     block = next(block for block in blocks("docs/own_data.md", "text") if "data=folder" in block)
     install, run, report = block.splitlines()
-    assert install == "pip install ."
+    assert install == "python -m pip install ."
     for number in range(12):
         path = tmp_path / "photos" / ("test" if number % 3 == 2 else "train") / "ab"[number % 2] / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)

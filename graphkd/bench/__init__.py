@@ -3,7 +3,7 @@
 from graphkd.bench.case import Case, Settings, Sides
 from graphkd.bench.measurement import FULL, QUICK, Effort, Row, measure
 from graphkd.bench.parts import PARTS, select_cases
-from graphkd.bench.results import Results, cores, hardware
+from graphkd.bench.results import Results, hardware
 
 __all__ = [
     "FULL",
@@ -15,7 +15,6 @@ __all__ = [
     "Row",
     "Settings",
     "Sides",
-    "cores",
     "hardware",
     "measure",
     "select_cases",

@@ -16,6 +16,7 @@ import torch
 from graphkd.bench.case import Settings
 from graphkd.bench.measurement import Row
 from graphkd.files import make_folder, write_atomically
+from graphkd.machine import cores
 
 HEADER = ("part", "case", "baseline ms", "graphkd ms", "times faster", "(range)", "baseline MiB", "graphkd MiB")
 LEGEND = (
@@ -119,11 +120,6 @@ def hardware(settings: Settings) -> dict[str, Any]:
         "versions": {"python": platform.python_version()}
         | {package: importlib.metadata.version(package) for package in PACKAGES},
     }
-
-
-def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def three_digits(value: float | None) -> str:

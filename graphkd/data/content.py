@@ -53,7 +53,7 @@ class Contents:
         """Return the SHA-256 of each file; zeros for one that cannot be read, which is reported when it is decoded.
 
         Raises:
-            UserError: One is missing, or is no regular file.
+            UserError: One is missing, or is not a regular file.
         """
         return [row.tobytes() for row in self._table()[:, _WIDTH:]]
 
@@ -100,7 +100,7 @@ class Contents:
                 found = os.stat(file)
             except OSError as error:
                 raise UserError(f"{file} cannot be read ({error.strerror})") from error
-            check(stat.S_ISREG(found.st_mode), f"{file} is no regular file")
+            check(stat.S_ISREG(found.st_mode), f"{file} is not a regular file")
             told = (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
             facts += hashlib.sha256(os.fsencode(f"{file.removeprefix(prefix)}\0{told}")).digest()
             settled[index] = max(found.st_mtime_ns, found.st_ctime_ns) < now - _SETTLED_NS

@@ -55,10 +55,11 @@ def fetch(archive: Archive, root: Path) -> Path:
     """
     path = root / archive.name
     try:
-        with alone(root, f".{archive.name}.lock"):
-            if not path.exists():
-                _download(archive, path)
-                return path
+        if not path.exists():  # a folder that has it may be read-only: no lock
+            with alone(root, f".{archive.name}.lock"):
+                if not path.exists():
+                    _download(archive, path)
+                    return path
     except _BROKEN as error:
         reason = getattr(error, "reason", None)  # of a URLError: what it hides
         cause = one_line(reason if isinstance(reason, BaseException) else error)

@@ -139,8 +139,10 @@ def _loaded(loader: DataLoader[Any]) -> Iterator[Any]:
     try:
         batches = iter(loader)
     except OSError as error:
-        message = f"no process that decodes images can be started ({one_line(error)}): data.workers=0 does without"
-        raise UserError(message) from error
+        raise UserError(
+            f"no process that decodes images can be started ({one_line(error)}): "
+            "data.workers=0 decodes in the main process"
+        ) from error
     try:
         if loader.num_workers:
             _explain_deaths()
@@ -172,8 +174,8 @@ def _explained(error: RuntimeError) -> Exception:
     if not message.startswith("DataLoader worker"):
         return error
     return UserError(
-        f"a process that decodes images died ({message.rstrip('.')}): if memory ran out, fewer data.workers take less; "
-        "data.workers=0 does without"
+        f"a process that decodes images died ({message.rstrip('.')}): if memory ran out, lower data.workers; "
+        "data.workers=0 decodes in the main process"
     )
 
 

@@ -158,7 +158,7 @@ def _with_8_bits(image: Image.Image) -> Image.Image:
         return image
     values = np.asarray(image)
     if image.mode == "I" and not (values.min() >= 0 and values.max() < 2**16):
-        raise BrokenImageError(f"its values run from {values.min()} to {values.max()}, which are no 16 bits")
+        raise BrokenImageError(f"its values run from {values.min()} to {values.max()}, which do not fit in 16 bits")
     grey = Image.fromarray((values >> 8).astype(np.uint8))
     if "transparency" in image.info:
         grey.putalpha(Image.fromarray((values != image.info["transparency"]).astype(np.uint8) * 255))
@@ -244,7 +244,7 @@ def explain(error: BaseException) -> str:
     """Return why an image cannot be decoded, without the addresses in memory that Pillow's messages hold."""
     if isinstance(error, BrokenImageError):
         return str(error)
-    return "it is no image" if isinstance(error, UnidentifiedImageError) else one_line(error)
+    return "it is not an image" if isinstance(error, UnidentifiedImageError) else one_line(error)
 
 
 def decode_images(

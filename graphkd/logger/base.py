@@ -112,7 +112,7 @@ def import_tool(module: str, logger: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        hint = f"pip install 'graphkd[{logger}]'"
+        hint = f"python -m pip install -e '.[{logger}]' in graphkd's checkout"
         raise UserError(f"logger={logger} needs a package that is not installed ({error.name}): {hint}") from error
 
 

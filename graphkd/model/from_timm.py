@@ -51,7 +51,7 @@ def _build(name: str, weights: str | None, options: dict[str, Any]) -> nn.Module
     try:
         import timm
     except ImportError as error:
-        raise UserError(f"model 'timm/{name}' needs timm: pip install timm") from error
+        raise UserError(f"model 'timm/{name}' needs timm: python -m pip install timm") from error
 
     names = timm.list_models()
     what = f"timm model '{name}'"

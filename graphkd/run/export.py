@@ -325,7 +325,7 @@ _WRITERS: dict[str, Callable[[_Logits, Mapping[str, Any], Tensor], Written]] = {
 
 def _check_onnx() -> None:
     missing = [name for name in _ONNX if importlib.util.find_spec(name) is None]
-    check(not missing, f"ONNX needs {', '.join(missing)}: pip install 'graphkd[onnx]' (or {' '.join(_ONNX)})")
+    check(not missing, f"ONNX needs {', '.join(missing)}: python -m pip install {' '.join(_ONNX)}")
 
 
 @contextmanager

@@ -26,7 +26,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def command(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Command]:
     """Calls `graphkd WORD ...`."""
     monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
-    monkeypatch.setattr("graphkd_cli.launch._cores", lambda: 1)  # suites run in this process
+    monkeypatch.setattr("graphkd_cli.launch.cores", lambda: 1)  # suites run in this process
     monkeypatch.setenv("PYTHONSAFEPATH", "1")  # as the command sets it, and gone afterwards
     before, root = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}, logging.getLogger()
     handlers, level = list(root.handlers), root.level

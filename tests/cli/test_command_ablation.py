@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import forked
@@ -18,6 +19,7 @@ from graphkd.data import Dataset
 from graphkd.run import RunResult, RunSpec, run_together
 from graphkd.run.part import Part
 from graphkd_cli import studies
+from graphkd_cli.launch import Ways
 
 FAILING = """
 from pathlib import Path
@@ -405,6 +407,55 @@ def test_a_suite_names_the_layout_of_its_tables(command: Command, folder: Path, 
     code, _, err = command("ablation", *suite, "--seeds", "0")
     assert code == 2
     assert "there is no table 'shrot'; did you mean 'short'?" in err
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            "variants:",
+            "transfer: [data=digts]\nvariants:",
+            "suite 'mini': data has no config 'digts'; did you mean 'digits'?",
+        ),
+        (
+            "variants:",
+            "transfer: ['data.clases=[1,2]']\nvariants:",
+            "suite 'mini': data set 'digits' has no option 'clases'",
+        ),
+        ("[objective=ce]", "[objective=ce, run_dir=out]", "suite 'mini': 'run_dir=out': a suite sets run_dir itself\n"),
+        ("base: [", "base: [+seed=3, ", "suite 'mini': '+seed=3': a suite sets seed itself\n"),
+    ],
+)
+def test_mistakes_in_a_suites_file_are_told_before_anything_is_run(
+    command: Command, folder: Path, suite: list[str], old: str, new: str, message: str
+) -> None:
+    edit(suite, old, new)
+    code, _, err = command("ablation", *suite)
+    assert code == 2
+    assert message in err
+    assert top(folder) == set()
+
+
+def test_a_failed_probe_is_a_failure_of_the_suite(
+    command: Command, suite: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edit(suite, "variants:", "transfer: ['data.classes=[5,6]']\nvariants:")
+    monkeypatch.setattr("graphkd_cli.ablation.launch", lambda *_: {})
+    monkeypatch.setattr("graphkd_cli.studies.write_study", lambda *_: None)
+    monkeypatch.setattr("graphkd_cli.transfer.main", lambda _: 1)
+    code, out, err = command("ablation", *suite)
+    assert (code, err) == (1, "")
+    assert out == "4 of 4 runs are finished.\n"
+
+
+def test_jobs_of_a_cluster_are_not_sized_by_this_machine() -> None:
+    def check_machine() -> str:
+        raise UserError("there is no GPU here")
+
+    spec: Any = SimpleNamespace(trainer=SimpleNamespace(check_machine=check_machine, threads=2))
+    slurm = ["hydra/launcher=submitit_slurm"]
+    assert Ways(launcher=slurm).workers([spec]) == 1
+    assert Ways(jobs=3, launcher=slurm).workers([spec]) == 3
 
 
 @pytest.fixture

@@ -58,6 +58,19 @@ def test_a_file_holds_them_all(command: Command, folder: Path, run_folder: str, 
     assert top(folder / "out") == {"classes.csv"}
 
 
+def test_broken_images_are_left_out_when_asked_to(
+    command: Command, folder: Path, run_folder: str, images: list[str]
+) -> None:
+    (folder / images[1]).write_text("no image")
+    answer = command("predict", run_folder, "photos", "--skip-broken", "--csv", "out.csv")
+    assert (answer.code, answer.err) == (0, "")
+    assert answer.out.splitlines() == ["2 images: out.csv", f"left out: {images[1]}: it is not an image"]
+    with (folder / "out.csv").open(newline="") as file:
+        assert [row[0] for row in csv.reader(file)] == ["image", images[0], images[2]]
+    answer = command("predict", run_folder, images[1], "--skip-broken")
+    assert (answer.code, answer.err) == (2, "graphkd: predict: the image is broken\n")
+
+
 def test_what_is_wrong_is_one_line(command: Command, folder: Path, run_folder: str, images: list[str]) -> None:
     (folder / "empty").mkdir()
     before = top(folder)
@@ -67,10 +80,10 @@ def test_what_is_wrong_is_one_line(command: Command, folder: Path, run_folder: s
         (["photos", "photos"], "photos holds no run"),
         ([run_folder, "nowhere.png"], "there is no image or folder nowhere.png"),
         ([run_folder, "empty"], "there is no image below empty"),
-        ([run_folder, "photos/notes.txt"], "photos/notes.txt cannot be read: it is no image"),
+        ([run_folder, "photos/notes.txt"], "photos/notes.txt cannot be read: it is not an image"),
         ([run_folder, "photos", "--top", "0"], "--top is 0"),
         ([run_folder, "photos", "--csv", "empty"], "empty is a folder"),
-        ([run_folder, "photos/notes.txt", "--csv", "out/x.csv"], "it is no image"),
+        ([run_folder, "photos/notes.txt", "--csv", "out/x.csv"], "it is not an image"),
     ):
         answer = command("predict", *words)
         assert (answer.code, answer.out, answer.err.count("\n")) == (2, "", 1), words

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from graphkd import UserError
 from graphkd.ablation import quoted
 from graphkd_cli.compose import compose, expand_sweep
-from graphkd_cli.overrides import in_grammar, parse
+from graphkd_cli.overrides import in_grammar, parse, split_words
 
 IN_ANY_ORDER: list[tuple[list[str], str, Any]] = [
     (["teacher=resnet20", "teacher.checkpoint=x.pth"], "teacher", {"name": "resnet20", "checkpoint": "x.pth"}),
@@ -190,3 +190,9 @@ def test_what_cannot_be_read_is_told_without_words_of_grammars(folder: Path, wor
     assert all(culprit in message for culprit in culprits), message
     assert not any(term in message for term in ("Lexer", "mismatched input", "viable", "EOF"))
     assert "\n" not in message
+
+
+def test_a_word_that_exists_is_a_name_whatever_is_in_it() -> None:
+    words = ["runs", "tau=0.7", "data.root=x", "~data"]
+    assert split_words(words) == (["runs"], ["tau=0.7", "data.root=x", "~data"])
+    assert split_words(words, {"tau=0.7"}.__contains__) == (["runs", "tau=0.7"], ["data.root=x", "~data"])

@@ -129,6 +129,13 @@ OPTIONS: list[tuple[list[str], list[str]]] = [
     (["run", "--experimental-rerun", "x"], ["--experimental-rerun"]),
     (["run", "--cfg"], ["--cfg"]),
     (["run", "--cfg", "everything"], ["everything"]),
+    (["run", "-m", "gnn=tag,gat", "--cfg", "job"], ["--cfg", "leave out -m"]),
+    (["run", "--resolve"], ["--resolve needs --cfg"]),
+    (["run", "--version"], ["graphkd --version"]),
+    (["run", "-m", "--job", "4"], ["did you mean '--jobs'?"]),
+    (["run", "--jobs", "4"], ["--jobs", "need -m"]),
+    (["run", "--alone"], ["--alone", "need -m"]),
+    (["ablation", "--job", "4"], ["did you mean '--jobs'?"]),
     (["run", "--package", "gnn"], ["--package"]),
     (["run", "--info", "nothing"], ["nothing"]),
     (["run", "--config-dir", "nowhere"], ["--config-dir", "nowhere"]),
@@ -160,6 +167,8 @@ OPTIONS: list[tuple[list[str], list[str]]] = [
     (["list", "--nope"], ["--nope"]),
     (["evaluate"], ["which run or checkpoint"]),
     (["evaluate", "nowhere"], ["nowhere"]),
+    (["evaluate", "data=digits"], ["which run or checkpoint"]),
+    (["evaluate", ".", "nowhere"], ["one run or checkpoint at a time"]),
     (["evaluate", "."], ["record.json"]),
     (["-sc"], ["install"]),
     (["-sc", "install=tcsh"], ["tcsh", "bash"]),
@@ -617,7 +626,7 @@ def test_a_pipe_among_the_images_is_told_rather_than_waited_for(refuse: Any, fol
     for name, content in BOTH.items():
         place(folder / "images" / name, content)
     os.mkfifo(folder / "images" / "train" / "a" / "1.png")
-    refuse(["run", "data=folder", "data.root=images", "data.cache=false", SMALL], "train/a/1.png", "no regular file")
+    refuse(["run", "data=folder", "data.root=images", "data.cache=false", SMALL], "train/a/1.png", "not a regular file")
 
 
 @pytest.mark.parametrize("kind", FOLDERS)

@@ -18,6 +18,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "registry": {"errors", "binding"},
     "batch": {"errors"},
     "identity": set(),
+    "machine": set(),
     "files": {"errors"},
     "report": {"errors", "binding", "identity", "files", "yaml_files"},
     "ablation": {"errors", "binding"},
@@ -41,7 +42,7 @@ MAY_IMPORT["yaml_files"] = {"errors", "files"}
 MAY_IMPORT["logger"] = {"errors", "registry", "engine"}
 MAY_IMPORT["run"] = {*MAY_IMPORT["engine"], "engine", "identity", "logger", "report", "yaml_files"}
 MAY_IMPORT["show"] = {*MAY_IMPORT["run"], "run"}
-MAY_IMPORT["bench"] = {*MAY_IMPORT["engine"], "engine"}
+MAY_IMPORT["bench"] = {*MAY_IMPORT["engine"], "engine", "machine"}
 WITHOUT_TORCH = ["files", "report", "identity", "ablation", "errors", "binding", "registry"]
 STANDARD_LIBRARY_ONLY = ["errors", "binding", "registry", "identity", "files"]
 HYDRA_INTERNALS = "graphkd_cli.hydra_internals"

@@ -122,6 +122,6 @@ def test_broken_hashes_are_made_anew(tmp_path: Path, read: list[str], left: byte
 
 def test_files_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("nowhere")
-    for name, message in (("link", "link cannot be read"), (".", "no regular file")):
+    for name, message in (("link", "link cannot be read"), (".", "not a regular file")):
         with pytest.raises(UserError, match=message):
             Contents([str(tmp_path / name)], tmp_path, None).hashes()

@@ -97,6 +97,17 @@ def test_a_wrong_file_put_by_hand_is_named_and_kept(server: Any, tmp_path: Path)
     assert server.ranges == []
 
 
+def test_an_archive_that_is_there_takes_no_lock(server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = server.add("some.zip", CONTENT)
+    (tmp_path / "some.zip").write_bytes(CONTENT)
+
+    def alone(*_: Any) -> Any:
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr("graphkd.data.download.alone", alone)
+    assert fetch(archive, tmp_path) == tmp_path / "some.zip"
+
+
 def test_without_a_network_names_address_and_place(tmp_path: Path) -> None:
     archive = Archive("http://127.0.0.1:1/some.zip", "0" * 32, "some.zip")
     with pytest.raises(UserError) as caught:

@@ -380,7 +380,7 @@ def test_a_refused_config_leaves_nothing_beside_the_data(root: Path, image_size:
 
 def test_a_broken_image(root: Path) -> None:
     (root / "test" / "dog" / "1.png").write_bytes(b"broken")
-    with pytest.raises(UserError, match=r"broken image: .*test/dog/1.png: it is no image .*data.skip_broken"):
+    with pytest.raises(UserError, match=r"broken image: .*test/dog/1.png: it is not an image .*data.skip_broken"):
         folder(root)
     data = folder(root, skip_broken=True)
     assert data.skipped == 1

@@ -192,9 +192,9 @@ def test_which_files_are_pictures() -> None:
 
 def test_what_another_program_must_draw_is_never_opened(tmp_path: Path, picture: Callable[..., bytes]) -> None:
     content = saved(Image.fromarray(RGB), "EPS")
-    with pytest.raises(BrokenImageError, match="it is no image"):
+    with pytest.raises(BrokenImageError, match="it is not an image"):
         Decoder(3)(content)
     (tmp_path / "x.png").write_bytes(content)
-    with pytest.raises(BrokenImageError, match="it is no image"):
+    with pytest.raises(BrokenImageError, match="it is not an image"):
         Decoder(3)(str(tmp_path / "x.png"))
     assert torch.from_numpy(Decoder(3)(picture(0)).pixels.copy()).shape == (3, 8, 8)

@@ -297,7 +297,7 @@ def broken_ones(picture: Callable[..., bytes]) -> dict[str, tuple[bytes | None, 
     floats = io.BytesIO()
     Image.fromarray(np.zeros((8, 8), dtype=np.float32)).save(floats, "TIFF")
     return {
-        "no image": (b"not an image", "it is no image"),
+        "no image": (b"not an image", "it is not an image"),
         "truncated": (jpeg[: len(jpeg) // 2], "[Tt]runcated"),
         "missing": (None, "there is no image"),
         "other size": (picture(51, 9, 8), "it is 9 x 8 where the first image is 8 x 8"),

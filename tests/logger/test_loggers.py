@@ -147,7 +147,7 @@ def test_a_tool_that_is_not_installed_is_named_with_the_way_to_get_it(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "mlflow.tracking" if name == "mlflow" else name, None)
-    with pytest.raises(UserError, match=rf"logger={name} needs .* pip install 'graphkd\[{name}\]'"):
+    with pytest.raises(UserError, match=rf"logger={name} needs .* python -m pip install -e '\.\[{name}\]'"):
         LOGGERS.build(name)
 
 

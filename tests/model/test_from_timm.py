@@ -18,7 +18,7 @@ def build(model: str, **options: Any) -> Network:
 
 def test_without_timm_the_fix_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(UserError, match=r"^model 'timm/resnet18' needs timm: pip install timm$"):
+    with pytest.raises(UserError, match=r"^model 'timm/resnet18' needs timm: python -m pip install timm$"):
         build("resnet18")
 
 

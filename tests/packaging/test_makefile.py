@@ -86,7 +86,7 @@ def test_install_happens_once(project: Project) -> None:
     project.make("install").check_returncode()
     assert project.done() == [
         "python3 -m venv --without-pip .venv",
-        "uv pip install --quiet --compile-bytecode --python .venv/bin/python -e .[dev]",
+        "uv pip install --quiet --compile-bytecode --python .venv/bin/python -e .[dev] pip",
     ]
     assert project.make("install").returncode == 0
     assert project.done() == []

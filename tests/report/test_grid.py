@@ -242,7 +242,7 @@ def test_the_last_epoch_counts_and_seconds_stand_beside() -> None:
         ({"pairs": ["a->b", "a->b"]}, "table 'table1' has the pair 'a->b' twice"),
         ({"pairs": "a->b"}, "table 'table1': option 'pairs' is 'a->b', but must be a list"),
         ({"rows": ["kd"]}, "table 'table1': option 'rows' is ['kd'], but must be a mapping"),
-        ({"rows": {"kd": 1}}, "table 'table1': row 'kd' is 1, but must be a text"),
+        ({"rows": {"kd": 1}}, "table 'table1': row 'kd' is 1, but must be text"),
         ({"layout": "columns"}, "table 'table1': option 'layout' is 'columns', but must be one of grid"),
         ({"row": {}}, "table 'table1' has no option 'row'; did you mean 'rows'?"),
         ({"published": {"source": "x"}}, "table 'table1': option 'published' needs the option 'data'"),

@@ -674,9 +674,9 @@ def test_a_link_for_a_folder_is_followed(tiny_config: Config, tmp_path: Path, ki
 def test_a_link_to_itself_is_refused(tiny_config: Config, tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to(tmp_path / "b")
     (tmp_path / "b").symlink_to(tmp_path / "a")
-    with pytest.raises(UserError, match="a cannot be had: a link leads back to itself"):
+    with pytest.raises(UserError, match="a cannot be resolved: a symbolic link points back to itself"):
         run(parse(tiny_config({**ALONE, "run_dir": str(tmp_path / "a")})))
-    with pytest.raises(UserError, match="a link leads back to itself"):
+    with pytest.raises(UserError, match="a symbolic link points back to itself"):
         run(parse(tiny_config({**ALONE, "results": str(tmp_path / "a")})))
 
 

@@ -191,7 +191,7 @@ def test_a_digit_from_a_file_is_that_of_the_test_split(tiny_config: Config, tmp_
     ("image", "message"),
     [
         ("nowhere.png", "^there is no image nowhere.png$"),
-        (__file__, r"test_predict\.py cannot be read: it is no image"),
+        (__file__, r"test_predict\.py cannot be read: it is not an image"),
         (noise(8, 8, 2), r"an array of uint8 \(8, 8, 2\) is no image"),
         (noise(8, 8, 3) / 255, "an array of float64"),
         (torch.zeros(3, 8, 8), r"a tensor of torch.float32 \[3, 8, 8\] is no image of this network"),
