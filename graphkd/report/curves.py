@@ -76,7 +76,6 @@ def _lines(folder: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
 
 def _values(line: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     """Yield the finite numbers of a line, by the name under which they are shown."""
-
     diagnostics = _mapping(line.get("diagnostics"))
     times = Counter(map(_last, diagnostics)) if diagnostics else {}
     found = [

@@ -78,8 +78,11 @@ def metric_of(name: str, what: str = "there is no metric") -> Metric:
 def value_of(record: Record, name: str) -> float | None:
     """Return the value of a metric of a run, None where the run has none.
 
-    Of a diagnostic without a term's name in front of it, it is the first term's.
+    Of a diagnostic without a term's name in front of it, it is the first term's. The peak memory of runs that trained
+    together is that of all of them in one process, so none of them has one.
     """
+    if name == "peak_memory_mib" and record.group_size > 1:
+        return None
     if "." in name:
         return record.metrics.diagnostics.get(name)
     if name in DIAGNOSTICS:

@@ -281,21 +281,18 @@ def _ranking_charts(ranking: Ranking, looks: Mapping[str, Look]) -> Charts:
     half = ranking.critical_difference / 2
     ranks = [Dots(one.label, looks[one.label], one.rank, one.rank - half, one.rank + half) for one in ranking.standings]
     means = [
-        Dots(
-            one.label, looks[one.label], one.iqm, *((one.iqm, one.iqm) if math.isnan(one.low) else (one.low, one.high))
-        )
-        for one in sorted(ranking.standings, key=lambda one: -one.iqm)
+        Dots(one.label, looks[one.label], one.mean, *((one.mean,) * 2 if math.isnan(one.low) else (one.low, one.high)))
+        for one in sorted(ranking.standings, key=lambda one: -one.mean)
     ]
     charts = [
         dot_chart("mean rank over pairs, 1 is best", ranks),
-        dot_chart("interquartile mean of test top-1 (%)", means),
+        dot_chart("mean over pairs of test top-1 (%)", means),
     ]
     return Charts(
         "Ranks over pairs",
         f"Ranks by mean test accuracy on {len(ranking.pairs)} pairs. Their bars are as wide as the critical difference "
         f"({ranking.critical_difference:.2f}): variants whose bars do not overlap differ at 5 % (Nemenyi). The "
-        "interquartile mean is over all pairs and seeds, its bar the 95 % bootstrap interval (seeds resampled within "
-        "pairs).",
+        "mean is over pairs, its bar the 95 % bootstrap interval (seeds resampled within pairs).",
         [dataclasses.replace(chart, is_wide=False) for chart in charts],
     )
 
@@ -304,7 +301,7 @@ def _ranking_table(ranking: Ranking) -> Table:
     import pandas as pd
 
     best = ranking.standings
-    ranks, means = [one.rank for one in best], [one.iqm for one in best]
+    ranks, means = [one.rank for one in best], [one.mean for one in best]
     columns: list[list[Cell | str]] = [
         [one.label for one in best],
         [Cell(fixed(rank, 2), mark) for rank, mark in zip(ranks, marks(ranks, "min"), strict=True)],
@@ -313,7 +310,7 @@ def _ranking_table(ranking: Ranking) -> Table:
     ]
     p = "is undefined" if math.isnan(ranking.p) else "< 0.001" if ranking.p < 0.001 else f"= {ranking.p:.3f}"
     missing = f"Not ranked, for they lack a pair: {', '.join(ranking.incomplete)}." if ranking.incomplete else ""
-    header = ("variant", "mean rank", "interquartile mean (%)", "95 % interval")
+    header = ("variant", "mean rank", "mean over pairs (%)", "95 % interval")
     return Table(
         name="ranks",
         title="Ranks over pairs",

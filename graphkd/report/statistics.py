@@ -19,6 +19,8 @@ from graphkd.report.protocol import Protocol
 from graphkd.report.record import Record
 
 FEW_SEEDS = 3
+TIE_DIGITS = 9
+"""Means that are equal to so many decimals are ties: beyond, they differ by rounding alone."""
 MOST_NAMES = 10
 LONGEST_VALUE = 60
 
