@@ -49,12 +49,12 @@ class Studies:
     """What suites say about their studies.
 
     Attributes:
-        order: Variants in the order of their rows.
+        order: Variants in the order of their rows, by study.
         baselines: The baseline by study, which holds unless the layout names one.
         grids: Tables with a column for each pair, by study.
     """
 
-    order: Sequence[str] = ()
+    order: Mapping[str, Sequence[str]] = field(default_factory=dict)
     baselines: Mapping[str, str | None] = field(default_factory=dict)
     grids: Mapping[str, Sequence[Table]] = field(default_factory=dict)
 
@@ -133,7 +133,7 @@ class Sections:
         studies: dict[tuple[str, str], list[tuple[Group, list[Row]]]] = defaultdict(list)
         number = 0
         for group in grouped(self.loaded.records):
-            rows = aggregate(group.records, self.studies.order)
+            rows = aggregate(group.records, self.studies.order.get(group.keys[0], ()))
             number += len(rows)
             studies[group.keys[0], group.data].append((group, rows))
         points = max(FEWEST_POINTS, min(MOST_POINTS, ALL_POINTS // max(1, number)))
@@ -165,10 +165,10 @@ class Sections:
 
     def _pair(self, group: Group, rows: Sequence[Row], points: int) -> Section:
         looks = _looks(rows)
-        spec = self.spec
+        study, spec = group.keys[0], self.spec
         if spec.baseline is None:
-            spec = dataclasses.replace(spec, baseline=self.studies.baselines.get(group.keys[0]))
-        (table,) = build_tables(group.records, spec, self.studies.order)
+            spec = dataclasses.replace(spec, baseline=self.studies.baselines.get(study))
+        (table,) = build_tables(group.records, spec, self.studies.order.get(study, ()))
         shown = [one for one in (Shown.of(row, ACCURACY, "") for row in rows) if one.n]
         against = [*self._sizes(rows, looks), *_against(shown, looks, TIMES)]
         charts = [

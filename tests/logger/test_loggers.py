@@ -118,12 +118,12 @@ def test_runs_of_one_config_in_different_folders_have_different_keys(
     tool = Tool()
     tool.summary = tool
     play(monkeypatch, "wandb", init=lambda **options: tool.init(**options), Settings=dict)
+    monkeypatch.setattr("graphkd.engine.loop.TrainingLoop.__init__", _interrupt)
     monkeypatch.chdir(tmp_path)
 
     def key(folder: Path) -> str:
         config = tiny_config({"logger": {"name": "wandb"}, "objective": CE, "run_dir": str(folder)})
-        with monkeypatch.context() as interrupted, pytest.raises(KeyboardInterrupt):
-            interrupted.setattr("graphkd.engine.loop.TrainingLoop.__init__", _interrupt)
+        with pytest.raises(KeyboardInterrupt):
             run(parse(config))
         return str(tool.of("init")[-1][1]["id"])
 

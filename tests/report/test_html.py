@@ -250,7 +250,8 @@ def test_baselines_orders_and_grids_are_those_of_suites(tmp_path: Path) -> None:
     put_rows(tmp_path, ["ce", "kd", "hkd"], ("large->small", "wide->thin1"))
     grid = GridSpec("grid", "grid", None, (), {"ce": "Student"}, target="ce", student="ce")
     tables = build_grids(load_records(tmp_path).records, grid)
-    studies = Studies(order=["kd", "hkd", "ce"], baselines={"suite": "kd"}, grids={"suite": tables})
+    order = {"another": ["ce", "kd"], "suite": ["kd", "hkd", "ce"]}
+    studies = Studies(order, baselines={"suite": "kd"}, grids={"suite": tables})
     tree = read(write_to(tmp_path, studies=studies))
     assert "ARI (%)" in tree.texts
     assert "difference to kd, test top-1, last epoch (%)" in tree.texts
