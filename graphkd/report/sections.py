@@ -209,7 +209,7 @@ class Sections:
         firsts = dict(zip(students, rows, strict=True))
         costs = {student: self.cost_of(self._folder_of(row)) for student, row in firsts.items() if len(firsts) > 1}
         charts = []
-        for name, title in (("parameters", "parameters of the student"), ("multiply_adds", "multiply-adds an image")):
+        for name, title in (("parameters", "parameters of the student"), ("multiply_adds", "multiply-adds per image")):
             sizes = [
                 (Shown.of(row, ACCURACY, ""), getattr(costs.get(student), name, None))
                 for student, row in zip(students, rows, strict=True)

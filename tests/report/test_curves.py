@@ -48,8 +48,8 @@ def test_terms_that_share_a_diagnostic_are_told_apart(tmp_path: Path) -> None:
     line = epoch(1, 1.0, diagnostics={"hkd.overlap": 0.25, "second.overlap": 0.75, "hkd.alignment": 0.5})
     curves = read_curves([log(tmp_path / "run", [line])], 10)
     assert {name: curve.mean for name, curve in curves.items() if name != "test top-1 (%)"} == {
-        "overlap of both graphs, hkd": (0.25,), "overlap of both graphs, second": (0.75,),
-        "cosine of both embeddings": (0.5,),
+        "overlap of the two graphs, hkd": (0.25,), "overlap of the two graphs, second": (0.75,),
+        "cosine similarity of student and teacher embeddings": (0.5,),
     }  # fmt: skip
 
 

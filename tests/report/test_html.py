@@ -242,7 +242,7 @@ def test_students_of_each_size_are_counted_once(tmp_path: Path) -> None:
     tree = read(write_to(tmp_path, cost_of=cost_of))
     assert len(asked) == 2
     assert "parameters of the student" in tree.texts
-    assert "multiply-adds an image" not in tree.texts, "they are the same"
+    assert "multiply-adds per image" not in tree.texts, "they are the same"
     assert "Accuracy against size" not in read(write_to(tmp_path)).texts
 
 

@@ -109,7 +109,7 @@ def test_one_run_has_a_dash_for_its_spread_and_a_warning() -> None:
     table = build(runs("hkd", [90.0]))
     assert cells(table, 0) == ["hkd", "1", "90.00 ± —"]
     assert math.isnan(table.frame["test_top1_last_std"][0])
-    assert "- fewer than 3 seeds, so the spread is unsure: hkd (n=1)" in table.markdown()
+    assert "- fewer than 3 seeds, so the spread is unreliable: hkd (n=1)" in table.markdown()
 
 
 @pytest.mark.parametrize("columns", [("test_top1_last",), ("peak_memory_mib",), tuple(METRICS)])
@@ -257,7 +257,7 @@ def test_every_column_can_be_shown() -> None:
 def test_a_mistyped_term_of_a_diagnostic_is_named() -> None:
     records = runs("hkd", [50.0, 50.0], metrics=Metrics(test_top1_last=50.0, diagnostics={"hkd.overlap": 0.25}))
     table = build(records, TableSpec("t", ("hkd.overlap", "hdk.overlap")))
-    assert block(table).header == ("variant", "n", "overlap of both graphs, hkd")
+    assert block(table).header == ("variant", "n", "overlap of the two graphs, hkd")
     assert "no run has the diagnostic 'hdk.overlap'; did you mean 'hkd.overlap'?" in table.notes
 
 
