@@ -13,9 +13,9 @@ from typing import Any
 
 from graphkd.errors import UserError
 from graphkd.files import read_small
+from graphkd.report.load import METRICS_FILE
 from graphkd.report.metrics import DIAGNOSTICS, metric_of
 
-METRICS_FILE = "metrics.jsonl"
 LARGEST_BYTES = 64 << 20
 OF_A_STAGE = b'"stage": "'
 """What a line of a pre-training stage holds; these count their own epochs."""
