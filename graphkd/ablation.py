@@ -110,7 +110,7 @@ class Suite:
                 check(is_point, f"the figure's axis is '{figure}', but variant '{name}' gives it no number")
 
     def _check_overrides(self) -> None:
-        for name, overrides in {"base": self.base, "transfer": self.transfer, **self.variants}.items():
+        for name, overrides in (("base", self.base), ("transfer", self.transfer), *self.variants.items()):
             for override in overrides:
                 removes = override.startswith("~")
                 check(removes or "=" in override, f"'{override}' in '{name}' is not an override (key=value or ~key)")
@@ -153,7 +153,7 @@ class Suite:
         names = [f"seed={seed}", f"study={quoted(study)}", f"variant={quoted(variant)}"]
         return (*self.shared, *chosen, *changes, *names)
 
-    @property
+    @functools.cached_property
     def shared(self) -> tuple[str, ...]:
         """The overrides of the base that count for all variants."""
         return tuple(override for override in self.base if override not in self._of_some)
@@ -176,12 +176,12 @@ class Suite:
             check(term is None or term in known, f"base: '{override}': no variant's objective has the term '{term}'")
         return terms
 
-    @property
+    @functools.cached_property
     def _of_some(self) -> list[str]:
         """The overrides of the base whose terms some variants lack."""
         return [override for override in self.base if not all(_applies(override, its) for its in self._terms.values())]
 
-    @property
+    @functools.cached_property
     def _changes(self) -> dict[str, tuple[str, ...]]:
         """Each variant's own overrides; those of the base whose terms others lack follow its choice of objective."""
         changes = {}

@@ -12,7 +12,6 @@ from graphkd.files import make_folder
 from graphkd.report.grid import GridSpec
 from graphkd.report.load import load_records
 from graphkd.report.markup import visible
-from graphkd.report.profile import build_profiles
 from graphkd.report.record import shown
 from graphkd.report.statistics import aggregate, left_out
 from graphkd.report.tables import TableSpec
@@ -63,7 +62,7 @@ def main(arguments: Sequence[str]) -> int:
     folder = Path(options.results) / "tables" if options.out is None else Path(options.out)
     suites = studies.suites_of(records, options.config_dir)
     if options.profile:
-        tables = build_profiles(records, studies.variants_in_order(suites))
+        tables = studies.profiles_by_study(records, suites)
         check(len(tables) > 0, "--profile: no finished run recorded the time of its phases")
     else:
         tables = studies.tables_by_study(records, spec, suites)
@@ -74,10 +73,8 @@ def main(arguments: Sequence[str]) -> int:
     for line in left_out(records):
         print(line, file=sys.stderr)
     studies.show_tables(tables, folder)
-    if not options.profile and isinstance(spec, TableSpec) and spec.name == "default":
-        studies.draw_figures(records, suites, folder)
-    if not options.profile and isinstance(spec, TableSpec) and spec.name == "graphs":
-        studies.draw_graph_figures(records, suites, folder)
+    if not options.profile and isinstance(spec, TableSpec) and spec.name in ("default", "graphs"):
+        studies.draw_figures(records, suites, folder, spec.baseline, only_graphs=spec.name == "graphs")
     if options.html:
         studies.write_html(loaded.of_study(options.study), spec, suites, folder, options.config_dir)
     return 0

@@ -17,6 +17,7 @@ from graphkd.report.grid import GridSpec, build_grids
 from graphkd.report.html import write_page
 from graphkd.report.load import Loaded, load_records
 from graphkd.report.markup import Table, write_tables
+from graphkd.report.profile import build_profiles
 from graphkd.report.record import Record
 from graphkd.report.sections import Cost, Studies
 from graphkd.report.statistics import is_finished
@@ -104,7 +105,7 @@ def write_study(results: Path, study: str, suite: Suite | None = None, config_di
     folder = results / "tables"
     spec = read_spec("default" if suite is None else suite.table, config_dir)
     show_tables(tables_by_study(records, for_study(spec, study), suites), folder)
-    draw_figures(records, suites, folder)
+    draw_figures(records, suites, folder, spec.baseline if isinstance(spec, TableSpec) else None)
     others = suites_of([record for record in loaded.records if record.study != study], config_dir)
     write_html(loaded, read_spec("default", config_dir), {**others, **suites}, folder, config_dir)
 
@@ -130,49 +131,57 @@ def tables_by_study(records: Sequence[Record], spec: TableSpec | GridSpec, suite
     if isinstance(spec, GridSpec):
         return build_grids(records, spec)
     tables: list[Table] = []
-    order = variants_in_order(suites)
-    for study in sorted({record.study for record in records}):
-        own = spec
-        if spec.baseline is None and study in suites:
-            own = dataclasses.replace(spec, baseline=suites[study].baseline)
-        tables += build_tables([record for record in records if record.study == study], own, order)
+    order = orders(suites)
+    for study, own in by_study(records).items():
+        baseline = spec.baseline or (suites[study].baseline if study in suites else None)
+        tables += build_tables(own, dataclasses.replace(spec, baseline=baseline), order.get(study, ()))
     return tables
 
 
-def variants_in_order(suites: Mapping[str, Suite]) -> list[str]:
-    """Return the variants in the order of their suites."""
-    return list(dict.fromkeys(variant for suite in suites.values() for variant in suite.variants))
+def profiles_by_study(records: Sequence[Record], suites: Mapping[str, Suite]) -> list[Table]:
+    """Build the tables of phases study by study."""
+    order = orders(suites)
+    return [table for study, own in by_study(records).items() for table in build_profiles(own, order.get(study, ()))]
 
 
-def draw_figures(records: Sequence[Record], suites: Mapping[str, Suite], folder: Path) -> None:
-    """Draw a figure for each study, pair and data set; print the names of the files."""
-
-    def of(study: str) -> list[tuple[str, Any]]:
-        suite = suites.get(study)
-        own = [record for record in records if record.study == study]
-        if suite is None:
-            return [*build_figures(own), *build_graph_figures(own)]
-        order = list(suite.variants)
-        figures = build_figures(own, order=order, axis=suite.figure, baseline=suite.baseline)
-        return [*figures, *build_graph_figures(own, order)]
-
+def by_study(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """Return the records of each study, studies by name."""
     studies = sorted({record.study for record in records})
-    for path in write_figures((figure for study in studies for figure in of(study)), folder):
-        print_line(console(), f"written: {path}")
+    return {study: [record for record in records if record.study == study] for study in studies}
 
 
-def draw_graph_figures(records: Sequence[Record], suites: Mapping[str, Suite], folder: Path) -> None:
-    """Draw what the graphs were like against accuracy, for each study, pair and data set; print the files' names."""
-    studies = sorted({record.study for record in records})
-    figures = (
-        figure
-        for study in studies
-        for figure in build_graph_figures(
-            [record for record in records if record.study == study],
-            list(suites[study].variants) if study in suites else (),
-        )
-    )
-    for path in write_figures(figures, folder):
+def orders(suites: Mapping[str, Suite]) -> dict[str, list[str]]:
+    """Return the variants of each suite in its order."""
+    return {study: list(suite.variants) for study, suite in suites.items()}
+
+
+def draw_figures(
+    records: Sequence[Record],
+    suites: Mapping[str, Suite],
+    folder: Path,
+    baseline: str | None = None,
+    only_graphs: bool = False,
+) -> None:
+    """Draw figures for each study, pair and data set; print the names of the files.
+
+    Args:
+        records: Runs of any kind and status.
+        suites: Their suites, by study.
+        folder: Where to write.
+        baseline: The variant whose mean is a line through every figure; None for that of each suite.
+        only_graphs: Whether to draw only what the graphs were like against accuracy.
+    """
+    order = orders(suites)
+
+    def of(study: str, own: list[Record]) -> list[tuple[str, Any]]:
+        suite, variants = suites.get(study), order.get(study, ())
+        axis, usual = (None, None) if suite is None else (suite.figure, suite.baseline)
+        graphs = build_graph_figures(own, variants)
+        if only_graphs:
+            return graphs
+        return [*build_figures(own, order=variants, axis=axis, baseline=baseline or usual), *graphs]
+
+    for path in write_figures((figure for item in by_study(records).items() for figure in of(*item)), folder):
         print_line(console(), f"written: {path}")
 
 
@@ -201,7 +210,7 @@ def write_html(
     if isinstance(columns, GridSpec):
         raise UserError("the table 'default' is a grid, but the columns of report.html are those of its layout")
     baselines = {study: suite.baseline for study, suite in suites.items()}
-    page = write_page(loaded, folder, columns, Studies(variants_in_order(suites), baselines, grids), _cost)
+    page = write_page(loaded, folder, columns, Studies(orders(suites), baselines, grids), _cost)
     print_line(console(), f"written: {page}")
 
 

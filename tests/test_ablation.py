@@ -88,6 +88,7 @@ def test_a_quoted_text_comes_back_from_hydra(text: str) -> None:
         ({"variants": {"a": ["objective"]}}, "'objective' in 'a' is not an override"),
         ({"variants": ["a"]}, "option 'variants'"),
         ({"base": ["digits"]}, "'digits' in 'base' is not an override"),
+        ({"base": ["digits"], "variants": {"base": ["k=1"]}}, "'digits' in 'base' is not an override"),
         ({"pairs": ["a", "a"]}, "pairs must differ: ['a', 'a']"),
         ({"pairs": "a"}, "option 'pairs' is 'a'"),
         ({"pairs": ["a"]}, "'base' chooses a pair, but the suite's own are in its list 'pairs'"),

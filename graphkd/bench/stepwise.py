@@ -20,7 +20,8 @@ from graphkd.objective.weighted_sum import Section
 
 OF_OBJECTIVE = "backward of the objective"
 """This section lies within `backward`."""
-_ENDLESS = 1_000_000
+ENDLESS = 1_000_000
+"""Epochs, more than a benchmark takes."""
 
 
 class Stepwise:
@@ -30,7 +31,7 @@ class Stepwise:
         self, trainer: Trainer, student: Network, objective: WeightedSum, dataset: Dataset, teacher: Network, seed: int
     ) -> None:
         """Begin a training, as `Trainer.fit` does."""
-        trainer = dataclasses.replace(trainer, epochs=_ENDLESS, eval_every=_ENDLESS)
+        trainer = dataclasses.replace(trainer, epochs=ENDLESS, eval_every=ENDLESS)
         fabric = trainer.fabric()
         self._feed = Feed(trainer, fabric, dataset, teacher, seed)
         loop = _TimedLoop(trainer, fabric, student, objective, dataset, teacher=teacher, seed=seed)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from graphkd.bench.case import Case, Settings, Sides
+from graphkd.bench.case import Case, Settings, Sides, Work
 from graphkd.bench.data import IMAGE_SIZE, batched
+from graphkd.bench.stepwise import ENDLESS
+from graphkd.bench.training import network
 from graphkd.binding import options_of
 from graphkd.builder import BUILDERS
 from graphkd.data import Dataset
@@ -16,7 +19,7 @@ from graphkd.engine.feed import Feed, Request
 from graphkd.engine.loop import Position, TrainingLoop
 from graphkd.engine.trainer import Trainer
 from graphkd.gnn import GNNS
-from graphkd.model import MODELS, Network, output_shapes
+from graphkd.model import Network, output_shapes
 from graphkd.objective import OBJECTIVES, Objective, WeightedSum
 
 WEIGHTS: dict[str, Mapping[str, float]] = {
@@ -32,7 +35,6 @@ WEIGHTS: dict[str, Mapping[str, float]] = {
     "hkd_kd": {"ce": 0.1, "kd": 0.9, "hkd": 3.0},
 }
 """The terms of each row of Table 1 but SSKD's, which alone looks at several views."""
-_ENDLESS = 1_000_000
 
 
 def suite_cases(settings: Settings) -> list[Case]:
@@ -46,15 +48,20 @@ def suite_cases(settings: Settings) -> list[Case]:
 
 def suite(settings: Settings, methods: list[str]) -> Sides:
     """Return a step of each method, alone and together."""
-    teacher, dataset = _network(settings.teacher, settings), batched(settings)
-    alone = [_Group(settings, [method], teacher, dataset) for method in methods]
-    together = _Group(settings, methods, teacher, dataset)
+    teacher, dataset = network(settings.teacher, settings), batched(settings)
 
-    def one_after_another() -> None:
-        for group in alone:
-            group.step()
+    def side(groups: list[list[str]]) -> Work:
+        """Return a step of these groups, which are made before the first, so that memory is that of one side."""
+        made = functools.cache(lambda: [_Group(settings, group, teacher, dataset) for group in groups])
 
-    return Sides(one_after_another, {f"{len(methods)} methods{', SSKD too' * ('sskd' in methods)}": together.step})
+        def step() -> None:
+            for group in made():
+                group.step()
+
+        return step
+
+    name = f"{len(methods)} methods{', SSKD too' * ('sskd' in methods)}"
+    return Sides(side([[method] for method in methods]), {name: side([methods])})
 
 
 class _Group:
@@ -62,14 +69,14 @@ class _Group:
 
     def __init__(self, settings: Settings, methods: list[str], teacher: Network, dataset: Dataset) -> None:
         trainer = Trainer(
-            epochs=_ENDLESS, eval_every=_ENDLESS, batch_size=settings.batch, lr=1e-6, accelerator=settings.device,  # type: ignore[arg-type]
+            epochs=ENDLESS, eval_every=ENDLESS, batch_size=settings.batch, lr=1e-6, accelerator=settings.device,  # type: ignore[arg-type]
             threads=settings.threads,
         )  # fmt: skip
         fabric, teacher = trainer.fabric(), copy.deepcopy(teacher)
         self._feed = Feed(trainer, fabric, dataset, teacher, settings.seed)
         self._running = []
         for method in methods:
-            student = _network(settings.student, settings)
+            student = network(settings.student, settings)
             objective = _objective(settings, method, student, teacher)
             loop = TrainingLoop(
                 trainer, fabric, student, objective, dataset, teacher=None if method == "student" else teacher
@@ -85,14 +92,10 @@ class _Group:
             self._requests[at] = running.send(self._feed.get(waiting[at], waiting[at:]))
 
 
-def _network(name: str, settings: Settings) -> Network:
-    return MODELS.build(name, num_classes=settings.classes).to(settings.device)
-
-
 def _objective(settings: Settings, method: str, student: Network, teacher: Network) -> WeightedSum:
     runtime: dict[str, Any] = {"labels": settings.training_labels(), "num_classes": settings.classes}
-    for side, network in {"student": student, "teacher": teacher}.items():
-        shapes = output_shapes(network, 3, IMAGE_SIZE)
+    for side, its in {"student": student, "teacher": teacher}.items():
+        shapes = output_shapes(its, 3, IMAGE_SIZE)
         runtime |= {f"{side}_dim": shapes.embedding, f"{side}_shapes": shapes.features}
     weights = {"sskd": 1.0} if method == "sskd" else WEIGHTS[method]
     return WeightedSum({name: (_term(settings, name, runtime), weight) for name, weight in weights.items()})

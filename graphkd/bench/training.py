@@ -104,13 +104,13 @@ def _learn(objective: PublishedHKD | Objective, batch: DistillationBatch) -> Non
 
 def step(settings: Settings, workers: int, steps: int) -> Sides:
     """Return data, networks, loss and optimizer, so many steps at once; `workers` load the baseline's images."""
-    teacher = _network(settings.teacher, settings)
+    teacher = network(settings.teacher, settings)
     baseline = PublishedTraining(settings, teacher, workers, steps)
     dataset = batched(settings)
     ours = {}
     for name, options in WAYS.items():
         trainer = Trainer(batch_size=settings.batch, accelerator=settings.device, **options)  # type: ignore[arg-type]
-        student = _network(settings.student, settings)
+        student = network(settings.student, settings)
         hkd = _hkd(settings, *_widths(student, teacher), sampler="shared")
         objective = WeightedSum({"ce": (OBJECTIVES.build("ce"), 1.0), "hkd": (hkd, HKD_WEIGHT)})
         ours[name] = Stepwise(trainer, student, objective, dataset, copy.deepcopy(teacher), settings.seed)
@@ -134,7 +134,7 @@ class PublishedTraining:
     def __init__(self, settings: Settings, teacher: Network, workers: int, batches: int) -> None:
         """Create a training whose loader has worker processes and passes of so many batches."""
         self.teacher = copy.deepcopy(teacher).eval()
-        self.student = _network(settings.student, settings)
+        self.student = network(settings.student, settings)
         self.hkd = _published(settings, *_widths(self.student, teacher))
         parameters = [*self.student.parameters(), *self.hkd.parameters()]
         self.optimizer = torch.optim.SGD(parameters, lr=0.05, momentum=0.9, weight_decay=5e-4)
@@ -170,7 +170,8 @@ def _widths(student: Network, teacher: Network) -> tuple[int, int]:
     return output_shapes(student, 3, IMAGE_SIZE).embedding, output_shapes(teacher, 3, IMAGE_SIZE).embedding
 
 
-def _network(name: str, settings: Settings) -> Network:
+def network(name: str, settings: Settings) -> Network:
+    """Return a network on the device, for the benchmark's classes."""
     return MODELS.build(name, num_classes=settings.classes).to(settings.device)
 
 

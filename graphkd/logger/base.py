@@ -21,7 +21,8 @@ class LoggedRun:
     Attributes:
         study: The suite, or "adhoc".
         name: Variant and seed.
-        key: The same when an interrupted run is resumed; another when a finished one is run again.
+        key: The same when an interrupted run is resumed in its folder; another in another folder, and when a finished
+            run is run again.
         folder: The run's folder.
         config: Its resolved config.
     """
@@ -74,7 +75,7 @@ class LoggerCallback(ForwardingCallback):
             raise UserError(f"the logger does not start: {one_line(error)}") from error
 
     def close(self, summary: Mapping[str, float]) -> None:
-        """Log the final figures, if any, and end."""
+        """Log the final figures, if any, and end, also a tool that has failed before: it may hold a connection."""
         self._try(lambda: self._logger.close(summary))
 
     def resume(self, history: History) -> None:
@@ -91,16 +92,17 @@ class LoggerCallback(ForwardingCallback):
         super().epoch(epoch)
 
     def _log(self, epoch: EpochResult) -> None:
-        self._try(lambda: self._logger.log(_metrics(epoch), epoch.epoch))
+        if self._works:
+            self._try(lambda: self._logger.log(_metrics(epoch), epoch.epoch))
 
     def _try(self, action: Callable[[], None]) -> None:
-        """Call the tool; if it fails, say so and leave it: the training goes on."""
+        """Call the tool; at its first failure, say so and log no more: the training goes on."""
         try:
-            if self._works:
-                action()
+            action()
         except Exception as error:
+            if self._works:
+                self._callback.note(f"the logger stopped, the training goes on: {one_line(error)}")
             self._works = False
-            self._callback.note(f"the logger stopped, the training goes on: {one_line(error)}")
 
 
 def import_tool(module: str, logger: str) -> Any:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from graphkd.errors import UserError
+from graphkd.report.load import CONFIG_FILE
 from graphkd.report.markup import NONE, Block, Cell
 from graphkd.yaml_files import read_yaml
 
-CONFIG_FILE = "config.yaml"
 ASIDE = frozenset({"run_dir", "results", "study", "variant", "varied", "seed", "force"})
 """Options that name a run instead of saying how it is trained."""
 

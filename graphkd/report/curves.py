@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
@@ -12,9 +13,9 @@ from typing import Any
 
 from graphkd.errors import UserError
 from graphkd.files import read_small
+from graphkd.report.load import METRICS_FILE
 from graphkd.report.metrics import DIAGNOSTICS, metric_of
 
-METRICS_FILE = "metrics.jsonl"
 LARGEST_BYTES = 64 << 20
 OF_A_STAGE = b'"stage": "'
 """What a line of a pre-training stage holds; these count their own epochs."""
@@ -35,38 +36,38 @@ def read_curves(folders: Sequence[str], points: int) -> dict[str, Curve]:
 
     Args:
         folders: Folders of the runs; one without readable lines has no part in any curve.
-        points: About how many epochs to keep, the first and the last among them.
+        points: About how many epochs of each curve to keep, the first and the last among them.
 
     Returns:
         The curves by the name of the value, in the order of the log.
     """
     values: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for folder in folders:
-        for epoch, line in dict(_lines(folder, points)).items():
+        for epoch, line in dict(_lines(folder)).items():
             for name, value in _values(line):
                 values[name][epoch].append(value)
-    return {name: _curve(of) for name, of in values.items()}
+    return {name: _curve(of, points) for name, of in values.items()}
 
 
-def _curve(values: Mapping[int, Sequence[float]]) -> Curve:
-    epochs = sorted(values)
+def _curve(values: Mapping[int, Sequence[float]], points: int) -> Curve:
+    """Return a curve of about so many epochs, evenly spaced among those that have the value."""
+    known = sorted(values)
+    last = len(known) - 1
+    epochs = [known[place] for place in sorted({0, *range(last, -1, -math.ceil(len(known) / points))})]
     seeds = [values[epoch] for epoch in epochs]
     means = tuple(math.fsum(of) / len(of) for of in seeds)
     return Curve(tuple(epochs), means, tuple(map(min, seeds)), tuple(map(max, seeds)))
 
 
-def _lines(folder: str, points: int) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """Yield about so many epochs and lines of a log, evenly spaced; the others are not even parsed."""
+def _lines(folder: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Yield the epochs and lines of a log."""
     try:
         log = read_small(os.path.join(folder, METRICS_FILE), LARGEST_BYTES)
     except UserError:
         return
-    lines = [line for line in log.splitlines() if OF_A_STAGE not in line]
-    last = len(lines) - 1
-    step = max(1, math.ceil(len(lines) / points))
-    for place in sorted({0, *range(last, -1, -step)} if lines else ()):
+    for text in log.splitlines():
         try:
-            line = json.loads(lines[place])
+            line = None if OF_A_STAGE in text else json.loads(text)
         except (ValueError, RecursionError):
             continue  # a line that was torn when the run was killed
         if isinstance(line, dict) and isinstance(line.get("epoch"), int):
@@ -75,35 +76,30 @@ def _lines(folder: str, points: int) -> Iterator[tuple[int, Mapping[str, Any]]]:
 
 def _values(line: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     """Yield the finite numbers of a line, by the name under which they are shown."""
-
-    def at(*path: str) -> Any:
-        value: Any = line
-        for key in path:
-            value = value.get(key) if isinstance(value, dict) else None
-        return value
-
-    def items(key: str) -> Iterator[tuple[str, Any]]:
-        of = at(key)
-        yield from of.items() if isinstance(of, dict) else ()
-
-    times = Counter(_last(name) for name, _ in items("diagnostics"))
+    diagnostics = _mapping(line.get("diagnostics"))
+    times = Counter(map(_last, diagnostics)) if diagnostics else {}
     found = [
-        ("test top-1 (%)", at("test", "top1")),
-        ("validation top-1 (%)", at("val", "top1")),
-        ("train top-1 (%)", at("train_top1")),
-        ("loss, weighted sum", at("total")),
-        *((f"loss of {term}", of.get("raw") if isinstance(of, dict) else None) for term, of in items("terms")),
-        *((_title(name, times[_last(name)] > 1), value) for name, value in items("diagnostics")),
+        ("test top-1 (%)", _mapping(line.get("test")).get("top1")),
+        ("validation top-1 (%)", _mapping(line.get("val")).get("top1")),
+        ("train top-1 (%)", line.get("train_top1")),
+        ("loss, weighted sum", line.get("total")),
+        *((f"loss of {term}", _mapping(of).get("raw")) for term, of in _mapping(line.get("terms")).items()),
+        *((_title(name, times[_last(name)] > 1), value) for name, value in diagnostics.items()),
     ]
     for name, value in found:
         if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
             yield name, float(value)
 
 
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
 def _last(diagnostic: str) -> str:
     return diagnostic.rpartition(".")[2]
 
 
+@functools.cache
 def _title(diagnostic: str, several: bool) -> str:
     """Return how a diagnostic is shown: without its term, so that runs compare, unless several terms have it."""
     if _last(diagnostic) not in DIAGNOSTICS:

@@ -339,7 +339,8 @@ def _level_text(shown: Shown, plot: _Plot) -> str:
     if shown.is_point:
         return name
     form = ".2f" if plot.is_percent else ".4g"
-    bar = f" ± {shown.reach:{form}}" if shown.n > 1 else ""
+    ends = [f"{shown.summary.mean + side * shown.reach:{form}}" for side in (-1, 1)]
+    bar = f" ± {shown.reach:{form}}" if shown.n == PAIR else f" [{', '.join(ends)}]" if shown.n > PAIR else ""
     return f"{name}: {shown.summary.mean:{form}}{bar} (n={shown.n})"
 
 

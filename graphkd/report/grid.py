@@ -338,7 +338,7 @@ def _published(lines: Sequence[_Line], pairs: Sequence[str], spec: GridSpec) -> 
         for line in lines
         if line.variant in spec.published.rows
     ]
-    title = f"Published on {spec.published.data} ({spec.published.source}); in brackets: above less published"
+    title = f"Published on {spec.published.data} ({spec.published.source}); in brackets: this study minus published"
     if spec.published.protocol is not None:
         title += f"; protocol: {spec.published.protocol}"
     return [Block.of(("method", *pairs, f"ARI (%), {counted(len(spec.pairs), 'pair')}"), cells, title)]
@@ -355,7 +355,10 @@ def _elsewhere(pairs: Sequence[str], spec: GridSpec) -> list[Block]:
         for method, figures in spec.elsewhere.rows.items()
         if any(figures.mean[at] is not None for at in places.values())
     ]  # fmt: skip
-    title = f"Published on {spec.elsewhere.data} by protocols of their own, which do not compare with each other"
+    title = (
+        f"Published on {spec.elsewhere.data} under other protocols; not comparable with each other or with the runs "
+        "above"
+    )
     return [Block.of(("method", *places, "source", "protocol"), cells, title)] if cells else []
 
 
@@ -381,7 +384,9 @@ def _notes(
         others = [one for one in protocols_of(rows) if one != published.protocol]
         if others:
             theirs, ours = published.protocol, "; ".join(map(str, others))
-            yield f"the published figures are by another protocol ({theirs}) than these runs ({ours})"
+            yield f"the published figures were obtained under another protocol ({theirs}) than these runs ({ours})"
+        elif not protocols_of(rows):
+            yield f"these runs do not say their protocol; that of the published figures is {published.protocol}"
     counts = {pair: len(_teachers(rows, pair)) for pair in sorted({row.pair for row in rows})}
     if several := [f"{pair} ({n})" for pair, n in counts.items() if n > 1]:
         yield f"students of a pair had different teachers: {listed(several)}"

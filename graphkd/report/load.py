@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from graphkd.errors import UserError, check
 from graphkd.report.record import Record, read, shown
 
-RECORD_FILE = "record.json"
-RUN_FILES = frozenset({"config.yaml", "metrics.jsonl", "student.safetensors"})
+RECORD_FILE, CONFIG_FILE, METRICS_FILE = "record.json", "config.yaml", "metrics.jsonl"
+RUN_FILES = frozenset({CONFIG_FILE, METRICS_FILE, "student.safetensors"})
 NOT_RUNS = frozenset({"reference", "tables"})
 
 

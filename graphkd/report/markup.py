@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from graphkd.files import make_folder, write_atomically
 from graphkd.report.metrics import Direction
-from graphkd.report.statistics import Summary
+from graphkd.report.statistics import TIE_DIGITS, Summary
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -134,6 +134,7 @@ class Table:
 
 def marks(means: Sequence[float], best: Direction | None) -> list[Mark | None]:
     """Mark the best and the second best mean; NaN gets no mark, nor does a mean that stands alone."""
+    means = [round(mean, TIE_DIGITS) for mean in means]
     known = [mean for mean in means if math.isfinite(mean)]
     if best is None or len(known) < 2:
         return [None] * len(means)

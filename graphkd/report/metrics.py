@@ -37,10 +37,10 @@ class Metric:
 DIAGNOSTICS: dict[str, Metric] = {
     "teacher_homophily": Metric("homophily of the teacher's graph", 3),
     "student_homophily": Metric("homophily of the student's graph", 3),
-    "overlap": Metric("overlap of both graphs", 3),
-    "teacher_degree": Metric("neighbours in the teacher's graph", 2),
-    "student_degree": Metric("neighbours in the student's graph", 2),
-    "alignment": Metric("cosine of both embeddings", 3),
+    "overlap": Metric("overlap of the two graphs", 3),
+    "teacher_degree": Metric("mean number of neighbours, teacher's graph", 2),
+    "student_degree": Metric("mean number of neighbours, student's graph", 2),
+    "alignment": Metric("cosine similarity of student and teacher embeddings", 3),
 }
 """What explains graphs and contrast, by the last part of its name in `Metrics.diagnostics`; the first is the term's."""
 METRICS: dict[str, Metric] = {
@@ -78,8 +78,11 @@ def metric_of(name: str, what: str = "there is no metric") -> Metric:
 def value_of(record: Record, name: str) -> float | None:
     """Return the value of a metric of a run, None where the run has none.
 
-    Of a diagnostic without a term's name in front of it, it is the first term's.
+    Of a diagnostic without a term's name in front of it, it is the first term's. The peak memory of runs that trained
+    together is that of all of them in one process, so none of them has one.
     """
+    if name == "peak_memory_mib" and record.group_size > 1:
+        return None
     if "." in name:
         return record.metrics.diagnostics.get(name)
     if name in DIAGNOSTICS:

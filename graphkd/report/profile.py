@@ -9,7 +9,7 @@ from graphkd.report.markup import NONE, Block, Table
 from graphkd.report.record import Record
 from graphkd.report.statistics import Group, aggregate, grouped, summarise, warnings_about
 
-LEGEND = f"Milliseconds of a step, mean over n seeds, and share of the step; {NONE} where a variant has no such part."
+LEGEND = f"Milliseconds per step, mean over n seeds, and share of the step; {NONE} where a variant has no such part."
 _FIRST = ("data", "student", "teacher")
 _LAST = ("backward", "optimizer")
 

@@ -1,4 +1,4 @@
-"""Variants compared over several pairs: mean ranks with their critical difference, and the interquartile mean."""
+"""Variants compared over several pairs: mean ranks with their critical difference, and means."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from graphkd.report.statistics import TIE_DIGITS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,13 +26,13 @@ class Standing:
     Attributes:
         label: The variant.
         rank: Its rank by mean value, averaged over pairs; 1 is the best, ties share the mean of their ranks.
-        iqm: Interquartile mean of the values of all pairs and seeds.
+        mean: Mean over pairs of the means over seeds.
         low, high: Ends of its 95 % bootstrap interval, NaN where every pair has one seed.
     """
 
     label: str
     rank: float
-    iqm: float
+    mean: float
     low: float
     high: float
 
@@ -68,9 +70,9 @@ def rank_over_pairs(values: Mapping[str, Mapping[str, Sequence[float]]]) -> Rank
         return None
     means = pd.DataFrame({label: {pair: math.fsum(of[pair]) / len(of[pair]) for pair in pairs}
                           for label, of in complete.items()})  # fmt: skip
-    ranks = means.rank(axis="columns", ascending=False)
+    ranks = means.round(TIE_DIGITS).rank(axis="columns", ascending=False)
     standings = [
-        Standing(label, float(ranks[label].mean()), *_iqm_with_interval([of[pair] for pair in pairs]))
+        Standing(label, float(ranks[label].mean()), *_mean_with_interval([of[pair] for pair in pairs]))
         for label, of in complete.items()
     ]
     return Ranking(
@@ -103,26 +105,17 @@ def critical_difference(variants: int, pairs: int) -> float:
     return _range_quantile(variants) / math.sqrt(2) * math.sqrt(variants * (variants + 1) / (6 * pairs))
 
 
-def interquartile_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the mean without the lowest and the highest quarter (rounded down) along the last axis."""
+def _mean_with_interval(pairs: Sequence[Sequence[float]]) -> tuple[float, float, float]:
+    """Return the mean over pairs and its percentile bootstrap interval, seeds resampled within each pair."""
     import numpy as np
 
-    cut = values.shape[-1] // 4
-    mean: NDArray[np.float64] = np.sort(values)[..., cut : values.shape[-1] - cut].mean(axis=-1)
-    return mean
-
-
-def _iqm_with_interval(strata: Sequence[Sequence[float]]) -> tuple[float, float, float]:
-    """Return the IQM and its percentile bootstrap interval, seeds resampled within each pair (Agarwal et al., 2021)."""
-    import numpy as np
-
-    iqm = float(interquartile_mean(np.concatenate(strata)))
-    if all(len(seeds) == 1 for seeds in strata):
-        return iqm, math.nan, math.nan
+    mean = math.fsum(math.fsum(seeds) / len(seeds) for seeds in pairs) / len(pairs)
+    if all(len(seeds) == 1 for seeds in pairs):
+        return mean, math.nan, math.nan
     generator = np.random.default_rng(0)
-    drawn = [np.asarray(seeds)[generator.integers(len(seeds), size=(RESAMPLES, len(seeds)))] for seeds in strata]
-    low, high = np.quantile(interquartile_mean(np.concatenate(drawn, axis=1)), [0.025, 0.975])
-    return iqm, float(low), float(high)
+    drawn = [np.asarray(seeds)[generator.integers(len(seeds), size=(RESAMPLES, len(seeds)))] for seeds in pairs]
+    low, high = np.quantile(np.mean([seeds.mean(axis=1) for seeds in drawn], axis=0), [0.025, 0.975])
+    return mean, float(low), float(high)
 
 
 def _range_quantile(groups: int) -> float:

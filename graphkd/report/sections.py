@@ -49,12 +49,12 @@ class Studies:
     """What suites say about their studies.
 
     Attributes:
-        order: Variants in the order of their rows.
+        order: Variants in the order of their rows, by study.
         baselines: The baseline by study, which holds unless the layout names one.
         grids: Tables with a column for each pair, by study.
     """
 
-    order: Sequence[str] = ()
+    order: Mapping[str, Sequence[str]] = field(default_factory=dict)
     baselines: Mapping[str, str | None] = field(default_factory=dict)
     grids: Mapping[str, Sequence[Table]] = field(default_factory=dict)
 
@@ -133,7 +133,7 @@ class Sections:
         studies: dict[tuple[str, str], list[tuple[Group, list[Row]]]] = defaultdict(list)
         number = 0
         for group in grouped(self.loaded.records):
-            rows = aggregate(group.records, self.studies.order)
+            rows = aggregate(group.records, self.studies.order.get(group.keys[0], ()))
             number += len(rows)
             studies[group.keys[0], group.data].append((group, rows))
         points = max(FEWEST_POINTS, min(MOST_POINTS, ALL_POINTS // max(1, number)))
@@ -165,10 +165,10 @@ class Sections:
 
     def _pair(self, group: Group, rows: Sequence[Row], points: int) -> Section:
         looks = _looks(rows)
-        spec = self.spec
+        study, spec = group.keys[0], self.spec
         if spec.baseline is None:
-            spec = dataclasses.replace(spec, baseline=self.studies.baselines.get(group.keys[0]))
-        (table,) = build_tables(group.records, spec, self.studies.order)
+            spec = dataclasses.replace(spec, baseline=self.studies.baselines.get(study))
+        (table,) = build_tables(group.records, spec, self.studies.order.get(study, ()))
         shown = [one for one in (Shown.of(row, ACCURACY, "") for row in rows) if one.n]
         against = [*self._sizes(rows, looks), *_against(shown, looks, TIMES)]
         charts = [
@@ -209,7 +209,7 @@ class Sections:
         firsts = dict(zip(students, rows, strict=True))
         costs = {student: self.cost_of(self._folder_of(row)) for student, row in firsts.items() if len(firsts) > 1}
         charts = []
-        for name, title in (("parameters", "parameters of the student"), ("multiply_adds", "multiply-adds an image")):
+        for name, title in (("parameters", "parameters of the student"), ("multiply_adds", "multiply-adds per image")):
             sizes = [
                 (Shown.of(row, ACCURACY, ""), getattr(costs.get(student), name, None))
                 for student, row in zip(students, rows, strict=True)
@@ -281,21 +281,18 @@ def _ranking_charts(ranking: Ranking, looks: Mapping[str, Look]) -> Charts:
     half = ranking.critical_difference / 2
     ranks = [Dots(one.label, looks[one.label], one.rank, one.rank - half, one.rank + half) for one in ranking.standings]
     means = [
-        Dots(
-            one.label, looks[one.label], one.iqm, *((one.iqm, one.iqm) if math.isnan(one.low) else (one.low, one.high))
-        )
-        for one in sorted(ranking.standings, key=lambda one: -one.iqm)
+        Dots(one.label, looks[one.label], one.mean, *((one.mean,) * 2 if math.isnan(one.low) else (one.low, one.high)))
+        for one in sorted(ranking.standings, key=lambda one: -one.mean)
     ]
     charts = [
         dot_chart("mean rank over pairs, 1 is best", ranks),
-        dot_chart("interquartile mean of test top-1 (%)", means),
+        dot_chart("mean over pairs of test top-1 (%)", means),
     ]
     return Charts(
         "Ranks over pairs",
         f"Ranks by mean test accuracy on {len(ranking.pairs)} pairs. Their bars are as wide as the critical difference "
         f"({ranking.critical_difference:.2f}): variants whose bars do not overlap differ at 5 % (Nemenyi). The "
-        "interquartile mean is over all pairs and seeds, its bar the 95 % bootstrap interval (seeds resampled within "
-        "pairs).",
+        "mean is over pairs, its bar the 95 % bootstrap interval (seeds resampled within pairs).",
         [dataclasses.replace(chart, is_wide=False) for chart in charts],
     )
 
@@ -304,7 +301,7 @@ def _ranking_table(ranking: Ranking) -> Table:
     import pandas as pd
 
     best = ranking.standings
-    ranks, means = [one.rank for one in best], [one.iqm for one in best]
+    ranks, means = [one.rank for one in best], [one.mean for one in best]
     columns: list[list[Cell | str]] = [
         [one.label for one in best],
         [Cell(fixed(rank, 2), mark) for rank, mark in zip(ranks, marks(ranks, "min"), strict=True)],
@@ -313,7 +310,7 @@ def _ranking_table(ranking: Ranking) -> Table:
     ]
     p = "is undefined" if math.isnan(ranking.p) else "< 0.001" if ranking.p < 0.001 else f"= {ranking.p:.3f}"
     missing = f"Not ranked, for they lack a pair: {', '.join(ranking.incomplete)}." if ranking.incomplete else ""
-    header = ("variant", "mean rank", "interquartile mean (%)", "95 % interval")
+    header = ("variant", "mean rank", "mean over pairs (%)", "95 % interval")
     return Table(
         name="ranks",
         title="Ranks over pairs",

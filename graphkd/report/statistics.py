@@ -13,12 +13,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from graphkd.errors import counted
 from graphkd.identity import short
 from graphkd.report.metrics import value_of
 from graphkd.report.protocol import Protocol
-from graphkd.report.record import Record
+from graphkd.report.record import Code, Record
 
 FEW_SEEDS = 3
+TIE_DIGITS = 9
+"""Means that are equal to so many decimals are ties: beyond, they differ by rounding alone."""
 MOST_NAMES = 10
 LONGEST_VALUE = 60
 
@@ -208,7 +211,7 @@ def left_out(records: Iterable[Record]) -> list[str]:
     for record in records:
         if record.kind == "student" and record.status != "done":
             names[_UNFINISHED[record.status]].append(f"{record.study}/{record.variant} seed {record.seed}")
-    return [f"left out: {_count(len(of), why)}: {listed(sorted(of))}" for why, of in sorted(names.items())]
+    return [f"left out: {counted(len(of), why)}: {listed(sorted(of))}" for why, of in sorted(names.items())]
 
 
 def listed(names: Sequence[str]) -> str:
@@ -218,10 +221,6 @@ def listed(names: Sequence[str]) -> str:
 
 
 _UNFINISHED = {"failed": "failed run", "running": "unfinished run"}
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n} {noun}{'' if n == 1 else 's'}"
 
 
 def _newest(records: Sequence[Record]) -> Record:
@@ -277,9 +276,9 @@ def _warnings(rows: Sequence[Row]) -> Iterator[str]:
     if again := [f"{row.label} seed {seed}" for row in rows for seed in row.repeated]:
         yield f"recorded more than once, counted once (newest code): {listed(again)}"
     codes = [run.code for row in rows for run in row.runs]
-    versions = Counter(_printable(f"{code.version} ({code.git or 'no git hash'})") for code in codes)
+    versions = Counter(map(_provenance, codes))
     if len(versions) > 1:
-        names = [f"{code}: {_count(n, 'run')}" for code, n in sorted(versions.items())]
+        names = [f"{code}: {counted(n, 'run')}" for code, n in sorted(versions.items())]
         yield f"code versions are mixed: {listed(names)}"
     sources = {(_printable(module), source) for code in codes for module, source in code.plugins.items()}
     modules = Counter(module for module, _ in sources)
@@ -287,14 +286,14 @@ def _warnings(rows: Sequence[Row]) -> Iterator[str]:
         yield f"plug-ins changed between runs: {listed(changed)}"
     machines = sorted({(run.device, run.threads) for row in rows for run in row.runs})
     if len(machines) > 1:
-        names = [f"{_printable(device)} with {_count(threads, 'thread')}" for device, threads in machines]
-        yield f"devices or threads are mixed, so times do not compare: {listed(names)}"
+        names = [f"{_printable(device)} with {counted(threads, 'thread')}" for device, threads in machines]
+        yield f"devices or threads are mixed, so times are not comparable: {listed(names)}"
     if len(protocols_of(rows)) > 1:
         of_each = [
             f"{protocol.training} ({listed([row.label for row in rows if protocol in row.protocols])})"
             for protocol in dict.fromkeys(protocol for row in rows for protocol in row.protocols)
         ]
-        yield f"protocols are mixed, so accuracies compare only within one: {'; '.join(of_each)}"
+        yield f"protocols are mixed, compare accuracies only within one protocol: {'; '.join(of_each)}"
     unknown = [row.label for row in rows if any(run.protocol is None for run in row.runs)]
     if unknown and any(row.protocols for row in rows):
         yield f"older records do not say their protocol: {listed(unknown)}"
@@ -304,7 +303,12 @@ def _warnings(rows: Sequence[Row]) -> Iterator[str]:
         others = [f"{row.label} ({_spaced(row.seeds)})" for row in rows if row.seeds != usual]
         yield f"seeds differ between rows: {_spaced(usual)} is usual, but not for {listed(others)}"
     if few := [f"{row.label} (n={len(row.runs)})" for row in rows if len(row.runs) < FEW_SEEDS]:
-        yield f"fewer than {FEW_SEEDS} seeds, so the spread is unsure: {listed(few)}"
+        yield f"fewer than {FEW_SEEDS} seeds, so the spread is unreliable: {listed(few)}"
+
+
+def _provenance(code: Code) -> str:
+    state = ", uncommitted changes" if code.dirty else ""
+    return _printable(f"{code.version} ({code.git or 'no git hash'}{state})")
 
 
 def _spaced(seeds: Iterable[int]) -> str:

@@ -138,8 +138,9 @@ def _compare(rows: Sequence[Row], spec: TableSpec) -> tuple[str, list[Comparison
     number = sum(not math.isnan(test.p) for test in tests)
     note = (
         f"differences to {baseline.label} are those of a paired t-test over the seeds that both have, or of Welch's "
-        f"where these are fewer than 2; p is two-sided and corrected after Holm, number of comparisons: {number}; few "
-        "seeds (n) show large differences only"
+        f"where these are fewer than 2; p is two-sided and corrected after Holm, number of comparisons: {number}; "
+        "intervals are not corrected for the number of comparisons; with few seeds (n), only large differences can be "
+        "detected"
     )
     return baseline.label, tests, [note]
 

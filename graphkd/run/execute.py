@@ -286,10 +286,11 @@ class _Execution:
         """Return the callback with the run's logger before it; the logger is closed with the folder."""
         if self.spec.logger is None:
             return callback
+        place = short(identity({"folder": str(self.folder.resolve())}))
         again = "" if self.replaced is None else f"-{short(identity(json.loads(self.replaced.to_json())))}"
         logged = LoggedRun(
             str(self.spec.config["study"]), f"{self.spec.variant} seed {self.spec.seed}",
-            f"{short(self.spec.identity)}-{self.spec.seed}{again}", self.place, self.spec.document,
+            f"{short(self.spec.identity)}-{self.spec.seed}-{place}{again}", self.place, self.spec.document,
         )  # fmt: skip
         self.logger = LoggerCallback(self.spec.logger.build(), logged, callback)
         self.held.callback(self._close_logger)

@@ -20,16 +20,15 @@ from graphkd.errors import UserError, check, one_line
 from graphkd.files import folder_if_used, make_folder, real_folder, remove_unfinished, write_atomically
 from graphkd.identity import short
 from graphkd.report import record as records
+from graphkd.report.load import CONFIG_FILE, METRICS_FILE, RECORD_FILE
 from graphkd.report.record import Record
 from graphkd.run.processes import broadcast_object
 from graphkd.yaml_files import read_yaml
 
-CONFIG = "config.yaml"
+CONFIG, METRICS, RECORD = CONFIG_FILE, METRICS_FILE, RECORD_FILE
 _LAUNCH = ".launch-"
 _SHORT_S, _LOCK_S = 1.0, 30.0
 """Seconds to wait for a lock at first, and then in each round."""
-METRICS = "metrics.jsonl"
-RECORD = "record.json"
 WEIGHTS = {kind: f"{kind}.safetensors" for kind in ("student", "teacher", "probe")}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from golden import assert_close
 from graphkd.bench import PARTS, Effort, Settings, graph, measure, select_cases
 from graphkd.bench.contrast import contrast
 from graphkd.bench.graph import ENCODERS, encoder, graph_cases
+from graphkd.bench.suite import suite
 from graphkd.bench.training import WAYS
 from graphkd.errors import UserError
 
@@ -63,6 +65,21 @@ def test_every_part_has_its_rows(part: str, monkeypatch: pytest.MonkeyPatch) -> 
     assert without_baseline == [
         name for name in ROWS[part] if "K=60" in name or (part == "scale" and "processes" not in name)
     ]
+
+
+def test_a_side_of_a_suite_makes_its_methods_with_its_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[list[str]] = []
+    group = SimpleNamespace(step=lambda: None)
+    monkeypatch.setattr("graphkd.bench.suite._Group", lambda settings, methods, *_: made.append(methods) or group)
+    sides = suite(TINY, ["kd", "hkd"])
+    assert made == []
+    (together,) = sides.ours.values()
+    for work, expected in ((together, [["kd", "hkd"]]), (sides.baseline, [["kd"], ["hkd"]])):
+        made.clear()
+        assert work is not None
+        work()
+        work()
+        assert made == expected
 
 
 def test_parts_come_in_the_order_of_the_benchmark() -> None:

@@ -112,6 +112,28 @@ def test_a_run_that_is_forced_again_gets_a_key_of_its_own(tiny_config: Config, m
     assert all(key.startswith(keys[0]) for key in keys)
 
 
+def test_runs_of_one_config_in_different_folders_have_different_keys(
+    tiny_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = Tool()
+    tool.summary = tool
+    play(monkeypatch, "wandb", init=lambda **options: tool.init(**options), Settings=dict)
+    monkeypatch.setattr("graphkd.engine.loop.TrainingLoop.__init__", _interrupt)
+    monkeypatch.chdir(tmp_path)
+
+    def key(folder: Path) -> str:
+        config = tiny_config({"logger": {"name": "wandb"}, "objective": CE, "run_dir": str(folder)})
+        with pytest.raises(KeyboardInterrupt):
+            run(parse(config))
+        return str(tool.of("init")[-1][1]["id"])
+
+    assert key(tmp_path / "a") == key(Path("a")) != key(tmp_path / "b")
+
+
+def _interrupt(*_: Any, **__: Any) -> None:
+    raise KeyboardInterrupt
+
+
 def test_mlflow_goes_on_in_the_run_of_the_same_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tool, found = Tool(), list[Any]()
     tool.get_experiment_by_name = lambda name: SimpleNamespace(experiment_id="1")
@@ -200,7 +222,7 @@ def test_a_tool_that_fails_stops_no_training(tiny_config: Config, monkeypatch: p
     monkeypatch.setattr("graphkd.run.part.Part.build", _building(logger))
     result = run(parse(tiny_config({"logger": {"name": "csv"}, "trainer.epochs": 3, "objective": CE})), notes)
     assert result.record.status == "done"
-    assert logger.epochs == [1, 2]
+    assert logger.epochs == [1, 2, 0], "closed although it failed"
     assert [note for note in notes.notes if "logger" in note] == [
         "the logger stopped, the training goes on: ConnectionError: the server is away"
     ]

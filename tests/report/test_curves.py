@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from graphkd.report.curves import Curve, read_curves
+from graphkd.report.metrics import DIAGNOSTICS
 
 
 def log(folder: Path, lines: list[Any]) -> str:
@@ -47,8 +48,8 @@ def test_terms_that_share_a_diagnostic_are_told_apart(tmp_path: Path) -> None:
     line = epoch(1, 1.0, diagnostics={"hkd.overlap": 0.25, "second.overlap": 0.75, "hkd.alignment": 0.5})
     curves = read_curves([log(tmp_path / "run", [line])], 10)
     assert {name: curve.mean for name, curve in curves.items() if name != "test top-1 (%)"} == {
-        "overlap of both graphs, hkd": (0.25,), "overlap of both graphs, second": (0.75,),
-        "cosine of both embeddings": (0.5,),
+        "overlap of the two graphs, hkd": (0.25,), "overlap of the two graphs, second": (0.75,),
+        "cosine similarity of student and teacher embeddings": (0.5,),
     }  # fmt: skip
 
 
@@ -59,6 +60,18 @@ def test_long_logs_are_thinned_but_for_their_ends(tmp_path: Path, epochs: int, p
     assert (curve.epochs[0], curve.epochs[-1]) == (1, epochs)
     assert min(epochs, points // 2) <= len(curve.epochs) <= points + 1
     assert curve.mean == curve.epochs
+
+
+def test_what_is_logged_now_and_then_is_thinned_by_itself(tmp_path: Path) -> None:
+    lines = [
+        epoch(number, 1.0, diagnostics={"hkd.overlap": 0.5} if number % 7 == 1 else {}, train_top1=2.0)
+        | ({} if number % 3 == 0 else {"test": None})
+        for number in range(1, 61)
+    ]
+    curves = read_curves([log(tmp_path / "run", lines)], 30)
+    assert curves[DIAGNOSTICS["overlap"].label].epochs == (1, 8, 15, 22, 29, 36, 43, 50, 57)
+    assert curves["test top-1 (%)"].epochs == tuple(range(3, 61, 3))
+    assert len(curves["train top-1 (%)"].epochs) == 31
 
 
 def test_pretraining_has_no_part_in_it(tmp_path: Path) -> None:

@@ -221,8 +221,10 @@ def test_the_axis_is_logarithmic_from_a_factor_of_8(values: list[str], scale: st
 
 def test_variants_without_the_option_are_labelled_lines() -> None:
     others = runs("kd", [88.0, 88.5]) + runs("student", [80.0], varied={"builder.k": "removed"})
+    others += runs("rkd", [87.0, 88.0, 89.0])
     figure = draw(swept(["2", "4"]) + others, axis="builder.k")
-    assert sorted(y for _, y in points(figure, "_level")) == [[80.0, 80.0], [88.25, 88.25]]
+    assert sorted(y for _, y in points(figure, "_level")) == [[80.0, 80.0], [88.0, 88.0], [88.25, 88.25]]
+    assert "rkd: 88.00 [85.52, 90.48] (n=3)" in texts_of(figure), "the interval, as its bar"
     assert {"student: 80.00 (n=1)", "kd: 88.25 ± 0.35 (n=2)"} <= set(texts_of(figure))
     assert [x for x, _ in marks(figure, "_mean")] == [2.0, 4.0]
 
@@ -300,7 +302,7 @@ def test_every_column_of_a_table_can_be_drawn_under_its_label(metric: str) -> No
 def test_a_diagnostic_of_one_term_can_be_drawn() -> None:
     metrics = Metrics(test_top1_last=90.0, diagnostics={"first.overlap": 0.25, "second.overlap": 0.75})
     figure = draw([make_record(metrics=metrics)], metric="second.overlap")
-    assert axes_of(figure).get_xlabel() == "overlap of both graphs, second"
+    assert axes_of(figure).get_xlabel() == "overlap of the two graphs, second"
     assert value_of(make_record(metrics=metrics), "second.overlap") == 0.75
     assert value_of(make_record(metrics=metrics), "overlap") == 0.25
 

@@ -43,7 +43,7 @@ def test_each_variant_is_a_point_of_each_panel_that_has_values() -> None:
     assert name.endswith("_graphs")
     homophily, alignment = figure.axes
     assert homophily.get_xlabel() == "homophily of the teacher's graph"
-    assert alignment.get_xlabel() == "cosine of both embeddings"
+    assert alignment.get_xlabel() == "cosine similarity of student and teacher embeddings"
     means = next(line for line in homophily.lines if len(line.get_xdata()) == 3)
     assert list(zip(means.get_xdata(), means.get_ydata(), strict=True)) == [(0.1, 50.0), (0.5, 62.0), (0.9, 72.0)]
     numbers = {text.get_text(): text.xy for text in homophily.texts}

@@ -242,7 +242,7 @@ def test_students_of_each_size_are_counted_once(tmp_path: Path) -> None:
     tree = read(write_to(tmp_path, cost_of=cost_of))
     assert len(asked) == 2
     assert "parameters of the student" in tree.texts
-    assert "multiply-adds an image" not in tree.texts, "they are the same"
+    assert "multiply-adds per image" not in tree.texts, "they are the same"
     assert "Accuracy against size" not in read(write_to(tmp_path)).texts
 
 
@@ -250,7 +250,8 @@ def test_baselines_orders_and_grids_are_those_of_suites(tmp_path: Path) -> None:
     put_rows(tmp_path, ["ce", "kd", "hkd"], ("large->small", "wide->thin1"))
     grid = GridSpec("grid", "grid", None, (), {"ce": "Student"}, target="ce", student="ce")
     tables = build_grids(load_records(tmp_path).records, grid)
-    studies = Studies(order=["kd", "hkd", "ce"], baselines={"suite": "kd"}, grids={"suite": tables})
+    order = {"another": ["ce", "kd"], "suite": ["kd", "hkd", "ce"]}
+    studies = Studies(order, baselines={"suite": "kd"}, grids={"suite": tables})
     tree = read(write_to(tmp_path, studies=studies))
     assert "ARI (%)" in tree.texts
     assert "difference to kd, test top-1, last epoch (%)" in tree.texts

@@ -34,6 +34,7 @@ def a_table(name: str, *blocks: Block, notes: tuple[str, ...] = ()) -> Table:
         ([3.0, 3.0, 2.0, 1.0], "max", ["best", "best", "second", None]),
         ([3.0, 2.0, 2.0], "max", ["best", "second", "second"]),
         ([3.0, 3.0], "max", ["best", "best"]),
+        ([3.0, 3.0 + 1e-14, 2.0], "max", ["best", "best", "second"]),
         ([math.nan, 1.0, 2.0], "max", [None, "second", "best"]),
         ([math.nan, 1.0], "max", [None, None]),
         ([1.0, 2.0], None, [None, None]),

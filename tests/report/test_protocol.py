@@ -71,9 +71,9 @@ def test_mixed_protocols_are_a_note_under_the_table() -> None:
     assert "Protocol" not in table.caption
     (note,) = [note for note in table.notes if "protocol" in note]
     assert note == (
-        "protocols are mixed, so accuracies compare only within one: 240 epochs, batch 64, 1 view, crop+flip, own "
-        "teacher (kd); 240 epochs, batch 64, 1 view, crop+flip, no teacher (student); 480 epochs, batch 64, 2 views, "
-        "crop+flip, own teacher (views)"
+        "protocols are mixed, compare accuracies only within one protocol: 240 epochs, batch 64, 1 view, crop+flip, "
+        "own teacher (kd); 240 epochs, batch 64, 1 view, crop+flip, no teacher (student); 480 epochs, batch 64, "
+        "2 views, crop+flip, own teacher (views)"
     )
     assert "protocols are mixed" in table.markdown()
     assert "protocols are mixed" in table.latex()
@@ -94,7 +94,10 @@ def test_a_grid_names_the_protocols_of_published_figures() -> None:
     published = dataclasses.replace(BENCHMARK, teacher="published")
     _, of_paper, elsewhere, *_ = table.blocks
     assert of_paper.title.endswith(f"protocol: {published}")
-    assert f"the published figures are by another protocol ({published}) than these runs ({BENCHMARK})" in table.notes
+    assert (
+        f"the published figures were obtained under another protocol ({published}) than these runs ({BENCHMARK})"
+        in table.notes
+    )
     rows = {cells[0]: cells[1:] for cells in elsewhere.rows()}
     assert rows["MLKD+LSKD"] == [
         "78.28", "Sun et al., CVPR 2024 (arXiv 2403.01427)",

@@ -186,6 +186,10 @@ def test_a_clean_table_has_no_warnings() -> None:
 
 
 def test_mixed_code_is_named() -> None:
+    changed = runs("hkd", 3) + runs("kd", 3, code=Code("0.1.0", "abc123", True))
+    assert warnings_about(aggregate(changed)) == [
+        "code versions are mixed: 0.1.0 (abc123): 3 runs, 0.1.0 (abc123, uncommitted changes): 3 runs"
+    ]
     records = runs("hkd", 3) + runs("kd", 3, code=Code("0.1.0", "def456", False))
     assert warnings_about(aggregate(records)) == [
         "code versions are mixed: 0.1.0 (abc123): 3 runs, 0.1.0 (def456): 3 runs"
@@ -202,14 +206,14 @@ def test_plug_ins_that_changed_between_runs_are_named() -> None:
 
 def test_mixed_machines_are_named() -> None:
     (warning,) = warnings_about(aggregate(runs("hkd", 3) + runs("kd", 3, threads=1)))
-    assert warning == "devices or threads are mixed, so times do not compare: cpu with 1 thread, cpu with 2 threads"
+    assert warning == "devices or threads are mixed, so times are not comparable: cpu with 1 thread, cpu with 2 threads"
 
 
 def test_unequal_and_few_seeds_are_named() -> None:
     records = runs("hkd", 4) + runs("kd", 4) + runs("ce", [0, 7])
     assert warnings_about(aggregate(records)) == [
         "seeds differ between rows: 0 1 2 3 is usual, but not for ce (0 7)",
-        "fewer than 3 seeds, so the spread is unsure: ce (n=2)",
+        "fewer than 3 seeds, so the spread is unreliable: ce (n=2)",
     ]
 
 
