@@ -85,7 +85,8 @@ class VRM(Objective):
         if batch.diagnostics is not None:
             batch.diagnostics.update(_explained(pairs, batch.labels))
         if self.prune_unreliable is not None:
-            pairs = pairs & reliable(*batch.student.logits.chunk(2), self.prune_unreliable)
+            real, virtual = batch.student.logits.chunk(2)
+            pairs = pairs & reliable(real, virtual, self.prune_unreliable)
         pairs = pairs.float()
         first, second = torch.triu_indices(student.shape[1], student.shape[1], 1, device=student.device)
         columns = (_unit(logits.T[first] - logits.T[second]) for logits in (student, teacher))
