@@ -47,16 +47,16 @@ def build_graph_figures(
     with look():
         for group in grouped(record for record in records if record.metrics.diagnostics):
             rows = [row for row in aggregate(group.records, order) if row.by_seed(metric)]
-            if len(rows) >= FEWEST:
-                figures.append((f"{group.name}_graphs", _draw(group, rows, metric)))
+            panels = [panel for panel in PANELS if sum(bool(row.by_seed(panel)) for row in rows) >= FEWEST]
+            if panels:
+                figures.append((f"{group.name}_graphs", _draw(group, rows, panels, metric)))
     return figures
 
 
-def _draw(group: Group, rows: Sequence[Row], metric: str) -> Figure:
+def _draw(group: Group, rows: Sequence[Row], panels: Sequence[str], metric: str) -> Figure:
     """Draw a panel for each diagnostic, in which each variant is a numbered point."""
     from matplotlib.figure import Figure
 
-    panels = [panel for panel in PANELS if any(row.by_seed(panel) for row in rows)]
     lines = math.ceil(len(panels) / 2)
     note = [wrapped(text, 0.94 * WIDTH, "small") for text in (NOTE, *_legend(rows))]
     height = PANEL_HEIGHT * lines + 14 * sum(text.count("\n") + 1 for text in note) + 60
@@ -68,7 +68,8 @@ def _draw(group: Group, rows: Sequence[Row], metric: str) -> Figure:
     pad = 0.05 * (high - low) or 1.0
     for place, panel in enumerate(panels, start=1):
         axes = figure.add_subplot(lines, 2, place)
-        axes.set_xlabel(METRICS[panel].axis)
+        axes.set_xlabel(wrapped(METRICS[panel].axis, 0.4 * WIDTH))
+        axes.locator_params(axis="x", nbins=5)
         axes.set_ylabel(wrapped(METRICS[metric].axis, 0.8 * PANEL_HEIGHT) if place % 2 else "")
         axes.set_ylim(low - pad, high + pad)
         axes.margins(x=0.15)
