@@ -102,10 +102,23 @@ def _draw_points(axes: Axes, points: Sequence[tuple[int, float, Shown]]) -> None
     start, columns = -math.inf, dict[int, float]()
     for number, at, _ in sorted(points, key=lambda point: point[1]):
         start = columns[number] = start if at - start < COLUMN * (right - left) else at
-    tops: dict[float, float] = {}
-    for number, at, shown in sorted(points, key=lambda point: point[2].summary.mean):
-        height = max(shown.summary.mean, tops.get(columns[number], -math.inf) + apart)
-        tops[columns[number]] = height
-        beside = at + 0.025 * (right - left)
-        axes.plot([at, beside], [shown.summary.mean, height], color=GREY, linewidth=0.5)
-        axes.annotate(str(number), (beside, height), va="center", fontsize=SIZES["small"])
+    for column in set(columns.values()):
+        stack = sorted(
+            (point for point in points if columns[point[0]] == column), key=lambda point: point[2].summary.mean
+        )
+        heights = _spread([shown.summary.mean for _, _, shown in stack], apart, high - apart)
+        for (number, at, shown), height in zip(stack, heights, strict=True):
+            beside = at + 0.025 * (right - left)
+            axes.plot([at, beside], [shown.summary.mean, height], color=GREY, linewidth=0.5)
+            axes.annotate(str(number), (beside, height), va="center", fontsize=SIZES["small"])
+
+
+def _spread(heights: Sequence[float], apart: float, highest: float) -> list[float]:
+    """Return ascending heights moved up until they are apart, then down as far as the highest place demands."""
+    found: list[float] = []
+    for height in heights:
+        found.append(max(height, found[-1] + apart) if found else height)
+    for place in reversed(range(len(found))):
+        found[place] = min(found[place], highest)
+        highest = found[place] - apart
+    return found

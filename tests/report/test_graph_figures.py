@@ -62,6 +62,15 @@ def test_a_diagnostic_that_two_variants_have_makes_no_panel() -> None:
     assert len(figure.axes) == 2
 
 
+def test_numbers_of_many_equal_variants_stay_inside_the_panel() -> None:
+    many = [record for number in range(14) for record in explained(f"v{number:02}", 0.5, [60.0, 61.0, 62.0])]
+    ((_, figure),) = build_graph_figures(many)
+    low, high = figure.axes[0].get_ylim()
+    heights = sorted(text.xy[1] for text in figure.axes[0].texts)
+    assert len(set(heights)) == 14
+    assert low <= heights[0] <= heights[-1] <= high
+
+
 def test_too_few_variants_make_no_figure() -> None:
     plain = [make_record(variant="kd", identity="kd")]
     assert build_graph_figures([*RUNS[:6], *plain]) == []
