@@ -28,8 +28,8 @@ class _Side(NamedTuple):
 
     embedding: Tensor
     banked: Tensor
-    graph_embedding: Tensor | None = None
     graphs: Sequence[BatchGraph] = ()
+    graph_embedding: Tensor | None = None
 
 
 @OBJECTIVES.register("hkd")
@@ -66,6 +66,7 @@ class HKD(ContrastiveObjective):
         individual: bool = True,
         holistic: bool = True,
         graph_scope: Literal["global", "local"] = "global",
+        graphs_from: Literal["own", "teacher"] = "own",
         smoothing: float = 0.75,
         bank_momentum: float = 0.9,
         teacher_gradient: bool = True,
@@ -90,6 +91,7 @@ class HKD(ContrastiveObjective):
             individual: Whether there is the individual part.
             holistic: Whether there is the holistic part. Without it no graph is built.
             graph_scope: On several devices, one graph over the `global` batch or a `local` one for each device's part.
+            graphs_from: The network whose graph an encoder gets: its `own`, as published, or the `teacher`.
             smoothing: Share of the banked embedding in the holistic part's positives.
             bank_momentum: Share of the old row in an update of a bank.
             teacher_gradient: Whether the teacher's head and encoder are trained too.
@@ -99,7 +101,8 @@ class HKD(ContrastiveObjective):
 
         Raises:
             UserError: An option is out of range, both parts are off, the builder or an encoder is missing, the
-                training set has one class only, or edges from a bank are to be pruned.
+                training set has one class only, edges from a bank are to be pruned, or the teacher's graph is asked for
+                from a builder that adds nodes.
         """
         super().__init__(student_dim, teacher_dim, labels, dim, negatives, temperature, sampler, bank_momentum, bank)
         check(individual or holistic, "objective 'hkd': individual and holistic are both off, so nothing is left")
@@ -113,6 +116,11 @@ class HKD(ContrastiveObjective):
             "objective 'hkd': prune_unreliable needs predictions of both ends of an edge, and banks keep none: choose "
             "another builder",
         )
+        check(
+            graphs_from == "own" or builder is None or not (builder.uses_bank or len(builder.views) > 1),
+            "objective 'hkd': graphs_from=teacher needs graphs of the batch's own samples, and this builder adds nodes "
+            "with the teacher's embeddings: choose another builder",
+        )
         self.prune_unreliable = prune_unreliable
         self.builder = builder if holistic else None
         self.views = ("weak",) if self.builder is None else self.builder.views
@@ -121,6 +129,7 @@ class HKD(ContrastiveObjective):
         self.negatives_from = negatives_from
         self.individual = individual
         self.graph_scope = graph_scope
+        self.graphs_from = graphs_from
         self.smoothing = smoothing
         self.teacher_gradient = teacher_gradient
 
@@ -157,9 +166,12 @@ class HKD(ContrastiveObjective):
         """
         batch = batch.select(self.views)
         has_graph = self.builder is not None and min(self._graph_sizes(batch)) >= self.builder.min_nodes
-        student_gnn, teacher_gnn = (self.student_gnn, self.teacher_gnn) if has_graph else (None, None)
-        student = self._encode_side(batch.student, batch, self.student_head, student_gnn, self._student_bank)
-        teacher = self._encode_side(teacher_output(batch), batch, self.teacher_head, teacher_gnn, self._teacher_bank)
+        own = has_graph and self.graphs_from == "own"
+        student = self._side(batch.student, batch, self.student_head, self._student_bank, own)
+        teacher = self._side(teacher_output(batch), batch, self.teacher_head, self._teacher_bank, has_graph)
+        if has_graph:
+            student = _encode(student._replace(graphs=student.graphs or teacher.graphs), self.student_gnn)
+            teacher = _encode(teacher, self.teacher_gnn)
         selection = self._select(batch)
         parts = self._contrast(student, teacher, self._student_bank, self._teacher_bank, selection, batch.diagnostics)
         with torch.set_grad_enabled(self.teacher_gradient and torch.is_grad_enabled()):
@@ -170,16 +182,17 @@ class HKD(ContrastiveObjective):
             batch.diagnostics.update(self._explained(student, teacher, batch.indices))
         return {name: parts[name] + teacher_parts[name] for name in parts}
 
-    def _encode_side(
-        self, output: NetworkOutput, batch: DistillationBatch, head: nn.Linear, gnn: GraphEncoder | None, bank: Bank
+    def _side(
+        self, output: NetworkOutput, batch: DistillationBatch, head: nn.Linear, bank: Bank, has_graph: bool
     ) -> _Side:
+        """Return a network's side, with graphs if asked to, but not encoded."""
         count = len(batch.labels)
         embedding, banked = self._embed(output.map(lambda tensor: tensor[:count]), batch.indices, head, bank)
-        if self.builder is None or gnn is None:
+        if self.builder is None or not has_graph:
             return _Side(embedding, banked)
         with torch.no_grad():
             virtual = project(output.embedding[count:], head)
-        graphs, encoded = [], []
+        graphs = []
         sizes = self._graph_sizes(batch)
         for start, size in zip(itertools.accumulate(sizes, initial=0), sizes, strict=False):
             part = slice(start, start + size)
@@ -195,8 +208,7 @@ class HKD(ContrastiveObjective):
                 sources = torch.cat([mine[part], mine[second]])[: graph.num_nodes]
                 graph = graph.keep(reliable(mine[part], sources, self.prune_unreliable))
             graphs.append(graph)
-            encoded.append(gnn(graph, embedding[part]))
-        return _Side(embedding, banked, encoded[0] if len(encoded) == 1 else torch.cat(encoded), graphs)
+        return _Side(embedding, banked, graphs)
 
     @torch.no_grad()
     def _explained(self, student: _Side, teacher: _Side, indices: Tensor) -> dict[str, Tensor]:
@@ -239,3 +251,11 @@ class HKD(ContrastiveObjective):
             bank, selection, self.temperature,
         )  # fmt: skip
         return dict(zip(queries, losses, strict=True))
+
+
+def _encode(side: _Side, gnn: GraphEncoder | None) -> _Side:
+    """Return the side with the graph embeddings that its encoder makes."""
+    assert gnn is not None  # with a builder there are encoders
+    parts = torch.split(side.embedding, [graph.num_targets for graph in side.graphs])
+    encoded = [gnn(graph, part) for graph, part in zip(side.graphs, parts, strict=True)]
+    return side._replace(graph_embedding=encoded[0] if len(encoded) == 1 else torch.cat(encoded))

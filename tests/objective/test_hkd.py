@@ -372,3 +372,55 @@ def test_what_the_second_view_is_changes_the_holistic_part_alone() -> None:
 def test_pruning_a_graph_from_the_bank_is_an_error() -> None:
     with pytest.raises(UserError, match="prune_unreliable needs predictions of both ends"):
         tiny_hkd(torch.arange(60) % 3, builder=BUILDERS.build("bank_knn"), prune_unreliable=0.5)
+
+
+class Given(GraphBuilder):
+    """The same graph whatever the nodes are."""
+
+    def __init__(self, graph: BatchGraph) -> None:
+        self.graph = graph
+
+    def build(self, nodes: Nodes) -> BatchGraph:
+        return self.graph
+
+
+def test_both_encoders_get_the_teachers_graph() -> None:
+    some, knn, gnn = any_batch(12), BUILDERS.build("knn", k=4), GNNS.build("tag", in_dim=8, out_dim=8)
+    assert some.teacher is not None
+    graph = knn.build(Nodes(some.teacher.logits))
+    assert not torch.equal(graph.adjacency, knn.build(Nodes(some.student.logits)).adjacency)
+    cases: dict[str, tuple[GraphBuilder, str]] = {
+        "teacher's": (knn, "teacher"), "given": (Given(graph), "own"), "own": (knn, "own"),
+    }  # fmt: skip
+    holistic = {}
+    for case, (builder, source) in cases.items():
+        torch.manual_seed(0)
+        hkd = OBJECTIVES.build(
+            "hkd", student_dim=WIDTHS["student"], teacher_dim=WIDTHS["teacher"], labels=TRAIN_LABELS, dim=8,
+            sampler="all", builder=builder, student_gnn=gnn, teacher_gnn=gnn, graphs_from=source,
+        )  # fmt: skip
+        holistic[case] = hkd(some)["holistic"]
+    assert torch.equal(holistic["teacher's"], holistic["given"])
+    assert not torch.equal(holistic["teacher's"], holistic["own"])
+
+
+@pytest.mark.parametrize("scope", ["global", "local"])
+def test_a_random_graph_can_be_the_same_for_both_networks(scope: str) -> None:
+    for source, same in (("own", False), ("teacher", True)):
+        encoder = Encoded()
+        hkd = OBJECTIVES.build(
+            "hkd", student_dim=WIDTHS["student"], teacher_dim=WIDTHS["teacher"], labels=TRAIN_LABELS, dim=8,
+            negatives=16, builder=BUILDERS.build("random", k=4), student_gnn=encoder, teacher_gnn=encoder,
+            graphs_from=source, graph_scope=scope,
+        )  # fmt: skip
+        hkd.prepare(torch.device("cpu"), lambda name: torch.Generator().manual_seed(len(name)))
+        hkd(dataclasses.replace(any_batch(12), parts=(7, 5)))
+        half = len(encoder.graphs) // 2
+        for student, teacher in zip(encoder.graphs[:half], encoder.graphs[half:], strict=True):
+            assert torch.equal(student.adjacency, teacher.adjacency) is same
+
+
+@pytest.mark.parametrize("builder", ["bank_knn", "virtual"])
+def test_the_teachers_graph_of_a_builder_that_adds_nodes_is_an_error(builder: str) -> None:
+    with pytest.raises(UserError, match="this builder adds nodes with the teacher's embeddings"):
+        tiny_hkd(torch.arange(60) % 3, builder=BUILDERS.build(builder), graphs_from="teacher")

@@ -91,6 +91,7 @@ OTHER = {
     "trainer.non_finite": "skip",
     "teacher_trainer.non_finite": "skip",
     "objective.hkd.graph_scope": "local",
+    "objective.hkd.graphs_from": "teacher",
     "objective.ce.views": ["weak", "strong"],
     "objective.kd.views": ["strong"],
     "objective.hkd.prune_unreliable": 0.5,
