@@ -13,6 +13,7 @@ import types
 import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any, Literal, Union
 
 from graphkd.errors import UserError, brief, check, choices, did_you_mean, some
@@ -207,12 +208,13 @@ def _fit(value: Any, candidate: Any) -> tuple[bool, Any]:
     if candidate is float:
         return _fit_number(value)
     if candidate is int:
-        return isinstance(value, int) and not isinstance(value, bool), value
+        fits_int = isinstance(value, Integral) and not isinstance(value, bool)  # NumPy's, too
+        return fits_int, int(value) if fits_int else value
     return isinstance(value, candidate), value
 
 
 def _fit_number(value: Any) -> tuple[bool, Any]:
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
+    if isinstance(value, bool) or not isinstance(value, Real):
         return False, value
     try:
         return True, float(value)

@@ -36,13 +36,19 @@ Distils a student; trains its teacher first if there is none yet.
 def main(arguments: Sequence[str]) -> int:
     """Run the command; return its exit code."""
     options = compose.parse_arguments("run", arguments, ways_parser())
-    several = options.multirun or not (options.jobs or options.group or options.alone)
-    check(several, "run: --jobs, --group and --alone are for several runs, which need -m")
+    check(
+        options.multirun or not _ways_given(options),
+        "run: --jobs, --group and --alone are for several runs, which need -m",
+    )
     if options.cfg or options.info or options.hydra_help:
         return _show(options)
     if options.multirun:
         return _sweep(options)
     return _single(options)
+
+
+def _ways_given(options: argparse.Namespace) -> bool:
+    return options.alone or options.jobs is not None or options.group is not None
 
 
 def _single(options: argparse.Namespace) -> int:
@@ -75,6 +81,10 @@ def _sweep(options: argparse.Namespace) -> int:
     compose.check_multirun("config", options.overrides, options.config_dir)
     combinations = compose.expand_sweep(options.overrides)
     if combinations is None:
+        check(
+            not _ways_given(options),
+            "run: --jobs, --group and --alone have no effect under a sweeper that chooses the next runs",
+        )
         return _search(options)
     specs = [_parse(compose.compose(overrides, options.config_dir)) for overrides in combinations]
     _check_folders(specs)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Optional, Union
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -54,6 +55,11 @@ FITTING: list[tuple[Any, Any, Any]] = [
     (3, int, 3),
     (3, float, 3.0),
     (2.5, float, 2.5),
+    (np.int64(3), int, 3),
+    (np.uint8(3), int | None, 3),
+    (np.int32(3), float, 3.0),
+    (np.float32(0.5), float, 0.5),
+    ([np.int64(1)], list[int], (1,)),
     (True, bool, True),
     ("knn", str, "knn"),
     ("b", Literal["a", "b"], "b"),
@@ -96,6 +102,9 @@ def test_a_fitting_value_is_converted(value: Any, annotation: Any, expected: Any
         (True, int, "an integer"),
         (2.0, int, "an integer"),
         ("3", int, "an integer"),
+        (np.float64(2), int, "an integer"),
+        (np.bool_(True), int, "an integer"),
+        (np.bool_(True), float, "a number"),
         (True, float, "a number"),
         (10**400, float, "a number"),
         ("1e-3", float, "a number"),

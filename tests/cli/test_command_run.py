@@ -244,6 +244,14 @@ def test_an_interrupted_sweep_leaves_nothing_of_hydra(
     assert top(folder) == set()
 
 
+@pytest.mark.parametrize("way", [["--jobs", "2"], ["--group", "2"], ["--alone"]])
+def test_ways_to_run_several_at_once_are_not_for_a_search(command: Command, way: list[str]) -> None:
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    code, _, error = command("run", "-m", "hydra/sweeper=optuna", "trainer.lr=interval(0.001,0.2)", *way)
+    assert code == 2
+    assert "--jobs, --group and --alone have no effect under a sweeper" in error
+
+
 @pytest.mark.slow
 def test_optuna_searches_for_the_highest_validation_score(
     command: Command, folder: Path, tiny_words: list[str]

@@ -134,6 +134,7 @@ OPTIONS: list[tuple[list[str], list[str]]] = [
     (["run", "--version"], ["graphkd --version"]),
     (["run", "-m", "--job", "4"], ["did you mean '--jobs'?"]),
     (["run", "--jobs", "4"], ["--jobs", "need -m"]),
+    (["run", "--jobs", "0"], ["--jobs", "need -m"]),
     (["run", "--alone"], ["--alone", "need -m"]),
     (["ablation", "--job", "4"], ["did you mean '--jobs'?"]),
     (["run", "--package", "gnn"], ["--package"]),
