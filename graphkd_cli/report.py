@@ -12,14 +12,14 @@ from graphkd.files import make_folder
 from graphkd.report.grid import GridSpec
 from graphkd.report.load import load_records
 from graphkd.report.markup import visible
-from graphkd.report.record import shown
+from graphkd.report.record import Record, shown
 from graphkd.report.statistics import aggregate, left_out
 from graphkd.report.tables import TableSpec
 from graphkd_cli import compose, studies
 
 HELP = """\
-usage: graphkd report [RESULTS] [--table NAME] [--study NAME] [--baseline VARIANT] [--profile] [--html]
-                      [--out DIR]
+usage: graphkd report [RESULTS] [--table NAME] [--study NAME] [--variants A,B] [--baseline VARIANT]
+                      [--profile] [--html] [--out DIR]
 
 Reads the record of every run below RESULTS (default: results), aggregates over seeds, prints each table and writes it
 as CSV (unrounded), Markdown and LaTeX (booktabs); the default layout adds figures of each study (PNG, SVG).
@@ -27,12 +27,14 @@ as CSV (unrounded), Markdown and LaTeX (booktabs); the default layout adds figur
   --table NAME          a layout of configs/table/ (default: default); table1 is the paper's, with ARI;
                         graphs compares the graphs: homophily, overlap, neighbours, with a figure
   --study NAME          only this study, in any layout
+  --variants A,B        only these rows; p values are corrected for their number (report.html keeps all rows)
   --baseline VARIANT    test every variant against this one: difference, 95 % interval, p value with Holm's correction
   --profile             where the time of a step goes: data, networks, each term, backward, optimizer
   --html                also one page of everything, report.html, as suites write at their end: tables to sort and
                         filter, every seed, curves, costs, graphs, ranks over pairs, options that differ, links
   --out DIR             output folder (default: RESULTS/tables)
 """
+_CHOSEN = "rows were chosen by --variants; the study may have others"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -41,6 +43,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("results", nargs="?", default="results")
     parser.add_argument("--table", default="default")
     parser.add_argument("--study")
+    parser.add_argument("--variants")
     parser.add_argument("--baseline")
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--html", action="store_true")
@@ -52,6 +55,8 @@ def main(arguments: Sequence[str]) -> int:
     if options.study is not None:
         records = studies.of_study(records, options.study)
         spec = studies.for_study(spec, options.study)
+    if options.variants is not None:
+        records = _of_variants(records, options.variants.split(","))
     if options.baseline is not None:
         if isinstance(spec, GridSpec):
             raise UserError(f"--baseline: the table '{spec.name}' is a grid, which has no tests; use --table default")
@@ -67,6 +72,8 @@ def main(arguments: Sequence[str]) -> int:
     else:
         tables = studies.tables_by_study(records, spec, suites)
         check(len(tables) > 0, f"there is no finished run of a student below '{shown(options.results)}'")
+    if options.variants is not None:
+        tables = [dataclasses.replace(table, notes=(*table.notes, _CHOSEN)) for table in tables]
     make_folder(folder)
     for problem in loaded.problems:
         print(visible(f"left out: {problem}"), file=sys.stderr)
@@ -78,3 +85,11 @@ def main(arguments: Sequence[str]) -> int:
     if options.html:
         studies.write_html(loaded.of_study(options.study), spec, suites, folder, options.config_dir)
     return 0
+
+
+def _of_variants(records: Sequence[Record], names: Sequence[str]) -> list[Record]:
+    """Return the records of some variants, and those of teachers."""
+    known = {record.variant for record in records if record.kind == "student"}
+    for name in names:
+        one_of(name, known, "--variants: there is no run of")
+    return [record for record in records if record.kind != "student" or record.variant in names]

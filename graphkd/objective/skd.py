@@ -22,7 +22,6 @@ class SKD(Objective):
     `instance` is KD, `direction` the mean over samples of sqrt(d_i^T (cov(d) + ridge I)^-1 d_i). With G the cosine
     similarities of a batch's logits, divided by the number of classes, [B, B], d_i is row i of G_s - G_t. cov(d) is the
     unbiased covariance of these rows, and gradient flows through it.
-
     """
 
     name = "skd"

@@ -60,6 +60,27 @@ def test_writes_where_it_is_told(command: Command, folder: Path, results: Path) 
     assert not (results / "tables").exists()
 
 
+@pytest.mark.parametrize("layout", [[], ["--profile"]])
+def test_some_rows_of_a_study(command: Command, folder: Path, results: Path, layout: list[str]) -> None:
+    code, out, _ = command("report", "--variants", "ce", "--out", "elsewhere", *layout)
+    assert code == 0
+    assert "rows were chosen by --variants" in out
+    (table,) = (folder / "elsewhere").glob("*.csv")
+    assert {row["variant"] for row in rows(table)} == {"ce"}
+
+
+def test_p_values_are_corrected_for_the_rows_that_are_asked_for(command: Command, folder: Path, results: Path) -> None:
+    for place in sorted(results.rglob("record.json")):  # a third variant
+        record = records.read(place)
+        if record.variant == "ce+kd":
+            target = Path(shutil.copytree(place.parent, results / "third" / place.parent.name)) / "record.json"
+            records.write(dataclasses.replace(record, variant="third"), target)
+    for words, number in (([], 2), (["--variants", "third,ce"], 1)):
+        assert command("report", "--baseline", "ce", *words).code == 0
+        (table,) = (results / "tables").glob("*.md")
+        assert f"number of comparisons: {number};" in table.read_text()
+
+
 def test_html_adds_one_page_of_everything(command: Command, folder: Path, results: Path) -> None:
     code, out, err = command("report", "--html", "--baseline", "ce", "--out", "elsewhere")
     assert (code, err) == (0, "")
