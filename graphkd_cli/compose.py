@@ -128,9 +128,11 @@ class _Source(FileConfigSource):
 
     Attributes:
         asked: The state of each path requested since this was last cleared.
+        read: Each file that was read: its state, and its config, pickled.
     """
 
     asked: ClassVar[dict[Path, Hashable]] = {}
+    read: ClassVar[dict[tuple[str, Path], tuple[Hashable, bytes]]] = {}
 
     @staticmethod
     def scheme() -> str:
@@ -158,12 +160,19 @@ class _Source(FileConfigSource):
             UserError: As in `graphkd.yaml_files`.
         """
         path = config_file(self, config_path)
+        key, state = (self.provider, path), _state(path)
+        known, kept = self.read.get(key, (None, b""))
+        if state is not None and known == state:
+            result: ConfigResult = pickle.loads(kept)
+            return result
         if path.is_file():
             yaml_text(path)
         try:
-            return super().load_config(config_path)
+            result = super().load_config(config_path)
         except RecursionError as error:  # too deep even for the check
             raise UserError(f"{path}: nested too deep") from error
+        self.read[key] = state, pickle.dumps(result)
+        return result
 
 
 def _state(path: Path) -> Hashable:
