@@ -57,13 +57,22 @@ def options_of(
         runtime: Names that graphkd supplies itself, and that are no options therefore.
     """
     preset = preset or {}
+    return {
+        option.name: dataclasses.replace(option, default=preset[option.name]) if option.name in preset else option
+        for option in _signature(factory)
+        if option.name not in runtime
+    }
+
+
+@functools.cache
+def _signature(factory: Callable[..., Any]) -> tuple[Option, ...]:
     function = factory.__init__ if inspect.isclass(factory) else factory
     hints = typing.get_type_hints(function)
-    return {
-        name: Option(name, hints.get(name, Any), preset.get(name, parameter.default))
+    return tuple(
+        Option(name, hints.get(name, Any), parameter.default)
         for name, parameter in inspect.signature(factory).parameters.items()
-        if name not in runtime and parameter.kind not in _VARIADIC
-    }
+        if parameter.kind not in _VARIADIC
+    )
 
 
 def flat(constructor: Callable[..., None]) -> Callable[..., None]:
