@@ -19,15 +19,8 @@ from graphkd.files import make_folder, write_atomically
 from graphkd.machine import cores
 
 HEADER = (
-    "part",
-    "case",
-    "baseline ms",
-    "graphkd ms",
-    "times faster",
-    "range over rounds",
-    "baseline MiB",
-    "graphkd MiB",
-)
+    "part", "case", "baseline ms", "graphkd ms", "times faster", "range over rounds", "baseline MiB", "graphkd MiB",
+)  # fmt: skip
 LEGEND = (
     "Median time of a step; how many times faster, with the smallest and largest ratio within a round; growth of the "
     "memory's peak in the first step of a fresh process."
