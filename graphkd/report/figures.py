@@ -8,7 +8,7 @@ import math
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -344,16 +344,21 @@ def _level_text(shown: Shown, plot: _Plot) -> str:
     return f"{name}: {shown.summary.mean:{form}}{bar} (n={shown.n})"
 
 
+def meaning_of_bars(counts: Collection[int]) -> str:
+    """Return what the bars of means over these numbers of seeds are."""
+    if max(counts, default=0) == PAIR:
+        return "the sample standard deviation (n=2 is too few for an interval)"
+    return f"the 95 % interval of the mean{'; where n=2, the sample standard deviation' * (PAIR in counts)}"
+
+
 def _note(plot: _Plot) -> str:
     """Return what the figure shows, in sentences: the data set, the marks, the numbers of seeds, the baseline."""
     counts = {shown.n for shown in plot.rows}
     parts = [f"Data set: {plot.group.data}."] if plot.group.data else []
     dots = "Small circles are the n seeds"
-    bar = "the 95 % interval of the mean"
-    if max(counts) == PAIR:
-        bar = "the sample standard deviation (n=2 is too few for an interval)"
-    elif PAIR in counts:
-        bar += "; without ends, where n=2, the sample standard deviation"
+    bar = meaning_of_bars(counts)
+    if PAIR in counts and max(counts) > PAIR:
+        bar += ", without ends"
     parts.append(f"{dots}, the large mark is their mean, the bar {bar}." if max(counts) > 1 else f"{dots}.")
     points = [shown for shown in plot.rows if shown.is_point]
     if any(shown.n for shown in points):

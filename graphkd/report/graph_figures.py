@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from graphkd.report.figures import DPI, GREY, SIZES, STYLES, WIDTH, Shown, look, wrapped
+from graphkd.report.figures import DPI, GREY, SIZES, STYLES, WIDTH, Shown, look, meaning_of_bars, wrapped
 from graphkd.report.metrics import METRICS
 from graphkd.report.record import Record
 from graphkd.report.statistics import Group, Row, aggregate, grouped
@@ -19,10 +19,6 @@ PANELS = ("teacher_homophily", "student_homophily", "overlap", "alignment")
 """The diagnostics that accuracy is set against."""
 FEWEST = 3
 """Fewer variants show no relation."""
-NOTE = (
-    "A point is the mean of a variant over its seeds, its bar the 95 % interval (n=2: the sample standard deviation); "
-    "graphs and embeddings are those of the last epoch."
-)
 PANEL_HEIGHT = 230.0
 LABEL_HEIGHT = 12.0
 """In points, as all lengths of figures."""
@@ -58,7 +54,7 @@ def _draw(group: Group, rows: Sequence[Row], panels: Sequence[str], metric: str)
     from matplotlib.figure import Figure
 
     lines = math.ceil(len(panels) / 2)
-    note = [wrapped(text, 0.94 * WIDTH, "small") for text in (NOTE, *_legend(rows))]
+    note = [wrapped(text, 0.94 * WIDTH, "small") for text in _legend(rows)]
     height = PANEL_HEIGHT * lines + 14 * sum(text.count("\n") + 1 for text in note) + 60
     figure = Figure((WIDTH / 72, height / 72), dpi=DPI, layout="constrained")
     figure.suptitle(wrapped(group.title, 0.94 * WIDTH, "title"), x=8 / WIDTH, ha="left", weight="bold")
@@ -87,7 +83,12 @@ def _draw(group: Group, rows: Sequence[Row], panels: Sequence[str], metric: str)
 
 
 def _legend(rows: Sequence[Row]) -> list[str]:
-    return [f"{number}: {row.label} (n={len(row.runs)})" for number, row in enumerate(rows, start=1)]
+    counts = [len(row.runs) for row in rows]
+    bars = f", its bar {meaning_of_bars(counts)}" if max(counts) > 1 else ""
+    return [
+        f"A point is the mean of a variant over its seeds{bars}. Graphs and embeddings are those of the last epoch.",
+        *(f"{number}: {row.label} (n={len(row.runs)})" for number, row in enumerate(rows, start=1)),
+    ]
 
 
 def _draw_points(axes: Axes, points: Sequence[tuple[int, float, Shown]]) -> None:

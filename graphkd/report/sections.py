@@ -15,7 +15,7 @@ from pathlib import Path
 from graphkd.report.charts import Chart, Dots, Look, Point, curve_chart, dot_chart, look_of, point_chart
 from graphkd.report.configs import compare_options, read_options
 from graphkd.report.curves import read_curves
-from graphkd.report.figures import Shown
+from graphkd.report.figures import Shown, meaning_of_bars
 from graphkd.report.graph_figures import PANELS
 from graphkd.report.load import Loaded
 from graphkd.report.markup import NONE, Block, Cell, Table, fixed, marks
@@ -257,7 +257,7 @@ def _seeds(shown: Sequence[Shown], looks: Mapping[str, Look], baseline: Sequence
         mean, label = one.summary.mean, one.row.label
         seeds = {f"seed {seed}": value for seed, value in one.row.by_seed(ACCURACY).items()}
         dots.append(Dots(label, looks[label], mean, mean - one.reach, mean + one.reach, seeds))
-    note = "Ticks are seeds, the mark their mean, the bar its 95 % interval (n=2: the sample standard deviation)."
+    note = f"Ticks are seeds, the mark their mean, the bar {meaning_of_bars([one.n for one in shown])}."
     note += " The dashed line is the mean of the baseline." if means else ""
     return Charts("Accuracy of every seed", note, [dot_chart(AXIS, dots, *means)] if dots else [])
 

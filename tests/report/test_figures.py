@@ -146,7 +146,7 @@ def test_two_seeds_have_their_deviation_and_one_has_no_bar() -> None:
 def test_a_deviation_looks_different_from_an_interval_and_the_note_says_so() -> None:
     figure = draw(runs("two", [90.0, 92.0]) + runs("x", [90.0, 91.0, 92.0]), order=("two", "x"))
     assert [bar.get_marker() for bar in drawn(figure, "_bar")] == ["", "|"]
-    note = "the bar the 95 % interval of the mean; without ends, where n=2, the sample standard deviation."
+    note = "the bar the 95 % interval of the mean; where n=2, the sample standard deviation, without ends."
     assert any(note in text for text in texts_of(figure))
 
 

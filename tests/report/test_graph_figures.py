@@ -86,3 +86,16 @@ def test_the_figure_is_written(tmp_path: Path) -> None:
 def test_another_metric_is_the_vertical_axis(metric: str) -> None:
     ((_, figure),) = build_graph_figures(RUNS, metric=metric)
     assert ("NLL" in figure.axes[0].get_ylabel()) == (metric == "test_nll_last")
+
+
+@pytest.mark.parametrize(
+    ("seeds", "said"),
+    [(1, "over its seeds."), (2, "n=2 is too few"), (3, "over its seeds, its bar the 95 % interval of the mean.")],
+)
+def test_the_note_tells_only_of_bars_that_there_are(seeds: int, said: str) -> None:
+    runs = [run for name in "abc" for run in explained(name, ord(name), [60.0, 61.0, 62.0][:seeds])]
+    ((_, figure),) = build_graph_figures(runs)
+    (legend,) = figure.legends
+    text = legend.get_title().get_text().replace("\n", " ")
+    assert said in text
+    assert ("n=2" in text) == (seeds == 2)
