@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
+
+from PIL import Image
+from torch import Tensor
 
 from graphkd.data.augment import Augmentation
+from graphkd.data.base import DatasetInfo
 from graphkd.data.cache import cached
 from graphkd.data.decoded import Decoded, DecodedDataset
 from graphkd.data.download import Archive, fetch
@@ -57,3 +63,32 @@ class ArchiveDataset(DecodedDataset):
             lambda: cached(folder, options, lambda: archive.md5, lambda: read(fetch(archive, folder))),
             split, augmentation, mean, std,
         )  # fmt: skip
+
+
+class RawArchiveDataset(ArchiveDataset):
+    """An archive of uncompressed images, all of one size; a smaller `image_size` reduces those of a split at once."""
+
+    REDUCED: ClassVar[str]
+    """How `reduce` makes images of `size` pixels, in words."""
+
+    @staticmethod
+    @abstractmethod
+    def reduce(images: Tensor, size: int) -> Tensor:
+        """Return smaller images, uint8 [N, C, size, size]."""
+
+    @classmethod
+    def sized(cls, images: Tensor, size: int) -> Tensor:
+        """Return images of that height and width, uint8 [N, C, size, size]."""
+        return images if size == images.shape[-1] else cls.reduce(images, size)
+
+    @classmethod
+    def test_transform(cls, options: Mapping[str, Any], info: DatasetInfo) -> Callable[[Image.Image], Tensor]:
+        """See `Dataset.test_transform`; images are made as large as the archive's first."""
+        whole = super().test_transform(options, replace(info, image_size=cls.SIDE))
+        return lambda image: cls.sized(whole(image)[None], info.image_size)[0]
+
+    @classmethod
+    def resizing(cls, options: Mapping[str, Any], info: DatasetInfo) -> str:
+        """See `Dataset.resizing`."""
+        whole, size = super().resizing(options, replace(info, image_size=cls.SIDE)), info.image_size
+        return whole if size == cls.SIDE else f"{whole}, then {cls.REDUCED.format(size=size)}"

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
-from graphkd.data.archive import RGB, ArchiveDataset
+from graphkd.data.archive import RGB, RawArchiveDataset
 from graphkd.data.augment import Augmentation
-from graphkd.data.base import DatasetInfo
 from graphkd.data.decoded import Decoded
 from graphkd.data.download import read_tar
 from graphkd.data.options import SplitOptions
@@ -23,7 +19,7 @@ from graphkd.data.tensor import Split
 from graphkd.errors import check
 
 
-class Cifar(ArchiveDataset):
+class Cifar(RawArchiveDataset):
     """60,000 colour images of 32x32 pixels, a sixth of them for testing; arguments as in `ArchiveDataset`.
 
     An `image_size` below 32 reduces the images: each pixel is the mean of the area that it covers.
@@ -38,6 +34,7 @@ class Cifar(ArchiveDataset):
     CLASS_NAMES: ClassVar[str]
     LABEL_BYTES: ClassVar[int]
     SIDE = 32
+    REDUCED = "averaged over areas to {size} x {size}"
 
     def __init__(
         self, root: str, image_size: int, split: SplitOptions, augmentation: Augmentation, mean: RGB, std: RGB
@@ -45,18 +42,10 @@ class Cifar(ArchiveDataset):
         reduced = None if image_size == self.SIDE else image_size
         super().__init__(lambda archive: self._read(archive, image_size), root, split, augmentation, mean, std, reduced)
 
-    @classmethod
-    def test_transform(cls, options: Mapping[str, Any], info: DatasetInfo) -> Callable[[Image.Image], Tensor]:
-        """See `Dataset.test_transform`; images are made as large as the archive's first."""
-        whole = super().test_transform(options, replace(info, image_size=cls.SIDE))
-        return lambda image: _reduced(whole(image)[None], info.image_size)[0]
-
-    @classmethod
-    def resizing(cls, options: Mapping[str, Any], info: DatasetInfo) -> str:
-        """See `Dataset.resizing`."""
-        whole = super().resizing(options, replace(info, image_size=cls.SIDE))
-        size = info.image_size
-        return whole if size == cls.SIDE else f"{whole}, then averaged over areas to {size} x {size}"
+    @staticmethod
+    def reduce(images: Tensor, size: int) -> Tensor:
+        """See `RawArchiveDataset.reduce`."""
+        return F.interpolate(images.float(), (size, size), mode="area").round().to(torch.uint8)
 
     @classmethod
     def _read(cls, archive: Path, image_size: int) -> Decoded:
@@ -73,10 +62,4 @@ class Cifar(ArchiveDataset):
         check(len(content) % width == 0, f"{cls.ARCHIVE.name} holds a record of other than {width} bytes")
         records = torch.from_numpy(np.frombuffer(content, np.uint8).reshape(-1, width).copy())
         images = records[:, cls.LABEL_BYTES :].reshape(-1, *shape).contiguous()
-        return Split(_reduced(images, image_size), records[:, cls.LABEL_BYTES - 1].long())
-
-
-def _reduced(images: Tensor, image_size: int) -> Tensor:
-    if image_size == images.shape[-1]:
-        return images
-    return F.interpolate(images.float(), (image_size, image_size), mode="area").round().to(torch.uint8)
+        return Split(cls.sized(images, image_size), records[:, cls.LABEL_BYTES - 1].long())

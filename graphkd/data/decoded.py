@@ -49,10 +49,7 @@ def decode_splits(encoded: Mapping[str, Encoded], class_names: tuple[str, ...], 
     notes: tuple[str, ...] = ()
     skipped = 0
     for name, (batches, where, labels) in encoded.items():
-        images = decode_images(
-            batches, len(labels), where, options.in_channels, options.image_size, options.skip_broken, options.colour,
-            options.resample,
-        )  # fmt: skip
+        images = decode_images(batches, len(labels), where, options.decoder, options.skip_broken)
         splits[name] = Split(images.pixels, labels[images.kept])
         notes += note_images(name, len(labels), images)
         skipped += len(images.broken)

@@ -217,8 +217,11 @@ class _Reader:
         return cache_folder(self.images.cache, self.root)
 
     def _cached(self, decode: Callable[[], Decoded], **how: Any) -> Decoded:
+        folder = self._folder
         names = {name: os.path.relpath(split.folder, self.root) for name, split in self.splits.items()}
-        return cached(self._folder, {"names": names, **how}, lambda: _digests(self.splits, self._folder), decode)
+        # A folder elsewhere may hold the images of several data sets.
+        root = {} if folder in (None, self.root) else {"root": os.path.relpath(self.root, folder)}
+        return cached(folder, {"names": names, **root, **how}, lambda: _digests(self.splits, folder), decode)
 
     def _without(self, broken: Mapping[str, Mapping[int, str]]) -> Decoded:
         splits: dict[str, Split] = {}

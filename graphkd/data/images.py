@@ -251,11 +251,8 @@ def decode_images(
     batches: Iterable[Sequence[Source]],
     count: int,
     where: Callable[[int], str],
-    channels: int,
-    size: int | None,
-    skip_broken: bool,
-    background: Colour = WHITE,
-    resample: Literal["bilinear", "area"] = "bilinear",
+    plain: Decoder,
+    skip_broken: bool = False,
 ) -> Images:
     """Decode images in threads, into memory that is asked for once.
 
@@ -263,11 +260,8 @@ def decode_images(
         batches: The images, some at a time.
         count: How many there are in all.
         where: What messages call the image of an index.
-        channels: 1 for grey, 3 for colour.
-        size: Height and width in pixels, see `Decoder`; None if all images have one size.
+        plain: How each is decoded; without a size, all must have that of the first.
         skip_broken: Leaves broken images out.
-        background: What transparent images are drawn on.
-        resample: How images are resized, see `Decoder`.
 
     Raises:
         UserError: An image is broken (unless skipped), not square without a `size`, all are broken, or they do
@@ -275,7 +269,6 @@ def decode_images(
     """
     pixels = np.empty((0,), dtype=np.uint8)
     broken: dict[int, str] = {}
-    plain = Decoder(channels, size, background=background, resample=resample)
     decoder: Decoder | None = None
     start = animated = constant = 0
     with decoding_threads() as pool:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from graphkd.data.images import MODES, Colour, colour
+from graphkd.data.images import MODES, Colour, Decoder, colour
 from graphkd.data.tensor import check_fractions
 from graphkd.errors import check
 
@@ -93,6 +93,11 @@ class ImageOptions:
     def colour(self) -> Colour:
         """The background as red, green and blue."""
         return colour(self.background)
+
+    @property
+    def decoder(self) -> Decoder:
+        """What decodes each image."""
+        return Decoder(self.in_channels, self.image_size, background=self.colour, resample=self.resample)
 
     @property
     def resampled(self) -> dict[str, str]:

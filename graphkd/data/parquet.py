@@ -112,7 +112,7 @@ def _contents(
     return {
         name: Contents(
             [str(path) for file in split for path in (file, *_Open.of(file).named_images(image_column, root))],
-            base, folder, "\n".join(file.name for file in split),
+            base, folder, "\n".join(os.path.relpath(file, base) for file in split),
         )
         for name, split in files.items()
     }  # fmt: skip

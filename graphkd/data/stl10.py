@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from graphkd.binding import flat
-from graphkd.data.archive import RGB, ArchiveDataset
+from graphkd.data.archive import RGB, RawArchiveDataset
 from graphkd.data.augment import CROP_AND_FLIP, Augmentation
-from graphkd.data.base import DATASETS, DatasetInfo
+from graphkd.data.base import DATASETS
 from graphkd.data.decoded import Decoded
 from graphkd.data.download import Archive, read_tar
 from graphkd.data.options import SplitOptions
 from graphkd.data.tensor import Split
 from graphkd.errors import check
 
-_SIDE = 96
-
 
 @DATASETS.register("stl10")
-class STL10(ArchiveDataset):
+class STL10(RawArchiveDataset):
     """STL-10: 5,000 training and 8,000 test images of 96x96 pixels in ten classes; its unlabelled images are left out.
 
     Coates, Ng and Lee, "An analysis of single-layer networks in unsupervised feature learning", 2011. Reduced to
@@ -40,7 +34,8 @@ class STL10(ArchiveDataset):
         "91f7769df0f17e558f3565bffb0c7dfb",
         "stl10_binary.tar.gz",
     )
-    SIDE = _SIDE
+    SIDE = 96
+    REDUCED = "to {size} x {size} (bilinear, antialiased)"
 
     @flat
     def __init__(
@@ -54,18 +49,10 @@ class STL10(ArchiveDataset):
     ) -> None:
         super().__init__(lambda archive: _read(archive, image_size), root, split, augmentation, mean, std, image_size)
 
-    @classmethod
-    def test_transform(cls, options: Mapping[str, Any], info: DatasetInfo) -> Callable[[Image.Image], Tensor]:
-        """See `Dataset.test_transform`; images are made as large as the archive's first."""
-        whole = super().test_transform(options, replace(info, image_size=cls.SIDE))
-        return lambda image: _reduced(whole(image)[None], info.image_size)[0]
-
-    @classmethod
-    def resizing(cls, options: Mapping[str, Any], info: DatasetInfo) -> str:
-        """See `Dataset.resizing`."""
-        whole = super().resizing(options, replace(info, image_size=cls.SIDE))
-        size = info.image_size
-        return whole if size == cls.SIDE else f"{whole}, then to {size} x {size} (bilinear, antialiased)"
+    @staticmethod
+    def reduce(images: Tensor, size: int) -> Tensor:
+        """See `RawArchiveDataset.reduce`."""
+        return F.interpolate(images, (size, size), mode="bilinear", antialias=True)
 
 
 def _read(archive: Path, image_size: int) -> Decoded:
@@ -82,15 +69,10 @@ def _read(archive: Path, image_size: int) -> Decoded:
 
 def _images(values: np.ndarray, image_size: int) -> Tensor:
     """Return the images of a file, which has each colour's columns one after the other."""
-    check(len(values) % (3 * _SIDE * _SIDE) == 0, f"{STL10.ARCHIVE.name} holds images of other than 96 x 96 pixels")
-    images = torch.from_numpy(values.reshape(-1, 3, _SIDE, _SIDE).transpose(0, 1, 3, 2).copy())
-    return _reduced(images, image_size)
-
-
-def _reduced(images: Tensor, image_size: int) -> Tensor:
-    if image_size == _SIDE:
-        return images
-    return F.interpolate(images, size=(image_size, image_size), mode="bilinear", antialias=True)
+    side = STL10.SIDE
+    check(len(values) % (3 * side**2) == 0, f"{STL10.ARCHIVE.name} holds images of other than {side} x {side} pixels")
+    images = torch.from_numpy(values.reshape(-1, 3, side, side).transpose(0, 1, 3, 2).copy())
+    return STL10.sized(images, image_size)
 
 
 def _labels(values: np.ndarray) -> Tensor:

@@ -13,7 +13,7 @@ from graphkd.data.augment import CROP_AND_FLIP, Augmentation
 from graphkd.data.base import DATASETS
 from graphkd.data.decoded import Decoded
 from graphkd.data.download import Archive
-from graphkd.data.images import decode_images, in_batches
+from graphkd.data.images import Decoder, decode_images, in_batches
 from graphkd.data.options import SplitOptions
 from graphkd.data.tensor import Split
 from graphkd.errors import UserError, one_line
@@ -78,5 +78,5 @@ def _read_zip(content: zipfile.ZipFile, image_size: int) -> Decoded:
 def _split(content: zipfile.ZipFile, labels: dict[str, int], image_size: int) -> Split:
     files = sorted(labels)
     batches = ([content.read(name) for name in names] for names in in_batches(files))
-    images = decode_images(batches, len(files), files.__getitem__, 3, image_size, skip_broken=False)
+    images = decode_images(batches, len(files), files.__getitem__, Decoder(3, image_size))
     return Split(images.pixels, torch.tensor([labels[file] for file in files]))

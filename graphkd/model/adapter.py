@@ -11,7 +11,7 @@ import copy
 import functools
 import math
 import weakref
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from graphkd.batch import NetworkOutput
 from graphkd.errors import UserError, check, counted, did_you_mean, one_line
-from graphkd.model.base import Network, black_image, probing
+from graphkd.model.base import Network, black_image, forward_hooks, probing
 
 _SIZES = (64, 224, 32)  # from 64 px, strides of 32 still leave more than a 1x1 map, which would look like a pooled one
 _DROPOUTS = (nn.Dropout, nn.Dropout2d, nn.AlphaDropout, nn.FeatureAlphaDropout)
@@ -282,7 +282,7 @@ def _run(module: nn.Module, image: Tensor) -> tuple[Any, dict[str, _Call], dict[
     parts = {name: part for name, part in module.named_modules() if name}
     with (
         probing(module),
-        _hooks((part, functools.partial(note, name)) for name, part in parts.items()),
+        forward_hooks((part, functools.partial(note, name)) for name, part in parts.items()),
         _Activations() as activations,
     ):
         output = module(image)
@@ -366,19 +366,8 @@ def _reading(module: nn.Module, taps: Iterable[Tap]) -> Iterator[dict[Tap, Tenso
     def note(tap: Tap, part: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         read[tap] = inputs[0] if tap.at_input else output
 
-    with _hooks((module.get_submodule(tap.part), functools.partial(note, tap)) for tap in taps):
+    with forward_hooks((module.get_submodule(tap.part), functools.partial(note, tap)) for tap in taps):
         yield read
-
-
-@contextmanager
-def _hooks(hooks: Iterable[tuple[nn.Module, Callable[..., None]]]) -> Iterator[None]:
-    """Call each part's hook in this context, with the part, its inputs and its output."""
-    handles = [part.register_forward_hook(hook) for part, hook in hooks]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _check_logits(output: Any) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -128,3 +128,14 @@ def eval_mode(network: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+@contextmanager
+def forward_hooks(hooks: Iterable[tuple[nn.Module, Callable[..., None]]]) -> Iterator[None]:
+    """Call each part's hook in this context, with the part, its inputs and its output."""
+    handles = [part.register_forward_hook(hook) for part, hook in hooks]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

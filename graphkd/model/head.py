@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from graphkd.errors import UserError
-from graphkd.model.base import Network, trial_output
+from graphkd.model.base import Network, forward_hooks, trial_output
 
 
 def head_tensors(network: Network, in_channels: int, image_size: int) -> tuple[str, ...]:
@@ -26,14 +26,9 @@ def head_tensors(network: Network, in_channels: int, image_size: int) -> tuple[s
     def note(part: nn.Module, inputs: Any, output: Tensor) -> None:
         outputs.append((part, output))
 
-    handles = [
-        part.register_forward_hook(note) for part in network.modules() if isinstance(part, (nn.Linear, nn.Conv2d))
-    ]
-    try:
+    layers = (part for part in network.modules() if isinstance(part, (nn.Linear, nn.Conv2d)))
+    with forward_hooks((part, note) for part in layers):
         logits = trial_output(network, in_channels, image_size).logits
-    finally:
-        for handle in handles:
-            handle.remove()
     head = next((part for part, output in reversed(outputs) if output.data_ptr() == logits.data_ptr()), None)
     if head is None:
         raise UserError("the network's logits are not the output of a linear layer, so there is no head to drop")

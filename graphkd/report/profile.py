@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from graphkd.report.markup import NONE, Block, Table
 from graphkd.report.record import Record
-from graphkd.report.statistics import Group, aggregate, grouped, summarise, warnings_about
+from graphkd.report.statistics import Group, Row, aggregate, grouped, summarise, warnings_about
 
 LEGEND = f"Milliseconds per step, mean over n seeds, and share of the step; {NONE} where a variant has no such part."
 _FIRST = ("data", "student", "teacher")
@@ -21,13 +21,16 @@ def build_profiles(records: Iterable[Record], order: Sequence[str] = ()) -> list
         records: Runs of any kind and status.
         order: Variants in the order of their rows; the others follow by name.
     """
-    return [_build(group, order) for group in grouped(record for record in records if record.phases)]
+    tables = []
+    for group in grouped(records):
+        if rows := [row for row in aggregate(group.records, order) if any(run.phases for run in row.runs)]:
+            tables.append(_build(group, rows))
+    return tables
 
 
-def _build(group: Group, order: Sequence[str]) -> Table:
+def _build(group: Group, rows: Sequence[Row]) -> Table:
     import pandas as pd
 
-    rows = aggregate(group.records, order)
     found = dict.fromkeys(name for row in rows for run in row.runs for name in run.phases)
     terms = [name for name in found if name not in (*_FIRST, *_LAST)]
     names = [name for name in (*_FIRST, *terms, *_LAST) if name in found]  # in the order of a step

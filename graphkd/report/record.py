@@ -19,7 +19,7 @@ from graphkd.report.protocol import Protocol
 
 SCHEMA: Final = 1
 LARGEST_BYTES = 4 << 20
-ADDED = frozenset({"data", "phases", "group_size", "protocol", "code.plugins", "metrics.diagnostics"})
+ADDED = frozenset({"data", "content", "phases", "group_size", "protocol", "code.plugins", "metrics.diagnostics"})
 """Fields that schema 1 did not have at first; a record may lack them."""
 LONGEST_NAME = 300
 LONGEST_SHOWN = 60
@@ -94,6 +94,7 @@ class Record:
         variant: The run's name within its study.
         pair: Teacher and student in one name.
         data: Name of the data set; None in records of graphkd 0.1.
+        content: SHA-256 of what the data's files hold, where they are the user's own; None in records of graphkd 0.1.
         varied: What differs from the suite's base, JSON values by option.
         identity: SHA-256 of the bound config and the teacher's identity.
         seed: Seed of the run, not part of the identity.
@@ -120,6 +121,7 @@ class Record:
     variant: str
     pair: str
     data: str | None = None
+    content: str | None = None
     varied: dict[str, Any]
     identity: str
     seed: int

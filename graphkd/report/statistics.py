@@ -175,7 +175,7 @@ def aggregate(records: Iterable[Record], order: Sequence[str] = ()) -> list[Row]
         rows.append(Row(*key, label=key[3], runs=runs, repeated=repeated))
     place = {variant: index for index, variant in enumerate(order)}
     rank = {row.variant: (place.get(row.variant, len(place)), row.variant) for row in rows}
-    return sorted(_labelled(rows), key=lambda row: (row.table, rank[row.variant], row.label))
+    return sorted(_labelled(rows), key=lambda row: (row.table, rank[row.variant], *_natural(row.label)))
 
 
 def named(rows: Sequence[Row], name: str | None) -> list[Row]:
@@ -221,6 +221,12 @@ def listed(names: Sequence[str]) -> str:
 
 
 _UNFINISHED = {"failed": "failed run", "running": "unfinished run"}
+
+
+def _natural(label: str) -> tuple[list[str | float], str]:
+    """Return a key that sorts labels by text, but numbers within them by value."""
+    parts = re.split(r"(\d+(?:\.\d+)?)", label)  # text and numbers take turns
+    return [float(part) if place % 2 else part for place, part in enumerate(parts)], label
 
 
 def _newest(records: Sequence[Record]) -> Record:
@@ -284,6 +290,12 @@ def _warnings(rows: Sequence[Row]) -> Iterator[str]:
     modules = Counter(module for module, _ in sources)
     if changed := sorted(module for module, n in modules.items() if n > 1):
         yield f"plug-ins changed between runs: {listed(changed)}"
+    contents: dict[str, list[str]] = defaultdict(list)
+    for content, label in dict.fromkeys((run.content, row.label) for row in rows for run in row.runs if run.content):
+        contents[content].append(label)
+    if len(contents) > 1:
+        of_each = [f"{short(content)} ({listed(labels)})" for content, labels in contents.items()]
+        yield f"the files of the data differ, compare accuracies only where they are the same: {'; '.join(of_each)}"
     machines = sorted({(run.device, run.threads) for row in rows for run in row.runs})
     if len(machines) > 1:
         names = [f"{_printable(device)} with {counted(threads, 'thread')}" for device, threads in machines]

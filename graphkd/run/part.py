@@ -33,15 +33,18 @@ class Part:
     def identity(self) -> dict[str, Any]:
         """Its share of a run's identity: its name and the options that differ from their defaults."""
         factory = self.registry.factory(self.name)
-        # The content of files counts, not their paths.
-        content = factory.fingerprint(self.bound.all) if self.registry is DATASETS else {}
         revision = getattr(factory, "revision", 1)
         return {
             "name": self.name,
             **_counted(factory, self.bound.given),
-            **({"content": content} if content else {}),
+            **({"content": content} if (content := self.content) else {}),
             **({"revision": revision} if revision > 1 else {}),
         }
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """Hashes of a data set's files, which count instead of their paths; empty where there are none."""
+        return self.registry.factory(self.name).fingerprint(self.bound.all) if self.registry is DATASETS else {}
 
     @property
     def module(self) -> str:

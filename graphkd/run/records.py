@@ -15,6 +15,7 @@ import torch
 from graphkd.data.views import STRONG
 from graphkd.engine.callback import EpochResult, History
 from graphkd.engine.trainer import Trainer
+from graphkd.identity import identity
 from graphkd.report.load import RECORD_FILE
 from graphkd.report.protocol import Protocol
 from graphkd.report.record import Code, Metrics, Record, Term
@@ -35,7 +36,7 @@ def new_record(spec: RunSpec, views: Collection[str], group_size: int = 1) -> Re
         variant=spec.variant, pair=pair_name(config), varied=dict(config.get("varied") or {}), identity=spec.identity,
         seed=spec.seed, teacher=None, versions=_versions(), code=_code(spec.plugins), device=_device(spec.trainer),
         threads=spec.trainer.threads, data=_name(config["data"]), group_size=group_size,
-        protocol=protocol_of(spec, views),
+        protocol=protocol_of(spec, views), content=identity(content) if (content := spec.data.content) else None,
     )  # fmt: skip
 
 

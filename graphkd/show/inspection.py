@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +73,7 @@ def inspect(
         data: Options that replace those of the run's data (`graphkd.run.finished.load`).
         classes: Number of classes that images are taken of, evenly spaced.
         per_class: Most images of a class.
-        drawn: Images of a class in the graphs.
+        drawn: Images of a class in the graphs; more where the builder needs them.
 
     Raises:
         UserError: The folder holds no finished run of a student, its teacher or data cannot be read, the data are of
@@ -86,9 +87,10 @@ def inspect(
     check_fits(finished, dataset, str(folder))
     chosen = torch.linspace(0, dataset.num_classes - 1, min(classes, dataset.num_classes)).round().long()
     images, labels = _take(dataset, chosen, per_class)
-    in_graph = torch.cat([(labels == place).nonzero().flatten()[:drawn] for place in range(len(chosen))])
     builder = parse_builder(finished.config)
     build: GraphBuilder = BUILDERS.build("knn") if builder is None else builder.build()
+    drawn = min(per_class, max(drawn, math.ceil(build.min_nodes / len(chosen))))
+    in_graph = torch.cat([(labels == place).nonzero().flatten()[:drawn] for place in range(len(chosen))])
     networks = {"teacher": finished.teacher, "student": finished.student}
     to_draw = Batch(images[in_graph], labels[in_graph], torch.arange(len(in_graph)))
     strong = "strong" in build.views

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from graphkd.data import DATASETS, Batch, Dataset, content, image_files
+from graphkd.data.images import decode_images
 from graphkd.errors import UserError
 
 PLAIN: dict[str, Any] = {"mean": [0.0] * 3, "std": [1.0] * 3}
@@ -91,6 +92,25 @@ def test_cache_follows_the_files(root: Path) -> None:
     folder(root)
     Image.new("RGB", (8, 8)).save(root / "train" / "cat" / "9.png")
     assert folder(root).train_labels.tolist() == [0] * 5 + [1] * 6
+
+
+def test_data_sets_can_share_a_cache(
+    tmp_path: Path, make_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+
+    def counting(*arguments: Any) -> Any:
+        made.append(arguments)
+        return decode_images(*arguments)
+
+    monkeypatch.setattr("graphkd.data.decoded.decode_images", counting)
+    roots = [
+        make_folder(tmp_path / name, {"train": {name: 3, "else": 2}, "test": {name: 1, "else": 1}})
+        for name in ("cats", "dogs")
+    ]
+    for root in roots * 3:
+        assert folder(root, cache=str(tmp_path / "cache")).class_names == (root.name, "else")
+    assert len(made) == 4  # each split of both, once
 
 
 def fingerprint(root: Path, **options: Any) -> dict[str, Any]:

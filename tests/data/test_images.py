@@ -153,10 +153,10 @@ def test_the_first_frame_of_several_and_images_of_one_colour_are_told() -> None:
     glyph = np.zeros((4, 4, 4), dtype=np.uint8)
     glyph[1:3, 1:3, 3] = 255  # black on nothing
     sources = [moving, saved(Image.fromarray(glyph)), saved(Image.fromarray(np.pad(RGB, ((0, 0), (0, 1), (0, 0)))))]
-    white = decode_images([sources], 3, str, 3, None, skip_broken=False)
+    white = decode_images([sources], 3, str, Decoder(3))
     assert white.pixels[0, :, 0, 0].tolist() == [255, 0, 0]
     assert (white.animated, white.constant) == (1, 1)
-    black = decode_images([sources], 3, str, 3, None, skip_broken=False, background=BLACK)
+    black = decode_images([sources], 3, str, Decoder(3, background=BLACK))
     assert (black.animated, black.constant) == (1, 2)
     first, second = note_images("train", 3, black)
     assert first == "1 of 3 train images have several frames: the first is used"

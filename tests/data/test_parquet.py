@@ -188,6 +188,17 @@ def test_a_cache_elsewhere_or_nowhere(tmp_path: Path, files: dict[str, str]) -> 
     assert "not cached in" in data.notes[0]
 
 
+def test_hashes_of_files_of_one_name_are_kept_apart(tmp_path: Path, pictures: list[bytes]) -> None:
+    for split in ("train", "test"):
+        (tmp_path / split).mkdir()
+    files = {
+        "train": write(tmp_path / "train" / "0000.parquet", pictures[:8], [0, 1] * 4),
+        "test": write(tmp_path / "test" / "0000.parquet", pictures[8:], [1, 0, 0, 1]),
+    }
+    parquet(files, cache=str(tmp_path / "cache"))
+    assert len(list((tmp_path / "cache").glob("*.hashes.npy"))) == 2
+
+
 def test_fingerprint_follows_content_not_place(tmp_path: Path, files: dict[str, str], pictures: list[bytes]) -> None:
     factory = DATASETS.factory("parquet")
     options = {"val": None, "cache": True, "image_column": "image", "label_column": "label", "root": None, **files}

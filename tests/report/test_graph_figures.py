@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,12 @@ def test_the_figure_is_written(tmp_path: Path) -> None:
     files = write_figures(build_graph_figures(RUNS), tmp_path)
     assert [file.suffix for file in files] == [".png", ".svg"]
     assert all(file.stat().st_size > 1000 for file in files)
+
+
+def test_the_name_is_that_of_the_table() -> None:
+    others = [make_record(variant="kd", identity="kd", data="cifar10")]
+    ((name, _),) = build_graph_figures([*(dataclasses.replace(run, data="digits") for run in RUNS), *others])
+    assert name == "suite_large->small_digits_graphs"
 
 
 @pytest.mark.parametrize("metric", ["test_top1_last", "test_nll_last"])

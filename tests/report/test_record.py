@@ -21,7 +21,7 @@ from graphkd.report.metrics import DIAGNOSTICS
 from graphkd.report.record import ADDED, LARGEST_BYTES, Code, Metrics, Record, Teacher, Term, read, write
 
 FIELDS = [
-    "schema", "kind", "status", "study", "variant", "pair", "data", "varied", "identity", "seed",
+    "schema", "kind", "status", "study", "variant", "pair", "data", "content", "varied", "identity", "seed",
     "teacher", "versions", "code", "device", "threads", "duration_s", "seconds_per_step", "peak_memory_mib", "metrics",
     "phases", "group_size", "protocol", "error",
 ]  # fmt: skip

@@ -158,6 +158,13 @@ def test_configurations_of_one_variant_are_told_apart_by_what_they_varied() -> N
     ]  # fmt: skip
 
 
+def test_numbers_in_labels_are_sorted_by_value() -> None:
+    records = [run for k in (16, 2, 32, 4, 8) for run in runs("hkd", 1, identity=str(k), varied={"builder.k": k})]
+    assert [row.label for row in aggregate(records)] == [f"hkd (builder.k={k})" for k in (2, 4, 8, 16, 32)]
+    records = [run for tau in (0.5, 0.25, 1) for run in runs("x", 1, identity=str(tau), varied={"tau": tau})]
+    assert [row.label for row in aggregate(records)] == [f"x (tau={tau})" for tau in (0.25, 0.5, 1)]
+
+
 def test_configurations_that_varied_nothing_are_told_apart_by_identity() -> None:
     long = ["0" * 20 + "a", "0" * 20 + "b"]
     records = [*runs("hkd", 1, identity="1" * 64), *runs("hkd", 1, identity="2" * 64)]
@@ -207,6 +214,16 @@ def test_plug_ins_that_changed_between_runs_are_named() -> None:
 def test_mixed_machines_are_named() -> None:
     (warning,) = warnings_about(aggregate(runs("hkd", 3) + runs("kd", 3, threads=1)))
     assert warning == "devices or threads are mixed, so times are not comparable: cpu with 1 thread, cpu with 2 threads"
+
+
+def test_mixed_files_of_data_are_named() -> None:
+    cats, dogs = (runs(name, 3, data="folder", content=name[0] * 64) for name in ("cats", "dogs"))
+    older = runs("older", 3, data="folder")
+    assert warnings_about(aggregate(cats + older)) == []
+    assert warnings_about(aggregate(cats + dogs + older)) == [
+        "the files of the data differ, compare accuracies only where they are the same: "
+        "cccccccccccc (cats); dddddddddddd (dogs)"
+    ]
 
 
 def test_unequal_and_few_seeds_are_named() -> None:

@@ -33,10 +33,10 @@ def finished(tiny_config: Callable[..., dict[str, Any]]) -> Callable[..., Path]:
 
 def test_the_students_outputs_are_those_of_its_own_test_images(finished: Callable[..., Path]) -> None:
     folder = finished()
-    seen = inspect(folder, classes=3, per_class=5, drawn=2)
+    seen = inspect(folder, classes=3, per_class=5, drawn=3)
     assert seen.class_names == ("0", "4", "9")
     assert seen.labels.tolist() == [0] * 5 + [1] * 5 + [2] * 5
-    assert seen.drawn.tolist() == [0, 1, 5, 6, 10, 11]
+    assert seen.drawn.tolist() == [0, 1, 2, 5, 6, 7, 10, 11, 12]
     loaded = graphkd.load(folder)
     batches = list(loaded.dataset.eval_batches("test", 512, "cpu"))
     images = batches[0].images[batches[0].labels == 4][:5]
@@ -54,6 +54,11 @@ def test_every_builders_graph_can_be_drawn(builder: str, finished: Callable[...,
     assert seen.builder == builder
     assert all(view.graph.num_targets == 12 for view in seen.networks)
     assert len(draw_graphs(seen).axes) == 2
+
+
+def test_a_graph_has_as_many_images_as_its_builder_needs(finished: Callable[..., Path]) -> None:
+    seen = inspect(finished({"builder.k": 10}), classes=2, per_class=20, drawn=2)
+    assert seen.drawn.tolist() == [0, 1, 2, 3, 4, 20, 21, 22, 23, 24]
 
 
 def test_a_run_without_a_graph_is_drawn_with_knn_and_without_a_teacher_alone(finished: Callable[..., Path]) -> None:
