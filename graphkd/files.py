@@ -6,7 +6,7 @@ import contextlib
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from graphkd.errors import UserError, check
@@ -78,7 +78,10 @@ def folder_if_used(folder: str | os.PathLike[str]) -> Iterator[None]:
                 place.rmdir()
 
 
-def write_atomically(path: str | os.PathLike[str], content: bytes | str, durable: bool = True) -> None:
+Content = bytes | str | Sequence[bytes | memoryview]
+
+
+def write_atomically(path: str | os.PathLike[str], content: Content, durable: bool = True) -> None:
     """Write a file beside `path`, flush it to disk, and rename it into place.
 
     A reader, also one after a crash, finds the old file or the new one, never a part. A symbolic link at
@@ -86,17 +89,19 @@ def write_atomically(path: str | os.PathLike[str], content: bytes | str, durable
 
     Args:
         path: Where the file shall be.
-        content: Its bytes, or a text that is written as UTF-8 with the line ends it has.
+        content: Its bytes, in one or several parts, or a text that is written as UTF-8 with the line ends it has.
         durable: Wait until it is on the disk. Without it a power cut may take the newest version back.
 
     Raises:
         OSError: The file cannot be written, and why; what was at `path` is untouched and nothing is left beside it.
     """
+    content = content.encode() if isinstance(content, str) else content
+    parts = [content] if isinstance(content, bytes) else content
     target = Path(path)
     beside = target.with_name(f".{target.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
     try:
         with beside.open("xb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            file.writelines(parts)
             if durable:
                 file.flush()
                 os.fsync(file.fileno())

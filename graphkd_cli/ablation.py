@@ -217,12 +217,13 @@ def _note_baseline(planned: PlannedSuite) -> None:
 
 def _run(planned: PlannedSuite, ways: Ways) -> int:
     """Run a suite and write its tables; return the exit code."""
-    from graphkd.run import check_parts
+    from graphkd.run import check_parts, one_look
 
     names = [f"suite '{planned.name}': variant '{item.run.variant}'" for item in planned.runs]
     specs = [item.spec for item in planned.runs]
-    check_parts(zip(names, specs, strict=True), rehearses=not ways.launcher)
-    failed = launch(specs, ways)
+    with one_look():
+        check_parts(zip(names, specs, strict=True), rehearses=not ways.launcher)
+        failed = launch(specs, ways)
     if len(failed) < len(planned.runs):
         studies.write_study(Path(planned.runs[0].spec.config["results"]), planned.name, planned.suite, ways.config_dir)
     probed = _transfer(planned, ways.config_dir) if planned.suite.transfer and not failed else 0

@@ -68,6 +68,12 @@ def config_folder() -> Path:
     return checkout if (checkout / "config.yaml").is_file() else package / "configs"
 
 
+def config_names(group: str, config_dir: str | None = None) -> list[str]:
+    """Return the names of a group's configs in graphkd's folder and the user's own, sorted."""
+    folders = [config_folder(), *([Path(config_dir)] if config_dir else [])]
+    return sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})
+
+
 @dataclass(frozen=True)
 class Composed:
     """A resolved config in plain containers, without Hydra's own node, and the overrides as written."""

@@ -105,8 +105,8 @@ def _teacher(config: dict[str, Any], dataset: Dataset) -> Network:
     from graphkd.run import parse_teacher
 
     spec = parse_teacher(config)
-    check(spec.checkpoint is not None, "evaluate: the teacher to compare with needs teacher.checkpoint=FILE")
-    assert spec.checkpoint is not None
+    if spec.checkpoint is None:
+        raise UserError("evaluate: the teacher to compare with needs teacher.checkpoint=FILE")
     teacher = spec.network(dataset)
     _fill(teacher, spec.checkpoint)
     return teacher.eval()

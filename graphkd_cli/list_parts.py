@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from graphkd.binding import convert, describe
@@ -108,10 +107,8 @@ def _suites(config_dir: str | None) -> Block:
 
 
 def _pairs(config_dir: str | None) -> Block:
-    folders = [compose.config_folder(), *([Path(config_dir)] if config_dir else [])]
-    names = sorted({path.stem for folder in folders for path in (folder / "pair").glob("*.yaml")})
     rows = []
-    for name in names:
+    for name in compose.config_names("pair", config_dir):
         config = compose.compose([f"pair={name}"], config_dir).config
         rows.append(
             (name, *(_network(config[side]) for side in ("teacher", "student")), _yaml(config["trainer"]["lr"]))

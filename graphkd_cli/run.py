@@ -76,7 +76,7 @@ def _parse(composed: compose.Composed) -> StudentSpec:
 
 def _sweep(options: argparse.Namespace) -> int:
     """Run every combination of a grid, after checking all of them and their data; leave others to the sweeper."""
-    from graphkd.run import check_parts
+    from graphkd.run import check_parts, one_look
 
     compose.check_multirun("config", options.overrides, options.config_dir)
     combinations = compose.expand_sweep(options.overrides)
@@ -90,8 +90,9 @@ def _sweep(options: argparse.Namespace) -> int:
     _check_folders(specs)
     names = [" ".join(words) for words in combinations]
     launcher = compose.split_hydra(options.overrides)[0]
-    check_parts(zip(names, specs, strict=True), rehearses=not launcher)
-    return conclude(names, launch(specs, Ways.chosen(options, launcher, options.config_dir)))
+    with one_look():
+        check_parts(zip(names, specs, strict=True), rehearses=not launcher)
+        return conclude(names, launch(specs, Ways.chosen(options, launcher, options.config_dir)))
 
 
 def _search(options: argparse.Namespace) -> int:

@@ -36,8 +36,7 @@ LAYOUTS: dict[str, type[TableSpec] | type[GridSpec]] = {"columns": TableSpec, "g
 
 def suite_names(config_dir: str | None = None) -> list[str]:
     """Return the names of the suites in graphkd's configs and the user's own, sorted."""
-    folders = [compose.config_folder(), *([Path(config_dir)] if config_dir else [])]
-    return sorted({path.stem for folder in folders for path in (folder / "ablation").glob("*.yaml")})
+    return compose.config_names("ablation", config_dir)
 
 
 def read_suite(name: str, config_dir: str | None = None) -> Suite:
@@ -67,9 +66,7 @@ def read_spec(name: str, config_dir: str | None = None) -> TableSpec | GridSpec:
     Raises:
         UserError: There is none, or it is not well formed.
     """
-    folders = [*([Path(config_dir)] if config_dir else []), compose.config_folder()]
-    known = sorted({path.stem for folder in folders for path in (folder / "table").glob("*.yaml")})
-    one_of(name, known, "there is no table")
+    one_of(name, compose.config_names("table", config_dir), "there is no table")
     options = compose.compose([], config_dir, f"table/{name}").config["table"]
     layout = str(options.get("layout", "columns"))
     return LAYOUTS[one_of(layout, LAYOUTS, f"table '{name}' has no layout")].from_mapping(options)

@@ -44,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
     target_of = targets(overrides, options.config_dir)  # before the search for students: it reports mistakes
     folders = find_students(places[0])
     found = [target_of(read_config(folder / CONFIG)) for folder in folders]
-    if len(folders) == 1:
+    if folders == [Path(places[0])]:  # the run itself
         _transfer_one(folders[0], found[0])
         return 0
     return _transfer_all(folders, found, options.config_dir)
@@ -87,7 +87,6 @@ def _transfer_one(folder: Path, target: Target) -> None:
 
 def _transfer_all(folders: Sequence[Path], targets: Sequence[Target], config_dir: str | None) -> int:
     """Transfer students one after another, then print the tables of their studies; return the exit code."""
-    from graphkd.report.record import read
     from graphkd.run import run
     from graphkd_cli.progress import Runs
     from graphkd_cli.show import result_line
@@ -96,19 +95,19 @@ def _transfer_all(folders: Sequence[Path], targets: Sequence[Target], config_dir
     sources: dict[str, str] = {}
     failed = 0
     for folder, target in zip(folders, targets, strict=True):
-        if target.data != part:
-            part, dataset = target.data, target.data.build()
         try:
+            if target.data != part:
+                part, dataset = target.data, target.data.build()
+            spec = target.spec(folder)
             with runs.watch() as callback:
-                result = run(target.spec(folder), callback, dataset=dataset)
-        except UserError:
-            raise
+                result = run(spec, callback, dataset=dataset)
         except Exception as error:
             failed += 1
-            runs.finished(f"{folder}: failed: {one_line(error)}")
+            why = str(error) if isinstance(error, UserError) else one_line(error)
+            runs.finished(f"{folder}: failed: {why}")
             continue
         runs.finished(result_line(result), trained=not result.reused)
-        sources[result.record.study] = read(folder / "record.json").study
+        sources[result.record.study] = spec.student.record.study
     for study, source in sources.items():
         suite = studies.read_suite(source, config_dir) if source in studies.suite_names(config_dir) else None
         studies.write_study(Path(targets[0].results), study, suite, config_dir)

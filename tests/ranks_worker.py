@@ -56,6 +56,7 @@ def cases(folder: Path) -> dict[str, Callable[[], Found]]:
             made[f"objective {name} on {size}"] = partial(objective_on_given, name, size)
     for name, options in TRAININGS.items():
         made[f"training {name}"] = partial(training, name.partition(",")[0], **options)
+    made["banks drawn apart"] = drawn_apart
     made["interrupted"] = partial(interrupted, folder)
     return made
 
@@ -113,6 +114,15 @@ def objective_on_given(name: str, size: int) -> Found:
             assert own or not leaf.grad.any(), "a stand-in counts nothing"
     found |= {f"gradient of {key}": value.grad for key, value in objective.named_parameters() if value.grad is not None}
     return found | banks(objective)
+
+
+def drawn_apart() -> Found:
+    """Banks of processes that drew them from seeds of their own, as a script without a seed does."""
+    trainer().fabric().launch()
+    torch.manual_seed(rank())
+    objective = contrast("hkd", TRAIN_LABELS, WIDTHS)
+    objective.prepare(torch.device("cpu"), lambda stream: seeded(1))
+    return banks(objective)
 
 
 def gathered(own: Tensor, ranks: Ranks) -> Tensor:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from graphkd.contrast.samples import ClassOrder, Samples
-from graphkd.contrast.shard import Shard, inside
+from graphkd.contrast.shard import Shard, inside, take_from_first
 from graphkd.contrast.view import BankView, fetch
 from graphkd.errors import check, choices
 
@@ -158,6 +158,11 @@ class Bank(ABC):
         values = values.to(torch.promote_types(self.rows.dtype, torch.float32))
         moved = momentum * self._held(indices, values) + (1 - momentum) * values
         self._write(self._place(indices), F.normalize(moved, dim=1))
+
+    def take_from_first(self, device: torch.device) -> None:
+        """Take the rows of process 0 (collective), where each process keeps all: they must be the same everywhere."""
+        if self.shard.world == 1:
+            take_from_first(self.rows, device)
 
     def to(self: _B, device: torch.device | str) -> _B:
         """Move the bank in place to the training's device; rows on the host stay there."""

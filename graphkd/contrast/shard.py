@@ -98,6 +98,15 @@ class Shard:
         return whole
 
 
+def take_from_first(rows: Tensor, device: torch.device) -> None:
+    """Replace rows in place by those of process 0, by exchanges on a device, if there are several processes."""
+    if dist.is_available() and dist.is_initialized():
+        for chunk in torch.split(rows, _CHUNK_ROWS):
+            sent = chunk.to(device).contiguous()
+            dist.broadcast(sent.view(torch.uint8), 0)
+            chunk.copy_(sent)
+
+
 def inside(rows: Tensor, part: slice) -> Tensor:
     """Return which rows lie in a slice: bool, shaped like `rows`."""
     return torch.logical_and(rows >= part.start, rows < part.stop)

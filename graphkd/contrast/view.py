@@ -59,8 +59,9 @@ class BankView:
             part = slice(start, min(start + _CHUNK_ROWS, own.stop))
             products = queries @ self.kept[part.start - own.start : part.stop - own.start].to(queries).T
             products.masked_fill_(~allowed(part), -torch.inf)
-            places = torch.arange(part.start, part.stop, device=queries.device).expand(products.shape)
-            best, rows = _largest(torch.cat([best, products], dim=1), torch.cat([rows, places], dim=1), count)
+            values, places = products.topk(min(count, products.shape[1]), dim=1)
+            found = rows, places + part.start
+            best, rows = _largest(torch.cat([best, values], dim=1), torch.cat(found, dim=1), count)
         if self.shard.world == 1:
             return best, rows
         return _largest(self.shard.beside(best), self.shard.beside(rows), count)

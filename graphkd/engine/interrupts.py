@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import Any
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_ECHO_S = 5.0
+"""A scheduler signals all processes of a job, and their parent passes it on: within this time that is one request."""
 
 
 class Interrupts:
-    """Context that holds back the first such signal as `pending`; a second one acts at once.
+    """Context that holds back the first such signal as `pending`; a second one, unless it is an echo, acts at once.
 
     In the end the signal goes to the previous handler. Outside the main thread the context does nothing.
     """
 
     def __init__(self) -> None:
         self.pending: int | None = None
+        self._since = 0.0
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupts:
@@ -42,8 +46,11 @@ class Interrupts:
             signal.raise_signal(number)
 
     def _hold(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if number == self.pending != signal.SIGINT and now - self._since < _ECHO_S:
+            return
         impatient = self.pending is not None
-        self.pending = number
+        self.pending, self._since = number, now
         if impatient:
             self.deliver()
 

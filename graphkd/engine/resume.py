@@ -61,7 +61,7 @@ class Checkpoints:
         found = self._files()
         number = found[-1][0] + 1 if found else 0
         path = self.folder / f"checkpoint-{number}.pt"
-        write_atomically(path, b"".join((_head(len(content), hashlib.sha256(content)), content)))
+        write_atomically(path, (_head(len(content), hashlib.sha256(content)), content))
         for _, path in found[: 1 - _KEPT]:
             path.unlink(missing_ok=True)
         self._steps, self._last = 0, time.monotonic()

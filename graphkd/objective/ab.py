@@ -83,7 +83,8 @@ class AB(Objective):
         losses: list[Tensor] = []
         for number, (connector, student, teacher) in enumerate(zip(self.connectors, students, teachers, strict=True)):
             x = connector(student.float())
-            distance = torch.where(teacher > 0, F.relu(self.margin - x), F.relu(self.margin + x))
+            side = torch.where(teacher > 0, 1.0, -1.0)
+            distance = F.relu(self.margin - side * x)
             losses.append(2.0 ** (number - last) * distance.square().sum())
         return _SCALE * torch.stack(losses).sum() / len(batch.labels)
 

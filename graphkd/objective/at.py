@@ -42,4 +42,5 @@ class AT(NormalisedMaps):
         return F.mse_loss(self._attention(student), self._attention(teacher))
 
     def _attention(self, map_: Tensor) -> Tensor:
-        return F.normalize(map_.abs().pow(self.p).mean(1).flatten(1), dim=1)
+        size = map_ if self.p % 2 == 0 else map_.abs()
+        return F.normalize(size.pow(self.p).mean(1).flatten(1), dim=1)

@@ -116,8 +116,10 @@ class ContrastiveObjective(Objective):
         return self._teacher_bank.rows
 
     def prepare(self, device: torch.device, stream: Stream) -> None:
-        """Take the streams `negatives` and `builder` (`Objective.prepare`)."""
+        """Take the streams `negatives` and `builder`, and process 0's banks (`Objective.prepare`)."""
         super().prepare(device, stream)
+        for bank in (self._student_bank, self._teacher_bank):
+            bank.take_from_first(device)
         self._generators = {name: stream(name) for name in ("negatives", "builder")}
 
     def after_step(self) -> None:
@@ -154,11 +156,12 @@ class ContrastiveObjective(Objective):
             found[f"{part}.negative_similarity"] = of_negatives
         return found
 
-    def _bank_later(self, batch: DistillationBatch, student: Tensor, teacher: Tensor) -> None:
-        """Keep a batch's embeddings for `after_step`; drop those of a step that was not applied."""
+    def _bank_later(self, batch: DistillationBatch, student: Tensor, teacher: Tensor, written: bool = True) -> None:
+        """Keep embeddings for `after_step`, if they are to be written; drop those of a step that was not applied."""
         if batch.progress.part == 0:
             self._pending.clear()
-        self._pending.append((batch.indices, student.detach(), teacher.detach()))
+        if written:
+            self._pending.append((batch.indices, student.detach(), teacher.detach()))
 
     def _select(self, batch: DistillationBatch) -> Selection:
         """Return the batch's negatives: drawn, or those given with it."""

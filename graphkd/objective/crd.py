@@ -77,10 +77,11 @@ class CRD(ContrastiveObjective):
         )
         if self.log_normalizers is None:
             logs = torch.cat([nce_log_normalizer(*direction, self.samples) for direction in directions])
+            # A batch whose step is skipped does not fix them.
+            if self._student_bank.used > 0 and bool(logs.isfinite().all()):
+                self.log_normalizers = logs
         else:
-            logs = self.log_normalizers.to(student.device)
-        if self._student_bank.used > 0:
-            self.log_normalizers = logs
+            logs = self.log_normalizers = self.log_normalizers.to(student.device)
         self._bank_later(batch, student, teacher)
         if batch.diagnostics is not None:
             parts = {"student": student}, {"student": banked_teacher}

@@ -176,8 +176,7 @@ class HKD(ContrastiveObjective):
         parts = self._contrast(student, teacher, self._student_bank, self._teacher_bank, selection, batch.diagnostics)
         with torch.set_grad_enabled(self.teacher_gradient and torch.is_grad_enabled()):
             teacher_parts = self._contrast(teacher, student, self._teacher_bank, self._student_bank, selection)
-        if self.builder is None or has_graph:
-            self._bank_later(batch, student.embedding, teacher.embedding)
+        self._bank_later(batch, student.embedding, teacher.embedding, written=self.builder is None or has_graph)
         if batch.diagnostics is not None:
             batch.diagnostics.update(self._explained(student, teacher, batch.indices))
         return {name: parts[name] + teacher_parts[name] for name in parts}

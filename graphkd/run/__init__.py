@@ -2,6 +2,7 @@
 
 from graphkd.run.execute import RunResult, check_parts, run, run_together
 from graphkd.run.parse import parse, parse_teacher, read_spec, write_spec
+from graphkd.run.part import one_look
 from graphkd.run.spec import RunSpec, StudentSpec, TeacherSpec
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "StudentSpec",
     "TeacherSpec",
     "check_parts",
+    "one_look",
     "parse",
     "parse_teacher",
     "read_spec",

@@ -58,6 +58,7 @@ from graphkd.run.folder import (
     write_failure,
 )
 from graphkd.run.parse import PARSERS, absolute_paths, write_spec
+from graphkd.run.part import one_look
 from graphkd.run.records import finished_record, new_record
 from graphkd.run.rehearsal import rehearse, waits_for_teacher
 from graphkd.run.reuse import changed_plugins, why_not_reused
@@ -105,6 +106,7 @@ def run(
     return outcome
 
 
+@one_look()
 def run_together(
     specs: Sequence[RunSpec], callbacks: Sequence[Callback], *,
     dataset: Dataset | None = None, worker: str | None = None, wait: bool = True,
@@ -379,13 +381,12 @@ def _train(runs: Sequence[_Execution], dataset: Dataset, worker: str | None, wai
         if known is None and learning is not None:
             known = _known_teacher(learning, dataset, worker)
         for each in sorted(_left(group), key=lambda each: each.folder):  # all groups lock in this order
-            if each.teacher is None:
-                each.attempt(partial(each.open, len(group), None, dataset, wait))
-            elif isinstance(known, Exception):
-                each.fail(known)
+            its_teacher = None if each.teacher is None else known
+            if isinstance(its_teacher, Exception):
+                each.fail(its_teacher)
             else:
-                each.attempt(partial(each.open, len(group), known, dataset, wait))
-            each.attempt(partial(each.start, dataset))
+                each.attempt(partial(each.open, len(group), its_teacher, dataset, wait))
+                each.attempt(partial(each.start, dataset))
         _train_started(_left(group), teacher)
 
 
@@ -463,12 +464,15 @@ def _filled_teacher(
         epochs = counted(spec.trainer.epochs, "epoch")
         callback.note(f"teacher: {spec.model.name} is not in {spec.folder} yet; training it first ({epochs})")
     result = run(spec, callback, dataset=own, worker=worker)
-    load_weights(network, result.folder / WEIGHTS["teacher"])
+    again = "train it again: graphkd teacher with the same overrides and force=true"
+    try:
+        load_weights(network, result.folder / WEIGHTS["teacher"])
+    except UserError as error:
+        raise UserError(f"{error}; {again}") from error
     metrics = result.record.metrics
     check(
         metrics.test_nll_last is not None and not not_finite(network.state_dict()),
-        f"the teacher in {spec.folder} has weights or outputs that are not finite; train it again: graphkd teacher "
-        "with the same overrides and force=true",
+        f"the teacher in {spec.folder} has weights or outputs that are not finite; {again}",
     )
     if result.reused:
         callback.note(f"teacher: {spec.model.name} from {spec.folder} ({metrics.test_top1_last:.2f} % on test)")

@@ -78,12 +78,12 @@ class FinishedRun:
         unloaded = {key: value for key, value in node.items() if key != "weights"}  # the run's own are loaded instead
         spec = parse_teacher({**config, "teacher": unloaded})
         place = spec.place_of(self.record.teacher.identity) / WEIGHTS["teacher"]
-        # Results may have been moved as a whole, or be asked for from another folder than they were made in.
-        roots = [Path(config["results"]), *self.folder.resolve().parents]
+        # Results may have been moved as a whole.
+        roots = [*self.folder.resolve().parents, Path(config["results"])]
         files = [spec.checkpoint] if spec.checkpoint else [root / place for root in roots]
         file = next((file for file in files if file.is_file()), None)
         if file is None:
-            raise UserError(f"the run's teacher is no longer in {files[0]}")
+            raise UserError(f"the run's teacher is no longer in {files[-1]}")
         same = spec.checkpoint is None or parse_teacher(config).identity == self.record.teacher.identity
         check(same, f"{file} holds another teacher than the run's")
         network = spec.network(self.info)

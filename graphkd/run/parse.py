@@ -163,8 +163,8 @@ def annotations_at(path: str) -> list[Any]:
 
 
 def absolute_paths(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a resolved config, of a run or a transfer, with absolute paths of data and weights."""
-    resolved = dict(config)
+    """Return a resolved config, of a run or a transfer, with absolute paths of results, data and weights."""
+    resolved = {**config, "results": os.path.abspath(os.path.expanduser(config["results"]))}
     for side in ("student", "teacher"):
         if isinstance(config.get(side), Mapping) and config[side].get("checkpoint"):
             resolved[side] = {**config[side], "checkpoint": _absolute(config[side]["checkpoint"])}
@@ -200,7 +200,7 @@ def check_keys(config: Mapping[str, Any]) -> None:
         convert(config.get(key), str | None, key)
     for key in ("study", "variant"):
         if config.get(key) is not None:
-            _check_plain(config[key], key)
+            check_plain(config[key], key)
     _check_seed(config["seed"], "seed")
     results, run_dir = config["results"], config.get("run_dir")
     check(_is_path(results), f"results is {brief(results)}, but must be the path of a folder")
@@ -208,7 +208,7 @@ def check_keys(config: Mapping[str, Any]) -> None:
     _check_finite(config)
 
 
-def _check_plain(name: str, what: str) -> None:
+def check_plain(name: str, what: str) -> None:
     plain = name not in ("", ".", "..") and name.isprintable() and not set(name) & set("/\\")
     check(plain, f"{what} is {brief(name)}, but must be a plain name: it becomes a folder of the results")
     check(len(name.encode()) <= LONGEST_NAME, f"{what} is longer than {LONGEST_NAME} bytes: {name[:40]!r}...")
@@ -323,7 +323,7 @@ def _terms(config: Mapping[str, Any]) -> dict[str, Term]:
     is_composition = isinstance(objective, Mapping) and len(objective) > 0
     check(is_composition, f"objective is {brief(objective)}, but must be a mapping from a name to a term")
     for name in objective:
-        _check_plain(str(name), "the name of a term in objective")
+        check_plain(str(name), "the name of a term in objective")
     terms = {str(name): _term(config, str(name), node) for name, node in objective.items()}
     check_terms({name: (OBJECTIVES.factory(term.part.name), term.weight) for name, term in terms.items()})
     for name, term in terms.items():

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +19,19 @@ from graphkd.engine.checkpoint import content_hash
 from graphkd.objective.schedule import Schedule
 from graphkd.objective.weighted_sum import Weight
 from graphkd.registry import Registry
+
+_seen: ContextVar[dict[str, dict[str, Any]] | None] = ContextVar("seen", default=None)
+
+
+@contextmanager
+def one_look() -> Iterator[None]:
+    """Look at the files of each data set once in this context, however many runs use them."""
+    outer = _seen.get()
+    token = _seen.set({} if outer is None else outer)
+    try:
+        yield
+    finally:
+        _seen.reset(token)
 
 
 @dataclass(frozen=True)
@@ -44,7 +61,15 @@ class Part:
     @property
     def content(self) -> dict[str, Any]:
         """Hashes of a data set's files, which count instead of their paths; empty where there are none."""
-        return self.registry.factory(self.name).fingerprint(self.bound.all) if self.registry is DATASETS else {}
+        if self.registry is not DATASETS:
+            return {}
+        seen, key = _seen.get(), repr(self.document)
+        if seen is None or key not in seen:
+            found: dict[str, Any] = self.registry.factory(self.name).fingerprint(self.bound.all)
+            if seen is None:
+                return found
+            seen[key] = found
+        return seen[key]
 
     @property
     def module(self) -> str:
@@ -96,13 +121,47 @@ def counted_options(group: Any) -> dict[str, Any]:
 
 
 def source_hashes(parts: Iterable[Part]) -> dict[str, str]:
-    """Return the SHA-256 of the source of each module outside graphkd that parts come from, by module name."""
+    """Return the SHA-256 of the source of each module that parts come from, by module name.
+
+    Those of graphkd itself count only while its checkout has not committed them: the commit tells the others.
+    """
     hashes: dict[str, str] = {}
     for module in sorted({part.module for part in parts}):
         file = Path(getattr(sys.modules.get(module), "__file__", None) or "")
-        if module.partition(".")[0] != "graphkd" and file.is_file():
+        own = module.partition(".")[0] == "graphkd"
+        if file.is_file() and (not own or file.resolve() in uncommitted(checkout())):
             hashes[module] = content_hash(file)
     return hashes
+
+
+def checkout() -> Path | None:
+    """Return the git checkout that graphkd runs from; None for an installed copy."""
+    root = Path(__file__).resolve().parents[2]
+    return root if (root / ".git").exists() else None
+
+
+@functools.cache  # a process keeps the code that it has loaded
+def uncommitted(root: Path | None) -> frozenset[Path]:
+    """Return the new and changed files of the package graphkd in a checkout."""
+    if root is None:
+        return frozenset()
+    words = ("status", "--porcelain", "-z", "--no-renames", "--untracked-files=all", "--", "graphkd")
+    try:
+        found = git(root, *words).split("\0")
+    except (OSError, subprocess.CalledProcessError):
+        return frozenset()
+    return frozenset(root / line[3:] for line in found if line)
+
+
+def git(root: Path, *arguments: str) -> str:
+    """Return what git says of a checkout, without optional locks: a run that is killed must not leave one behind.
+
+    Raises:
+        OSError: git cannot be started.
+        subprocess.CalledProcessError: It fails.
+    """
+    command = ["git", "--no-optional-locks", "-C", str(root), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 def _counted(factory: Any, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from graphkd.registry import import_plugins
 from graphkd.report import record as records
 from graphkd.run.finished import FinishedRun, check_images, load
 from graphkd.run.folder import RECORD, WEIGHTS, visible_folders
-from graphkd.run.parse import check_keys
+from graphkd.run.parse import check_keys, check_plain
 from graphkd.run.part import Part, counted_options, source_hashes
 from graphkd.run.spec import Built, RunSpec, cross_entropy
 
@@ -245,11 +245,14 @@ class ProbeSpec(RunSpec):
         }
 
     def problem(self, folder: Path) -> str | None:
-        """Return a message if the classifier's weights are truncated or were altered."""
+        """Return a message if the classifier's weights are truncated or were altered, or older than the student's."""
+        probe, student = folder / WEIGHTS["probe"], self.run_dir / WEIGHTS["student"]
         try:
-            check_weights(folder / WEIGHTS["probe"])
+            check_weights(probe)
         except UserError as error:
             return f"{error}; the probe is trained again"
+        if student.stat().st_mtime_ns > probe.stat().st_mtime_ns:
+            return f"{self.run_dir} was trained after its probe; the probe is trained again"
         return None
 
     def build(self, dataset: Dataset, teacher: Network | None = None) -> Built:
@@ -282,12 +285,15 @@ def parse_target(
         plugins: Modules to import that register the data set.
 
     Raises:
-        UserError: The data set or one of its options is unknown or of a wrong type, or a plugin fails.
+        UserError: The data set or one of its options is unknown or of a wrong type, the study is no plain name, or a
+            plugin fails.
     """
     import_plugins(plugins)
     options = dict(data)
     name = options.pop("name", None)
     check(isinstance(name, str), "data needs a name, for example data=digits")
+    if study is not None:
+        check_plain(study, "study")
     part = Part(DATASETS, name, DATASETS.bind(name, options))
     return Target(part, probe or Probe(), results, study, tuple(plugins))
 

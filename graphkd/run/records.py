@@ -7,7 +7,6 @@ import importlib.metadata
 import platform
 import subprocess
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -19,6 +18,7 @@ from graphkd.identity import identity
 from graphkd.report.load import RECORD_FILE
 from graphkd.report.protocol import Protocol
 from graphkd.report.record import Code, Metrics, Record, Term
+from graphkd.run.part import checkout, git, uncommitted
 from graphkd.run.spec import RunSpec, TeacherSpec
 
 
@@ -133,22 +133,14 @@ def _versions() -> dict[str, str]:
 
 
 def _code(plugins: Mapping[str, str]) -> Code:
-    code = Code(importlib.metadata.version("graphkd"), plugins=dict(plugins))
-    root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():
+    code, root = Code(importlib.metadata.version("graphkd"), plugins=dict(plugins)), checkout()
+    if root is None:
         return code
     try:
-        commit = _git(root, "rev-parse", "HEAD")
-        dirty = bool(_git(root, "status", "--porcelain", "--untracked-files=no"))
+        commit, dirty = git(root, "rev-parse", "HEAD").strip(), bool(uncommitted(root))
     except (OSError, subprocess.CalledProcessError):
         return code
     return dataclasses.replace(code, git=commit, dirty=dirty)
-
-
-def _git(root: Path, *arguments: str) -> str:
-    # Without optional locks: a run that is killed meanwhile must not leave one behind.
-    command = ["git", "--no-optional-locks", "-C", str(root), *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def _device(trainer: Trainer) -> str:

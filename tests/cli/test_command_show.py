@@ -16,10 +16,9 @@ PICTURES = {f"{name}.{kind}" for name in ("graphs", "relations", "embeddings", "
 def made(tiny_words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Results with one student, for the tests to copy."""
     words = [*tiny_words, "objective=hkd_kd", "objective.hkd.builder=label_aware", "trainer.epochs=3"]
-    with pytest.MonkeyPatch.context() as patch:  # a relative path, so that each copy's teacher is its own
-        patch.chdir(tmp_path_factory.mktemp("made"))
-        run(parse({**compose(words).config, "results": "results"}))
-        return Path("results").resolve()
+    results = tmp_path_factory.mktemp("made") / "results"
+    run(parse({**compose(words).config, "results": str(results)}))
+    return results.rename(results.with_name("moved"))  # so that each copy's teacher is its own
 
 
 @pytest.fixture

@@ -80,6 +80,23 @@ def test_a_probe_that_fails_keeps_no_other_from_training(
     assert len(probes(folder)) == 2
 
 
+def test_a_student_that_does_not_fit_keeps_no_other_from_being_probed(
+    command: Command, folder: Path, two_runs: list[Path]
+) -> None:
+    (two_runs[0] / "student.safetensors").write_bytes(b"torn")
+    answer = command("transfer", "results", *NEW)
+    assert (answer.code, answer.err) == (1, "")
+    assert "seed-0: failed: " in answer.out.splitlines()[0]
+    assert "student.safetensors" in answer.out.splitlines()[0]
+    assert [record.seed for record in probes(folder).values()] == [1]
+    assert any((folder / "results" / "tables").glob("adhoc_transfer*.csv"))
+
+
+def test_a_folder_with_one_student_gets_tables(command: Command, folder: Path, run_folder: Path) -> None:
+    assert command("transfer", "results", *NEW).code == 0
+    assert any((folder / "results" / "tables").glob("adhoc_transfer*.csv"))
+
+
 def test_variants_stand_in_the_order_of_their_suite(
     command: Command, folder: Path, run_folder: Path, own_configs: OwnConfigs
 ) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from graphkd import BUILDERS, GNNS, MODELS, OBJECTIVES, DistillationBatch, WeightedSum
 from graphkd.data import Dataset
+from graphkd.engine import interrupts
 from graphkd.engine.callback import Callback, EpochResult, History
 from graphkd.engine.feed import Feed, Request
 from graphkd.engine.interrupts import Interrupts
@@ -307,16 +308,34 @@ def test_dropout_belongs_to_the_seed_and_to_the_checkpoint(
     assert equal(train(3, None, Checkpoints(tmp_path, "9999 steps")), whole)
 
 
+def test_a_signal_that_is_passed_on_is_the_same_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    came: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))
+    try:
+        with Interrupts():
+            for _ in range(3):
+                os.kill(os.getpid(), signal.SIGTERM)
+            assert came == []
+        assert came == [signal.SIGTERM]
+        monkeypatch.setattr(interrupts, "_ECHO_S", 0.0)
+        with Interrupts():
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGTERM)
+            assert came == [signal.SIGTERM] * 2
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def interrupt(times: int, deliver: bool = False) -> int:
     """Sends Ctrl-C to itself within `Interrupts`; returns how many of them were held back."""
     held = 0
     try:
-        with Interrupts() as interrupts:
+        with Interrupts() as held_back:
             for _ in range(times):
                 os.kill(os.getpid(), signal.SIGINT)
-                held += interrupts.pending == signal.SIGINT
+                held += held_back.pending == signal.SIGINT
             if deliver:
-                interrupts.deliver()
+                held_back.deliver()
                 held = -1
     except KeyboardInterrupt:
         return held

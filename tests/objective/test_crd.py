@@ -197,3 +197,13 @@ def test_an_option_out_of_range_is_named(option: str, value: float) -> None:
 def test_one_class_is_an_error_at_the_start() -> None:
     with pytest.raises(UserError, match="two classes"):
         OBJECTIVES.build("crd", student_dim=4, teacher_dim=4, labels=torch.zeros(9).long())
+
+
+def test_a_batch_that_is_not_finite_does_not_fix_the_normalisers() -> None:
+    crd = tiny_crd()
+    broken = batch(16)
+    broken.student.embedding.data[0] = torch.nan
+    assert not crd(broken)["crd"].isfinite()
+    assert crd(batch(16))["crd"].isfinite()
+    assert crd.log_normalizers is not None
+    assert crd.log_normalizers.isfinite().all()

@@ -424,3 +424,15 @@ def test_a_random_graph_can_be_the_same_for_both_networks(scope: str) -> None:
 def test_the_teachers_graph_of_a_builder_that_adds_nodes_is_an_error(builder: str) -> None:
     with pytest.raises(UserError, match="this builder adds nodes with the teacher's embeddings"):
         tiny_hkd(torch.arange(60) % 3, builder=BUILDERS.build(builder), graphs_from="teacher")
+
+
+def test_a_skipped_step_leaves_nothing_for_the_next_small_batch() -> None:
+    golden = Golden("hkd_small_batch")
+    hkd = golden_hkd(golden)
+    large, _ = golden_batch(Golden("hkd"), 0)
+    hkd.builder = BUILDERS.build("knn", k=1)
+    hkd(large)  # its step is not applied, so `after_step` is not called
+    hkd.builder = BUILDERS.build("knn", k=int(golden["meta.k"]))
+    hkd(golden_batch(golden, 0)[0])
+    hkd.after_step()
+    assert torch.equal(hkd.student_bank, golden["bank.student"])

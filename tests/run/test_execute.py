@@ -587,6 +587,13 @@ def test_a_teacher_from_a_file_is_tested_like_the_student(
     assert asked == [{"batch_size": 77, "device": torch.device("cpu")}]
 
 
+def test_a_teacher_without_weights_says_what_to_do(tiny_config: Config) -> None:
+    teacher = run(parse_teacher(tiny_config()))
+    (teacher.folder / "teacher.safetensors").unlink()
+    with pytest.raises(UserError, match=r"teacher.safetensors.*; train it again: graphkd teacher .* force=true"):
+        run(parse(tiny_config()))
+
+
 def test_the_record_counts_the_views_of_the_built_objective(tiny_config: Config) -> None:
     objective = {"ce": {"name": "ce", "views": ["weak", "strong"]}}
     protocol = run(parse(tiny_config({"objective": objective, "trainer.epochs": 1}))).record.protocol

@@ -122,6 +122,17 @@ def test_its_teacher_is_found_where_the_results_have_moved_to(
     assert evaluate(loaded.teacher, loaded.dataset).top1 == loaded.record.teacher.accuracy
 
 
+def test_its_teacher_is_found_from_any_folder_where_the_run_lies_elsewhere(
+    tiny_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = tmp_path / "project"
+    project.mkdir()
+    monkeypatch.chdir(project)
+    result = run(parse(tiny_config({"results": "results", "run_dir": str(tmp_path / "scratch" / "run")})))
+    monkeypatch.chdir(tmp_path)
+    assert graphkd.load(result.folder).teacher is not None
+
+
 def test_another_teacher_in_the_same_file_is_refused(tiny_config: Config, tmp_path: Path) -> None:
     file = tmp_path / "teacher.safetensors"
     for seed in (0, 1):

@@ -625,6 +625,7 @@ def test_the_paths_in_a_config_mean_the_same_from_anywhere(
     found = absolute_paths(tiny_config(changes))
     assert found["teacher"]["checkpoint"] == found["student"]["checkpoint"] == str(place / "t.pth")
     assert found["data"] == {**folder, "root": str(place / "photos")}
+    assert absolute_paths(tiny_config({"results": "here"}))["results"] == str(place / "here")
     assert absolute_paths(found) == found
     parquet = {"name": "parquet", "train": ["train-*.parquet", "train-0.parquet"], "test": None, "cache": "kept"}
     patterns = absolute_paths(tiny_config({"data": parquet}))["data"]

@@ -15,8 +15,8 @@ from torch import Tensor
 import graphkd
 from graphkd import DATASETS, UserError
 from graphkd.data import Dataset, DatasetInfo
-from graphkd.data.cifar import _reduced as reduced_by_area
-from graphkd.data.stl10 import _reduced as reduced
+from graphkd.data.cifar import Cifar
+from graphkd.data.stl10 import STL10
 from graphkd.model import Network
 from graphkd.run import RunResult, parse, parse_teacher, run
 from graphkd.run.predict import Predictions, Preprocessing
@@ -82,7 +82,7 @@ def test_images_without_a_size_are_those_of_the_test_split(tmp_path: Path, photo
     assert torch.equal(found, expected.images)
 
 
-@pytest.mark.parametrize(("name", "side", "reduce"), [("cifar10", 32, reduced_by_area), ("stl10", 96, reduced)])
+@pytest.mark.parametrize(("name", "side", "reduce"), [("cifar10", 32, Cifar.sized), ("stl10", 96, STL10.sized)])
 @pytest.mark.parametrize("size", [16, 21, None])
 def test_images_of_an_archive_are_reduced_as_in_its_test_split(
     name: str, side: int, reduce: Callable[[Tensor, int], Tensor], size: int | None

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -292,6 +293,21 @@ def test_a_probe_whose_weights_are_torn_is_trained_again(student: RunResult, tar
     assert probe(student, target).reused
 
 
+def test_a_probe_of_a_student_that_was_trained_again_is_too(student: RunResult, target: Target) -> None:
+    first = probe(student, target)
+    weights = student.folder / "student.safetensors"
+    before = weights.stat()
+    later = (first.folder / "probe.safetensors").stat().st_mtime_ns + 1
+    os.utime(weights, ns=(later, later))
+    try:
+        listener = Listener()
+        assert not probe(student, target, listener).reused
+        assert any("was trained after its probe" in note for note in listener.notes)
+        assert probe(student, target).reused
+    finally:
+        os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
 def test_a_probe_that_was_killed_is_trained_after_all(student: RunResult, target: Target) -> None:
     with pytest.raises(Killed):
         probe(student, target, Impatient(20, Killed()))
@@ -396,5 +412,5 @@ def test_unknown_data_is_named() -> None:
 
 def test_a_study_must_be_a_plain_name(student: RunResult, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="study is"):
-        probe(student, parse_target(NEW, SHORT, str(tmp_path / "out"), study="../x"))
+        parse_target(NEW, SHORT, str(tmp_path / "out"), study="../x")
     assert not (tmp_path / "out").exists()

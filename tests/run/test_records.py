@@ -2,18 +2,77 @@
 
 from __future__ import annotations
 
+import inspect
 import shutil
+import subprocess
 from pathlib import Path
+from typing import Any
 
+import pytest
 from PIL import Image
 
-from graphkd.run import parse
+from graphkd.data import DATASETS
+from graphkd.engine.checkpoint import content_hash
+from graphkd.run import one_look, parse, part
+from graphkd.run.part import uncommitted
 from graphkd.run.records import new_record
 from graphkd_cli.compose import compose
 
 
 def content(*words: str) -> str | None:
     return new_record(parse(compose(words).config), ["weak"]).content
+
+
+def test_files_that_a_checkout_has_not_committed_are_told(tmp_path: Path) -> None:
+    package = tmp_path / "graphkd"
+    package.mkdir()
+    for name in ("kept", "changed"):
+        (package / f"{name}.py").touch()
+
+    def run(*words: str) -> None:
+        subprocess.run(["git", "-C", str(tmp_path), *words], check=True, capture_output=True)
+
+    run("init")
+    run("add", ".")
+    run("-c", "user.name=n", "-c", "user.email=e", "commit", "-m", "all")
+    uncommitted.cache_clear()
+    assert uncommitted(tmp_path) == frozenset()
+    (package / "changed.py").write_text("x = 1")
+    (package / "new part.py").touch()
+    (tmp_path / "notes.md").touch()
+    uncommitted.cache_clear()
+    assert uncommitted(tmp_path) == {package / "changed.py", package / "new part.py"}
+    assert uncommitted(None) == frozenset()
+
+
+def test_a_part_that_is_not_committed_counts_like_a_plug_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = parse(compose(["objective=kd"]).config)
+    file = Path(inspect.getfile(DATASETS.factory("digits"))).resolve()
+    monkeypatch.setattr(part, "uncommitted", lambda root: {file})
+    assert spec.plugins == {"graphkd.data.digits": content_hash(file)}
+    monkeypatch.setattr(part, "uncommitted", lambda root: set())
+    assert spec.plugins == {}
+
+
+def test_data_are_looked_at_once_for_many_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[Any] = []
+
+    def fingerprint(options: Any) -> dict[str, Any]:
+        looks.append(options)
+        return {"files": "those"}
+
+    monkeypatch.setattr(DATASETS.factory("digits"), "fingerprint", fingerprint)
+
+    def identities() -> set[str]:
+        return {parse(compose([f"objective={name}"]).config).identity for name in ("kd", "hkd")}
+
+    with one_look():
+        first = identities()
+        with one_look():
+            assert identities() == first
+    assert len(looks) == 2  # at the teacher's data and at the student's, of which there are fewer
+    assert identities() == first
+    assert len(looks) > 4
 
 
 def test_data_in_files_are_told_by_what_these_hold(tmp_path: Path) -> None:
