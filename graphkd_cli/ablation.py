@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from graphkd.ablation import Suite, SuiteRun, quoted
 from graphkd.errors import UserError, check, counted, one_line, one_of
+from graphkd.identity import one_look
 from graphkd_cli import compose, studies, transfer
 from graphkd_cli.launch import HELP as LAUNCH_HELP
 from graphkd_cli.launch import Ways, conclude, groups, launch, ways_parser
@@ -73,12 +74,13 @@ def main(arguments: Sequence[str]) -> int:
     ways = Ways.chosen(options, launcher, options.config_dir)
     compose.check_multirun("launch", launcher, options.config_dir)
     # Everything is checked before anything is run.
-    suites = [_plan_suite(each, extra, options) for each in _chosen(name, options.config_dir)]
-    for suite in suites:
-        _note_baseline(suite)
-    if options.dry_run:
+    with one_look():
+        suites = [_plan_suite(each, extra, options) for each in _chosen(name, options.config_dir)]
         for suite in suites:
-            _print_runs(suite, ways)
+            _note_baseline(suite)
+            if options.dry_run:
+                _print_runs(suite, ways)
+    if options.dry_run:
         return 0
     if name != studies.EVERY_SUITE:
         return _run(suites[0], ways)
@@ -217,13 +219,12 @@ def _note_baseline(planned: PlannedSuite) -> None:
 
 def _run(planned: PlannedSuite, ways: Ways) -> int:
     """Run a suite and write its tables; return the exit code."""
-    from graphkd.run import check_parts, one_look
+    from graphkd.run import check_parts
 
     names = [f"suite '{planned.name}': variant '{item.run.variant}'" for item in planned.runs]
     specs = [item.spec for item in planned.runs]
-    with one_look():
-        check_parts(zip(names, specs, strict=True), rehearses=not ways.launcher)
-        failed = launch(specs, ways)
+    check_parts(zip(names, specs, strict=True), rehearses=not ways.launcher)
+    failed = launch(specs, ways)
     if len(failed) < len(planned.runs):
         studies.write_study(Path(planned.runs[0].spec.config["results"]), planned.name, planned.suite, ways.config_dir)
     probed = _transfer(planned, ways.config_dir) if planned.suite.transfer and not failed else 0

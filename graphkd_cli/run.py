@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphkd.errors import check, one_line
+from graphkd.identity import one_look
 from graphkd_cli import compose, worker
 from graphkd_cli.launch import HELP as LAUNCH_HELP
 from graphkd_cli.launch import Ways, conclude, launch, ways_parser
@@ -76,7 +77,7 @@ def _parse(composed: compose.Composed) -> StudentSpec:
 
 def _sweep(options: argparse.Namespace) -> int:
     """Run every combination of a grid, after checking all of them and their data; leave others to the sweeper."""
-    from graphkd.run import check_parts, one_look
+    from graphkd.run import check_parts
 
     compose.check_multirun("config", options.overrides, options.config_dir)
     combinations = compose.expand_sweep(options.overrides)
@@ -87,12 +88,12 @@ def _sweep(options: argparse.Namespace) -> int:
         )
         return _search(options)
     specs = [_parse(compose.compose(overrides, options.config_dir)) for overrides in combinations]
-    _check_folders(specs)
     names = [" ".join(words) for words in combinations]
     launcher = compose.split_hydra(options.overrides)[0]
     with one_look():
+        _check_folders(specs)
         check_parts(zip(names, specs, strict=True), rehearses=not launcher)
-        return conclude(names, launch(specs, Ways.chosen(options, launcher, options.config_dir)))
+    return conclude(names, launch(specs, Ways.chosen(options, launcher, options.config_dir)))
 
 
 def _search(options: argparse.Namespace) -> int:

@@ -12,6 +12,8 @@ from graphkd_cli import compose, studies
 from graphkd_cli.overrides import split_words
 
 if TYPE_CHECKING:
+    from graphkd.data import Dataset
+    from graphkd.run.part import Part
     from graphkd.run.probe import Target
 
 HELP = """\
@@ -91,13 +93,16 @@ def _transfer_all(folders: Sequence[Path], targets: Sequence[Target], config_dir
     from graphkd_cli.progress import Runs
     from graphkd_cli.show import result_line
 
-    runs, part, dataset = Runs(len(folders), "probe"), targets[0].data, targets[0].data.build()
+    runs = Runs(len(folders), "probe")
+    part: Part | None = None
+    dataset: Dataset | None = None
     sources: dict[str, str] = {}
     failed = 0
     for folder, target in zip(folders, targets, strict=True):
         try:
             if target.data != part:
-                part, dataset = target.data, target.data.build()
+                part, dataset = None, target.data.build()
+                part = target.data
             spec = target.spec(folder)
             with runs.watch() as callback:
                 result = run(spec, callback, dataset=dataset)

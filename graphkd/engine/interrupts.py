@@ -45,12 +45,15 @@ class Interrupts:
         if number is not None:
             signal.raise_signal(number)
 
+    def hold(self, number: int) -> None:
+        """Hold a signal back, as if it had come."""
+        self.pending, self._since = number, time.monotonic()
+
     def _hold(self, number: int, frame: FrameType | None) -> None:
-        now = time.monotonic()
-        if number == self.pending != signal.SIGINT and now - self._since < _ECHO_S:
+        if number == self.pending != signal.SIGINT and time.monotonic() - self._since < _ECHO_S:
             return
         impatient = self.pending is not None
-        self.pending, self._since = number, now
+        self.hold(number)
         if impatient:
             self.deliver()
 

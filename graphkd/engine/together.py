@@ -50,7 +50,7 @@ def train_together(loops: Sequence[TrainingLoop], feed: Feed, ended: Ended) -> N
             pending = loop.ranks.all_reduce_max(interrupts.pending or 0)
             if pending:
                 loop.save()
-                interrupts.pending = pending
+                interrupts.hold(pending)
                 if len(running) > 1:
                     raise LoopInterrupted
                 interrupts.deliver()

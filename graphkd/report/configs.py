@@ -13,7 +13,7 @@ from graphkd.report.load import CONFIG_FILE
 from graphkd.report.markup import NONE, Block, Cell
 from graphkd.yaml_files import read_yaml
 
-ASIDE = frozenset({"run_dir", "results", "study", "variant", "varied", "seed", "force"})
+ASIDE = frozenset({"run_dir", "results", "study", "variant", "varied", "seed", "force", "student_weights"})
 """Options that name a run instead of saying how it is trained."""
 
 

@@ -42,8 +42,8 @@ def build_graph_figures(
     figures = []
     with look():
         for group in grouped(records):
-            reached = [row for row in aggregate(group.records, order) if row.by_seed(metric)]
-            rows = [row for row in reached if any(row.by_seed(panel) for panel in PANELS)]
+            explained = [record for record in group.records if record.metrics.diagnostics]
+            rows = [row for row in aggregate(explained, order) if row.by_seed(metric)]
             panels = [panel for panel in PANELS if sum(bool(row.by_seed(panel)) for row in rows) >= FEWEST]
             if panels:
                 figures.append((f"{group.name}_graphs", _draw(group, rows, panels, metric)))

@@ -23,7 +23,7 @@ def build_profiles(records: Iterable[Record], order: Sequence[str] = ()) -> list
     """
     tables = []
     for group in grouped(records):
-        if rows := [row for row in aggregate(group.records, order) if any(run.phases for run in row.runs)]:
+        if rows := aggregate((record for record in group.records if record.phases), order):
             tables.append(_build(group, rows))
     return tables
 

@@ -225,7 +225,7 @@ _UNFINISHED = {"failed": "failed run", "running": "unfinished run"}
 
 def _natural(label: str) -> tuple[list[str | float], str]:
     """Return a key that sorts labels by text, but numbers within them by value."""
-    parts = re.split(r"(\d+(?:\.\d+)?)", label)  # text and numbers take turns
+    parts = re.split(r"((?:(?<==)-)?\d+(?:\.\d+)?(?:e[+-]?\d+)?)", label)  # text and numbers take turns
     return [float(part) if place % 2 else part for place, part in enumerate(parts)], label
 
 

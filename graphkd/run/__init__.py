@@ -2,7 +2,6 @@
 
 from graphkd.run.execute import RunResult, check_parts, run, run_together
 from graphkd.run.parse import parse, parse_teacher, read_spec, write_spec
-from graphkd.run.part import one_look
 from graphkd.run.spec import RunSpec, StudentSpec, TeacherSpec
 
 __all__ = [
@@ -11,7 +10,6 @@ __all__ = [
     "StudentSpec",
     "TeacherSpec",
     "check_parts",
-    "one_look",
     "parse",
     "parse_teacher",
     "read_spec",

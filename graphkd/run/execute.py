@@ -29,7 +29,7 @@ from graphkd.engine.together import train_together
 from graphkd.engine.trainer import Trainer
 from graphkd.errors import UserError, check, counted, one_line
 from graphkd.files import folder_if_used, real_folder
-from graphkd.identity import identity, short
+from graphkd.identity import identity, one_look, short
 from graphkd.logger import LoggedRun, LoggerCallback
 from graphkd.model import Network
 from graphkd.model.head import head_tensors
@@ -58,7 +58,6 @@ from graphkd.run.folder import (
     write_failure,
 )
 from graphkd.run.parse import PARSERS, absolute_paths, write_spec
-from graphkd.run.part import one_look
 from graphkd.run.records import finished_record, new_record
 from graphkd.run.rehearsal import rehearse, waits_for_teacher
 from graphkd.run.reuse import changed_plugins, why_not_reused

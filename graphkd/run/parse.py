@@ -164,7 +164,7 @@ def annotations_at(path: str) -> list[Any]:
 
 def absolute_paths(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a resolved config, of a run or a transfer, with absolute paths of results, data and weights."""
-    resolved = {**config, "results": os.path.abspath(os.path.expanduser(config["results"]))}
+    resolved = {**config, "results": os.path.abspath(config["results"])}
     for side in ("student", "teacher"):
         if isinstance(config.get(side), Mapping) and config[side].get("checkpoint"):
             resolved[side] = {**config[side], "checkpoint": _absolute(config[side]["checkpoint"])}

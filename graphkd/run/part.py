@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -16,22 +15,10 @@ from typing import Any, Literal
 from graphkd.binding import Bound, bind, options_of
 from graphkd.data import DATASETS
 from graphkd.engine.checkpoint import content_hash
+from graphkd.identity import looked_at
 from graphkd.objective.schedule import Schedule
 from graphkd.objective.weighted_sum import Weight
 from graphkd.registry import Registry
-
-_seen: ContextVar[dict[str, dict[str, Any]] | None] = ContextVar("seen", default=None)
-
-
-@contextmanager
-def one_look() -> Iterator[None]:
-    """Look at the files of each data set once in this context, however many runs use them."""
-    outer = _seen.get()
-    token = _seen.set({} if outer is None else outer)
-    try:
-        yield
-    finally:
-        _seen.reset(token)
 
 
 @dataclass(frozen=True)
@@ -63,13 +50,9 @@ class Part:
         """Hashes of a data set's files, which count instead of their paths; empty where there are none."""
         if self.registry is not DATASETS:
             return {}
-        seen, key = _seen.get(), repr(self.document)
-        if seen is None or key not in seen:
-            found: dict[str, Any] = self.registry.factory(self.name).fingerprint(self.bound.all)
-            if seen is None:
-                return found
-            seen[key] = found
-        return seen[key]
+        factory = self.registry.factory(self.name)
+        found: dict[str, Any] = looked_at(repr(self.document), lambda: factory.fingerprint(self.bound.all))
+        return found
 
     @property
     def module(self) -> str:
@@ -125,13 +108,29 @@ def source_hashes(parts: Iterable[Part]) -> dict[str, str]:
 
     Those of graphkd itself count only while its checkout has not committed them: the commit tells the others.
     """
-    hashes: dict[str, str] = {}
-    for module in sorted({part.module for part in parts}):
-        file = Path(getattr(sys.modules.get(module), "__file__", None) or "")
-        own = module.partition(".")[0] == "graphkd"
-        if file.is_file() and (not own or file.resolve() in uncommitted(checkout())):
-            hashes[module] = content_hash(file)
-    return hashes
+    try:
+        changed = uncommitted(checkout())
+    except (OSError, subprocess.CalledProcessError):
+        changed = frozenset()
+    modules = sorted({part.module for part in parts})
+    hashes = {module: source_hash(module) for module in modules if not is_own(module) or _file(module) in changed}
+    return {module: found for module, found in hashes.items() if found is not None}
+
+
+def is_own(module: str) -> bool:
+    """Return whether a module is graphkd's own."""
+    return module.partition(".")[0] == "graphkd"
+
+
+def source_hash(module: str) -> str | None:
+    """Return the SHA-256 of a loaded module's source; None where there is no file."""
+    file = _file(module)
+    return content_hash(file) if file.is_file() else None
+
+
+def _file(module: str) -> Path:
+    file = Path(getattr(sys.modules.get(module), "__file__", None) or "")
+    return file.parent.resolve() / file.name
 
 
 def checkout() -> Path | None:
@@ -142,15 +141,16 @@ def checkout() -> Path | None:
 
 @functools.cache  # a process keeps the code that it has loaded
 def uncommitted(root: Path | None) -> frozenset[Path]:
-    """Return the new and changed files of the package graphkd in a checkout."""
+    """Return the new and changed files of the package graphkd in a checkout.
+
+    Raises:
+        OSError: git cannot be started.
+        subprocess.CalledProcessError: It fails.
+    """
     if root is None:
         return frozenset()
-    words = ("status", "--porcelain", "-z", "--no-renames", "--untracked-files=all", "--", "graphkd")
-    try:
-        found = git(root, *words).split("\0")
-    except (OSError, subprocess.CalledProcessError):
-        return frozenset()
-    return frozenset(root / line[3:] for line in found if line)
+    words = ("-c", "status.renames=false", "status", "--porcelain", "-z", "--untracked-files=all", "--", "graphkd")
+    return frozenset(root / line[3:] for line in git(root, *words).split("\0") if line)
 
 
 def git(root: Path, *arguments: str) -> str:
@@ -161,7 +161,7 @@ def git(root: Path, *arguments: str) -> str:
         subprocess.CalledProcessError: It fails.
     """
     command = ["git", "--no-optional-locks", "-C", str(root), *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return os.fsdecode(subprocess.run(command, check=True, capture_output=True).stdout)
 
 
 def _counted(factory: Any, given: Mapping[str, Any]) -> dict[str, Any]:

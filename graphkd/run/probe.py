@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from graphkd.batch import NetworkOutput
 from graphkd.data import DATASETS, Batch, Dataset, Split, stratified_subset
 from graphkd.data.tensor import cut
-from graphkd.engine.checkpoint import check_weights
+from graphkd.engine.checkpoint import check_weights, content_hash
 from graphkd.engine.seeding import initialising
 from graphkd.engine.threads import torch_threads
 from graphkd.engine.trainer import Trainer, checked_trainer
@@ -27,7 +27,7 @@ from graphkd.model.base import eval_mode
 from graphkd.registry import import_plugins
 from graphkd.report import record as records
 from graphkd.run.finished import FinishedRun, check_images, load
-from graphkd.run.folder import RECORD, WEIGHTS, visible_folders
+from graphkd.run.folder import CONFIG, RECORD, WEIGHTS, read_config, visible_folders
 from graphkd.run.parse import check_keys, check_plain
 from graphkd.run.part import Part, counted_options, source_hashes
 from graphkd.run.spec import Built, RunSpec, cross_entropy
@@ -236,23 +236,24 @@ class ProbeSpec(RunSpec):
 
     @property
     def document(self) -> dict[str, Any]:
-        """Arguments of `parse_target`, and the student's folder."""
+        """Arguments of `parse_target`, the student's folder, and the hash of its weights."""
         return {
             "student": str(self.run_dir.absolute()),
+            "student_weights": content_hash(self.run_dir / WEIGHTS["student"]),
             **vars(self.target),
             "data": self.data.document,
             "probe": vars(self.target.probe),
         }
 
     def problem(self, folder: Path) -> str | None:
-        """Return a message if the classifier's weights are truncated or were altered, or older than the student's."""
-        probe, student = folder / WEIGHTS["probe"], self.run_dir / WEIGHTS["student"]
+        """Return a message if the classifier's weights are truncated or altered, or the student's are others now."""
         try:
-            check_weights(probe)
+            check_weights(folder / WEIGHTS["probe"])
         except UserError as error:
             return f"{error}; the probe is trained again"
-        if student.stat().st_mtime_ns > probe.stat().st_mtime_ns:
-            return f"{self.run_dir} was trained after its probe; the probe is trained again"
+        known = read_config(folder / CONFIG).get("student_weights")
+        if known not in (None, content_hash(self.run_dir / WEIGHTS["student"])):
+            return f"the weights in {self.run_dir} are no longer those of its probe; the probe is trained again"
         return None
 
     def build(self, dataset: Dataset, teacher: Network | None = None) -> Built:

@@ -10,17 +10,22 @@ from graphkd.errors import UserError
 from graphkd.report import record as records
 from graphkd.report.record import Record
 from graphkd.run.folder import CONFIG, RECORD, read_config
+from graphkd.run.part import is_own, source_hash
 
 
 def changed_plugins(record: Record, now: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the modules outside graphkd whose source has changed since a run was made.
+    """Return the modules with parts whose source has changed since a run was made, as far as that can be told.
 
     Args:
-        record: The finished run's record.
-        now: The current source hashes of the modules.
+        record: The run's record.
+        now: The current hashes of the run's modules (`graphkd.run.part.source_hashes`).
     """
     then = record.code.plugins
-    return tuple(module for module, source in sorted(now.items()) if then.get(module, source) != source)
+    # What a record from a checkout does not name, of graphkd's own, was committed then.
+    before = {module: "" for module in now if is_own(module) and record.code.git is not None} | then
+    changed = {module for module, source in now.items() if before.get(module, source) != source}
+    committed = {module for module in then.keys() - now.keys() if is_own(module)}
+    return tuple(sorted(changed | {module for module in committed if source_hash(module) not in (None, then[module])}))
 
 
 def why_not_reused(folder: Path, identity: str, seed: int, identify: Callable[[Mapping[str, Any]], str]) -> str | None:

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from commands import Command, OwnConfigs, students
 
 from graphkd.engine.checkpoint import save_weights
@@ -90,6 +91,18 @@ def test_a_student_that_does_not_fit_keeps_no_other_from_being_probed(
     assert "student.safetensors" in answer.out.splitlines()[0]
     assert [record.seed for record in probes(folder).values()] == [1]
     assert any((folder / "results" / "tables").glob("adhoc_transfer*.csv"))
+
+
+def test_data_of_a_student_that_are_gone_keep_no_other_from_being_probed(
+    command: Command, folder: Path, two_runs: list[Path]
+) -> None:
+    config = yaml.safe_load((two_runs[0] / "config.yaml").read_text())
+    config["data"] = {"name": "folder", "root": str(folder / "gone")}
+    (two_runs[0] / "config.yaml").write_text(yaml.safe_dump(config))
+    answer = command("transfer", "results", "probe.epochs=1")
+    assert (answer.code, answer.err) == (1, "")
+    assert "seed-0: failed: " in answer.out.splitlines()[0]
+    assert [record.seed for record in probes(folder).values()] == [1]
 
 
 def test_a_folder_with_one_student_gets_tables(command: Command, folder: Path, run_folder: Path) -> None:

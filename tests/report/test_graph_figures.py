@@ -106,3 +106,10 @@ def test_the_note_tells_only_of_bars_that_there_are(seeds: int, said: str) -> No
     text = legend.get_title().get_text().replace("\n", " ")
     assert said in text
     assert ("n=2" in text) == (seeds == 2)
+
+
+def test_runs_without_diagnostics_do_not_count() -> None:
+    other = make_record(variant="knn", identity="id-knn", seed=9, test_top1_last=99.0)
+    ((_, figure),) = build_graph_figures([*RUNS, other])
+    (legend,) = figure.legends
+    assert "knn (n=3)" in legend.get_title().get_text()

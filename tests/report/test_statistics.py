@@ -161,8 +161,9 @@ def test_configurations_of_one_variant_are_told_apart_by_what_they_varied() -> N
 def test_numbers_in_labels_are_sorted_by_value() -> None:
     records = [run for k in (16, 2, 32, 4, 8) for run in runs("hkd", 1, identity=str(k), varied={"builder.k": k})]
     assert [row.label for row in aggregate(records)] == [f"hkd (builder.k={k})" for k in (2, 4, 8, 16, 32)]
-    records = [run for tau in (0.5, 0.25, 1) for run in runs("x", 1, identity=str(tau), varied={"tau": tau})]
-    assert [row.label for row in aggregate(records)] == [f"x (tau={tau})" for tau in (0.25, 0.5, 1)]
+    taus = [-2, -1, 1e-05, 0.0001, 0.25, 0.5, 1]
+    records = [run for tau in reversed(taus) for run in runs("x", 1, identity=str(tau), varied={"tau": tau})]
+    assert [row.label for row in aggregate(records)] == [f"x (tau={tau})" for tau in taus]
 
 
 def test_configurations_that_varied_nothing_are_told_apart_by_identity() -> None:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +18,7 @@ import graphkd
 from graphkd import DATASETS, MODELS, UserError
 from graphkd.data import Dataset, Split, TensorDataset
 from graphkd.engine.callback import Callback
+from graphkd.engine.checkpoint import content_hash, save_weights
 from graphkd.engine.seeding import generator, initialising
 from graphkd.engine.trainer import Trainer
 from graphkd.report import record as records
@@ -205,6 +205,7 @@ def test_the_config_says_how_to_do_it_again(student: RunResult, target: Target, 
     result = probe(student, target)
     config = yaml.safe_load((result.folder / "config.yaml").read_text())
     place = config.pop("student")
+    assert config.pop("student_weights") == content_hash(student.folder / "student.safetensors")
     assert place == str(student.folder)
     config["probe"]["decay_at"] = tuple(config["probe"]["decay_at"])
     again = parse_target(**{**config, "probe": Probe(**config["probe"]), "results": str(tmp_path / "elsewhere")})
@@ -293,19 +294,19 @@ def test_a_probe_whose_weights_are_torn_is_trained_again(student: RunResult, tar
     assert probe(student, target).reused
 
 
-def test_a_probe_of_a_student_that_was_trained_again_is_too(student: RunResult, target: Target) -> None:
-    first = probe(student, target)
-    weights = student.folder / "student.safetensors"
-    before = weights.stat()
-    later = (first.folder / "probe.safetensors").stat().st_mtime_ns + 1
-    os.utime(weights, ns=(later, later))
-    try:
-        listener = Listener()
-        assert not probe(student, target, listener).reused
-        assert any("was trained after its probe" in note for note in listener.notes)
-        assert probe(student, target).reused
-    finally:
-        os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+def test_a_probe_of_a_student_that_was_trained_again_is_too(student: RunResult, target: Target, tmp_path: Path) -> None:
+    copied = dataclasses.replace(student, folder=shutil.copytree(student.folder, tmp_path / "copied"))
+    weights = copied.folder / "student.safetensors"
+    assert not probe(copied, target).reused
+    assert probe(student, target).reused, "a copy's weights are the same"
+    state = safetensors.torch.load_file(weights)
+    network = graphkd.load(copied.folder).student
+    network.load_state_dict({name: value + 1 for name, value in state.items()})
+    save_weights(network, weights)
+    listener = Listener()
+    assert not probe(copied, target, listener).reused
+    assert any("are no longer those of its probe; the probe is trained again" in note for note in listener.notes)
+    assert probe(copied, target).reused
 
 
 def test_a_probe_that_was_killed_is_trained_after_all(student: RunResult, target: Target) -> None:

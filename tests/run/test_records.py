@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import shutil
 import subprocess
@@ -13,9 +14,13 @@ from PIL import Image
 
 from graphkd.data import DATASETS
 from graphkd.engine.checkpoint import content_hash
-from graphkd.run import one_look, parse, part
-from graphkd.run.part import uncommitted
+from graphkd.identity import one_look
+from graphkd.report.record import Code
+from graphkd.run import parse, part
+from graphkd.run.part import source_hash, uncommitted
 from graphkd.run.records import new_record
+from graphkd.run.reuse import changed_plugins
+from graphkd_cli import ablation
 from graphkd_cli.compose import compose
 
 
@@ -54,15 +59,36 @@ def test_a_part_that_is_not_committed_counts_like_a_plug_in(monkeypatch: pytest.
     assert spec.plugins == {}
 
 
-def test_data_are_looked_at_once_for_many_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    looks: list[Any] = []
+def test_parts_of_graphkd_that_have_changed_since_are_told() -> None:
+    module = "graphkd.data.digits"
+    made = new_record(parse(compose(["objective=kd"]).config), ["weak"])
+    source = str(source_hash(module))
+
+    def changed(code: Code, now: dict[str, str]) -> bool:
+        return changed_plugins(dataclasses.replace(made, code=code), now) == (module,)
+
+    clean, old, same = (Code("0.2.0", "abc", False, then) for then in ({}, {module: "0"}, {module: source}))
+    assert changed(clean, {module: source}), "committed then, edited since"
+    assert changed(old, {}), "edited, and committed"
+    assert not changed(same, {}), "committed as it was"
+    assert not changed(same, {module: source})
+    assert not changed(Code("0.2.0"), {module: source}), "an installed copy then: nothing is known"
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The options of data sets at whose files somebody looked."""
+    found: list[Any] = []
 
     def fingerprint(options: Any) -> dict[str, Any]:
-        looks.append(options)
+        found.append(options)
         return {"files": "those"}
 
     monkeypatch.setattr(DATASETS.factory("digits"), "fingerprint", fingerprint)
+    return found
 
+
+def test_a_look_holds_within_its_context(looks: list[Any]) -> None:
     def identities() -> set[str]:
         return {parse(compose([f"objective={name}"]).config).identity for name in ("kd", "hkd")}
 
@@ -73,6 +99,12 @@ def test_data_are_looked_at_once_for_many_runs(monkeypatch: pytest.MonkeyPatch) 
     assert len(looks) == 2  # at the teacher's data and at the student's, of which there are fewer
     assert identities() == first
     assert len(looks) > 4
+
+
+def test_planning_a_suite_looks_once(looks: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
+    assert ablation.main(["digits", "--dry-run", "--variants", "kd,hkd", "--seeds", "0,1"]) == 0
+    assert "= 4 runs" in capsys.readouterr().out
+    assert len(looks) == 2
 
 
 def test_data_in_files_are_told_by_what_these_hold(tmp_path: Path) -> None:
