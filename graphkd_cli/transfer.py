@@ -101,8 +101,7 @@ def _transfer_all(folders: Sequence[Path], targets: Sequence[Target], config_dir
     for folder, target in zip(folders, targets, strict=True):
         try:
             if target.data != part:
-                part, dataset = None, target.data.build()
-                part = target.data
+                part, dataset = target.data, target.data.build()
             spec = target.spec(folder)
             with runs.watch() as callback:
                 result = run(spec, callback, dataset=dataset)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-import os
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
@@ -19,6 +17,7 @@ from graphkd.identity import looked_at
 from graphkd.objective.schedule import Schedule
 from graphkd.objective.weighted_sum import Weight
 from graphkd.registry import Registry
+from graphkd.run.checkout import checkout, uncommitted
 
 
 @dataclass(frozen=True)
@@ -131,37 +130,6 @@ def source_hash(module: str) -> str | None:
 def _file(module: str) -> Path:
     file = Path(getattr(sys.modules.get(module), "__file__", None) or "")
     return file.parent.resolve() / file.name
-
-
-def checkout() -> Path | None:
-    """Return the git checkout that graphkd runs from; None for an installed copy."""
-    root = Path(__file__).resolve().parents[2]
-    return root if (root / ".git").exists() else None
-
-
-@functools.cache  # a process keeps the code that it has loaded
-def uncommitted(root: Path | None) -> frozenset[Path]:
-    """Return the new and changed files of the package graphkd in a checkout.
-
-    Raises:
-        OSError: git cannot be started.
-        subprocess.CalledProcessError: It fails.
-    """
-    if root is None:
-        return frozenset()
-    words = ("-c", "status.renames=false", "status", "--porcelain", "-z", "--untracked-files=all", "--", "graphkd")
-    return frozenset(root / line[3:] for line in git(root, *words).split("\0") if line)
-
-
-def git(root: Path, *arguments: str) -> str:
-    """Return what git says of a checkout, without optional locks: a run that is killed must not leave one behind.
-
-    Raises:
-        OSError: git cannot be started.
-        subprocess.CalledProcessError: It fails.
-    """
-    command = ["git", "--no-optional-locks", "-C", str(root), *arguments]
-    return os.fsdecode(subprocess.run(command, check=True, capture_output=True).stdout)
 
 
 def _counted(factory: Any, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from graphkd.identity import identity
 from graphkd.report.load import RECORD_FILE
 from graphkd.report.protocol import Protocol
 from graphkd.report.record import Code, Metrics, Record, Term
-from graphkd.run.part import checkout, git, uncommitted
+from graphkd.run.checkout import checkout, git, uncommitted
 from graphkd.run.spec import RunSpec, TeacherSpec
 
 

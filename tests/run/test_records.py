@@ -17,7 +17,8 @@ from graphkd.engine.checkpoint import content_hash
 from graphkd.identity import one_look
 from graphkd.report.record import Code
 from graphkd.run import parse, part
-from graphkd.run.part import source_hash, uncommitted
+from graphkd.run.checkout import uncommitted
+from graphkd.run.part import source_hash
 from graphkd.run.records import new_record
 from graphkd.run.reuse import changed_plugins
 from graphkd_cli import ablation
