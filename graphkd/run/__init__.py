@@ -1,7 +1,9 @@
 """Runs, from config to record."""
 
-from graphkd.run.execute import RunResult, check_parts, run, run_together
+from graphkd.run.execute import run, run_together
 from graphkd.run.parse import parse, parse_teacher, read_spec, write_spec
+from graphkd.run.rehearsal import check_parts
+from graphkd.run.result import RunResult
 from graphkd.run.spec import RunSpec, StudentSpec, TeacherSpec
 
 __all__ = [

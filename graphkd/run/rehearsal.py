@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import gc
+import json
+from collections.abc import Iterable
 
 import torch
 
@@ -14,6 +16,8 @@ from graphkd.engine.feed import Feed
 from graphkd.engine.guard import NotFiniteError
 from graphkd.engine.loop import Position, TrainingLoop
 from graphkd.engine.together import train_together
+from graphkd.errors import UserError, one_line
+from graphkd.registry import place_in_plugin
 from graphkd.run.folder import is_done
 from graphkd.run.spec import RunSpec
 
@@ -75,3 +79,43 @@ def _raise(loop: TrainingLoop, outcome: History | Exception) -> None:
     """Raise what went wrong."""
     if isinstance(outcome, Exception) and not isinstance(outcome, (_Rehearsed, NotFiniteError)):
         raise outcome
+
+
+def check_parts(runs: Iterable[tuple[str, RunSpec]], rehearses: bool = True) -> None:
+    """Build the data and parts of every unfinished run once, and rehearse those that wait for a teacher.
+
+    Args:
+        runs: Pairs of a name for messages and a run.
+        rehearses: Whether to rehearse runs; they may be for another machine than this one.
+
+    Raises:
+        UserError: Something does not fit.
+        RuntimeError: The first step of a run fails. Other errors in the data are raised too.
+    """
+    datasets: dict[str, Dataset] = {}
+    left = {
+        spec.identity: (name, spec)
+        for name, spec in runs
+        if spec.config["force"] or not is_done(spec.folder, spec.identity, spec.seed)
+    }
+    for name, spec in left.values():
+        data = json.dumps(spec.data.document, sort_keys=True)
+        try:
+            if data not in datasets:
+                datasets[data] = spec.data.build()
+            spec.build(datasets[data])
+            if spec.logger is not None:
+                spec.logger.build()
+            if rehearses and waits_for_teacher(spec):
+                _rehearse(name, spec, datasets[data])
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from error
+
+
+def _rehearse(name: str, spec: RunSpec, dataset: Dataset) -> None:
+    try:
+        rehearse(spec, dataset)
+    except UserError:
+        raise
+    except Exception as error:
+        raise RuntimeError(f"{name}: {one_line(error)}{place_in_plugin(error)}") from error

@@ -72,7 +72,7 @@ def test_a_probe_that_fails_keeps_no_other_from_training(
             raise left.pop()
         save_weights(network, path)
 
-    monkeypatch.setattr("graphkd.run.execute.save_weights", save)
+    monkeypatch.setattr("graphkd.run.execution.save_weights", save)
     answer = command("transfer", "results", *NEW)
     assert (answer.code, answer.err) == (1, "")
     assert "failed: OSError: no space left on device" in answer.out.splitlines()[0]

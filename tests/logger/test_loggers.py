@@ -16,8 +16,7 @@ import pytest
 from graphkd import LOGGERS, UserError
 from graphkd.engine.callback import Callback
 from graphkd.logger import LoggedRun, Logger, LoggerCallback
-from graphkd.run import parse, run
-from graphkd.run.execute import check_parts
+from graphkd.run import check_parts, parse, run
 
 Config = Callable[..., dict[str, Any]]
 EPOCHS = 2

@@ -483,7 +483,7 @@ def test_the_teacher_is_trained_once(tiny_config: Config, tmp_path: Path) -> Non
 def test_a_teacher_that_knows_nothing_is_told(
     tiny_config: Config, monkeypatch: pytest.MonkeyPatch, accuracy: float, warns: bool
 ) -> None:
-    monkeypatch.setattr("graphkd.run.execute._filled_teacher", lambda *_: Teacher("a" * 64, accuracy))
+    monkeypatch.setattr("graphkd.run.weights._from_run", lambda *_: Teacher("a" * 64, accuracy))
     notes = Notes()
     run(parse(tiny_config()), notes)
     assert notes.notes == warns * [

@@ -100,7 +100,7 @@ def test_an_error_outside_plug_ins_is_raised_as_it_is(tiny_config: Config, monke
 
 def test_only_a_run_that_waits_for_a_teacher_is_rehearsed(tiny_config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     rehearsed: list[str] = []
-    monkeypatch.setattr("graphkd.run.execute.rehearse", lambda spec, dataset: rehearsed.append(spec.variant))
+    monkeypatch.setattr("graphkd.run.execution.rehearse", lambda spec, dataset: rehearsed.append(spec.variant))
     assert not waits_for_teacher(parse(tiny_config({"objective": {"ce": {"name": "ce", "weight": 1.0}}})))
     run(parse(tiny_config({"variant": "first"})))
     run(parse(tiny_config({"variant": "second"})))

@@ -180,7 +180,7 @@ def test_what_fails_after_its_record_stays_done(tmp_path: Path, monkeypatch: pyt
     def full(*_: Any) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("graphkd.run.execute.replace_folder", full)
+    monkeypatch.setattr("graphkd.run.execution.replace_folder", full)
     one = spec("ce", tmp_path)
     (failed,) = together([one])
     assert "no space left" in str(failed)
