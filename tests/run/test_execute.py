@@ -26,7 +26,7 @@ from graphkd.engine.evaluate import Evaluation, evaluate
 from graphkd.engine.trainer import Trainer
 from graphkd.report import record as records
 from graphkd.report.record import Record, Teacher
-from graphkd.run import RunResult, StudentSpec, execute, parse, parse_teacher, run
+from graphkd.run import RunResult, StudentSpec, parse, parse_teacher, run
 
 Config = Callable[..., dict[str, Any]]
 ALONE = {"objective": {"ce": "ce"}}
@@ -582,7 +582,7 @@ def test_a_teacher_from_a_file_is_tested_like_the_student(
         asked.append(options)
         return evaluate(*arguments, **options)
 
-    monkeypatch.setattr(execute, "evaluate", spied)
+    monkeypatch.setattr("graphkd.run.weights.evaluate", spied)
     run(parse(tiny_config({"teacher.checkpoint": str(weights), "trainer.eval_batch_size": 77})))
     assert asked == [{"batch_size": 77, "device": torch.device("cpu")}]
 
