@@ -9,11 +9,12 @@ from pathlib import Path
 
 from graphkd.errors import UserError, check, one_of
 from graphkd.files import make_folder
+from graphkd.report.caveats import left_out
 from graphkd.report.grid import GridSpec
 from graphkd.report.load import load_records
 from graphkd.report.markup import visible
 from graphkd.report.record import Record, shown
-from graphkd.report.statistics import aggregate, left_out
+from graphkd.report.rows import aggregate
 from graphkd.report.tables import TableSpec
 from graphkd_cli import compose, studies
 

@@ -19,8 +19,8 @@ from graphkd.report.load import Loaded, load_records
 from graphkd.report.markup import Table, write_tables
 from graphkd.report.profile import build_profiles
 from graphkd.report.record import Record
+from graphkd.report.rows import is_finished
 from graphkd.report.sections import Cost, Studies
-from graphkd.report.statistics import is_finished
 from graphkd.report.tables import TableSpec, build_tables
 from graphkd_cli import compose
 from graphkd_cli.show import console, print_block, print_line, print_text

@@ -19,7 +19,8 @@ from graphkd.files import make_folder, write_atomically
 from graphkd.report.markup import escaped, file_stems
 from graphkd.report.metrics import metric_of
 from graphkd.report.record import Record
-from graphkd.report.statistics import Group, Row, Summary, aggregate, grouped, named, summarise
+from graphkd.report.rows import Group, Row, aggregate, grouped, named
+from graphkd.report.statistics import Summary, summarise
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from graphkd.report.figures import DPI, GREY, SIZES, STYLES, WIDTH, Shown, look, meaning_of_bars, wrapped
 from graphkd.report.metrics import METRICS
 from graphkd.report.record import Record
-from graphkd.report.statistics import Group, Row, aggregate, grouped
+from graphkd.report.rows import Group, Row, aggregate, grouped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

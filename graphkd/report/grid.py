@@ -11,23 +11,13 @@ from typing import Any, Literal
 
 from graphkd.binding import bind, convert, options_of
 from graphkd.errors import UserError, check, counted, one_of
+from graphkd.report.caveats import caveats, left_out, listed
 from graphkd.report.markup import NONE, Block, Cell, Table, fixed, marks, spread
 from graphkd.report.metrics import METRICS
 from graphkd.report.protocol import Protocol
 from graphkd.report.record import Record
-from graphkd.report.statistics import (
-    Group,
-    Row,
-    Summary,
-    aggregate,
-    common_protocol,
-    grouped,
-    left_out,
-    listed,
-    protocols_of,
-    summarise,
-    warnings_about,
-)
+from graphkd.report.rows import Group, Row, aggregate, common_protocol, grouped, protocols_of
+from graphkd.report.statistics import Summary, summarise
 
 ACCURACY = "test_top1_last"
 COSTS = ("seconds_per_step", "peak_memory_mib")
@@ -240,7 +230,7 @@ def _build_grid(group: Group, spec: GridSpec) -> Table:
         frame=pd.DataFrame([{"study": study, "data": group.data, **line.values} for line in lines]),
         notes=(
             *_notes(rows, lines, student, group.data, spec.published if published else None),
-            *warnings_about(by_pair),
+            *caveats(by_pair),
             *left_out(group.records),
         ),
     )

@@ -14,10 +14,10 @@ from importlib import resources
 from pathlib import Path
 
 from graphkd.files import make_folder, write_atomically
+from graphkd.report.caveats import left_out
 from graphkd.report.load import Loaded
 from graphkd.report.markup import NONE, Block, Mark, visible
 from graphkd.report.sections import Cost, Sections, Studies
-from graphkd.report.statistics import left_out
 from graphkd.report.tables import TableSpec
 
 PAGE = "report.html"

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
+from graphkd.report.caveats import caveats
 from graphkd.report.markup import NONE, Block, Table
 from graphkd.report.record import Record
-from graphkd.report.statistics import Group, Row, aggregate, grouped, summarise, warnings_about
+from graphkd.report.rows import Group, Row, aggregate, grouped
+from graphkd.report.statistics import summarise
 
 LEGEND = f"Milliseconds per step, mean over n seeds, and share of the step; {NONE} where a variant has no such part."
 _FIRST = ("data", "student", "teacher")
@@ -52,5 +54,5 @@ def _build(group: Group, rows: Sequence[Row]) -> Table:
         blocks=(Block.of(("variant", "n", "step", *names), cells),),
         legend=LEGEND,
         frame=pd.DataFrame(frame),
-        notes=tuple(warnings_about(rows)),
+        notes=tuple(caveats(rows)),
     )

@@ -22,7 +22,7 @@ from graphkd.report.markup import NONE, Block, Cell, Table, fixed, marks
 from graphkd.report.metrics import METRICS
 from graphkd.report.ranking import Ranking, rank_over_pairs
 from graphkd.report.record import Record
-from graphkd.report.statistics import Group, Row, aggregate, grouped, named
+from graphkd.report.rows import Group, Row, aggregate, grouped, named
 from graphkd.report.tables import TableSpec, build_tables
 
 ACCURACY = "test_top1_last"

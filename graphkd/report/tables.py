@@ -10,22 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from graphkd.binding import bind, options_of
 from graphkd.errors import check, choices, did_you_mean
+from graphkd.report.caveats import caveats, left_out, listed
 from graphkd.report.comparison import Comparison, compare_all
 from graphkd.report.markup import NONE, Block, Cell, Table, fixed, marks, spread
 from graphkd.report.metrics import METRICS, Metric, metric_of
 from graphkd.report.record import Record
-from graphkd.report.statistics import (
-    Group,
-    Row,
-    Summary,
-    aggregate,
-    common_protocol,
-    grouped,
-    left_out,
-    listed,
-    named,
-    warnings_about,
-)
+from graphkd.report.rows import Group, Row, aggregate, common_protocol, grouped, named
+from graphkd.report.statistics import Summary
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -110,7 +101,7 @@ def _build_table(group: Group, spec: TableSpec, order: Sequence[str]) -> Table:
         blocks=(Block.of(header, zip(*columns, strict=True), tail=len(test_header)),),
         legend=LEGEND,
         frame=_frame(rows, summaries, tests, baseline=baseline, compared=spec.compare),
-        notes=(*notes, *warnings_about(rows), *left_out(group.records)),
+        notes=(*notes, *caveats(rows), *left_out(group.records)),
     )
 
 
