@@ -15,9 +15,10 @@ from graphkd.ablation import Suite, SuiteRun, quoted
 from graphkd.errors import UserError, check, counted, one_line, one_of
 from graphkd.identity import one_look
 from graphkd_cli import compose, studies, transfer
+from graphkd_cli.arguments import CommandParser
 from graphkd_cli.launch import HELP as LAUNCH_HELP
 from graphkd_cli.launch import Ways, conclude, groups, launch, ways_parser
-from graphkd_cli.overrides import split_words
+from graphkd_cli.overrides import split_hydra, split_words
 
 if TYPE_CHECKING:
     from graphkd.run import StudentSpec
@@ -70,7 +71,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command; return its exit code."""
     options = _parser().parse_intermixed_args(list(arguments))
     name, overrides = _split(options.words)
-    launcher, extra = compose.split_hydra(overrides)
+    launcher, extra = split_hydra(overrides)
     ways = Ways.chosen(options, launcher, options.config_dir)
     compose.check_multirun("launch", launcher, options.config_dir)
     # Everything is checked before anything is run.
@@ -88,7 +89,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = compose.CommandParser("ablation", parents=[ways_parser()])
+    parser = CommandParser("ablation", parents=[ways_parser()])
     parser.add_argument("words", nargs="*")
     parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("--seeds")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from graphkd.errors import check
-from graphkd_cli import compose
+from graphkd_cli.arguments import CommandParser
 
 if TYPE_CHECKING:
     from graphkd.bench import Settings
@@ -39,7 +39,7 @@ memory, and prints a table.
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; return its exit code."""
-    parser = compose.CommandParser("bench", has_configs=False)
+    parser = CommandParser("bench", has_configs=False)
     parser.add_argument("parts", nargs="*")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")

@@ -11,8 +11,9 @@ import os
 from collections.abc import Sequence
 
 from graphkd.errors import UserError
-from graphkd_cli.compose import call, hydra_session
+from graphkd_cli.config_files import hydra_session
 from graphkd_cli.main import COMMANDS
+from graphkd_cli.refusals import call
 
 TAKES_OVERRIDES = {"run", "teacher", "ablation", "evaluate"}
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from graphkd.errors import UserError, check, one_line
 from graphkd.machine import cores
 from graphkd.report.markup import Block
-from graphkd_cli import compose
+from graphkd_cli.arguments import CommandParser
 
 HELP = """\
 usage: graphkd doctor [--debug]
@@ -43,7 +43,7 @@ class Finding(NamedTuple):
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; return its exit code."""
-    compose.CommandParser("doctor", has_configs=False).parse_args(list(arguments))
+    CommandParser("doctor", has_configs=False).parse_args(list(arguments))
 
     from graphkd_cli.show import console, print_block, print_text
 

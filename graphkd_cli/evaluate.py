@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from graphkd.errors import UserError, check
 from graphkd_cli import compose
+from graphkd_cli.arguments import CommandParser
 from graphkd_cli.overrides import split_words
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ Prints accuracy, negative log-likelihood and agreement with the teacher: a run's
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; return its exit code."""
-    parser = compose.CommandParser("evaluate")
+    parser = CommandParser("evaluate")
     parser.add_argument("words", nargs="*")
     parser.add_argument("--split", default="test")
     options = parser.parse_intermixed_args(list(arguments))

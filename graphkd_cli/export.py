@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from graphkd.errors import check
-from graphkd_cli import compose
+from graphkd_cli.arguments import CommandParser
 
 HELP = """\
 usage: graphkd export RUN --out FILE|FOLDER [--onnx] [--torchscript] [--safetensors] [--state-dict]
@@ -31,7 +31,7 @@ ONNX needs: python -m pip install onnx onnxruntime onnxscript
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; return its exit code."""
-    parser = compose.CommandParser("export", has_configs=False)
+    parser = CommandParser("export", has_configs=False)
     parser.add_argument("run", nargs="?")
     for name in ("onnx", "torchscript", "safetensors", "state-dict"):
         parser.add_argument(f"--{name}", dest="formats", action="append_const", const=name)

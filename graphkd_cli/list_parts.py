@@ -10,6 +10,8 @@ from graphkd.binding import convert, describe
 from graphkd.errors import check, one_of
 from graphkd.report.markup import Block
 from graphkd_cli import compose
+from graphkd_cli.arguments import CommandParser
+from graphkd_cli.config_files import config_names
 from graphkd_cli.overrides import split_words
 
 REGISTRIES = {
@@ -36,7 +38,7 @@ shapes.
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; return its exit code."""
-    parser = compose.CommandParser("list")
+    parser = CommandParser("list")
     parser.add_argument("words", nargs="*")
     options = parser.parse_intermixed_args(list(arguments))
     kinds, overrides = split_words(options.words)
@@ -108,7 +110,7 @@ def _suites(config_dir: str | None) -> Block:
 
 def _pairs(config_dir: str | None) -> Block:
     rows = []
-    for name in compose.config_names("pair", config_dir):
+    for name in config_names("pair", config_dir):
         config = compose.compose([f"pair={name}"], config_dir).config
         rows.append(
             (name, *(_network(config[side]) for side in ("teacher", "student")), _yaml(config["trainer"]["lr"]))

@@ -206,3 +206,14 @@ def _quoted(text: str) -> str:
     override = _tried(f"text={text}")
     is_text = override is not None and not override.is_sweep_override() and isinstance(override.value(), str)
     return text if is_text else quoted(expanduser(text))
+
+
+def key_of(override: Override) -> str:
+    """Return what an override changes: a dotted key or a group."""
+    return str(override.key_or_group)
+
+
+def split_hydra(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the overrides of Hydra's own nodes (launchers, for example), and the others."""
+    own = [override for override in overrides if override.lstrip("+~").startswith("hydra")]
+    return own, [override for override in overrides if override not in own]

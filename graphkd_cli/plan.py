@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from graphkd.binding import bind, options_of
 from graphkd.errors import UserError, check
-from graphkd_cli import compose
+from graphkd_cli.arguments import CommandParser
 
 if TYPE_CHECKING:
     from graphkd.bench.plan import Plan
@@ -35,7 +35,7 @@ GIB, MIB = 2**30, 2**20
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; return its exit code."""
-    parser = compose.CommandParser("plan", has_configs=False)
+    parser = CommandParser("plan", has_configs=False)
     parser.add_argument("sizes", nargs="*")
     parser.add_argument("--gflops", type=float)
     options = parser.parse_intermixed_args(list(arguments))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from graphkd.errors import check, counted
 from graphkd.files import folder_if_used, write_atomically
 from graphkd.report.markup import FORMULA, Block
-from graphkd_cli import compose
+from graphkd_cli.arguments import CommandParser
 
 if TYPE_CHECKING:
     from graphkd.run.predict import Predictions
@@ -33,7 +33,7 @@ are read, resized and normalised exactly as those of the run's test split; the d
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; return its exit code."""
-    parser = compose.CommandParser("predict", has_configs=False)
+    parser = CommandParser("predict", has_configs=False)
     parser.add_argument("words", nargs="*", metavar="RUN IMAGE")
     parser.add_argument("--top", type=int, default=3)
     parser.add_argument("--csv", type=Path)

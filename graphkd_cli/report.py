@@ -16,7 +16,8 @@ from graphkd.report.markup import visible
 from graphkd.report.record import Record, shown
 from graphkd.report.rows import aggregate
 from graphkd.report.tables import TableSpec
-from graphkd_cli import compose, studies
+from graphkd_cli import studies
+from graphkd_cli.arguments import CommandParser
 
 HELP = """\
 usage: graphkd report [RESULTS] [--table NAME] [--study NAME] [--variants A,B] [--baseline VARIANT]
@@ -40,7 +41,7 @@ _CHOSEN = "rows were chosen by --variants; the study may have others"
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; return its exit code."""
-    parser = compose.CommandParser("report")
+    parser = CommandParser("report")
     parser.add_argument("results", nargs="?", default="results")
     parser.add_argument("--table", default="default")
     parser.add_argument("--study")

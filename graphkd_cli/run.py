@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Any
 from graphkd.errors import check, one_line
 from graphkd.identity import one_look
 from graphkd_cli import compose, worker
+from graphkd_cli.arguments import arguments_parser, parse_arguments
+from graphkd_cli.config_files import hydra_session
 from graphkd_cli.launch import HELP as LAUNCH_HELP
 from graphkd_cli.launch import Ways, conclude, launch, ways_parser
-from graphkd_cli.overrides import in_grammar
+from graphkd_cli.overrides import in_grammar, split_hydra
+from graphkd_cli.refusals import call
 
 if TYPE_CHECKING:
     from graphkd.run import StudentSpec
@@ -36,7 +39,7 @@ Distils a student; trains its teacher first if there is none yet.
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; return its exit code."""
-    options = compose.parse_arguments("run", arguments, ways_parser())
+    options = parse_arguments("run", arguments, ways_parser())
     check(
         options.multirun or not _ways_given(options),
         "run: --jobs, --group and --alone are for several runs, which need -m",
@@ -89,7 +92,7 @@ def _sweep(options: argparse.Namespace) -> int:
         return _search(options)
     specs = [_parse(compose.compose(overrides, options.config_dir)) for overrides in combinations]
     names = [" ".join(words) for words in combinations]
-    launcher = compose.split_hydra(options.overrides)[0]
+    launcher = split_hydra(options.overrides)[0]
     with one_look():
         _check_folders(specs)
         check_parts(zip(names, specs, strict=True), rehearses=not launcher)
@@ -149,16 +152,16 @@ def job(config: Any) -> float | None:
 
 def _show(options: argparse.Namespace) -> int:
     options.overrides = in_grammar(options.overrides)
-    with compose.hydra_session(options.config_dir) as hydra:
+    with hydra_session(options.config_dir) as hydra:
         if options.hydra_help:
-            parser = compose.arguments_parser("run")
-            compose.call(lambda: hydra.hydra_help("config", parser, options))
+            parser = arguments_parser("run")
+            call(lambda: hydra.hydra_help("config", parser, options))
         elif options.info:
-            compose.call(lambda: hydra.show_info(options.info, config_name="config", overrides=options.overrides))
+            call(lambda: hydra.show_info(options.info, config_name="config", overrides=options.overrides))
         elif options.cfg == "job" and not options.package:
             return _show_job(options)
         else:
-            compose.call(
+            call(
                 lambda: hydra.show_cfg(
                     "config", options.overrides, options.cfg, options.package, resolve=options.resolve
                 )

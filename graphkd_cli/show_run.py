@@ -13,6 +13,7 @@ from graphkd.errors import UserError, check, one_line
 from graphkd.identity import short
 from graphkd.report.record import Record
 from graphkd_cli import compose
+from graphkd_cli.arguments import CommandParser
 from graphkd_cli.overrides import split_words
 from graphkd_cli.show import console, print_figures, print_line, rounded
 
@@ -35,7 +36,7 @@ LONGEST_CURVE = 60
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; return its exit code."""
-    parser = compose.CommandParser("show")
+    parser = CommandParser("show")
     parser.add_argument("words", nargs="*")
     parser.add_argument("--classes", type=int, default=8)
     parser.add_argument("--out")

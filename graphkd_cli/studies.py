@@ -23,6 +23,7 @@ from graphkd.report.rows import is_finished
 from graphkd.report.sections import Cost, Studies
 from graphkd.report.tables import TableSpec, build_tables
 from graphkd_cli import compose
+from graphkd_cli.config_files import config_names
 from graphkd_cli.show import console, print_block, print_line, print_text
 
 EVERY_SUITE = "all"
@@ -36,7 +37,7 @@ LAYOUTS: dict[str, type[TableSpec] | type[GridSpec]] = {"columns": TableSpec, "g
 
 def suite_names(config_dir: str | None = None) -> list[str]:
     """Return the names of the suites in graphkd's configs and the user's own, sorted."""
-    return compose.config_names("ablation", config_dir)
+    return config_names("ablation", config_dir)
 
 
 def read_suite(name: str, config_dir: str | None = None) -> Suite:
@@ -66,7 +67,7 @@ def read_spec(name: str, config_dir: str | None = None) -> TableSpec | GridSpec:
     Raises:
         UserError: There is none, or it is not well formed.
     """
-    one_of(name, compose.config_names("table", config_dir), "there is no table")
+    one_of(name, config_names("table", config_dir), "there is no table")
     options = compose.compose([], config_dir, f"table/{name}").config["table"]
     layout = str(options.get("layout", "columns"))
     return LAYOUTS[one_of(layout, LAYOUTS, f"table '{name}' has no layout")].from_mapping(options)

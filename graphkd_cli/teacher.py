@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from graphkd_cli import compose, worker
+from graphkd_cli.arguments import CommandParser
 
 HELP = """\
 usage: graphkd teacher [OVERRIDES] [--config-dir DIR]
@@ -19,7 +20,7 @@ Trains the teacher that `graphkd run` with the same overrides would train first.
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; return its exit code."""
-    parser = compose.CommandParser("teacher")
+    parser = CommandParser("teacher")
     parser.add_argument("overrides", nargs="*")
     options = parser.parse_intermixed_args(list(arguments))
     composed = compose.compose(options.overrides, options.config_dir)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from graphkd.errors import UserError, check, one_line
 from graphkd_cli import compose, studies
+from graphkd_cli.arguments import CommandParser
 from graphkd_cli.overrides import split_words
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ tables of these studies. Finished probes are kept.
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; return its exit code."""
-    parser = compose.CommandParser("transfer")
+    parser = CommandParser("transfer")
     parser.add_argument("words", nargs="*")
     options = parser.parse_intermixed_args(list(arguments))
     places, overrides = split_words(options.words, exists)

@@ -9,7 +9,8 @@ from commands import OwnConfigs
 from graphkd import UserError
 from graphkd.run import parse
 from graphkd.run.folder import launch_folder
-from graphkd_cli import compose
+from graphkd_cli import compose, config_files
+from graphkd_cli.config_files import config_folder, hydra_session
 
 
 def test_a_mapping_replaces_a_part(folder: Path) -> None:
@@ -113,8 +114,8 @@ def test_ones_own_configs_come_first(folder: Path, own_configs: OwnConfigs) -> N
 
 
 def test_the_configs_are_the_checkouts(folder: Path) -> None:
-    assert yaml.safe_load((compose.config_folder() / "builder" / "knn.yaml").read_text())["name"] == "knn"
-    assert compose.config_folder().is_absolute()
+    assert yaml.safe_load((config_folder() / "builder" / "knn.yaml").read_text())["name"] == "knn"
+    assert config_folder().is_absolute()
 
 
 def test_a_launch_folder_is_gone_afterwards(tmp_path: Path) -> None:
@@ -169,7 +170,7 @@ def test_a_config_composed_again_is_the_same_and_bears_no_trace_of_another(
     remembered = [compose.compose(each) for each in (*asked, *asked)]
     anew = []
     for each in asked:
-        monkeypatch.setattr(compose, "_REMEMBERED", {})
+        monkeypatch.setattr(config_files, "_REMEMBERED", {})
         anew.append(compose.compose(each))
     assert remembered == [*anew, *anew]
 
@@ -180,7 +181,7 @@ def test_the_folder_that_a_config_was_composed_in_is_not_remembered(
     places = []
     for place in (folder, folder.parent):
         monkeypatch.chdir(place)
-        with compose.hydra_session() as hydra:
+        with hydra_session() as hydra:
             places.append(compose._compose(hydra, "config", []).hydra.runtime.cwd)
     assert places == [str(folder), str(folder.parent)]
 
@@ -188,7 +189,7 @@ def test_the_folder_that_a_config_was_composed_in_is_not_remembered(
 def test_configs_from_folders_that_a_config_adds_are_not_remembered(folder: Path, own_configs: OwnConfigs) -> None:
     more = folder / "more" / "builder"
     more.mkdir(parents=True)
-    main = (compose.config_folder() / "config.yaml").read_text()
+    main = (config_folder() / "config.yaml").read_text()
     own = own_configs({"config.yaml": main.replace("\nhydra:\n", f"\nhydra:\n  searchpath: ['{folder / 'more'}']\n")})
     for count in (3, 4):
         (more / "mine.yaml").write_text(f"name: knn\nk: {count}\n")

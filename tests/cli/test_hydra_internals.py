@@ -13,7 +13,7 @@ from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
 
-from graphkd_cli.compose import hydra_session
+from graphkd_cli.config_files import hydra_session
 from graphkd_cli.hydra_internals import swept_choices, unreadable_position
 
 LACKS = f"hydra-core {hydra.__version__} lacks"

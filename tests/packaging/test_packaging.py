@@ -25,8 +25,9 @@ FOLDERS = ("graphkd", "graphkd_cli", "configs", "tests")
 FILES = ("pyproject.toml", "README.md", "LICENSE", "Makefile", ".gitignore")
 PLACES = """
 import graphkd
+from graphkd_cli.config_files import config_folder
 from graphkd_cli import compose
-print(graphkd.__file__, compose.__file__, compose.config_folder(), sep="\\n")
+print(graphkd.__file__, compose.__file__, config_folder(), sep="\\n")
 """
 
 
