@@ -2,15 +2,8 @@
 
 from graphkd.contrast.bank import Bank, FullBank, QueueBank
 from graphkd.contrast.infonce import info_nce, mean_negative_similarity, nce, nce_log_normalizer
-from graphkd.contrast.negatives import (
-    AllSampler,
-    ExplicitSampler,
-    ExplicitSelection,
-    Sampler,
-    Selection,
-    SharedSampler,
-    build_sampler,
-)
+from graphkd.contrast.sampler import AllSampler, ExplicitSampler, Sampler, SharedSampler, build_sampler
+from graphkd.contrast.selection import ExplicitSelection, Selection
 from graphkd.contrast.view import BankView
 
 __all__ = [

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from graphkd.contrast.bank import Bank
-from graphkd.contrast.negatives import Selection
+from graphkd.contrast.selection import Selection
 from graphkd.contrast.shard import Shard
 from graphkd.contrast.view import fetch
 from graphkd.errors import check

@@ -23,8 +23,8 @@ from graphkd.contrast import (
     infonce,
     nce,
     nce_log_normalizer,
-    negatives,
 )
+from graphkd.contrast.selection import AllSelection
 from graphkd.errors import UserError
 
 SAMPLERS = ["explicit", "shared", "all", "all_weighted"]
@@ -106,7 +106,7 @@ def cases(draw: st.DrawFn) -> Case:
 def test_equals_the_naive_loss_and_gradient_whatever_the_blocks(case: Case, entries: int, gather_from: int) -> None:
     with (
         patch.object(infonce, "_block_entries", lambda device: entries),
-        patch.object(negatives, "GATHER_FROM", gather_from),
+        patch("graphkd.contrast.selection.GATHER_FROM", gather_from),
     ):
         loss_error, gradient_error = case.errors()
     assert loss_error <= 1e-9
@@ -141,7 +141,7 @@ def test_one_wrong_index_among_thousands_shows_in_the_gradient(gather_from: int)
     assert isinstance(right, ExplicitSelection)
     wrong = right.indices.clone()
     wrong[3, 500] = (wrong[3, 500] + 1) % 4000
-    with patch.object(negatives, "GATHER_FROM", gather_from):
+    with patch("graphkd.contrast.selection.GATHER_FROM", gather_from):
         assert case.errors()[1] <= 1e-6
         (gradient,) = torch.autograd.grad(case.loss().sum(), case.queries)
         case.selection = ExplicitSelection(wrong, 4000)
@@ -270,15 +270,13 @@ def naive_nce(case: Case, queries: Tensor, samples: int) -> tuple[Tensor, Tensor
 )
 def test_nce_equals_the_naive_one(case: Case, entries: int, gather_from: int, samples: int) -> None:
     totals = case.selection.counts()
-    if isinstance(case.selection, negatives.AllSelection) and (
-        case.selection.scale is not None or (totals != totals[0]).any()
-    ):
+    if isinstance(case.selection, AllSelection) and (case.selection.scale is not None or (totals != totals[0]).any()):
         return
     queries = case.queries.detach().requires_grad_()
     expected, expected_log = naive_nce(case, queries, samples)
     with (
         patch.object(infonce, "_block_entries", lambda device: entries),
-        patch.object(negatives, "GATHER_FROM", gather_from),
+        patch("graphkd.contrast.selection.GATHER_FROM", gather_from),
     ):
         arguments = (case.queries, case.positives, case.bank, case.selection, case.temperature)
         log_normalizer = nce_log_normalizer(*arguments, samples)

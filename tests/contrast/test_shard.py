@@ -18,7 +18,7 @@ from golden import assert_close
 from samples import DIM, TRAIN_LABELS, WIDTHS, batch, normal, seeded
 
 from graphkd import BUILDERS, GNNS, OBJECTIVES, UserError
-from graphkd.contrast import FullBank, build_sampler, info_nce, infonce, nce, negatives
+from graphkd.contrast import FullBank, build_sampler, info_nce, infonce, nce
 from graphkd.contrast import nce_log_normalizer as log_z
 from graphkd.contrast.options import BankOptions
 from graphkd.contrast.shard import Shard
@@ -75,7 +75,7 @@ def losses(
 
 def not_waiting(sampler: str) -> Found:
     """As on a device that must not be waited for, where rows of others get weight 0."""
-    with patch.object(negatives, "_may_wait_for", lambda device: False), gathering():
+    with patch("graphkd.contrast.selection._may_wait_for", lambda device: False), gathering():
         return losses(sampler, 6, 1 << 18)
 
 
@@ -87,7 +87,7 @@ def gathered_rows() -> Found:
 
 @contextmanager
 def gathering() -> Iterator[None]:
-    with patch.object(negatives, "GATHER_FROM", 0):
+    with patch("graphkd.contrast.selection.GATHER_FROM", 0):
         yield
 
 

@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 from scipy.stats import chi2
 from torch import Tensor
 
-from graphkd.contrast import FullBank, QueueBank, build_sampler, negatives
+from graphkd.contrast import FullBank, QueueBank, build_sampler
+from graphkd.contrast.draws import _first_occurrences, with_spare
+from graphkd.contrast.selection import ExplicitSelection, SharedSelection
 from graphkd.errors import UserError
 
 DRAWN = ["explicit", "shared"]
@@ -70,7 +72,7 @@ def test_exactly_k_of_other_classes_and_distinct_where_there_are_k(
     # class 9 has no training sample: all of them are its negatives
     anchors = torch.cat([labels[torch.randint(len(labels), (4,), generator=generator(seed))], torch.tensor([9])])
     chooser = build_sampler(sampler, FullBank(labels, 2), count)
-    with patch.object(negatives, "_REJECT_ABOVE", reject_above):
+    with patch("graphkd.contrast.draws._REJECT_ABOVE", reject_above):
         selection = chooser.select(anchors, generator(seed))
     table = naive.table(selection, len(labels), rows, pairs)
     own = labels == anchors[:, None]
@@ -102,7 +104,7 @@ def test_every_row_is_equally_likely(sampler: str, reject_above: int, sizes: tup
     anchors = torch.arange(3)
     chooser, draw = build_sampler(sampler, FullBank(labels, 2), count), generator(2)
     seen = torch.zeros(3, 60, dtype=torch.float64)
-    with patch.object(negatives, "_REJECT_ABOVE", reject_above):
+    with patch("graphkd.contrast.draws._REJECT_ABOVE", reject_above):
         for _ in range(steps):
             seen += naive.table(chooser.select(anchors, draw), 60, 60, 180)
     for anchor in range(3):
@@ -128,7 +130,7 @@ SUBSETS = list(itertools.combinations([0, 2, 3, 5, 6, 8], 2))
 def test_every_subset_is_equally_likely_for_shared(reject_above: int) -> None:
     chooser, draw = build_sampler("shared", FullBank(torch.arange(9) % 3, 2), 2), generator(3)
     chosen, anchors = [], torch.tensor([1, 1])
-    with patch.object(negatives, "_REJECT_ABOVE", reject_above):
+    with patch("graphkd.contrast.draws._REJECT_ABOVE", reject_above):
         for _ in range(1500):
             first, second = subsets(naive.table(chooser.select(anchors, draw), 9, 9, 18))
             assert first == second
@@ -140,7 +142,7 @@ def test_every_subset_is_equally_likely_for_shared(reject_above: int) -> None:
 @pytest.mark.parametrize("reject_above", WAYS)
 def test_every_subset_is_equally_likely_and_independent_for_explicit(reject_above: int) -> None:
     chooser, draw = build_sampler("explicit", FullBank(torch.arange(9) % 3, 2), 2), generator(4)
-    with patch.object(negatives, "_REJECT_ABOVE", reject_above):
+    with patch("graphkd.contrast.draws._REJECT_ABOVE", reject_above):
         chosen = subsets(naive.table(chooser.select(torch.ones(9000).long(), draw), 9, 9, 10**5))
     pairs = list(zip(chosen[::2], chosen[1::2], strict=True))
     observed = frequencies(pairs, list(itertools.product(SUBSETS, SUBSETS)))
@@ -177,7 +179,7 @@ def test_a_pool_of_exactly_k_is_taken_whole_beside_a_smaller_one(sampler: str) -
 def test_a_row_may_be_listed_any_number_of_times(times: int) -> None:
     listed = torch.zeros(2, times + 1, dtype=torch.int64)
     listed[:, -1] = 3
-    table = naive.table(negatives.ExplicitSelection(listed, 5), 5)
+    table = naive.table(ExplicitSelection(listed, 5), 5)
     assert table.tolist() == [[times, 0, 0, 1, 0]] * 2
 
 
@@ -201,7 +203,7 @@ def test_large_banks_are_not_ordered_as_a_whole(sampler: str) -> None:
 def test_shared_orders_no_more_rows_than_needed(sizes: tuple[int, ...], count: int, most: int) -> None:
     bank = FullBank(sizes_to_labels(*sizes), 2)
     selection = build_sampler("shared", bank, count).select(torch.tensor([0, 1]), generator())
-    assert isinstance(selection, negatives.SharedSelection)
+    assert isinstance(selection, SharedSelection)
     assert len(selection.rows.unique()) == len(selection.rows) <= most
     table = naive.table(selection, sum(sizes), 1000, 2000)
     assert table.sum(1).tolist() == [count, count]
@@ -219,12 +221,12 @@ def test_tries_run_out_with_a_chance_below_1e_20() -> None:
         for drawn in {1, 2, total // 40, total // 4, (total - 1) // 2} - {0}:
             new = 1 - np.arange(drawn) / total
             repeats = float((1 / new - 1).sum())
-            tries = negatives._with_spare(drawn, -total * math.log1p(-drawn / total) - drawn, 1 / new[-1])
+            tries = with_spare(drawn, -total * math.log1p(-drawn / total) - drawn, 1 / new[-1])
             assert tries >= drawn + repeats
             assert drawn == 1 or log10_chance(tries, new) < -20
     for per_hit in (1.01, 1.5, 3.0, 100.0):
         for hits in (1, 2, 10, 1000):
-            tries = negatives._with_spare(hits, hits * (per_hit - 1), per_hit)
+            tries = with_spare(hits, hits * (per_hit - 1), per_hit)
             assert log10_chance(tries, np.full(hits, 1 / per_hit)) < -20
 
 
@@ -302,5 +304,5 @@ def test_first_occurrences_by_table_and_by_sorting(lines: int, length: int, most
     draws = torch.randint(most, (lines, length), generator=generator(seed))
     expected = [[value not in line[:turn] for turn, value in enumerate(line)] for line in draws.tolist()]
     for sort_from in (0, most):
-        with patch.object(negatives, "_SORT_FROM", sort_from):
-            assert negatives._first_occurrences(draws, most).tolist() == expected
+        with patch("graphkd.contrast.draws._SORT_FROM", sort_from):
+            assert _first_occurrences(draws, most).tolist() == expected
