@@ -1,4 +1,4 @@
-"""Random draws without replacement, for all anchors at once and without waiting for the device."""
+"""Random draws with and without replacement, for all anchors at once and without waiting for the device."""
 
 from __future__ import annotations
 
