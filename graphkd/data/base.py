@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from graphkd.data.images import Decoder, as_seen, colour
+from graphkd.data.picture import Decoder, as_seen, colour
 from graphkd.errors import check
 from graphkd.registry import Registry
 

@@ -9,8 +9,9 @@ from typing import NamedTuple
 from torch import Tensor
 
 from graphkd.data.augment import Augmentation
-from graphkd.data.images import Source, decode_images, note_images
+from graphkd.data.images import decode_images, note_images
 from graphkd.data.options import ImageOptions, SplitOptions
+from graphkd.data.picture import Source
 from graphkd.data.tensor import Split, TensorDataset, channel_statistics, check_has_test, hold_out
 
 

@@ -22,20 +22,9 @@ from graphkd.data.cache import cache_folder, cached, keep_hashes
 from graphkd.data.content import Contents
 from graphkd.data.decoded import Decoded, DecodedDataset, Encoded, decode_splits
 from graphkd.data.image_files import ImageFileDataset, evaluation_transform, resized_side
-from graphkd.data.images import (
-    Decoder,
-    as_seen,
-    check_image,
-    colour,
-    find_broken,
-    image_endings,
-    in_batches,
-    note_broken,
-    note_sample,
-    open_image,
-    upright,
-)
+from graphkd.data.images import find_broken, in_batches, note_broken, note_sample
 from graphkd.data.options import ImageOptions, SplitOptionsWithTest
+from graphkd.data.picture import Decoder, as_seen, check_image, colour, image_endings, open_image, upright
 from graphkd.data.tensor import SPLITS, Split, check_has_test
 from graphkd.errors import UserError, check, choices, did_you_mean
 

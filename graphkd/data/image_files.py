@@ -21,8 +21,8 @@ from torch.utils.data import Dataset as TorchDataset
 from graphkd.data.augment import Augmentation, random_bits
 from graphkd.data.base import Batch, Device
 from graphkd.data.decoded import Decoded
-from graphkd.data.images import Colour, as_seen, explain, open_image
 from graphkd.data.options import ImageOptions, SplitOptions
+from graphkd.data.picture import Colour, as_seen, explain, open_image
 from graphkd.data.tensor import SplitDataset, check_has_test, cut, hold_out
 from graphkd.errors import UserError, one_line, one_of
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from graphkd.data.images import MODES, Colour, Decoder, colour
+from graphkd.data.picture import MODES, Colour, Decoder, colour
 from graphkd.data.tensor import check_fractions
 from graphkd.errors import check
 

@@ -19,9 +19,9 @@ from graphkd.data.base import DATASETS, first_few, missing_class_notes
 from graphkd.data.cache import cache_folder, cached, keep_hashes
 from graphkd.data.content import Contents
 from graphkd.data.decoded import Decoded, DecodedDataset, Encoded, decode_splits
-from graphkd.data.images import Source
 from graphkd.data.labels import FileLabels, number_labels
 from graphkd.data.options import ImageOptions, SplitOptionsWithTest
+from graphkd.data.picture import Source
 from graphkd.data.tensor import SPLITS, Split
 from graphkd.errors import UserError, brief, check, choices, did_you_mean, one_line
 

@@ -13,8 +13,9 @@ from graphkd.data.augment import CROP_AND_FLIP, Augmentation
 from graphkd.data.base import DATASETS
 from graphkd.data.decoded import Decoded
 from graphkd.data.download import Archive
-from graphkd.data.images import Decoder, decode_images, in_batches
+from graphkd.data.images import decode_images, in_batches
 from graphkd.data.options import SplitOptions
+from graphkd.data.picture import Decoder
 from graphkd.data.tensor import Split
 from graphkd.errors import UserError, one_line
 

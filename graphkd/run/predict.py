@@ -14,7 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from graphkd.data import Dataset, DatasetInfo
-from graphkd.data.images import decoding_threads, explain, in_batches, open_image
+from graphkd.data.images import decoding_threads, in_batches
+from graphkd.data.picture import explain, open_image
 from graphkd.data.tensor import Normalisation
 from graphkd.errors import UserError, brief, check
 

@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from graphkd.data.images import WHITE, BrokenImageError, Decoder, colour, decode_images, image_endings, note_images
+from graphkd.data.images import decode_images, note_images
+from graphkd.data.picture import WHITE, BrokenImageError, Decoder, colour, image_endings
 from graphkd.errors import UserError
 
 RGB = np.random.default_rng(0).integers(0, 256, (4, 3, 3), dtype=np.uint8)  # three wide, four high
