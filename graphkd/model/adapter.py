@@ -10,55 +10,17 @@ from __future__ import annotations
 import copy
 import functools
 import math
-import weakref
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from graphkd.batch import NetworkOutput
-from graphkd.errors import UserError, check, counted, did_you_mean, one_line
-from graphkd.model.base import Network, black_image, forward_hooks, probing
-
-_SIZES = (64, 224, 32)  # from 64 px, strides of 32 still leave more than a 1x1 map, which would look like a pooled one
-_DROPOUTS = (nn.Dropout, nn.Dropout2d, nn.AlphaDropout, nn.FeatureAlphaDropout)
-_PASSING = (nn.Identity, *_DROPOUTS)
-"""Parts that return their input in eval mode."""
-
-
-def _operations(names: Iterable[str]) -> set[Any]:
-    return {getattr(torch.ops.aten, f"{name}{end}") for name in names for end in ("", "_")
-            if hasattr(torch.ops.aten, f"{name}{end}")}  # fmt: skip
-
-
-_ACTIVATIONS = _operations(["relu", "hardtanh", "leaky_relu", "elu", "silu", "gelu", "hardswish", "mish"])
-"""Operations from a pre-activation to its map; ReLU6 is a `hardtanh`."""
-_REARRANGEMENTS = _operations(
-    [
-        "cat", "split", "split_with_sizes", "slice", "view", "_unsafe_view", "permute", "transpose", "clone",
-        "max_pool2d_with_indices", "avg_pool2d", "_adaptive_avg_pool2d",
-    ]
-)  # fmt: skip
-"""Operations that leave a map activated."""
-
-
-class Tap(NamedTuple):
-    """Where a tensor is read in a module: at the output or the input of one of its parts.
-
-    Attributes:
-        part: The part's name, as in `named_modules`.
-        channels_last: Whether the tensor is a map [B, H, W, channels].
-        at_input: Whether it is the part's (first) input.
-    """
-
-    part: str
-    channels_last: bool = False
-    at_input: bool = False
+from graphkd.errors import UserError, check, did_you_mean
+from graphkd.model.base import Network, forward_hooks
+from graphkd.model.tracing import DROPOUTS, Call, Tap, probe, square_size
 
 
 class Wrapped(Network):
@@ -74,7 +36,7 @@ class Wrapped(Network):
     ) -> None:
         super().__init__()
         self.module = module
-        output, image, calls, activated = _probe(module, example)
+        output, image, calls, activated = probe(module, example)
         logits = output.logits if isinstance(output, NetworkOutput) else _check_logits(output)
         head = _head(calls, logits)
         if num_classes is not None and num_classes != logits.shape[1]:
@@ -162,166 +124,8 @@ def wrap(
     return Wrapped(module, features, embedding, num_classes, example)
 
 
-@dataclass(frozen=True)
-class OwnInput:
-    """Size and normalisation of the images that a network was trained on; None where they are the data's.
-
-    Attributes:
-        size: Height and width, in pixels.
-        mean: Mean that is subtracted from each channel of pixel values in 0 .. 1.
-        std: Standard deviation by which each channel is then divided.
-    """
-
-    size: int | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-
-
-def adapt_input(
-    network: Network, own: OwnInput, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
-) -> None:
-    """Make a network resize (bilinear, antialiased) and renormalise its input before the forward pass.
-
-    Args:
-        network: Changed in place; its state dict stays as it is.
-        own: The images that it takes.
-        mean: Mean of the data's normalisation; None if unknown.
-        std: Standard deviation of the data's normalisation; None if unknown.
-
-    Raises:
-        UserError: A value is out of range, or the data's normalisation is needed and unknown.
-    """
-    check(own.size is None or own.size >= 1, f"input.size is {own.size}, but must be at least 1")
-    scale, shift = torch.ones(1), torch.zeros(1)
-    if own.mean is not None or own.std is not None:
-        if mean is None or std is None:
-            raise UserError("input.mean and input.std need data that says by what its images are normalised")
-        means, stds = own.mean or mean, own.std or std
-        fits = len(means) == len(stds) == len(mean)
-        given = f"{counted(len(means), 'mean')} and {counted(len(stds), 'std')}"
-        check(fits, f"input has {given}, but the images have {counted(len(mean), 'channel')}")
-        check(all(value > 0 for value in stds), f"input.std is {list(stds)}, but its values must be above 0")
-        old_mean, old_std, new_mean, new_std = (torch.tensor(row).double() for row in (mean, std, means, stds))
-        scale, shift = (old_std / new_std).float(), ((old_mean - new_mean) / new_std).float()
-    network.register_buffer("_input_scale", scale[:, None, None], persistent=False)
-    network.register_buffer("_input_shift", shift[:, None, None], persistent=False)
-    network.register_forward_pre_hook(functools.partial(_take_as, own.size))
-
-
-def _take_as(size: int | None, network: Any, inputs: tuple[Tensor]) -> Tensor:
-    images: Tensor = inputs[0] * network._input_scale + network._input_shift
-    if size is None or tuple(images.shape[2:]) == (size, size):
-        return images
-    return F.interpolate(images, (size, size), mode="bilinear", antialias=True)
-
-
-class _Call(NamedTuple):
-    """The last call of a part.
-
-    Attributes:
-        given: Shape of its first tensor.
-        returned: Shape of its output.
-        output: Its output, as long as that exists.
-        activates: Whether it is an activation: a part without parts whose output an activation has just made.
-    """
-
-    name: str
-    part: nn.Module
-    given: tuple[int, ...]
-    returned: tuple[int, ...]
-    output: weakref.ref[Tensor]
-    activates: bool
-
-    @property
-    def tap(self) -> Tap:
-        """A tap at its output."""
-        return Tap(self.name, channels_last=_size(self.returned) is not None and self.returned[2] != self.returned[3])
-
-
-def _size(shape: tuple[int, ...]) -> int | None:
-    """Return the height of a square map, with channels first or last."""
-    if len(shape) == 4 and shape[2] in (shape[1], shape[3]):
-        return shape[2]
-    return None
-
-
-def _probe(module: nn.Module, example: Tensor | None) -> tuple[Any, Tensor, dict[str, _Call], dict[int, Any]]:
-    """Run a module on the first images that it takes; return its output, the images, and the rest of `_run`."""
-    if example is not None:
-        square = example.dim() == 4 and example.shape[2] == example.shape[3]
-        check(square, f"the example is {list(example.shape)}, but must be square images [B, C, size, size]")
-        images, hint = [example], ""
-    else:
-        channels = next((part.in_channels for part in module.modules() if isinstance(part, nn.Conv2d)), 3)
-        images = [black_image(module, channels, size) for size in _SIZES]
-        hint = "; give an example of the images that it takes"
-    causes: list[Exception] = []
-    for image in images:
-        try:
-            output, calls, activated = _run(module, image)
-        except Exception as error:  # a foreign module may raise anything
-            causes.append(error)
-        else:
-            return output, image, calls, activated
-    shapes = ", ".join(str(list(image.shape)) for image in images)
-    raise UserError(f"the module does not run on images {shapes} ({one_line(causes[0])}){hint}") from causes[0]
-
-
-def _run(module: nn.Module, image: Tensor) -> tuple[Any, dict[str, _Call], dict[int, Any]]:
-    """Run a module; return its output, its parts' calls by name, in order, and `_Activations.outputs`."""
-    calls: dict[str, _Call] = {}
-
-    def note(name: str, part: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        calls.pop(name, None)  # the last call of a part counts, and its place in the order
-        if isinstance(output, Tensor):
-            given = next((tuple(value.shape) for value in inputs if isinstance(value, Tensor)), ())
-            _, fresh = activations.outputs.get(id(output), (None, False))
-            activates = fresh and next(part.children(), None) is None and not isinstance(part, _PASSING)
-            calls[name] = _Call(name, part, given, tuple(output.shape), weakref.ref(output), activates)
-
-    parts = {name: part for name, part in module.named_modules() if name}
-    with (
-        probing(module),
-        forward_hooks((part, functools.partial(note, name)) for name, part in parts.items()),
-        _Activations() as activations,
-    ):
-        output = module(image)
-    return output, calls, activations.outputs
-
-
-class _Activations(TorchDispatchMode):
-    """Records the outputs of activations, whether these are parts of a module or functions.
-
-    Attributes:
-        outputs: Activated tensors by `id` (kept, so that no id is reused), and whether each is the activation's own
-            output, or a rearrangement of it.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.outputs: dict[int, tuple[Tensor, bool]] = {}
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # True would load torch._dynamo, which takes seconds
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        output = func(*args, **(kwargs or {}))
-        operation = func.overloadpacket
-        is_activation = operation in _ACTIVATIONS
-        if is_activation or (operation in _REARRANGEMENTS and any(id(x) in self.outputs for x in _listed(args[0]))):
-            self.outputs |= {id(tensor): (tensor, is_activation) for tensor in _listed(output)}
-        return output
-
-
-def _listed(value: Any) -> Sequence[Any]:
-    return value if isinstance(value, (list, tuple)) else (value,)
-
-
 def _preactivations(
-    module: nn.Module, features: Sequence[Tap], calls: Mapping[str, _Call], activated: Collection[int]
+    module: nn.Module, features: Sequence[Tap], calls: Mapping[str, Call], activated: Collection[int]
 ) -> list[Tap] | None:
     """Return the taps of the maps' pre-activations; None where a map has no activation among the parts."""
     found: list[Tap] = []
@@ -341,7 +145,7 @@ def _preactivations(
     return found
 
 
-def _token_blocks(module: nn.Module, calls: Mapping[str, _Call], behind: Sequence[Tap]) -> tuple[str, ...]:
+def _token_blocks(module: nn.Module, calls: Mapping[str, Call], behind: Sequence[Tap]) -> tuple[str, ...]:
     """Return the names of the blocks from tokens to tokens, [B, T, channels], that run after the maps, in order."""
     names = list(calls)
     first = max((names.index(tap.part) + 1 for tap in behind), default=0)
@@ -352,7 +156,7 @@ def _token_blocks(module: nn.Module, calls: Mapping[str, _Call], behind: Sequenc
     )
 
 
-def _is_block(module: nn.Module, call: _Call) -> bool:
+def _is_block(module: nn.Module, call: Call) -> bool:
     """Return whether a part has parts itself and is an element of a sequence or list."""
     parent = module.get_submodule(call.name.rpartition(".")[0])
     return next(call.part.children(), None) is not None and isinstance(parent, (nn.Sequential, nn.ModuleList))
@@ -380,7 +184,7 @@ def _check_logits(output: Any) -> Tensor:
     return output
 
 
-def _head(calls: Mapping[str, _Call], logits: Tensor) -> _Call | None:
+def _head(calls: Mapping[str, Call], logits: Tensor) -> Call | None:
     """Return the layer of the logits: a linear one, or a 1x1 convolution that is the last part with weights."""
     linear = [call for call in calls.values() if isinstance(call.part, nn.Linear) and len(call.given) == 2]
     if linear and linear[-1].returned == tuple(logits.shape):
@@ -391,7 +195,7 @@ def _head(calls: Mapping[str, _Call], logits: Tensor) -> _Call | None:
     return weighty[-1] if is_head else None
 
 
-def _replace_head(module: nn.Module, head: _Call | None, num_classes: int) -> None:
+def _replace_head(module: nn.Module, head: Call | None, num_classes: int) -> None:
     check(num_classes >= 1, f"num_classes is {num_classes}, but must be at least 1")
     old = None if head is None else head.part
     if head is None or not isinstance(old, (nn.Linear, nn.Conv2d)):
@@ -426,21 +230,21 @@ def example_image(in_channels: int, image_size: int | None) -> Tensor | None:
     return torch.zeros(1, in_channels, image_size, image_size)
 
 
-def _stages(calls: Mapping[str, _Call], image: Tensor, head: _Call | None) -> list[Tap]:
+def _stages(calls: Mapping[str, Call], image: Tensor, head: Call | None) -> list[Tap]:
     """Return the last map at each resolution, in order; none that is pooled or larger than one before."""
-    found: dict[int, _Call] = {}
+    found: dict[int, Call] = {}
     for call in calls.values():
         if head is not None and call.name == head.name:
             break
-        size = _size(call.returned)
+        size = square_size(call.returned)
         if size is None or size == 1 or size > min(found, default=size):
             continue
-        if not isinstance(call.part, _DROPOUTS) and not _is_inner(call, size, calls, image):
+        if not isinstance(call.part, DROPOUTS) and not _is_inner(call, size, calls, image):
             found[size] = call
     return [call.tap for call in found.values()]
 
 
-def _is_inner(call: _Call, size: int, calls: Mapping[str, _Call], image: Tensor) -> bool:
+def _is_inner(call: Call, size: int, calls: Mapping[str, Call], image: Tensor) -> bool:
     """Return whether a map lies within a block at neither its output's resolution nor one between input and output.
 
     Plain sequences and blocks that take the image, such as a whole backbone, do not count as blocks.
@@ -450,13 +254,13 @@ def _is_inner(call: _Call, size: int, calls: Mapping[str, _Call], image: Tensor)
         block = calls.get(".".join(names[:depth]))
         if block is None or type(block.part) is nn.Sequential or block.given == tuple(image.shape):
             continue
-        given, returned = _size(block.given), _size(block.returned) or 0
+        given, returned = square_size(block.given), square_size(block.returned) or 0
         if given is not None and size != returned and not returned < size < given:
             return True
     return False
 
 
-def _named(module: nn.Module, calls: Mapping[str, _Call], name: str, dims: tuple[int, ...], what: str) -> Tap:
+def _named(module: nn.Module, calls: Mapping[str, Call], name: str, dims: tuple[int, ...], what: str) -> Tap:
     parts = [known for known, _ in module.named_modules() if known]
     check(name in parts, f"the module has no part '{name}'{did_you_mean(name, parts)}")
     check(name in calls, f"part '{name}' of the module is not run in its forward pass, or returns no tensor")
