@@ -77,7 +77,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _images(places: Sequence[str]) -> list[str]:
     """Return the image files that are named or lie below a folder that is."""
-    from graphkd.data.folder import list_images
+    from graphkd.data.listing import list_images
 
     found: list[str] = []
     for place in places:
