@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import glob
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -19,18 +17,18 @@ from graphkd.data.base import DATASETS, first_few, missing_class_notes
 from graphkd.data.cache import cache_folder, cached, keep_hashes
 from graphkd.data.content import Contents
 from graphkd.data.decoded import Decoded, DecodedDataset, Encoded, decode_splits
-from graphkd.data.labels import FileLabels, number_labels
+from graphkd.data.labels import number_labels
 from graphkd.data.options import ImageOptions, SplitOptionsWithTest
 from graphkd.data.picture import Source
 from graphkd.data.tensor import SPLITS, Split
-from graphkd.errors import UserError, brief, check, choices, did_you_mean, one_line
+from graphkd.errors import brief, check
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    pass
+
+from graphkd.data.parquet_file import ParquetFile
 
 Paths = str | Sequence[str] | None
-_ROWS = 2048  # rows in memory at a time
 _MOST_CLASSES = 10_000_000
 
 
@@ -99,7 +97,7 @@ class Parquet(DecodedDataset):
         """
         files = _split_files({name: options[name] for name in SPLITS})
         found = _hashes(_contents(files, options["cache"], options["image_column"], options["root"]))
-        names = {_Open.of(file).names(options["label_column"]) for split in files.values() for file in split}
+        names = {ParquetFile.of(file).names(options["label_column"]) for split in files.values() for file in split}
         return {**found, "labels": "by name"} if len(names - {None}) > 1 else {**found}
 
 
@@ -111,7 +109,7 @@ def _contents(
     folder = cache_folder(cache, base)
     return {
         name: Contents(
-            [str(path) for file in split for path in (file, *_Open.of(file).named_images(image_column, root))],
+            [str(path) for file in split for path in (file, *ParquetFile.of(file).named_images(image_column, root))],
             base, folder, "\n".join(os.path.relpath(file, base) for file in split),
         )
         for name, split in files.items()
@@ -151,7 +149,7 @@ class _Reader:
 
     def read(self) -> Decoded:
         """Return the samples of all files."""
-        opened = {name: [_Open.of(file) for file in split] for name, split in self.files.items()}
+        opened = {name: [ParquetFile.of(file) for file in split] for name, split in self.files.items()}
         for split in opened.values():
             for file in split:
                 file.check_columns(self.image_column, self.label_column)
@@ -167,7 +165,7 @@ class _Reader:
         notes = (*_given_twice(self.files), *numbered.notes, *decoded.notes)
         return replace(decoded, notes=notes + self._missing(decoded.splits, decoded.class_names))
 
-    def _sources(self, split: Sequence[_Open]) -> Iterator[list[Source]]:
+    def _sources(self, split: Sequence[ParquetFile]) -> Iterator[list[Source]]:
         for file in split:
             row = 0
             for sources in file.images(self.image_column, self.root):
@@ -193,152 +191,6 @@ class _Reader:
         return notes
 
 
-@dataclass(frozen=True)
-class _Open:
-    """A Parquet file whose footer is read."""
-
-    path: Path
-    parquet: pq.ParquetFile
-    schema: pa.Schema
-
-    @classmethod
-    def of(cls, path: Path) -> _Open:
-        import pyarrow.parquet as pq
-
-        with _reading(f"{path} is no readable Parquet file"):
-            parquet = pq.ParquetFile(path)
-            return cls(path, parquet, parquet.schema_arrow)
-
-    def check_columns(self, image_column: str, label_column: str) -> None:
-        """Check that both are there, once, and of a type that can be read."""
-        kind = self._type(image_column, "image_column")
-        parts = [_kind(part) for part in _parts(kind).values()] if _kind(kind) == "struct" else [_kind(kind)]
-        check(
-            {*parts} - {"null"} != set() and {*parts} <= {"null", "bytes", "text", "integers"},
-            f"column '{image_column}' of {self.path} is {kind}, but must hold encoded images or their paths "
-            "(data.image_column)",
-        )
-        kind = self._type(label_column, "label_column")
-        check(
-            _kind(kind) in ("integer", "boolean", "text"),
-            f"column '{label_column}' of {self.path} is {kind}, but must hold integers, texts or booleans "
-            "(data.label_column)",
-        )
-
-    def labels(self, column: str) -> FileLabels:
-        """Return one column's values; each row must have one."""
-        kind = _kind(self.schema.field(column).type)
-        with self._reading(column):
-            values = self.parquet.read(columns=[column]).column(column).to_pylist()
-        if None in values:
-            raise UserError(f"row {values.index(None)} of {self.path}: column '{column}' is empty")
-        if kind == "text":
-            return FileLabels(self.path, np.array(values, dtype=object))
-        check(max(values, default=0) < 2**63, f"column '{column}' of {self.path} goes beyond 64-bit integers")
-        names = ("False", "True") if kind == "boolean" else self.names(column)
-        return FileLabels(self.path, np.array(values, dtype=np.int64), names)
-
-    def images(self, column: str, root: str | None) -> Iterator[list[Source]]:
-        """Yield one column's images, some rows at a time; paths begin at `root`, or else where this file is."""
-        folder = self.path.parent if root is None else Path(os.path.expanduser(root))
-        named = self._names_images(column)
-        with self._reading(column):
-            for batch in self._batches(column):
-                images = _images(batch, named)
-                yield [os.path.join(folder, image) if isinstance(image, str) else image for image in images]
-
-    def names(self, column: str) -> tuple[str, ...] | None:
-        """Return the class names in the metadata of the Hugging Face hub's files; None without any of use."""
-        try:
-            metadata = json.loads((self.schema.metadata or {})[b"huggingface"])
-            names = metadata["info"]["features"][column]["names"]
-        except (KeyError, ValueError, TypeError, RecursionError):
-            return None
-        if not names or not isinstance(names, list) or not all(isinstance(name, str | int) for name in names):
-            return None
-        return tuple(str(name).encode(errors="replace").decode() for name in names)
-
-    def named_images(self, column: str, root: str | None) -> list[Path]:
-        """Return the files that rows name instead of holding images; not those that are missing."""
-        if not self._names_images(column):
-            return []
-        named = (image for images in self.images(column, root) for image in images if isinstance(image, str))
-        return [Path(image) for image in named if os.path.isfile(image)]
-
-    def _batches(self, column: str, rows: int = _ROWS) -> Iterator[pa.Array]:
-        for group in range(self.parquet.num_row_groups):  # dictionaries in structs cannot be read across two
-            for batch in self.parquet.iter_batches(rows, row_groups=[group], columns=[column]):
-                yield batch.column(column)
-
-    def _reading(self, column: str) -> AbstractContextManager[None]:
-        return _reading(f"column '{column}' of {self.path} cannot be read")
-
-    def _type(self, column: str, option: str) -> pa.DataType:
-        names = self.schema.names
-        count, hint = names.count(column), did_you_mean(column, names)
-        check(count > 0, f"{self.path} has no column '{column}'{hint} (data.{option}; its columns: {choices(names)})")
-        check(count == 1, f"{self.path} has {count} columns '{column}' (data.{option}), but must have one")
-        return self.schema.field(column).type
-
-    def _names_images(self, column: str) -> bool:
-        """Return whether rows name their images' files instead of holding images; for structs, the first row tells."""
-        kind = _kind(self.schema.field(column).type) if self.schema.names.count(column) == 1 else None
-        if kind != "struct":
-            return kind == "text"
-        with self._reading(column):
-            first = next(self._batches(column, rows=1), None)
-        return first is not None and _images(first, named=False) in ([], [None])
-
-
-@contextmanager
-def _reading(told: str) -> Iterator[None]:
-    """Tell what failed, and why, where pyarrow cannot read a file."""
-    import pyarrow as pa
-
-    try:
-        yield
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{told} ({one_line(error)})") from error
-
-
-def _kind(of: pa.DataType) -> str:
-    """Return what a column of a type holds: "text", "bytes", "integers" (a list of them), ... or "other"."""
-    from pyarrow import types
-
-    if types.is_dictionary(of):
-        return _kind(of.value_type)
-    if types.is_list(of) or types.is_large_list(of) or types.is_fixed_size_list(of):
-        return "integers" if types.is_integer(of.value_type) else "list"
-    kinds = {
-        "text": ("string", "large_string", "string_view"),
-        "bytes": ("binary", "large_binary", "binary_view", "fixed_size_binary"),
-        **{kind: (kind,) for kind in ("integer", "boolean", "struct", "null")},
-    }
-    fitting = (kind for kind, names in kinds.items() if any(getattr(types, f"is_{name}")(of) for name in names))
-    return next(fitting, "other")
-
-
-def _parts(struct: pa.DataType, named: bool = True) -> dict[str, pa.DataType]:
-    """Return the fields of an image on the Hugging Face hub that are there, the path only where images are named."""
-    return {
-        name: struct.field(name).type for name in ("bytes", "path")[: 1 + named] if struct.get_field_index(name) >= 0
-    }
-
-
-def _images(column: pa.Array, named: bool) -> list[Source]:
-    """Return encoded images, or paths where there are none and images are `named`."""
-    kind = _kind(column.type)
-    if kind == "struct":
-        parts = [_images(column.field(name), named) for name in _parts(column.type, named)]
-        return [next((image for image in row if image is not None), None) for row in zip(*parts, strict=True)]
-    if kind == "integers":
-        return [
-            np.asarray(row.values.fill_null(0)).astype(np.uint8).tobytes() if row.is_valid else None for row in column
-        ]
-    images: list[Source] = column.to_pylist()
-    return images
-
-
 def _given_twice(files: Mapping[str, Sequence[Path]]) -> tuple[str, ...]:
     """Return what to say of files that are given more than once."""
     places: dict[Path, list[str]] = {}
@@ -349,7 +201,7 @@ def _given_twice(files: Mapping[str, Sequence[Path]]) -> tuple[str, ...]:
     return (f"files are given more than once: {first_few(twice)}",) if twice else ()
 
 
-def _row_namer(split: Sequence[_Open]) -> Callable[[int], str]:
+def _row_namer(split: Sequence[ParquetFile]) -> Callable[[int], str]:
     """Return what messages call the row at a position of a split."""
     starts = np.cumsum([0, *(file.parquet.metadata.num_rows for file in split)])
 
