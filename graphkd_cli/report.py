@@ -10,7 +10,7 @@ from pathlib import Path
 from graphkd.errors import UserError, check, one_of
 from graphkd.files import make_folder
 from graphkd.report.caveats import left_out
-from graphkd.report.grid import GridSpec
+from graphkd.report.grid_spec import GridSpec
 from graphkd.report.load import load_records
 from graphkd.report.markup import visible
 from graphkd.report.record import Record, shown

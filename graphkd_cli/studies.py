@@ -13,7 +13,8 @@ from graphkd.ablation import Suite
 from graphkd.errors import UserError, check, one_of
 from graphkd.report.figures import build_figures, write_figures
 from graphkd.report.graph_figures import build_graph_figures
-from graphkd.report.grid import GridSpec, build_grids
+from graphkd.report.grid import build_grids
+from graphkd.report.grid_spec import GridSpec
 from graphkd.report.html import write_page
 from graphkd.report.load import Loaded, load_records
 from graphkd.report.markup import Table, write_tables

@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from test_record import make_record
 
 from graphkd.errors import UserError
-from graphkd.report.grid import GridSpec, average_relative_improvement, build_grids
+from graphkd.report.ari import average_relative_improvement
+from graphkd.report.grid import build_grids
+from graphkd.report.grid_spec import GridSpec
 from graphkd.report.markup import Table
 from graphkd.report.record import Record, Teacher
 

@@ -21,7 +21,8 @@ import pytest
 from test_record import make_record
 
 from graphkd.errors import UserError
-from graphkd.report.grid import GridSpec, build_grids
+from graphkd.report.grid import build_grids
+from graphkd.report.grid_spec import GridSpec
 from graphkd.report.html import view, write_page
 from graphkd.report.load import Loaded, load_records
 from graphkd.report.markup import Block

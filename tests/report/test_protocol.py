@@ -11,7 +11,8 @@ import pytest
 import yaml
 from test_record import make_record
 
-from graphkd.report.grid import GridSpec, build_grids
+from graphkd.report.grid import build_grids
+from graphkd.report.grid_spec import GridSpec
 from graphkd.report.markup import Table
 from graphkd.report.protocol import Protocol
 from graphkd.report.record import Record
