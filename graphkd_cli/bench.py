@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
     from graphkd.bench import FULL, QUICK, Results, Row, hardware, measure, select_cases
     from graphkd.bench.results import HEADER, LEGEND
     from graphkd.report.markup import Block
-    from graphkd_cli.show import console, print_block, print_line, print_text
+    from graphkd_cli.printing import console, print_block, print_line, print_text
 
     settings = _settings(options)
     folder = None if options.out is None else Path(options.out)

@@ -16,8 +16,8 @@ from rich.text import Text
 
 from graphkd.report.markup import visible
 from graphkd_cli.groups import read_answer
+from graphkd_cli.printing import print_line
 from graphkd_cli.progress import OF_SEVERAL, clock
-from graphkd_cli.show import print_line
 
 _SECONDS_BETWEEN_LOOKS = 0.25
 

@@ -45,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command; return its exit code."""
     CommandParser("doctor", has_configs=False).parse_args(list(arguments))
 
-    from graphkd_cli.show import console, print_block, print_text
+    from graphkd_cli.printing import console, print_block, print_text
 
     rows, problems = [], 0
     for name, examine in CHECKS.items():

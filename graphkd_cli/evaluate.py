@@ -53,7 +53,7 @@ def main(arguments: Sequence[str]) -> int:
         teacher = _teacher(config, dataset)
 
     from graphkd.engine.evaluate import evaluate
-    from graphkd_cli.show import console, print_figures, rounded
+    from graphkd_cli.printing import console, print_figures, rounded
 
     found = evaluate(student, dataset, options.split, teacher=teacher)
     figures = {
@@ -121,7 +121,7 @@ def _fill(network: Network, path: Path) -> None:
 
 
 def _tell(notes: Sequence[str]) -> None:
-    from graphkd_cli.show import console, print_line
+    from graphkd_cli.printing import console, print_line
 
     for note in notes:
         print_line(console(), note)

@@ -44,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
 
     from graphkd.run.export import export
     from graphkd.run.finished import load
-    from graphkd_cli.show import console, print_line
+    from graphkd_cli.printing import console, print_line
 
     done = export(load(options.run), options.out, options.formats or (), options.with_preprocessing, options.force)
     screen = console()

@@ -20,8 +20,8 @@ from graphkd.errors import UserError, one_line
 from graphkd.files import write_atomically
 from graphkd_cli import worker
 from graphkd_cli.main import guarded
+from graphkd_cli.printing import result_line
 from graphkd_cli.progress import figures
-from graphkd_cli.show import result_line
 
 if TYPE_CHECKING:
     from graphkd.run import RunResult, RunSpec

@@ -150,7 +150,7 @@ def _board(folder: Path, specs: Mapping[int, RunSpec], what: str) -> Iterator[No
     """Give runs to the processes, and show their progress."""
     from graphkd.run import write_spec
     from graphkd_cli.board import Board
-    from graphkd_cli.show import console
+    from graphkd_cli.printing import console
 
     for number, spec in specs.items():
         write_spec(spec, folder / f"{number}.yaml")

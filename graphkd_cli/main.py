@@ -29,8 +29,7 @@ COMMANDS = {
     "doctor": "check the installation and this machine",
     "list": "list all parts and suites with their options",
 }
-MODULES = {"list": "list_parts", "show": "show_run", "-sc": "completion", "--shell-completion": "completion"}
-"""Modules of commands whose names differ."""
+COMPLETION = ("-sc", "--shell-completion")
 
 HELP = f"""\
 usage: graphkd COMMAND [ARGUMENTS] [--debug]
@@ -162,9 +161,11 @@ def _dispatch(words: list[str]) -> int:
 
         print(f"graphkd {version('graphkd')}")
         return 0
-    if name not in MODULES:
+    if name in COMPLETION:
+        name = "completion"
+    else:
         one_of(name, COMMANDS, "there is no command")
-    command = importlib.import_module(f"graphkd_cli.{MODULES.get(name, name)}")
+    command = importlib.import_module(f"graphkd_cli.{name}")
     if name in COMMANDS and ("--help" in rest or "-h" in rest):
         print(command.HELP, end="")
         return 0

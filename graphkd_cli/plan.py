@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
 
     from graphkd.bench.plan import Plan
     from graphkd.report.markup import Block, markdown_block
-    from graphkd_cli.show import console, print_block
+    from graphkd_cli.printing import console, print_block
 
     known = options_of(Plan)
     plans = [Plan(**bind(sizes, known, "plan").all) for sizes in _combinations(options.sizes)]

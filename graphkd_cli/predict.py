@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
 
     from graphkd.data.images import find_broken
     from graphkd.run.finished import load
-    from graphkd_cli.show import console, print_block, print_line
+    from graphkd_cli.printing import console, print_block, print_line
 
     finished = load(folder)
     files = _images(places)

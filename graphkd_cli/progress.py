@@ -18,7 +18,7 @@ from rich.text import Text
 
 from graphkd.engine.callback import Callback, EpochResult
 from graphkd.report.markup import visible
-from graphkd_cli.show import console, print_line
+from graphkd_cli.printing import console, print_line
 
 SECONDS_BETWEEN_LINES = 10.0
 OF_SEVERAL = 30.0

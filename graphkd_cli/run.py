@@ -59,8 +59,8 @@ def _single(options: argparse.Namespace) -> int:
     spec = _parse(compose.compose(options.overrides, options.config_dir))
 
     from graphkd.run import run
+    from graphkd_cli.printing import console, print_result, print_reused
     from graphkd_cli.progress import ProgressCallback
-    from graphkd_cli.show import console, print_result, print_reused
 
     screen = console()
     with ProgressCallback(screen) as callback:
@@ -135,8 +135,8 @@ def job(config: Any) -> float | None:
     from hydra.core.hydra_config import HydraConfig
 
     from graphkd.run import run
+    from graphkd_cli.printing import console, print_line, result_line
     from graphkd_cli.progress import present_runs
-    from graphkd_cli.show import console, print_line, result_line
 
     composed = compose.resolve_job(config, HydraConfig.get().overrides.task)
     runs = present_runs()

@@ -1,202 +1,137 @@
-"""Print tables and lines; at any width, no number and no name is cut."""
+"""`graphkd show`: what a run was, how it went, and pictures of its graphs."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+import json
+import math
+from collections.abc import Mapping, Sequence
+from os.path import exists
+from pathlib import Path
+from typing import Any
 
-from rich.cells import cell_len
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
+from graphkd.errors import UserError, check, one_line
 from graphkd.identity import short
-from graphkd.report.markup import Block, Cell, visible
-from graphkd.report.metrics import METRICS
+from graphkd.report.record import Record
+from graphkd_cli import compose
+from graphkd_cli.arguments import CommandParser
+from graphkd_cli.overrides import split_words
+from graphkd_cli.printing import console, print_figures, print_line, rounded
 
-if TYPE_CHECKING:
-    from graphkd.run import RunResult  # loads torch, which tables do not need
+HELP = """\
+usage: graphkd show RUN [data.root=FOLDER ...] [--classes N] [--out DIR] [--config-dir DIR]
 
-PLAIN_WIDTH = 200
-"""Width up to which headings and texts widen a table without a terminal."""
-UNBOUNDED = 100_000
-FRAME, BETWEEN = 1, 3
-"""Width of a table's rules: in all, and for each column."""
-STYLES = {None: "", "best": "bold", "second": "underline"}
+Prints a finished run: what it was, and its curves. Draws, as PNG and SVG, on images of its test split:
 
+  graphs        the batch graphs of teacher and student beside each other; edges within a class and between classes
+  relations     the cosines of all embeddings and of all class probabilities
+  embeddings    t-SNE of the embeddings
+  training      homophily and overlap of the graphs over the epochs
 
-def console() -> Console:
-    """Return the console of the commands, without markup; without a terminal, lines are never broken."""
-    plain = Console(markup=False)
-    return plain if plain.is_terminal and plain.width > 0 else Console(markup=False, width=UNBOUNDED)
-
-
-def print_line(screen: Console, text: str) -> None:
-    """Print a line without breaks, so that a path can be copied from it."""
-    screen.print(Text(visible(text)), soft_wrap=True)
+  --classes N   images of so many classes (default: 8)
+  --out DIR     output folder (default: RUN/pictures)
+"""
+BARS = "▁▂▃▄▅▆▇█"
+LONGEST_CURVE = 60
 
 
-def print_text(screen: Console, text: str) -> None:
-    """Print a sentence, broken between words on a narrow screen."""
-    _print_words(screen, _words(visible(text)))
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; return its exit code."""
+    parser = CommandParser("show")
+    parser.add_argument("words", nargs="*")
+    parser.add_argument("--classes", type=int, default=8)
+    parser.add_argument("--out")
+    options = parser.parse_intermixed_args(list(arguments))
+    runs, overrides = split_words(options.words, exists)
+    check(len(runs) == 1, "show: which run? Name one folder (see graphkd show --help)")
+    asked = compose.nodes(overrides)
+    check(asked <= {"data"}, f"show: a run has its own {', '.join(sorted(asked - {'data'}))}; override only data")
+    check(options.out != "", "--out is '', but must be the path of a folder")
+    check(options.classes >= 2, f"--classes is {options.classes}, but must be at least 2")
+
+    from graphkd.binding import convert
+    from graphkd.registry import import_plugins
+    from graphkd.report.figures import write_figures
+    from graphkd.run.folder import CONFIG, METRICS, WEIGHTS, done_record, read_config
+    from graphkd.show import draw_pictures, inspect
+
+    folder = Path(runs[0])
+    record = done_record(folder)
+    of_student = record.kind == "student" and (folder / WEIGHTS["student"]).is_file()
+    check(of_student, f"{folder} holds no student's weights; give the folder of a student's run")
+    config = compose.over(read_config(folder / CONFIG), overrides, options.config_dir)
+    import_plugins(convert(config.get("plugins", []), list[str], "plugins"))
+    epochs = _epochs(folder / METRICS)
+    screen = console()
+    print_figures(screen, str(folder), _facts(config, record))
+    print_figures(screen, "over the epochs", _curves(epochs))
+    inspection = inspect(folder, config["data"] if asked else None, classes=options.classes)
+    for path in write_figures(draw_pictures(inspection, epochs), options.out or folder / "pictures"):
+        print_line(screen, f"written: {path}")
+    return 0
 
 
-def print_block(
-    screen: Console, block: Block, texts: Collection[int] = (), rules: bool = False, elsewhere: str = ""
-) -> None:
-    """Print a table that fits the screen.
-
-    Headings, texts and long names break between words, numbers never. Columns that still do not fit are left out and
-    named in a line below. Without room for the names and two columns, each row becomes a list of its cells. Without a
-    terminal nothing is left out.
-
-    Args:
-        screen: The console.
-        block: The rows, names first.
-        texts: Indices of text columns.
-        rules: Whether to draw lines between rows.
-        elsewhere: Where to see left-out columns, besides a wider terminal.
-    """
-    width = screen.width if screen.is_terminal else PLAIN_WIDTH
-    columns = [_column(block, index, index in texts, width // 2) for index in range(len(block.header))]
-    shown = _fitting(columns, block.tail, width) if screen.is_terminal else list(range(len(columns)))
-    if len(shown) < min(3, len(columns)):
-        _print_lists(screen, block, texts)
-        return
-    table = Table(show_header=any(block.header), show_lines=rules)
-    for index, extent in zip(shown, _grown([columns[index] for index in shown], width), strict=True):
-        table.add_column(Text(visible(block.header[index])), width=extent)
-    for row in block.cells:
-        cells = [("\n".join(_lines(row[index], index in texts)), row[index].mark) for index in shown]
-        table.add_row(*(Text(text, STYLES[mark]) for text, mark in cells))
-    screen.print(table)
-    missing = [heading for index, heading in enumerate(block.header) if index not in shown]
-    if missing:
-        where = f"{elsewhere} or a wider terminal" if elsewhere else "a wider terminal"
-        print_text(screen, f"columns that do not fit: {'; '.join(missing)} ({where} shows them)")
+def _epochs(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a run's metrics; raise a `UserError` if they cannot be read."""
+    try:
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {one_line(error)}") from error
 
 
-class _Column(NamedTuple):
-    """The smallest width that breaks no word or number, and the largest useful width."""
-
-    least: int
-    most: int
-
-
-def _column(block: Block, index: int, is_text: bool, half: int) -> _Column:
-    """Measure a column; names wider than half of the screen are treated as texts."""
-    heading = visible(block.header[index])
-    lines = [line for row in block.cells for line in _lines(row[index], is_text)]
-    whole = _widest(lines)
-    breaks = is_text or (index == 0 and whole > half)
-    inside = _widest(word for line in lines for word in line.split()) if breaks else whole
-    return _Column(max(inside, _widest(heading.split()), 1), max(whole, cell_len(heading), 1))
-
-
-def _lines(cell: Cell, is_text: bool) -> list[str]:
-    return [visible(line) for line in (cell.text.split("\n") if is_text else [cell.text])]
-
-
-def _widest(texts: Iterable[str]) -> int:
-    return max(map(cell_len, texts), default=0)
-
-
-def _fitting(columns: Sequence[_Column], tail: int, width: int) -> list[int]:
-    """Choose the columns that fit: first the leading three, then the tail, then those between."""
-    places = list(range(len(columns)))
-    order = dict.fromkeys([*places[:3], *places[len(places) - tail :], *places])
-    room, chosen = width - FRAME, []
-    for index in order:
-        taken = columns[index].least + BETWEEN
-        if taken <= room:
-            room -= taken
-            chosen.append(index)
-        elif index == 0:
-            return []
-    return sorted(chosen)
-
-
-def _grown(columns: Sequence[_Column], width: int) -> list[int]:
-    """Distribute the width: the narrowest column that can use it gets more."""
-    extents = [column.least for column in columns]
-    for _ in range(width - FRAME - sum(extents) - BETWEEN * len(columns)):
-        growing = [index for index, column in enumerate(columns) if extents[index] < column.most]
-        if not growing:
-            break
-        extents[min(growing, key=extents.__getitem__)] += 1
-    return extents
-
-
-def _print_lists(screen: Console, block: Block, texts: Collection[int]) -> None:
-    """Print each row as its name with a line for each further cell that is not empty."""
-    for name, *cells in block.cells:
-        print_line(screen, name.text)
-        for index, cell in enumerate(cells, start=1):
-            words = _words(visible(f"{block.header[index]}:")) if block.header[index] else []
-            for line in filter(None, _lines(cell, index in texts)):
-                words += _words(f" {line}") if index in texts else [f" {line}"]
-                _print_words(screen, words, "  ")
-                words = ["  "]
-
-
-def _words(text: str) -> list[str]:
-    """Split a text into words, each with the space before it."""
-    return re.findall(r"\s*\S+", text)
-
-
-def _print_words(screen: Console, words: Iterable[str], indent: str = "") -> None:
-    """Print words, in as many lines as needed."""
-    lines = [indent]
-    for word in words:
-        if screen.is_terminal and lines[-1].strip() and cell_len(lines[-1] + word) > screen.width:
-            lines.append(f"{indent}  " if indent else "")
-            word = word.lstrip()
-        lines[-1] += word
-    for line in lines:
-        print_line(screen, line)
-
-
-def rounded(value: float | None, decimals: int) -> str | None:
-    """Return a number rounded for display."""
-    return None if value is None else f"{value:.{decimals}f}"
-
-
-def print_figures(screen: Console, title: str, figures: Mapping[str, str | None]) -> None:
-    """Print a title and a table of metrics by name; those without a value are left out."""
-    rows = [(name, value) for name, value in figures.items() if value is not None]
-    print_text(screen, title)
-    print_block(screen, Block.of(("", ""), rows), texts=[0])
-
-
-def print_reused(screen: Console, result: RunResult, message: str) -> None:
-    """Print that a finished run is reused, and which plug-ins have changed since."""
-    if result.reused:
-        screen.print(message, highlight=False)
-        for module in result.changed:
-            print_line(screen, f"The plug-in {module} has changed since this run was made: force=true runs it again.")
-
-
-def print_result(screen: Console, result: RunResult) -> None:
-    """Print the short table at the end of a run, and its folder."""
-    record, metrics = result.record, result.record.metrics
-    figures = {
-        **{
-            metric.label: rounded(getattr(metrics, name), metric.decimals)
-            for name, metric in METRICS.items()
-            if hasattr(metrics, name)
-        },
+def _facts(config: Mapping[str, Any], record: Record) -> dict[str, str | None]:
+    """Return what a run was and reached, by name."""
+    trainer, objective = config["trainer"], config["objective"]
+    return {
+        "run": f"{record.study} / {record.variant}, seed {record.seed}",
+        "pair": f"{record.pair} on {record.data}",
+        "objective": " + ".join(_term(name, term) for name, term in objective.items()),
+        **{part: _part(config, part) for part in ("builder", "gnn")},
+        "trainer": f"{trainer['epochs']} epochs, batch {trainer['batch_size']}, learning rate {trainer['lr']}",
+        "test top-1 (%)": rounded(record.metrics.test_top1_last, 2),
         "teacher's test top-1 (%)": rounded(record.teacher.accuracy if record.teacher else None, 2),
+        "agreement with the teacher (%)": rounded(record.metrics.agreement_last, 2),
         "seconds": rounded(record.duration_s, 1),
         "identity": short(record.identity),
     }
-    print_figures(screen, f"{record.variant}, seed {record.seed} ({record.pair})", figures)
-    print_line(screen, f"folder: {result.folder}")
 
 
-def result_line(result: RunResult) -> str:
-    """Return one line for a run of a suite or sweep."""
-    record = result.record
-    changed = "".join(f"; plug-in {module} has changed since" for module in result.changed)
-    again = f" (already finished{changed})" if result.reused else f" in {record.duration_s:.0f} s"
-    return f"{record.variant} seed {record.seed}: test {rounded(record.metrics.test_top1_last, 2)} %{again}"
+def _term(name: str, term: Any) -> str:
+    weight = term.get("weight", 1.0) if isinstance(term, Mapping) else 1.0
+    return f"{weight} {name}" if isinstance(weight, (int, float)) else f"{weight} of {name}"
+
+
+def _part(config: Mapping[str, Any], part: str) -> str | None:
+    """Return the builders or encoders of the terms: each one's own, or else the top-level one; None without."""
+    takers = [term for term in config["objective"].values() if isinstance(term, Mapping) and part in term]
+    return "; ".join(dict.fromkeys(_node(term[part] or config[part]) for term in takers)) or None
+
+
+def _node(node: Any) -> str:
+    """Return a part's name and options on one line."""
+    if not isinstance(node, Mapping):
+        return str(node)
+    options = ", ".join(f"{key}={value}" for key, value in node.items() if key != "name" and value is not None)
+    return f"{node['name']} ({options})" if options else str(node["name"])
+
+
+def _curves(epochs: Sequence[Mapping[str, Any]]) -> dict[str, str | None]:
+    """Return curves of accuracy, terms and diagnostics over a training's own epochs, by name."""
+    own = [epoch for epoch in epochs if epoch["stage"] is None]
+    values: dict[str, list[float | None]] = {"train top-1 (%)": [epoch["train_top1"] for epoch in own]}
+    for split in ("val", "test"):
+        values[f"{split} top-1 (%)"] = [epoch[split] and epoch[split]["top1"] for epoch in own]
+    for key, part in (("terms", "raw"), ("diagnostics", None)):
+        for name in dict.fromkeys(name for epoch in own for name in epoch.get(key, {})):
+            found = [epoch.get(key, {}).get(name) for epoch in own]
+            values[name] = found if part is None else [value and value[part] for value in found]
+    return {name: _curve([value for value in of if value is not None]) for name, of in values.items()}
+
+
+def _curve(values: Sequence[float]) -> str | None:
+    """Return values as bars between their least and greatest, with the first and last; None without values."""
+    if not values:
+        return None
+    step = max(1, math.ceil(len(values) / LONGEST_CURVE))
+    low, high = min(values), max(values)
+    bars = [BARS[round((len(BARS) - 1) * (value - low) / ((high - low) or 1))] for value in values[::-step][::-1]]
+    return f"{''.join(bars)}  {values[0]:.4g} -> {values[-1]:.4g}"

@@ -25,7 +25,7 @@ from graphkd.report.sections import Cost, Studies
 from graphkd.report.tables import TableSpec, build_tables
 from graphkd_cli import compose
 from graphkd_cli.config_files import config_names
-from graphkd_cli.show import console, print_block, print_line, print_text
+from graphkd_cli.printing import console, print_block, print_line, print_text
 
 EVERY_SUITE = "all"
 OTHER_NODES = {

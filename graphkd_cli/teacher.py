@@ -26,8 +26,8 @@ def main(arguments: Sequence[str]) -> int:
     composed = compose.compose(options.overrides, options.config_dir)
 
     from graphkd.run import parse_teacher, run
+    from graphkd_cli.printing import console, print_result, print_reused
     from graphkd_cli.progress import ProgressCallback
-    from graphkd_cli.show import console, print_result, print_reused
 
     spec = parse_teacher(composed.config)
     screen = console()

@@ -77,8 +77,8 @@ def targets(overrides: Sequence[str], config_dir: str | None) -> Callable[[Mappi
 
 def _transfer_one(folder: Path, target: Target) -> None:
     from graphkd.run import run
+    from graphkd_cli.printing import console, print_result
     from graphkd_cli.progress import ProgressCallback
-    from graphkd_cli.show import console, print_result
 
     screen = console()
     with ProgressCallback(screen) as callback:
@@ -91,8 +91,8 @@ def _transfer_one(folder: Path, target: Target) -> None:
 def _transfer_all(folders: Sequence[Path], targets: Sequence[Target], config_dir: str | None) -> int:
     """Transfer students one after another, then print the tables of their studies; return the exit code."""
     from graphkd.run import run
+    from graphkd_cli.printing import result_line
     from graphkd_cli.progress import Runs
-    from graphkd_cli.show import result_line
 
     runs = Runs(len(folders), "probe")
     part: Part | None = None

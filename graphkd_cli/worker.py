@@ -23,8 +23,8 @@ def main(words: Sequence[str]) -> int:
     from graphkd.engine.environment import is_main_process
     from graphkd.errors import check
     from graphkd.run import processes, read_spec, run
+    from graphkd_cli.printing import console
     from graphkd_cli.progress import ProgressCallback
-    from graphkd_cli.show import console
 
     if processes.LAUNCHED in words:
         processes.follow_parent()

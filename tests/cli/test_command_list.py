@@ -10,7 +10,7 @@ from commands import Command, OwnConfigs, Plugin, top
 
 from graphkd import BUILDERS, DATASETS, DISCREPANCIES, GNNS, MODELS, OBJECTIVES, RELATIONS
 from graphkd.registry import Registry, import_plugins
-from graphkd_cli import list_parts
+from graphkd_cli import list as list_command
 from graphkd_cli.main import main
 
 KINDS: dict[str, Registry[Any]] = {
@@ -35,7 +35,7 @@ def listed_models() -> str:
 @pytest.fixture
 def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs no model, where its figures do not matter."""
-    monkeypatch.setattr(list_parts, "_figures", lambda name: [""] * len(list_parts._FIGURES))
+    monkeypatch.setattr(list_command, "_figures", lambda name: [""] * len(list_command._FIGURES))
 
 
 @pytest.mark.usefixtures("without_figures")

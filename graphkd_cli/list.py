@@ -48,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
         check(override.startswith("plugins="), f"'{override}': list takes no overrides but plugins=[MODULE]")
 
     from graphkd.registry import import_plugins
-    from graphkd_cli.show import console, print_block, print_text
+    from graphkd_cli.printing import console, print_block, print_text
 
     if overrides:
         plugins = compose.compose(overrides, options.config_dir).config["plugins"]
