@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from graphkd.report.curves import Curve
-from graphkd.report.figures import STYLES
+from graphkd.report.figure_style import STYLES
 from graphkd.report.markup import visible
 
 COLOURS = tuple("#808080" if colour == "#000000" else colour for colour, _, _ in STYLES)

@@ -6,17 +6,28 @@ import io
 import itertools
 import math
 import os
-import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from graphkd.files import make_folder, write_atomically
-from graphkd.report.markup import escaped, file_stems
+from graphkd.report.figure_style import (
+    BASELINE_STYLE,
+    DPI,
+    GREY,
+    LEVEL_DASHES,
+    SIZES,
+    STYLES,
+    WIDTH,
+    Style,
+    height_of,
+    look,
+    wrapped,
+)
+from graphkd.report.markup import file_stems
 from graphkd.report.metrics import metric_of
 from graphkd.report.record import Record
 from graphkd.report.rows import Group, Row, aggregate, grouped, named
@@ -27,12 +38,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-WIDTH = 540.0
-"""Width of a figure in points (1/72 inch), the unit of all lengths here: 900 pixels at `DPI`."""
-DPI = 120
-SIZES = {"title": 12.0, "text": 10.0, "small": 9.0}
-LEADING = 1.3
-"""Distance of two lines of text as a multiple of its size."""
+Point = tuple[float, float]
 LEAST_ROW = 28.0
 LEAST_HEIGHT = 250.0
 """The least height of a row of the dot plot, and of the axes of the plot along an option."""
@@ -42,17 +48,6 @@ DODGE = 19.0
 """Distance of the points of two series that share a value."""
 PAIR = 2
 """So few seeds have a bar of their sample standard deviation."""
-GREY = "0.35"
-Style = tuple[str, str, Any]
-Point = tuple[float, float]
-STYLES: tuple[Style, ...] = (
-    ("#0072B2", "o", "-"), ("#D55E00", "s", "--"), ("#009E73", "^", "-."), ("#CC79A7", "D", ":"),
-    ("#56B4E9", "v", "-"), ("#E69F00", "P", "--"), ("#000000", "X", "-."),
-)  # fmt: skip
-"""Colour, marker and line of each series: a palette for the colour-blind (Okabe and Ito), told apart without it too."""
-BASELINE_STYLE: Style = ("#D55E00", "D", "")
-LEVEL_DASHES: tuple[Any, ...] = ("--", ":", "-.", (0, (10, 3)), (0, (3, 6)), (0, (8, 2, 1, 2, 1, 2)))
-"""Lines of the variants that are no points on the axis."""
 
 
 def write_figures(figures: Iterable[tuple[str, Figure]], folder: str | os.PathLike[str]) -> list[Path]:
@@ -172,23 +167,10 @@ class _Plot:
         return self.label.endswith("(%)")
 
 
-def look() -> AbstractContextManager[None]:
-    """Set matplotlib's defaults whatever the user's are, our looks, and constant names inside SVG."""
-    from matplotlib import style
-
-    look = {
-        "text.hinting": "none", "text.parse_math": False, "svg.hashsalt": "graphkd", "font.size": SIZES["text"],
-        "xtick.labelsize": SIZES["small"], "ytick.labelsize": SIZES["small"], "legend.fontsize": SIZES["small"],
-        "legend.title_fontsize": SIZES["small"], "legend.frameon": False, "axes.grid": True, "grid.color": "0.88",
-        "axes.axisbelow": True, "axes.edgecolor": "0.5", "axes.spines.top": False, "axes.spines.right": False,
-    }  # fmt: skip
-    return style.context(["default", look])
-
-
 def _draw_dots(plot: _Plot) -> Figure:
     """Draw a line for each row: label, every seed, the mean and its bar."""
     labels = [wrapped(f"{shown.row.label} (n={shown.n})", 0.42 * WIDTH) for shown in plot.rows]
-    ends = [*itertools.accumulate((max(LEAST_ROW, _height(label, "text") + 8) for label in labels), initial=0.0)]
+    ends = [*itertools.accumulate((max(LEAST_ROW, height_of(label, "text") + 8) for label in labels), initial=0.0)]
     figure, axes = _new_figure(plot, ends[-1], plot.label, [])
     axes.set_xlim(*_limits(plot))
     axes.ticklabel_format(axis="x", useOffset=False)
@@ -383,8 +365,8 @@ def _new_figure(plot: _Plot, inner_height: float, horizontal: str, keys: Sequenc
     note = wrapped(_note(plot), 0.94 * WIDTH, "small")
     for key in keys:
         key.set_label(wrapped(str(key.get_label()), 0.84 * WIDTH, "small"))
-    legend_height = sum(_height(str(key.get_label()), "small") + 4 for key in keys)
-    around = _height(title, "title") + _height(label, "text") + _height(note, "small") + legend_height + 70
+    legend_height = sum(height_of(str(key.get_label()), "small") + 4 for key in keys)
+    around = height_of(title, "title") + height_of(label, "text") + height_of(note, "small") + legend_height + 70
     figure = Figure((WIDTH / 72, (inner_height + around) / 72), dpi=DPI, layout="constrained")
     figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)  # type: ignore[union-attr,call-arg]
     figure.suptitle(title, x=8 / WIDTH, ha="left", fontsize=SIZES["title"], weight="bold")
@@ -393,31 +375,3 @@ def _new_figure(plot: _Plot, inner_height: float, horizontal: str, keys: Sequenc
     legend = figure.legend(handles=keys, loc="outside lower left", title=note, alignment="left", borderaxespad=0)
     legend.get_title().set_color(GREY)
     return figure, axes
-
-
-def wrapped(text: str, width: float, size: str = "text") -> str:
-    """Return the text in lines that are no wider than this, broken behind spaces and signs, or anywhere if need be.
-
-    Signs that the font lacks, which would all be the same empty box, become escapes.
-    """
-    from matplotlib.font_manager import FontProperties, findfont, get_font
-    from matplotlib.textpath import text_to_path
-
-    font = FontProperties(size=SIZES[size], weight="bold" if size == "title" else "normal")
-    glyphs = get_font(findfont(font))
-
-    def fits(line: str) -> bool:
-        return bool(text_to_path.get_text_width_height_descent(line.rstrip(), font, ismath=False)[0] <= width)
-
-    drawable = "".join(sign if glyphs.get_char_index(ord(sign)) else escaped(sign) for sign in text)
-    lines = [""]
-    for word in re.findall(r"[^ _,/+>-]*[ _,/+>-]+|[^ _,/+>-]+", drawable):
-        for part in [word] if fits(word) else word:
-            if lines[-1] and not fits(lines[-1] + part):
-                lines.append("")
-            lines[-1] += part
-    return "\n".join(line.rstrip() for line in lines)
-
-
-def _height(text: str, size: str) -> float:
-    return (text.count("\n") + 1) * LEADING * SIZES[size]

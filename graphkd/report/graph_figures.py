@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from graphkd.report.figures import DPI, GREY, SIZES, STYLES, WIDTH, Shown, look, meaning_of_bars, wrapped
+from graphkd.report.figure_style import DPI, GREY, SIZES, STYLES, WIDTH, look, wrapped
+from graphkd.report.figures import Shown, meaning_of_bars
 from graphkd.report.metrics import METRICS
 from graphkd.report.record import Record
 from graphkd.report.rows import Group, Row, aggregate, grouped

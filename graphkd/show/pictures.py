@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from graphkd.diagnostics import sample_edges
-from graphkd.report.figures import DPI, STYLES, WIDTH, look, wrapped
+from graphkd.report.figure_style import DPI, STYLES, WIDTH, look, wrapped
 from graphkd.report.metrics import DIAGNOSTICS, diagnostic_of
 from graphkd.show.inspection import Inspection, NetworkView
 

@@ -24,7 +24,8 @@ from matplotlib.text import Text
 from test_record import make_record
 
 from graphkd.errors import UserError
-from graphkd.report.figures import DPI, SIZES, WIDTH, build_figures, write_figures
+from graphkd.report.figure_style import DPI, SIZES, WIDTH
+from graphkd.report.figures import build_figures, write_figures
 from graphkd.report.metrics import METRICS, value_of
 from graphkd.report.record import Metrics, Record
 
