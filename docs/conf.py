@@ -40,6 +40,8 @@ API = {
     "graphkd.builder": "Graph builders",
     "graphkd.gnn": "Graph encoders",
     "graphkd.objective": "Objectives",
+    "graphkd.relation": "Relations",
+    "graphkd.discrepancy": "Discrepancies",
     "graphkd.contrast": "Contrast: banks, negatives, losses",
     "graphkd.model": "Networks",
     "graphkd.data": "Data sets",
