@@ -29,10 +29,10 @@ HELP = f"""\
 usage: graphkd ablation [SUITE | all] [OVERRIDES] [--dry-run] [--seeds 0,1,2] [--variants A,B] [--pairs A,B]
                         [--jobs N] [--group N | --alone] [--config-dir DIR]
 
-Runs every variant of configs/ablation/SUITE.yaml (default: {DEFAULT_SUITE}) with every seed and pair that the suite names, then
-writes the suite's tables. Runs of one seed and teacher train together, with the same results as alone, and several processes share
-the work. Finished runs are kept; a failed run is recorded and does not stop the others. `all` runs every suite
-except the long comparisons (`comparison: true`), one after another.
+Runs every variant of configs/ablation/SUITE.yaml (default: {DEFAULT_SUITE}) with every seed (and pair that the suite
+names), then writes the suite's tables. Runs of one seed and teacher train together, with the same results as alone, and
+several processes share the work. Finished runs are kept; a failed run is recorded and does not stop the others. `all`
+runs every suite except the long comparisons (`comparison: true`), one after another.
 
   --dry-run                 print the runs and the groups that train together; run nothing
   --seeds 0,1,2             these seeds instead of the suite's

@@ -8,9 +8,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from graphkd.errors import UserError, check, did_you_mean
-from graphkd_cli.hydra_internals import (
-    get_args_parser,
-)
+from graphkd_cli.hydra_internals import get_args_parser
 from graphkd_cli.overrides import check_form
 
 NOT_OPTIONS = ("config_path", "config_name", "experimental_rerun")

@@ -16,17 +16,11 @@ from omegaconf.errors import OmegaConfBaseException
 from graphkd import ablation
 from graphkd.errors import UserError, check, one_of
 from graphkd_cli.config_files import hydra_session
-from graphkd_cli.hydra_internals import (
-    Callbacks,
-    Hydra,
-    apply_overrides,
-    expand_choices,
-)
+from graphkd_cli.hydra_internals import Callbacks, Hydra, apply_overrides, expand_choices
 from graphkd_cli.overrides import depth, in_grammar, key_of, parse, split, split_hydra
 from graphkd_cli.refusals import REFUSALS, call, explain, missing, reason
 
 NOT_VARIED = {"seed", "results", "run_dir", "force", "study", "variant", "plugins"}
-
 OPTIONAL_GROUP = "setting"
 """Optional group: Hydra ignores a choice without a config."""
 

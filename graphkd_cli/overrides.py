@@ -26,7 +26,7 @@ HYDRAS = re.compile(r"hydra[./](launcher|sweeper)\b")
 """The Hydra settings that graphkd accepts; output, logs and folders are fixed."""
 _COMMA = r",(?=(?:[^']*'[^']*')*[^']*$)"
 """A comma outside quotes."""
-REFUSALS = (HydraException, ValueError, RecursionError)
+_UNREADABLE = (HydraException, ValueError, RecursionError)
 """Errors of the grammar; ValueError and RecursionError for huge numbers and deep lists."""
 
 
@@ -59,7 +59,7 @@ def parse(words: Sequence[str]) -> list[Override]:
     for word in words:
         try:
             parsed.append(OverridesParser.create().parse_override(word))
-        except REFUSALS as error:
+        except _UNREADABLE as error:
             raise UserError(_unreadable(word, error)) from error
     return parsed
 
@@ -84,9 +84,20 @@ def split(word: str) -> tuple[str, str]:
     return key, value
 
 
+def key_of(override: Override) -> str:
+    """Return what an override changes: a dotted key or a group."""
+    return str(override.key_or_group)
+
+
+def split_hydra(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the overrides of Hydra's own nodes (launchers, for example), and the others."""
+    own = [override for override in overrides if override.lstrip("+~").startswith("hydra")]
+    return own, [override for override in overrides if override not in own]
+
+
 def depth(override: Override) -> tuple[int, str, str]:
     """Return the sort key of an override: overrides below a node come after the node's."""
-    key = str(override.key_or_group)
+    key = key_of(override)
     return key.count("."), key, override.package or ""
 
 
@@ -174,7 +185,7 @@ def _tried(word: str) -> Override | None:
     """Return an override, or None if it cannot be parsed."""
     try:
         override: Override = OverridesParser.create().parse_override(word)
-    except REFUSALS:
+    except _UNREADABLE:
         return None
     return override
 
@@ -206,14 +217,3 @@ def _quoted(text: str) -> str:
     override = _tried(f"text={text}")
     is_text = override is not None and not override.is_sweep_override() and isinstance(override.value(), str)
     return text if is_text else quoted(expanduser(text))
-
-
-def key_of(override: Override) -> str:
-    """Return what an override changes: a dotted key or a group."""
-    return str(override.key_or_group)
-
-
-def split_hydra(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the overrides of Hydra's own nodes (launchers, for example), and the others."""
-    own = [override for override in overrides if override.lstrip("+~").startswith("hydra")]
-    return own, [override for override in overrides if override not in own]

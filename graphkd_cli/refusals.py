@@ -13,9 +13,7 @@ from yaml import MarkedYAMLError, YAMLError
 
 from graphkd.binding import no_option
 from graphkd.errors import UserError, choices, did_you_mean
-from graphkd_cli.hydra_internals import (
-    Hydra,
-)
+from graphkd_cli.hydra_internals import Hydra
 from graphkd_cli.overrides import NAMED, split
 
 WITHOUT_NODE = {
@@ -23,7 +21,6 @@ WITHOUT_NODE = {
     **dict.fromkeys(("pair", "experiment", "setting"), "it is a choice that has no options of its own"),
 }
 """Groups that may have no node in the config, and why an option of theirs is refused then."""
-
 REFUSALS = (HydraException, OmegaConfBaseException, YAMLError, ValueError, RecursionError)
 """Errors that Hydra raises on a wrong config or override."""
 

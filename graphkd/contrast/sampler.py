@@ -16,7 +16,8 @@ from torch import Generator, Tensor
 
 from graphkd.contrast.bank import Bank
 from graphkd.contrast.draws import below, distinct, ordering, with_spare
-from graphkd.contrast.selection import AllSelection, ExplicitSelection, Selection, SharedSelection, slices
+from graphkd.contrast.selection import AllSelection, ExplicitSelection, Selection, SharedSelection
+from graphkd.contrast.shard import slices
 from graphkd.errors import check, one_of
 
 _MOST = 2**31 - 1  # negatives are counted in int32

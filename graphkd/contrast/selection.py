@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from graphkd.contrast.shard import inside
+from graphkd.contrast.shard import inside, slices
 
 # With more bank rows per negative than this, products with each anchor's own rows are cheaper than with all rows
 # (measured on two CPU threads: equal at 8 to 14).
@@ -167,12 +167,6 @@ class AllSelection(Selection):
         for part in slices(within, min(rows, max(1, pairs // len(self.labels)))):
             other = _of_other_class(self.row_labels[part], self.labels)
             yield Block(slice(None), part, _scaled(other, self.scale))
-
-
-def slices(whole: slice, step: int) -> Iterator[slice]:
-    """Yield a slice cut into slices of `step`, the last one shorter."""
-    for start in range(whole.start, whole.stop, step):
-        yield slice(start, min(start + step, whole.stop))
 
 
 def _restricted(blocks: Iterator[Block], within: slice | None) -> Iterator[Block]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -110,3 +111,9 @@ def take_from_first(rows: Tensor, device: torch.device) -> None:
 def inside(rows: Tensor, part: slice) -> Tensor:
     """Return which rows lie in a slice: bool, shaped like `rows`."""
     return torch.logical_and(rows >= part.start, rows < part.stop)
+
+
+def slices(whole: slice, step: int) -> Iterator[slice]:
+    """Yield a slice cut into slices of `step`, the last one shorter."""
+    for start in range(whole.start, whole.stop, step):
+        yield slice(start, min(start + step, whole.stop))

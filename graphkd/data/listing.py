@@ -33,7 +33,14 @@ _LEFT_OUT = {
 
 @dataclass(frozen=True)
 class Listing:
-    """The files of a split, class by class and sorted."""
+    """The files of a split, class by class and sorted.
+
+    Attributes:
+        folder: The folder of the split.
+        class_names: Names of the training split's classes.
+        files: The images.
+        labels: Class of each image, int64 [n].
+    """
 
     folder: Path
     class_names: tuple[str, ...]

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -19,14 +19,10 @@ from graphkd.data.content import Contents
 from graphkd.data.decoded import Decoded, DecodedDataset, Encoded, decode_splits
 from graphkd.data.labels import number_labels
 from graphkd.data.options import ImageOptions, SplitOptionsWithTest
+from graphkd.data.parquet_file import ParquetFile
 from graphkd.data.picture import Source
 from graphkd.data.tensor import SPLITS, Split
 from graphkd.errors import brief, check
-
-if TYPE_CHECKING:
-    pass
-
-from graphkd.data.parquet_file import ParquetFile
 
 Paths = str | Sequence[str] | None
 _MOST_CLASSES = 10_000_000

@@ -45,7 +45,11 @@ class ParquetFile:
             return cls(path, parquet, parquet.schema_arrow)
 
     def check_columns(self, image_column: str, label_column: str) -> None:
-        """Check that both are there, once, and of a type that can be read."""
+        """Check that both columns are there, once, and of a type that can be read.
+
+        Raises:
+            UserError: One is not.
+        """
         kind = self._type(image_column, "image_column")
         parts = [_kind(part) for part in _parts(kind).values()] if _kind(kind) == "struct" else [_kind(kind)]
         check(
@@ -61,7 +65,11 @@ class ParquetFile:
         )
 
     def labels(self, column: str) -> FileLabels:
-        """Return one column's values; each row must have one."""
+        """Return one column's values.
+
+        Raises:
+            UserError: A row has none, a number is too large, or the file is broken.
+        """
         kind = _kind(self.schema.field(column).type)
         with self._reading(column):
             values = self.parquet.read(columns=[column]).column(column).to_pylist()
@@ -74,7 +82,11 @@ class ParquetFile:
         return FileLabels(self.path, np.array(values, dtype=np.int64), names)
 
     def images(self, column: str, root: str | None) -> Iterator[list[Source]]:
-        """Yield one column's images, some rows at a time; paths begin at `root`, or else where this file is."""
+        """Yield one column's images, some rows at a time; paths begin at `root`, or else where this file is.
+
+        Raises:
+            UserError: The file is broken.
+        """
         folder = self.path.parent if root is None else Path(os.path.expanduser(root))
         named = self._names_images(column)
         with self._reading(column):

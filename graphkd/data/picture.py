@@ -48,7 +48,7 @@ class BrokenImageError(Exception):
 
 @dataclass(frozen=True)
 class Decoder:
-    """Decodes one image.
+    """Decode one image.
 
     Args:
         channels: 1 for grey, 3 for colour.
@@ -177,7 +177,11 @@ def colour(background: str | Sequence[int]) -> Colour:
 
 
 def open_image(source: Source) -> Image.Image:
-    """Return the image, its header read only."""
+    """Return the image, its header read only.
+
+    Raises:
+        BrokenImageError: There is none. Pillow's errors are raised too.
+    """
     if source is None:
         raise BrokenImageError("there is no image")
     return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_formats())

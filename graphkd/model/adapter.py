@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from graphkd.batch import NetworkOutput
 from graphkd.errors import UserError, check, did_you_mean
 from graphkd.model.base import Network, forward_hooks
-from graphkd.model.tracing import DROPOUTS, Call, Tap, probe, square_size
+from graphkd.model.tracing import DROPOUTS, Call, Tap, square_size, trace
 
 
 class Wrapped(Network):
@@ -36,7 +36,7 @@ class Wrapped(Network):
     ) -> None:
         super().__init__()
         self.module = module
-        output, image, calls, activated = probe(module, example)
+        output, image, calls, activated = trace(module, example)
         logits = output.logits if isinstance(output, NetworkOutput) else _check_logits(output)
         head = _head(calls, logits)
         if num_classes is not None and num_classes != logits.shape[1]:

@@ -54,6 +54,8 @@ class Call(NamedTuple):
     """The last call of a part of a module.
 
     Attributes:
+        name: The part's name, as in `named_modules`.
+        part: The part.
         given: Shape of its first tensor.
         returned: Shape of its output.
         output: Its output, as long as that exists.
@@ -81,7 +83,7 @@ def square_size(shape: tuple[int, ...]) -> int | None:
     return None
 
 
-def probe(module: nn.Module, example: Tensor | None) -> tuple[Any, Tensor, dict[str, Call], dict[int, Any]]:
+def trace(module: nn.Module, example: Tensor | None) -> tuple[Any, Tensor, dict[str, Call], dict[int, Any]]:
     """Run a module on the first images that it takes.
 
     Args:

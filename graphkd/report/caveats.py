@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from graphkd.errors import counted
 from graphkd.identity import short
+from graphkd.report.markup import listed, printable
 from graphkd.report.record import Code, Record
-from graphkd.report.rows import Row, printable, protocols_of
+from graphkd.report.rows import Row, protocols_of
 
 FEW_SEEDS = 3
-MOST_NAMES = 10
 _UNFINISHED = {"failed": "failed run", "running": "unfinished run"}
 
 
@@ -28,12 +28,6 @@ def left_out(records: Iterable[Record]) -> list[str]:
         if record.kind == "student" and record.status != "done":
             names[_UNFINISHED[record.status]].append(f"{record.study}/{record.variant} seed {record.seed}")
     return [f"left out: {counted(len(of), why)}: {listed(sorted(of))}" for why, of in sorted(names.items())]
-
-
-def listed(names: Sequence[str]) -> str:
-    """Return the first ten names in a line, and how many more there are."""
-    more = len(names) - MOST_NAMES
-    return ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def _repeated(rows: Sequence[Row]) -> Iterator[str]:

@@ -11,9 +11,9 @@ from typing import Any
 
 from graphkd.errors import UserError, counted, one_of
 from graphkd.report.ari import Ari, average_relative_improvement
-from graphkd.report.caveats import caveats, left_out, listed
+from graphkd.report.caveats import caveats, left_out
 from graphkd.report.grid_spec import GridSpec, Published
-from graphkd.report.markup import NONE, Block, Cell, Table, fixed, marks, spread
+from graphkd.report.markup import NONE, Block, Cell, Table, fixed, listed, marks, spread
 from graphkd.report.metrics import METRICS
 from graphkd.report.record import Record
 from graphkd.report.rows import Group, Row, aggregate, common_protocol, grouped, protocols_of

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import os
 import re
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 NONE = "—"
+MOST_NAMES = 10
 LONGEST_STEM = 120
 MARKDOWN = {None: "{}", "best": "**{}**", "second": "<u>{}</u>"}
 LATEX = {None: "{}", "best": r"\textbf{{{}}}", "second": r"\underline{{{}}}"}
@@ -199,6 +201,17 @@ def markdown_block(block: Block) -> str:
 def visible(text: str) -> str:
     """Return a text with escapes in place of what a terminal or editor would act on instead of showing it."""
     return text if text.isprintable() else "".join(sign if sign.isprintable() else escaped(sign) for sign in text)
+
+
+def printable(value: Any) -> str:
+    """Return a value as text that does no harm to a terminal or a table: as JSON if need be."""
+    return value if isinstance(value, str) and value.isprintable() else json.dumps(value)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return the first ten names in a line, and how many more there are."""
+    more = len(names) - MOST_NAMES
+    return ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def escaped(sign: str) -> str:

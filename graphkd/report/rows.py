@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import re
 from collections import Counter, defaultdict
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from graphkd.identity import short
+from graphkd.report.markup import printable
 from graphkd.report.metrics import value_of
 from graphkd.report.protocol import Protocol
 from graphkd.report.record import Record
@@ -205,8 +205,3 @@ def _flat(options: Mapping[str, Any], inside: str = "") -> Iterable[tuple[str, s
             yield from _flat(value, f"{inside}{name}.")
         else:
             yield printable(inside + name), printable(value)[:LONGEST_VALUE]
-
-
-def printable(value: Any) -> str:
-    """Return a value as text that does no harm to a terminal or a table: as JSON if need be."""
-    return value if isinstance(value, str) and value.isprintable() else json.dumps(value)

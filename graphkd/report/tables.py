@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from graphkd.binding import bind, options_of
 from graphkd.errors import check, choices, did_you_mean
-from graphkd.report.caveats import caveats, left_out, listed
+from graphkd.report.caveats import caveats, left_out
 from graphkd.report.comparison import Comparison, compare_all
-from graphkd.report.markup import NONE, Block, Cell, Table, fixed, marks, spread
+from graphkd.report.markup import NONE, Block, Cell, Table, fixed, listed, marks, spread
 from graphkd.report.metrics import METRICS, Metric, metric_of
 from graphkd.report.record import Record
 from graphkd.report.rows import Group, Row, aggregate, common_protocol, grouped, named

@@ -20,12 +20,7 @@ from graphkd.model import Network
 from graphkd.report.record import Teacher
 from graphkd.run import processes
 from graphkd.run.execution import Execution
-from graphkd.run.folder import (
-    CONFIG,
-    BusyError,
-    busy,
-    finished,
-)
+from graphkd.run.folder import CONFIG, BusyError, busy, finished
 from graphkd.run.parse import write_spec
 from graphkd.run.rehearsal import rehearse, waits_for_teacher
 from graphkd.run.result import RunResult

@@ -52,7 +52,10 @@ from graphkd.run.weights import load_start
 
 
 class Execution:
-    """A run in progress: its spec, what is built of it, and its outcome."""
+    """A run in progress: its spec, what is built of it, and its outcome.
+
+    Every step raises `UserError` where something does not fit; `attempt` makes an error the run's outcome.
+    """
 
     def __init__(self, spec: RunSpec, callback: Callback, ended: Callable[[RunResult | Exception], None]) -> None:
         self.spec, self.callback, self.ended = spec, callback, ended

@@ -1,4 +1,4 @@
-"""Rehearse a run's first steps, so that what fails there does not wait for the training of a teacher."""
+"""Build and rehearse runs, so that what does not fit or fails at once does not wait for the training of a teacher."""
 
 from __future__ import annotations
 

@@ -57,6 +57,13 @@ def load_teacher(
 def load_start(network: Network, spec: StudentSpec, path: Path, dataset: Dataset, callback: Callback) -> None:
     """Load the weights that a student starts from, with their head or without.
 
+    Args:
+        network: The student's network.
+        spec: The student.
+        path: The file of weights.
+        dataset: The data, whose images tell which tensors are the head's.
+        callback: Gets notes on how the file was read.
+
     Raises:
         UserError: The weights do not fit the network.
     """

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from test_rows import runs
 
-from graphkd.report.caveats import caveats, listed
+from graphkd.report.caveats import caveats
+from graphkd.report.markup import listed
 from graphkd.report.record import Code
 from graphkd.report.rows import aggregate
 
 
-def test_a_clean_table_has_no_warnings() -> None:
+def test_a_clean_table_has_no_caveats() -> None:
     assert caveats(aggregate(runs("hkd", 3) + runs("kd", 3))) == []
 
 

@@ -194,7 +194,7 @@ def test_runs_that_did_not_finish_are_notes_and_no_rows() -> None:
     assert build_tables([], LAST) == []
 
 
-def test_warnings_become_notes() -> None:
+def test_caveats_become_notes() -> None:
     table = build(runs("hkd", [90.0] * 3) + runs("kd", [90.0] * 3, code=Code("0.2.0", "fff", False)))
     assert table.notes == ("code versions are mixed: 0.1.0 (abc123): 3 runs, 0.2.0 (fff): 3 runs",)
     assert f"- {table.notes[0]}" in table.markdown().splitlines()
