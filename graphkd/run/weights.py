@@ -68,7 +68,7 @@ def load_start(network: Network, spec: StudentSpec, path: Path, dataset: Dataset
         UserError: The weights do not fit the network.
     """
     if spec.drop_head:
-        notes = load_weights(network, path, head_tensors(network, dataset.in_channels, dataset.image_size))
+        notes = _load_without_head(network, path, dataset)
     else:
         notes = _load_whole(network, path, dataset, "student.drop_head=true starts with a new head")
     for note in [*notes, f"student: {spec.model.name} starts from {path}"]:
@@ -122,9 +122,13 @@ def _load_whole(network: Network, path: Path, dataset: Dataset, without_head: st
         raise UserError(f"{error}{hint}") from error
 
 
+def _load_without_head(network: Network, path: Path, dataset: Dataset) -> tuple[str, ...]:
+    return load_weights(network, path, head_tensors(network, dataset.in_channels, dataset.image_size))
+
+
 def _fits_without_head(network: Network, path: Path, dataset: Dataset) -> bool:
     try:
-        load_weights(network, path, head_tensors(network, dataset.in_channels, dataset.image_size))
+        _load_without_head(network, path, dataset)
     except UserError:
         return False
     return True
