@@ -36,17 +36,17 @@ import torch
 network = torch.jit.load("{file}")
 logits = network(images)  # images: torch.Tensor, {input}""",
     ".safetensors": """\
-from graphkd import MODELS
+{imports}
 from safetensors.torch import load_file
 
-network = MODELS.build(num_classes={classes}, in_channels={channels}, **{model}).eval()
+{build}
 network.load_state_dict(load_file("{file}"))
 logits = network(images).logits  # images: torch.Tensor, {input}""",
     ".pth": """\
 import torch
-from graphkd import MODELS
+{imports}
 
-network = MODELS.build(num_classes={classes}, in_channels={channels}, **{model}).eval()
+{build}
 network.load_state_dict(torch.load("{file}", weights_only=True))
 logits = network(images).logits  # images: torch.Tensor, {input}""",
 }
@@ -165,16 +165,16 @@ def _protocol(run: FinishedRun) -> dict[str, Any]:
 
 
 def _use(file: Path, description: Mapping[str, Any]) -> str:
-    return _code(
-        "python",
-        _USE[file.suffix].format(
-            file=file.name,
-            input=description["input"].removeprefix("images, "),
-            classes=len(description["class_names"]),
-            channels=description["in_channels"],
-            model=description["model"],
-        ),
-    )
+    model, classes, channels = dict(description["model"]), len(description["class_names"]), description["in_channels"]
+    own = model.pop("input", None)
+    imports = ["from graphkd import MODELS"]
+    build = [f"network = MODELS.build(num_classes={classes}, in_channels={channels}, **{model}).eval()"]
+    if own is not None:
+        imports.append("from graphkd.model import OwnInput, adapt_input")
+        build.append(f"adapt_input(network, OwnInput(**{own}), {description['mean']}, {description['std']})")
+    images = description["input"].removeprefix("images, ")
+    text = _USE[file.suffix].format(file=file.name, input=images, imports="\n".join(imports), build="\n".join(build))
+    return _code("python", text)
 
 
 def _code(language: str, text: str) -> str:

@@ -51,6 +51,16 @@ def logits(student: FinishedRun) -> Tensor:
     return output
 
 
+def logits_by_card(card: str, run: FinishedRun, folder: Path) -> Tensor:
+    """What the card's code for safetensors computes."""
+    (code,) = [part for part in card.split("```") if "load_file" in part]
+    place: dict[str, Any] = {"images": test_images(run)[0]}
+    with torch.inference_mode():
+        exec(code.removeprefix("python\n").replace("model.safetensors", str(folder / "model.safetensors")), place)
+    found: Tensor = place["logits"]
+    return found
+
+
 @pytest.mark.parametrize("name", ["w.safetensors", "w.pth"])
 def test_weights_come_back_with_what_describes_them(student: FinishedRun, tmp_path: Path, name: str) -> None:
     done = export(student, tmp_path / name)
@@ -135,12 +145,7 @@ def test_a_folder_has_a_card_for_the_hub(student: FinishedRun, tmp_path: Path) -
     assert "epochs: 1" in body
     assert "prepared for it: the central square, resized to 8 x 8 (bilinear, antialiased);" in body
     assert student.record.identity[:12] in body
-    (code,) = [part for part in body.split("```") if "load_file" in part]
-    place: dict[str, Any] = {"images": test_images(student)[0]}
-    code = code.removeprefix("python\n").replace("model.safetensors", str(tmp_path / "hub" / "model.safetensors"))
-    with torch.inference_mode():
-        exec(code, place)
-        assert torch.equal(place["logits"], logits(student))
+    assert torch.equal(logits_by_card(body, student, tmp_path / "hub"), logits(student))
 
 
 def test_a_distilled_student_names_its_teacher(tiny_config: Config, tmp_path: Path) -> None:
@@ -167,6 +172,9 @@ def test_a_teacher_with_its_own_input_is_exported(tiny_config: Config, tmp_path:
     done = export(teacher, tmp_path / "t.ts", preprocessing=True)
     assert done.same == done.images
     assert describe(teacher)["model"]["input"]["size"] == 10
+    export(teacher, tmp_path / "hub")
+    card = (tmp_path / "hub" / "README.md").read_text()
+    assert torch.equal(logits_by_card(card, teacher, tmp_path / "hub"), logits(teacher))
 
 
 def test_without_its_data_noise_is_compared(
