@@ -49,7 +49,7 @@ def rehearse(spec: RunSpec, dataset: Dataset) -> None:
     Raises:
         UserError: Parts do not fit together, or the device is missing. Whatever else a part raises is raised too.
     """
-    with contextlib.suppress(torch.OutOfMemoryError):
+    with contextlib.suppress(torch.cuda.OutOfMemoryError):  # torch.OutOfMemoryError is newer than torch 2.3
         _take_steps(spec, dataset)
     if torch.cuda.is_available():
         gc.collect()  # a loop refers to itself
