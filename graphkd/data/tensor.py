@@ -59,6 +59,10 @@ class Normalisation(NamedTuple):
     def __call__(self, images: Tensor) -> Tensor:
         return images * self.scale + self.shift
 
+    def pixels(self, images: Tensor) -> Tensor:
+        """Return the uint8 pixels of normalised images, which float32 holds exactly."""
+        return ((images - self.shift) / self.scale).round().clamp(0, 255).to(torch.uint8)
+
 
 class SplitDataset(Dataset):
     """Labelled samples of each split, of which training may use a part; a subclass makes batches of them.

@@ -25,12 +25,11 @@ def _weak(batch: Batch, data: DatasetInfo, seed: int) -> Tensor:
 
 
 def _strong(batch: Batch, data: DatasetInfo, seed: int) -> Tensor:
-    """Apply RandAugment to the pixels behind the normalised images, which float32 holds exactly."""
+    """Apply RandAugment to the pixels behind the normalised images."""
     assert data.mean is not None
     assert data.std is not None
-    scale, shift = Normalisation.of(data.mean, data.std, data.in_channels).to(batch.images.device)
-    pixels = ((batch.images - shift) / scale).round().clamp(0, 255).to(torch.uint8)
-    return STRONG(pixels, batch.indices, seed) * scale + shift
+    normalisation = Normalisation.of(data.mean, data.std, data.in_channels).to(batch.images.device)
+    return normalisation(STRONG(normalisation.pixels(batch.images), batch.indices, seed))
 
 
 def _rotated(turns: int, batch: Batch, data: DatasetInfo, seed: int) -> Tensor:

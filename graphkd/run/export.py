@@ -197,7 +197,7 @@ def _test_images(run: FinishedRun, normalisation: Normalisation | None) -> tuple
         return [_noise(run, normalisation, _RANDOM_IMAGES)], (note,)
     if normalisation is None:
         return (batch.images for batch in batches), ()
-    return (_pixels(batch.images, normalisation) for batch in batches), ()
+    return (normalisation.pixels(batch.images) for batch in batches), ()
 
 
 def _noise(run: FinishedRun, normalisation: Normalisation | None, count: int) -> Tensor:
@@ -207,12 +207,6 @@ def _noise(run: FinishedRun, normalisation: Normalisation | None, count: int) ->
     if normalisation is None:
         return torch.randn(shape, generator=generator)
     return torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
-
-
-def _pixels(images: Tensor, normalisation: Normalisation) -> Tensor:
-    """Return the uint8 pixels of normalised images."""
-    scale, shift = normalisation
-    return ((images - shift) / scale).round().clamp(0, 255).to(torch.uint8)
 
 
 def _compare(
