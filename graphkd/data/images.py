@@ -13,6 +13,7 @@ from multiprocessing.pool import ThreadPool
 from typing import NamedTuple, TypeVar
 
 import numpy as np
+import psutil
 import torch
 from torch import Tensor
 
@@ -169,11 +170,7 @@ def _allocate(count: int, decoder: Decoder) -> np.ndarray:
     """
     side = decoder.size or (decoder.expected or (0,))[0]
     shape = (count, decoder.channels, side, side)
-    try:
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # not on every system
-        return np.empty(shape, dtype=np.uint8)
-    needed = math.prod(shape)
+    needed, memory = math.prod(shape), psutil.virtual_memory().total
     check(
         needed < memory,
         f"{count} images of {side} x {side} pixels take {needed / _GIB:.1f} GiB, but this machine has "

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import psutil
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -82,7 +82,7 @@ class ContrastiveObjective(Objective):
 
     def check(self, setting: Setting) -> None:
         """Check that the negatives of a batch fit in memory (`Objective.check`)."""
-        needed, there = 8 * setting.largest_batch * self.negatives, _memory()
+        needed, there = 8 * setting.largest_batch * self.negatives, psutil.virtual_memory().total
         check(
             not self.takes_negatives or needed <= there,
             f"objective '{self.name}': negatives is {self.negatives}, which for a batch of {setting.largest_batch} "
@@ -176,8 +176,3 @@ class ContrastiveObjective(Objective):
 def project(embedding: Tensor, head: nn.Linear) -> Tensor:
     """Return embeddings behind a head, normalised, [B, dim]."""
     return F.normalize(head(embedding.to(head.weight.dtype)), dim=1)
-
-
-def _memory() -> int:
-    """Return the memory of this machine in bytes."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
