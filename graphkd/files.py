@@ -1,8 +1,9 @@
-"""Folders to write in, and files that appear whole or not at all."""
+"""Folders to write in, files that appear whole or not at all, and hashes of files."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import stat
@@ -10,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from graphkd.errors import UserError, check
+
+_BLOCK = 1 << 20
 
 
 def make_folder(folder: str | os.PathLike[str]) -> None:
@@ -45,6 +48,19 @@ def read_small(path: str | os.PathLike[str], most: int) -> bytes:
         raise UserError(f"cannot be read ({error.strerror})") from error
     check(len(content) <= most, f"is larger than {most >> 20} MiB")  # it grew, or is of a kind that has no size
     return content
+
+
+def hash_file(path: str | os.PathLike[str], algorithm: str = "sha256") -> bytes:
+    """Return the hash of a file's content, read block by block (`hashlib.file_digest` is newer than Python 3.10).
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    digest = hashlib.new(algorithm, usedforsecurity=False)
+    with open(path, "rb", buffering=0) as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.digest()
 
 
 def real_folder(folder: Path) -> Path:

@@ -15,10 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from graphkd.errors import UserError, check
-from graphkd.files import write_atomically
+from graphkd.files import hash_file, write_atomically
 
 _WIDTH = 32  # bytes of a SHA-256
-_BLOCK = 2**20
 _FILES = 256  # read by a thread at a time
 _THREADS = 16
 _SETTLED_NS = 2 * 10**9  # the coarsest time stamps of file systems in use (FAT)
@@ -130,11 +129,7 @@ def _load(place: Path | None) -> np.ndarray:
 
 
 def _sha256(file: str) -> bytes:
-    digest = hashlib.sha256()
     try:
-        with open(file, "rb", buffering=0) as stream:
-            while block := stream.read(_BLOCK):
-                digest.update(block)
+        return hash_file(file)
     except OSError:
         return _NEVER
-    return digest.digest()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import http.client
 import os
 import tarfile
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from graphkd.data.cache import alone
 from graphkd.errors import UserError, check, one_line
+from graphkd.files import hash_file
 
 Progress = Callable[[str, int, "int | None"], None]
 """Told an archive's name, the bytes that are here, and the bytes in all (None if the server does not say)."""
@@ -67,7 +67,7 @@ def fetch(archive: Archive, root: Path) -> Path:
             f"cannot download {archive.url} ({cause}): try again to go on where it stopped, "
             f"or put the file at {path} by hand"
         ) from error
-    found = _md5(path)
+    found = hash_file(path, "md5").hex()
     check(found == archive.md5, f"{path} has MD5 sum {found}, not {archive.md5}: remove it to download it again")
     return path
 
@@ -98,7 +98,7 @@ def _download(archive: Archive, path: Path) -> None:
     part = path.with_name(path.name + ".part")
     resumed = part.exists()
     _complete(archive, part)
-    found = _md5(part)
+    found = hash_file(part, "md5").hex()
     if found == archive.md5:
         os.replace(part, path)
         return
@@ -145,11 +145,3 @@ def _receive(archive: Archive, part: Path) -> None:
                     callback(archive.name, done, total)
     if total is not None and done < total:
         raise ConnectionError(f"the connection broke after {done} of {total} bytes")
-
-
-def _md5(path: Path) -> str:
-    digest = hashlib.md5(usedforsecurity=False)
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -19,7 +19,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from graphkd.errors import UserError, check, one_line
-from graphkd.files import write_atomically
+from graphkd.files import hash_file, write_atomically
 from graphkd.model import Network
 
 CHECKSUM = "sha256"
@@ -131,11 +131,7 @@ def content_hash(path: Path) -> str:
     """
     size = path.stat().st_size
     check(size <= _LARGEST, f"{path} is refused: its {size >> 20} MiB are more than a file of weights has")
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while part := file.read(1 << 20):
-            digest.update(part)
-    return digest.hexdigest()
+    return hash_file(path).hex()
 
 
 def _without_prefix(
