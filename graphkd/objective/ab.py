@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graphkd.batch import DistillationBatch
-from graphkd.errors import check
 from graphkd.objective.base import OBJECTIVES, Objective, teacher_output
 from graphkd.objective.maps import ConvRegressor, Shape, check_same_count, preactivations
 from graphkd.objective.stage import Stage
@@ -55,8 +54,8 @@ class AB(Objective):
                 pair of maps.
         """
         super().__init__()
-        check(margin > 0, f"objective 'ab': margin is {margin}, but must be positive")
-        check(stage_epochs >= 1, f"objective 'ab': stage_epochs is {stage_epochs}, but must be at least 1")
+        self.check_positive(margin=margin)
+        self.check_at_least(1, stage_epochs=stage_epochs)
         check_same_count(self.name, student_shapes, teacher_shapes)
         pairs = zip(student_shapes[1:], teacher_shapes[1:], strict=True)
         self.connectors = nn.ModuleList(

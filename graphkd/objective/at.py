@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
-from graphkd.errors import check
 from graphkd.objective.base import OBJECTIVES
 from graphkd.objective.maps import NormalisedMaps, Shape
 
@@ -34,7 +33,7 @@ class AT(NormalisedMaps):
             UserError: The power is below 1, or the networks have different numbers of maps.
         """
         super().__init__(student_shapes, teacher_shapes)
-        check(p >= 1, f"objective 'at': p is {p}, but must be at least 1")
+        self.check_at_least(1, p=p)
         self.p = p
 
     def difference(self, student: Tensor, teacher: Tensor) -> Tensor:

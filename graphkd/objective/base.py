@@ -89,6 +89,21 @@ class Objective(nn.Module, ABC):
         """Create an objective without options."""
         super().__init__()
 
+    def check_positive(self, **options: float) -> None:
+        """Raise a `UserError` unless every option is above 0."""
+        for option, value in options.items():
+            check(value > 0, f"objective '{self.name}': {option} is {value}, but must be positive")
+
+    def check_at_least(self, least: int, **options: float) -> None:
+        """Raise a `UserError` if an option is below the least value."""
+        for option, value in options.items():
+            check(value >= least, f"objective '{self.name}': {option} is {value}, but must be at least {least}")
+
+    def check_between_0_and_1(self, **options: float) -> None:
+        """Raise a `UserError` unless every option is between 0 and 1, both included."""
+        for option, value in options.items():
+            check(0 <= value <= 1, f"objective '{self.name}': {option} is {value}, but must be between 0 and 1")
+
     @classmethod
     def graph_dim(cls, options: Mapping[str, Any]) -> int | None:
         """Return the width at which an objective with these options encodes graphs; None without encoders."""

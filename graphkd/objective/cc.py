@@ -5,7 +5,6 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from graphkd.batch import DistillationBatch
-from graphkd.errors import check
 from graphkd.objective.base import OBJECTIVES, Objective, teacher_output
 
 
@@ -36,7 +35,7 @@ class CC(Objective):
             UserError: `dim` is below 1.
         """
         super().__init__()
-        check(dim >= 1, f"objective 'cc': dim is {dim}, but must be at least 1")
+        self.check_at_least(1, dim=dim)
         self.student_head = nn.Linear(student_dim, dim)
         self.teacher_head = nn.Linear(teacher_dim, dim)
 

@@ -59,12 +59,9 @@ class ContrastiveObjective(Objective):
             UserError: An option is out of range, or the training set has one class only.
         """
         super().__init__()
-        check(dim >= 1, f"objective '{self.name}': dim is {dim}, but must be at least 1")
-        check(temperature > 0, f"objective '{self.name}': temperature is {temperature}, but must be positive")
-        check(
-            0 <= bank_momentum <= 1,
-            f"objective '{self.name}': bank_momentum is {bank_momentum}, but must be between 0 and 1",
-        )
+        self.check_at_least(1, dim=dim)
+        self.check_positive(temperature=temperature)
+        self.check_between_0_and_1(bank_momentum=bank_momentum)
         self.student_head = nn.Linear(student_dim, dim)
         self.teacher_head = nn.Linear(teacher_dim, dim)
         self._student_bank = bank.build(labels, dim)

@@ -6,7 +6,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from graphkd.batch import DistillationBatch
-from graphkd.errors import check
 from graphkd.objective.base import OBJECTIVES, Objective, teacher_output
 from graphkd.objective.logits import divergences
 
@@ -41,9 +40,8 @@ class CRLD(Objective):
             UserError: The temperature is not positive, or a threshold is outside [0, 1].
         """
         super().__init__()
-        check(temperature > 0, f"objective 'crld': temperature is {temperature}, but must be positive")
-        for option, value in {"weak_threshold": weak_threshold, "strong_threshold": strong_threshold}.items():
-            check(0 <= value <= 1, f"objective 'crld': {option} is {value}, but must be between 0 and 1")
+        self.check_positive(temperature=temperature)
+        self.check_between_0_and_1(weak_threshold=weak_threshold, strong_threshold=strong_threshold)
         self.temperature = temperature
         self.weak_threshold = weak_threshold
         self.strong_threshold = strong_threshold

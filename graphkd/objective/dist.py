@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from graphkd.batch import DistillationBatch
-from graphkd.errors import check
 from graphkd.objective.base import OBJECTIVES, Objective, Setting, teacher_output
 
 _EPS = 1e-8
@@ -38,9 +37,8 @@ class DIST(Objective):
             UserError: The temperature is not positive, or a weight is negative.
         """
         super().__init__()
-        check(temperature > 0, f"objective 'dist': temperature is {temperature}, but must be positive")
-        for option, weight in (("inter", inter), ("intra", intra)):
-            check(weight >= 0, f"objective 'dist': {option} is {weight}, but must be at least 0")
+        self.check_positive(temperature=temperature)
+        self.check_at_least(0, inter=inter, intra=intra)
         self.temperature = temperature
         self.inter = inter
         self.intra = intra

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from graphkd.batch import DistillationBatch
-from graphkd.errors import check
 from graphkd.objective.base import OBJECTIVES, Objective, Setting, teacher_output
 from graphkd.objective.logits import divergence
 
@@ -37,9 +36,8 @@ class DKD(Objective):
             UserError: A weight or `ramp_epochs` is negative, or the temperature is not positive.
         """
         super().__init__()
-        for option, value in (("alpha", alpha), ("beta", beta), ("ramp_epochs", ramp_epochs)):
-            check(value >= 0, f"objective 'dkd': {option} is {value}, but must be at least 0")
-        check(temperature > 0, f"objective 'dkd': temperature is {temperature}, but must be positive")
+        self.check_at_least(0, alpha=alpha, beta=beta, ramp_epochs=ramp_epochs)
+        self.check_positive(temperature=temperature)
         self.alpha = alpha
         self.beta = beta
         self.temperature = temperature

@@ -43,7 +43,7 @@ class FSP(Objective):
             UserError: `stage_epochs` is out of range, or the channels of the networks differ.
         """
         super().__init__()
-        check(stage_epochs >= 1, f"objective 'fsp': stage_epochs is {stage_epochs}, but must be at least 1")
+        self.check_at_least(1, stage_epochs=stage_epochs)
         student, teacher = ([channels for channels, _, _ in shapes] for shapes in (student_shapes, teacher_shapes))
         check(
             student == teacher and len(student) > 1,

@@ -57,9 +57,8 @@ class FT(Objective):
             UserError: An option is out of range, or a network has no feature map.
         """
         super().__init__()
-        for option, value in {"p1": p1, "p2": p2, "stage_epochs": stage_epochs}.items():
-            check(value >= 1, f"objective 'ft': {option} is {value}, but must be at least 1")
-        check(stage_lr > 0, f"objective 'ft': stage_lr is {stage_lr}, but must be positive")
+        self.check_at_least(1, p1=p1, p2=p2, stage_epochs=stage_epochs)
+        self.check_positive(stage_lr=stage_lr)
         for side, shapes in {"student": student_shapes, "teacher": teacher_shapes}.items():
             check(len(shapes) > 0, f"objective 'ft': it needs a feature map, but the {side} has none")
         student, teacher = student_shapes[-1][0], teacher_shapes[-1][0]

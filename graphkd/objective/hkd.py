@@ -106,7 +106,7 @@ class HKD(ContrastiveObjective):
         """
         super().__init__(student_dim, teacher_dim, labels, dim, negatives, temperature, sampler, bank_momentum, bank)
         check(individual or holistic, "objective 'hkd': individual and holistic are both off, so nothing is left")
-        check(0 <= smoothing <= 1, f"objective 'hkd': smoothing is {smoothing}, but must be between 0 and 1")
+        self.check_between_0_and_1(smoothing=smoothing)
         graph_parts = {"builder": builder, "student_gnn": student_gnn, "teacher_gnn": teacher_gnn}
         missing = [name for name, part in graph_parts.items() if part is None]
         check(not (holistic and missing), f"objective 'hkd': the holistic part needs {', '.join(missing)}")

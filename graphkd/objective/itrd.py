@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from graphkd.batch import DistillationBatch
-from graphkd.errors import check
 from graphkd.objective.base import OBJECTIVES, Objective, Setting, teacher_output
 
 _ROUNDING = 1e-6
@@ -48,7 +47,7 @@ class ITRD(Objective):
             UserError: `alpha` is not positive.
         """
         super().__init__()
-        check(alpha > 0, f"objective 'itrd': alpha is {alpha}, but must be positive")
+        self.check_positive(alpha=alpha)
         self.alpha = alpha
         self.embed = nn.Linear(student_dim, teacher_dim)
         self._same_width = student_dim == teacher_dim

@@ -5,7 +5,6 @@ from __future__ import annotations
 from torch import Tensor
 
 from graphkd.batch import DistillationBatch, ViewName
-from graphkd.errors import check
 from graphkd.objective.base import OBJECTIVES, Objective, checked_views, teacher_output
 from graphkd.objective.logits import divergence
 
@@ -28,7 +27,7 @@ class KD(Objective):
             UserError: The temperature is not positive, or `views` is empty or names one twice.
         """
         super().__init__()
-        check(temperature > 0, f"objective 'kd': temperature is {temperature}, but must be positive")
+        self.check_positive(temperature=temperature)
         self.temperature = temperature
         self.views = checked_views("kd", views)
 

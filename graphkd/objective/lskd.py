@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from graphkd.batch import DistillationBatch
-from graphkd.errors import check
 from graphkd.objective.base import OBJECTIVES, Objective, Setting, teacher_output
 from graphkd.objective.logits import divergence
 
@@ -35,7 +34,7 @@ class LSKD(Objective):
             UserError: The temperature is not positive.
         """
         super().__init__()
-        check(temperature > 0, f"objective 'lskd': temperature is {temperature}, but must be positive")
+        self.check_positive(temperature=temperature)
         self.temperature = temperature
 
     def notes(self, setting: Setting) -> Sequence[str]:

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graphkd.batch import DistillationBatch
-from graphkd.errors import check
 from graphkd.objective.base import OBJECTIVES, Objective, teacher_output
 from graphkd.objective.maps import BatchNorm, Shape, check_same_count, preactivations
 
@@ -58,8 +57,7 @@ class ReviewKD(Objective):
         """
         super().__init__()
         width = min(student_dim, _LARGEST_WIDTH) if width is None else width
-        for option, value in {"width": width, "ramp_epochs": ramp_epochs}.items():
-            check(value >= 1, f"objective 'reviewkd': {option} is {value}, but must be at least 1")
+        self.check_at_least(1, width=width, ramp_epochs=ramp_epochs)
         check_same_count(self.name, student_shapes, teacher_shapes)
         students, teachers = [*student_shapes[1:], (student_dim, 1, 1)], [*teacher_shapes[1:], (teacher_dim, 1, 1)]
         deepest = len(students) - 1

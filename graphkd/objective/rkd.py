@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from graphkd.batch import DistillationBatch
-from graphkd.errors import check
 from graphkd.objective.base import OBJECTIVES, Objective, Setting, teacher_output
 
 _TOGETHER = 1e-12
@@ -47,8 +46,7 @@ class RKD(Objective):
             UserError: A weight is negative.
         """
         super().__init__()
-        for option, weight in (("distance", distance), ("angle", angle)):
-            check(weight >= 0, f"objective 'rkd': {option} is {weight}, but must be at least 0")
+        self.check_at_least(0, distance=distance, angle=angle)
         self.distance = distance
         self.angle = angle
 

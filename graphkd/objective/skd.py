@@ -9,7 +9,6 @@ from torch import Tensor
 
 from graphkd.batch import DistillationBatch
 from graphkd.discrepancy.mahalanobis import mahalanobis
-from graphkd.errors import check
 from graphkd.objective.base import OBJECTIVES, Objective, Setting, teacher_output
 from graphkd.objective.logits import divergence, unsure
 from graphkd.relation.base import cosines
@@ -44,8 +43,7 @@ class SKD(Objective):
             UserError: An option is not positive.
         """
         super().__init__()
-        for option, value in (("temperature", temperature), ("ridge", ridge)):
-            check(value > 0, f"objective 'skd': {option} is {value}, but must be positive")
+        self.check_positive(temperature=temperature, ridge=ridge)
         self.temperature = temperature
         self.ridge = ridge
         self.mask = mask

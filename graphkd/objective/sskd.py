@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graphkd.batch import DistillationBatch
-from graphkd.errors import check
 from graphkd.objective.base import OBJECTIVES, Objective, Setting, teacher_output
 from graphkd.objective.logits import divergences
 from graphkd.objective.stage import Stage
@@ -64,16 +63,13 @@ class SSKD(Objective):
             UserError: An option is out of range.
         """
         super().__init__()
-        temperatures = {
-            "temperature": temperature,
-            "similarity_temperature": similarity_temperature,
-            "stage_temperature": stage_temperature,
-        }
-        for option, value in temperatures.items():
-            check(value > 0, f"objective 'sskd': {option} is {value}, but must be positive")
-        for option, share in {"keep_wrong": keep_wrong, "keep_wrong_transfer": keep_wrong_transfer}.items():
-            check(0 <= share <= 1, f"objective 'sskd': {option} is {share}, but must be between 0 and 1")
-        check(stage_epochs >= 1, f"objective 'sskd': stage_epochs is {stage_epochs}, but must be at least 1")
+        self.check_positive(
+            temperature=temperature,
+            similarity_temperature=similarity_temperature,
+            stage_temperature=stage_temperature,
+        )
+        self.check_between_0_and_1(keep_wrong=keep_wrong, keep_wrong_transfer=keep_wrong_transfer)
+        self.check_at_least(1, stage_epochs=stage_epochs)
         self.temperature = temperature
         self.similarity_temperature = similarity_temperature
         self.stage_temperature = stage_temperature

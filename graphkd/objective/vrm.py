@@ -55,7 +55,7 @@ class VRM(Objective):
             UserError: An option is out of range, or the builder takes edges from a feature bank.
         """
         super().__init__()
-        check(delta > 0, f"objective 'vrm': delta is {delta}, but must be positive")
+        self.check_positive(delta=delta)
         check_share("vrm", prune_unreliable)
         check(
             not builder.uses_bank, "objective 'vrm' has no feature bank, which its graph builder needs: choose another"

@@ -6,7 +6,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from graphkd.batch import DistillationBatch
-from graphkd.errors import check
 from graphkd.objective.base import OBJECTIVES, Objective, teacher_output
 
 
@@ -33,7 +32,7 @@ class WTTM(Objective):
             UserError: The exponent is not positive.
         """
         super().__init__()
-        check(exponent > 0, f"objective 'wttm': exponent is {exponent}, but must be positive")
+        self.check_positive(exponent=exponent)
         self.exponent = exponent
 
     def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:
