@@ -45,15 +45,16 @@ class SuiteRun:
         return " ".join([*([self.pair] if self.pair else []), f"{self.variant} seed {self.seed}"])
 
 
+@dataclass(eq=False)
 class Suite:
     """Variants x pairs x seeds of one study.
 
     Attributes:
         description: What the suite shows, in a line.
+        seeds: Seeds of every variant.
         base: Overrides that all variants share. Those of an option of a term (`objective.hkd.weight=0.3`) count for
             the variants whose objective has that term, which at least one has.
         variants: Overrides of each variant by its name, in the order of the tables.
-        seeds: Seeds of every variant.
         pairs: Names in `configs/pair` that every variant runs with; empty where the overrides choose the pair.
         table: The layout in `configs/table` that the suite's tables have.
         figure: The option that is swept, by its path, where the variants are points on an axis.
@@ -61,53 +62,40 @@ class Suite:
         transfer: Overrides of `graphkd transfer`, where the students are probed on other data once they are trained.
         comparison: Whether the suite is too long for `graphkd ablation all`.
         terms_of: Returns the terms of the objective that overrides come to; without it, every variant has every term.
+
+    Raises:
+        UserError: There is no variant or no seed, a seed or pair is given twice, an override is no `key=value` or
+            chooses a pair beside the suite's own, a variant gives the figure's option no number, or the baseline is no
+            variant.
     """
 
-    def __init__(
-        self,
-        description: str,
-        seeds: Sequence[int],
-        base: Sequence[str],
-        variants: Mapping[str, Sequence[str]],
-        pairs: Sequence[str] = (),
-        table: str = "default",
-        figure: str | None = None,
-        baseline: str | None = None,
-        transfer: Sequence[str] = (),
-        comparison: bool = False,
-        terms_of: Callable[[Sequence[str]], Collection[str]] | None = None,
-    ) -> None:
-        """Create a suite.
+    description: str
+    seeds: Sequence[int]
+    base: Sequence[str]
+    variants: Mapping[str, Sequence[str]]
+    pairs: Sequence[str] = ()
+    table: str = "default"
+    figure: str | None = None
+    baseline: str | None = None
+    transfer: Sequence[str] = ()
+    comparison: bool = False
+    terms_of: Callable[[Sequence[str]], Collection[str]] | None = None
 
-        Raises:
-            UserError: There is no variant or no seed, a seed or pair is given twice, an override is no `key=value` or
-                chooses a pair beside the suite's own, a variant gives the figure's option no number, or the baseline
-                is no variant.
-        """
-        check(len(variants) > 0, "a suite needs at least one variant")
-        check(len(seeds) > 0, "a suite needs at least one seed")
-        check(len(set(seeds)) == len(seeds), f"a suite's seeds must differ: {list(seeds)}")
-        check(len(set(pairs)) == len(pairs), f"a suite's pairs must differ: {list(pairs)}")
-        self.description = description
-        self.seeds = tuple(seeds)
-        self.pairs = tuple(pairs)
-        self.table = table
-        self.figure = figure
-        self.baseline = baseline
-        self.transfer = tuple(transfer)
-        self.comparison = comparison
-        self.base = tuple(base)
-        self.terms_of = terms_of
-        self.variants = {
-            str(name): convert(overrides, list[str], f"variant '{name}'") for name, overrides in variants.items()
+    def __post_init__(self) -> None:
+        check(len(self.variants) > 0, "a suite needs at least one variant")
+        check(len(self.seeds) > 0, "a suite needs at least one seed")
+        check(len(set(self.seeds)) == len(self.seeds), f"a suite's seeds must differ: {list(self.seeds)}")
+        check(len(set(self.pairs)) == len(self.pairs), f"a suite's pairs must differ: {list(self.pairs)}")
+        self.variants = {  # YAML reads some names as numbers or booleans
+            str(name): convert(overrides, list[str], f"variant '{name}'") for name, overrides in self.variants.items()
         }
         self._check_overrides()
-        known = choices(self.variants)
-        check(baseline is None or baseline in self.variants, f"the baseline '{baseline}' is no variant ({known})")
-        if figure is not None:
+        is_variant = self.baseline is None or self.baseline in self.variants
+        check(is_variant, f"the baseline '{self.baseline}' is no variant ({choices(self.variants)})")
+        if self.figure is not None:
             for name, overrides in self.variants.items():
-                is_point = _is_number(varied(overrides).get(figure))
-                check(is_point, f"the figure's axis is '{figure}', but variant '{name}' gives it no number")
+                is_point = _is_number(varied(overrides).get(self.figure))
+                check(is_point, f"the figure's axis is '{self.figure}', but variant '{name}' gives it no number")
 
     def _check_overrides(self) -> None:
         for name, overrides in (("base", self.base), ("transfer", self.transfer), *self.variants.items()):
