@@ -9,10 +9,12 @@ from torch import Tensor, nn
 
 
 def initialise_by_fan_out(network: nn.Module) -> None:
-    """Draw the weights of all convolutions as in the CRD benchmark: normal, by fan-out, for ReLU."""
+    """Draw the weights of all convolutions as in the CRD benchmark: normal, by fan-out, for ReLU; biases are 0."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
 
 
 def projection(in_width: int, width: int, stride: int) -> nn.Module:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from graphkd.batch import NetworkOutput
 from graphkd.errors import check
 from graphkd.model.base import MODELS, Network, check_ends, check_numbers, pooled
+from graphkd.model.blocks import initialise_by_fan_out
 
 _WIDTHS = (64, 128, 256, 512, 512)
 _LARGEST_SMALL_IMAGE = 32
@@ -49,10 +50,7 @@ class Vgg(Network):
         self.block3 = _block(widths[2], widths[3], layers[3])
         self.block4 = _block(widths[3], widths[4], layers[4])
         self.classifier = nn.Linear(widths[4], num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d) and module.bias is not None:
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-                nn.init.zeros_(module.bias)
+        initialise_by_fan_out(self)
         nn.init.normal_(self.classifier.weight, std=0.01)
         nn.init.zeros_(self.classifier.bias)
 
