@@ -21,7 +21,7 @@ from graphkd.engine.seeding import initialising
 from graphkd.engine.threads import torch_threads
 from graphkd.engine.trainer import Trainer, checked_trainer
 from graphkd.errors import UserError, check, one_of
-from graphkd.identity import identity, short
+from graphkd.identity import identity
 from graphkd.model import Network
 from graphkd.model.base import eval_mode
 from graphkd.registry import import_plugins
@@ -30,7 +30,7 @@ from graphkd.run.finished import FinishedRun, check_images, load
 from graphkd.run.folder import CONFIG, RECORD, WEIGHTS, read_config, visible_folders
 from graphkd.run.parse import check_keys, check_plain
 from graphkd.run.part import Part, counted_options, source_hashes
-from graphkd.run.spec import Built, RunSpec, cross_entropy
+from graphkd.run.spec import Built, RunSpec, cross_entropy, run_place
 
 
 @dataclass(frozen=True)
@@ -227,7 +227,7 @@ class ProbeSpec(RunSpec):
     def folder(self) -> Path:
         """See `RunSpec`."""
         study = Path(self.target.results) / str(self.target.study)
-        return study / self.variant / short(self.identity) / f"seed-{self.seed}"
+        return run_place(study, self.variant, self.identity, self.seed)
 
     @property
     def plugins(self) -> dict[str, str]:

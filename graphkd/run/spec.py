@@ -24,6 +24,11 @@ GRAPH_KEYS = ("builder", "gnn", "teacher_gnn")
 LONGEST_NAME = 200  # file systems take 255 bytes
 
 
+def run_place(group: str | Path, name: str, identity: str, seed: int) -> Path:
+    """Return the folder of a run in the folder of its group: that of its study, or of all teachers."""
+    return Path(group) / name / short(identity) / f"seed-{seed}"
+
+
 @dataclass(frozen=True)
 class Built:
     """A run's networks and objective, not trained yet."""
@@ -147,7 +152,7 @@ class TeacherSpec(RunSpec):
 
     def place_of(self, identity: str) -> Path:
         """Return the folder of a teacher with this network, seed and identity, below a results folder."""
-        return Path("teachers") / self.model.name / short(identity) / f"seed-{self.seed}"
+        return run_place("teachers", self.model.name, identity, self.seed)
 
     @property
     def plugins(self) -> dict[str, str]:
@@ -238,7 +243,7 @@ class StudentSpec(RunSpec):
         if self.config["run_dir"] is not None:
             return Path(self.config["run_dir"])
         study = Path(self.config["results"]) / str(self.config["study"])
-        return study / self.variant / short(self.identity) / f"seed-{self.seed}"
+        return run_place(study, self.variant, self.identity, self.seed)
 
     def network(self, data: Dataset | DatasetInfo) -> Network:
         """Return the untrained student."""
