@@ -25,6 +25,8 @@ from graphkd.run.predict import ImageLike, Predictions, Preprocessing, predict
 
 INFO = "data.json"
 """File in a run's folder that describes its data, so that it can predict without them."""
+_WEIGHTS = ("weights", "checkpoint", "drop_head")
+"""Keys of a network's node on where its weights begin; the run's own are loaded instead."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +76,7 @@ class FinishedRun:
         if self.record.teacher is None:
             return None
         config = self.config
-        node = {"name": config["teacher"]} if isinstance(config["teacher"], str) else config["teacher"]
-        unloaded = {key: value for key, value in node.items() if key != "weights"}  # the run's own are loaded instead
-        spec = parse_teacher({**config, "teacher": unloaded})
+        spec = parse_teacher({**config, "teacher": _without(config["teacher"], "weights")})  # the run's own are loaded
         place = spec.place_of(self.record.teacher.identity) / WEIGHTS["teacher"]
         # Results may have been moved as a whole.
         roots = [*self.folder.resolve().parents, Path(config["results"])]
@@ -122,7 +122,7 @@ def load(run_dir: str | Path, data: Mapping[str, Any] | None = None) -> Finished
     check(not is_probe, f"{folder} holds a linear probe, not a network; name the run of its student")
     config = read_config(folder / CONFIG)
     changed = {**config, "data": _changed(config.get("data"), data or {})}
-    untrained = {**changed, **{side: _without_weights(config.get(side)) for side in ("student", "teacher")}}
+    untrained = {**changed, **{side: _without(config.get(side), *_WEIGHTS) for side in ("student", "teacher")}}
     try:
         if record.kind == "teacher":
             teacher = parse_teacher(untrained)
@@ -153,7 +153,7 @@ def student_complexity(run_dir: str | Path) -> Complexity:
     config, info = read_config(folder / CONFIG), _read_info(folder)
     if info is None:
         raise UserError(f"{folder} has no {INFO}")
-    student, _ = parse_student({**config, "plugins": [], "student": _without_weights(config.get("student"))})
+    student, _ = parse_student({**config, "plugins": [], "student": _without(config.get("student"), *_WEIGHTS)})
     return complexity(build_network(student, info, seed=0), info.in_channels, info.image_size)
 
 
@@ -242,8 +242,8 @@ def _build(part: Part, info: DatasetInfo | None, folder: Path) -> Dataset:
     return dataset
 
 
-def _without_weights(node: Any) -> Any:
-    """Return a network's node without pretrained weights or a file; the run's own weights are loaded instead."""
+def _without(node: Any, *keys: str) -> Any:
+    """Return a network's node without some keys; a bare name is unchanged."""
     if not isinstance(node, Mapping):
         return node
-    return {key: value for key, value in node.items() if key not in ("weights", "checkpoint", "drop_head")}
+    return {key: value for key, value in node.items() if key not in keys}
