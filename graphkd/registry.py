@@ -48,7 +48,7 @@ class Registry(Generic[T]):
         self.runtime = frozenset(runtime)
         self._package = package
         self._entries: dict[str, Entry[T]] = {}
-        self._discovery = "due"
+        self._discovered = False
 
     def register(self, name: str, **preset: Any) -> Callable[[Callable[..., T]], Callable[..., T]]:
         """Return a decorator that registers a class or function under `name`.
@@ -161,18 +161,17 @@ class Registry(Generic[T]):
         raise UserError(f"there is no {self.kind} {brief(name)}{hint} (choices: {known}; {plugin})")
 
     def _discover(self) -> None:
-        if self._discovery != "due":
+        if self._discovered:
             return
-        self._discovery = "running"
+        self._discovered = True  # already now: the modules below register, which may ask for this again
         try:
             package = importlib.import_module(self._package)
             for module in pkgutil.iter_modules(package.__path__):
                 importlib.import_module(f"{self._package}.{module.name}")
             _load_entry_points()
         except BaseException:
-            self._discovery = "due"
+            self._discovered = False
             raise
-        self._discovery = "done"
 
 
 _plugins: set[str] = set()
