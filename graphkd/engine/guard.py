@@ -104,20 +104,20 @@ class Guard:
             raise NotFiniteError(f"{found}; they were last finite {self._sound}; {_HINT}")
         self._sound = f"after {steps} steps"
 
-    def check_outputs(self, fit: History) -> None:
+    def check_outputs(self, history: History) -> None:
         """Check that a step was applied, and the last test loss: finite weights may be too large for finite outputs.
 
         Raises:
             NotFiniteError: None was, or the loss is NaN or infinite.
         """
-        if fit.steps == 0:
+        if history.steps == 0:
             raise NotFiniteError(
                 "no step was applied: every loss was NaN or infinite, or overflowed float16; lower trainer.lr or use "
                 "precision=32 or bf16"
             )
-        test = fit.epochs[-1].test
+        test = history.epochs[-1].test
         if test is not None and not math.isfinite(test.nll):
-            raise NotFiniteError(f"the network's outputs are not finite after {fit.steps} steps; {_HINT}")
+            raise NotFiniteError(f"the network's outputs are not finite after {history.steps} steps; {_HINT}")
 
 
 def _message(step: int, lr: float, terms: dict[str, Tensor]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -199,7 +199,7 @@ class TrainingLoop:
         self.fabric.strategy.precision.load_state_dict(state["precision"])
         self.sums.load(state, self.device)
         self.seconds = state["seconds"]
-        self.history = _fit(state["fit"])
+        self.history = _history(state["fit"])
         self.clock.seconds.update(self.history.phases)
         self.callback.resume(self.history)
         return state
@@ -443,14 +443,15 @@ class TrainingLoop:
         self.history.phases = self.clock.read()
 
 
-def _group(parameters: Iterator[nn.Parameter] | list[nn.Parameter]) -> list[dict[str, Any]]:
+def _group(parameters: Iterable[nn.Parameter]) -> list[dict[str, Any]]:
     return [{"params": [parameter for parameter in parameters if parameter.requires_grad]}]
 
 
-def _fit(state: dict[str, Any]) -> History:
-    return History(**{**state, **{key: [_epoch(epoch) for epoch in state[key]] for key in ("epochs", "stages")}})
+def _history(state: dict[str, Any]) -> History:
+    """Return the history that `dataclasses.asdict` made plain."""
+    return History(**{**state, **{key: [_epoch_result(epoch) for epoch in state[key]] for key in ("epochs", "stages")}})
 
 
-def _epoch(state: dict[str, Any]) -> EpochResult:
-    figures = {split: None if state[split] is None else Evaluation(**state[split]) for split in ("val", "test")}
-    return EpochResult(**{**state, **figures})
+def _epoch_result(state: dict[str, Any]) -> EpochResult:
+    evaluations = {split: None if state[split] is None else Evaluation(**state[split]) for split in ("val", "test")}
+    return EpochResult(**{**state, **evaluations})
