@@ -18,7 +18,7 @@ from graphkd_cli import compose, studies, transfer
 from graphkd_cli.arguments import CommandParser
 from graphkd_cli.launch import HELP as LAUNCH_HELP
 from graphkd_cli.launch import Ways, conclude, groups, launch, ways_parser
-from graphkd_cli.overrides import split_hydra, split_words
+from graphkd_cli.overrides import split, split_hydra, split_words
 
 if TYPE_CHECKING:
     from graphkd.run import StudentSpec
@@ -159,7 +159,7 @@ def _plan_suite(name: str, extra: Sequence[str], options: argparse.Namespace) ->
 def _check_own_keys(suite: Suite, extra: Sequence[str]) -> None:
     own = {*SUITE_KEYS, *(["pair"] if suite.pairs else [])}
     for override in itertools.chain(extra, suite.base, *suite.variants.values()):
-        key = override.lstrip("+~").partition("=")[0]
+        key = split(override)[0]
         hint = f"; see --{key}s" if override in extra and key in ("seed", "pair") else ""
         check(key not in own, f"'{override}': a suite sets {key} itself{hint}")
 

@@ -96,7 +96,7 @@ def varied(overrides: Sequence[str]) -> dict[str, str]:
 
 def nodes(overrides: Sequence[str]) -> set[str]:
     """Return the top-level nodes that overrides change."""
-    return {override.lstrip("+~").partition("=")[0].partition(".")[0] for override in overrides}
+    return {split(override)[0].partition(".")[0] for override in overrides}
 
 
 def over(
@@ -140,7 +140,7 @@ def check_used(composed: Composed, unused: Sequence[str], overrides: Sequence[st
     """
     terms = ", ".join(composed.config["objective"])
     for override in composed.overrides if overrides is None else overrides:
-        node = split(override)[0].partition(".")[0]
+        (node,) = nodes([override])
         check(node not in unused, f"'{override}' is given, but nothing in the objective ({terms}) uses {node}")
 
 
