@@ -112,7 +112,6 @@ class _Status:
         process = f"{socket.gethostname()}-{os.getpid()}"
         self._path, self._log = folder / f"{process}.status", folder / f"{process}.log"
         self._shares: dict[int, float] = {}
-        self._text = ""
         self._written = 0.0
 
     def say(self, line: str) -> None:
@@ -120,15 +119,13 @@ class _Status:
         with self._log.open("a", encoding="utf-8", errors="backslashreplace") as log:
             log.write(line.replace("\n", " ") + "\n")
 
-    def update(self, number: int, share: float, text: str = "") -> None:
+    def update(self, number: int, share: float, text: str) -> None:
         """Set the finished share of a run, from 0 to 1, and the text about it."""
         self._shares[number] = share
-        if text:
-            together = f"{self._size} runs together; " if self._size > 1 else ""
-            self._text = together + text
         if time.monotonic() - self._written >= _SECONDS_BETWEEN_WRITES:
             self._written = time.monotonic()
-            document = {"text": self._text, "shares": self._shares}
+            together = f"{self._size} runs together; " if self._size > 1 else ""
+            document = {"text": together + text, "shares": self._shares}
             write_atomically(self._path, json.dumps(document), durable=False)
 
     def end(self, number: int, name: str, outcome: RunResult | Exception) -> None:
