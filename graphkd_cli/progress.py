@@ -185,6 +185,7 @@ class _Display(Progress):
 
 
 def clock(seconds: float | None) -> str:
+    """Return seconds as hours, minutes and seconds; dashes for None."""
     return "-:--:--" if seconds is None else str(datetime.timedelta(seconds=round(seconds)))
 
 

@@ -34,7 +34,7 @@ class ArchiveDataset(DecodedDataset):
         image_size: Height and width that `read` gives images of, in pixels; None where it has no choice.
 
     Raises:
-        UserError: The archive is neither there nor to be had, or an option is out of range.
+        UserError: The archive is not there and cannot be downloaded, or an option is out of range.
     """
 
     NOT_IDENTITY: ClassVar[frozenset[str]] = frozenset({"root"})
@@ -69,7 +69,7 @@ class RawArchiveDataset(ArchiveDataset):
     """An archive of uncompressed images, all of one size; a smaller `image_size` reduces those of a split at once."""
 
     REDUCED: ClassVar[str]
-    """How `reduce` makes images of `size` pixels, in words."""
+    """Describes in words how `reduce` makes images of `{size}` pixels."""
 
     @staticmethod
     @abstractmethod

@@ -1,4 +1,4 @@
-"""What every data set offers: batches of normalised images with labels and dataset indices."""
+"""The base class of data sets: batches of normalised images with labels and indices, and facts about the data."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What of a data set its networks depend on: all that is needed to predict.
+    """The facts about a data set that its networks depend on; enough to predict without the data.
 
     Attributes:
         class_names: The name of each class.
         in_channels: Channels of an image.
         image_size: Height and width of an image, in pixels.
-        mean: What was subtracted from each channel of pixel values in 0 .. 1; None where the data set does not say.
-        std: By what each channel was divided then, likewise.
+        mean: Mean that was subtracted from each channel of pixel values in 0 .. 1; None where it is unknown.
+        std: Standard deviation by which each channel was then divided; None likewise.
     """
 
     class_names: tuple[str, ...]
@@ -66,8 +66,8 @@ class Dataset(ABC):
         class_names: The name of each class.
         train_labels: Class of each training sample, int64 [N], on the CPU.
         splits: Which of "train", "val" and "test" there are; "val" may be missing.
-        mean: What is subtracted from each channel of pixel values in 0 .. 1, where the data set knows it.
-        std: By what each channel is divided then, likewise.
+        mean: Mean that is subtracted from each channel of pixel values in 0 .. 1, where the data set knows it.
+        std: Standard deviation by which each channel is then divided, likewise.
         skipped: How many broken images were left out.
         notes: What the user should know about the data, a line each.
     """
@@ -90,7 +90,7 @@ class Dataset(ABC):
     def fingerprint(cls, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return plain values that identify the content of the files that the options name; empty where there are none.
 
-        They take the place of the paths in a run's identity, so they must be quick to find.
+        They replace the paths in a run's identity, so they must be quick to compute.
 
         Args:
             options: The constructor's options, all of them.
@@ -102,14 +102,14 @@ class Dataset(ABC):
 
     @classmethod
     def test_transform(cls, options: Mapping[str, Any], info: DatasetInfo) -> Callable[[Image.Image], Tensor]:
-        """Return what takes an opened image to its pixels in the test split, uint8 [C, H, W], before normalisation.
+        """Return the transform from an opened image to its pixels in the test split, uint8 [C, H, W], not normalised.
 
-        By default the central square, resized as the options `resample` and `background` say. What overrides it
-        overrides `resizing` too.
+        By default the central square, resized as the options `resample` and `background` say. A subclass that
+        overrides this overrides `resizing` too.
 
         Args:
             options: The constructor's options, all of them.
-            info: What the data set's networks depend on.
+            info: The facts about the data that networks depend on.
         """
         background, resample = colour(options.get("background", "white")), options.get("resample", "bilinear")
         decoder = Decoder(info.in_channels, info.image_size, background=background, resample=resample)
@@ -117,13 +117,13 @@ class Dataset(ABC):
 
     @classmethod
     def resizing(cls, options: Mapping[str, Any], info: DatasetInfo) -> str:
-        """Return in words how `test_transform` takes an image to its size."""
+        """Describe in words how `test_transform` resizes an image."""
         how = "averaged over areas" if options.get("resample") == "area" else "bilinear, antialiased"
         return f"the central square, resized to {info.image_size} x {info.image_size} ({how})"
 
     @property
     def info(self) -> DatasetInfo:
-        """What its networks depend on."""
+        """The facts about the data that its networks depend on."""
         return DatasetInfo(self.class_names, self.in_channels, self.image_size, self.mean, self.std)
 
     @abstractmethod
@@ -133,8 +133,8 @@ class Dataset(ABC):
         Args:
             order: Training indices, int64 [n]; a permutation of all of them for one epoch.
             batch_size: Samples a batch.
-            augmentation_seed: All that a sample's augmentation depends on beside its index; one an epoch.
-            device: Where the batches are to lie.
+            augmentation_seed: Seed of an epoch; a sample's augmentation depends on it and on the sample's index alone.
+            device: Device of the batches.
 
         Raises:
             UserError: `batch_size` is below 1.

@@ -34,8 +34,8 @@ def cached(
 
     Args:
         folder: Where caches are kept; None for nowhere.
-        options: What the result depends on beside the source; chooses the file.
-        source: Gives what the cache is validated by, of plain values that JSON holds.
+        options: All else that the result depends on; chooses the file.
+        source: Returns the values that validate the cache, plain ones that JSON holds.
         decode: Makes the samples.
     """
     if folder is None:

@@ -1,4 +1,4 @@
-"""What CIFAR-10 and CIFAR-100 have in common: the layout of their binary archives."""
+"""The layout of the binary archives that CIFAR-10 and CIFAR-100 share."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ _SETTLED_NS = 2 * 10**9  # the coarsest time stamps of file systems in use (FAT)
 _NEVER = b"\0" * _WIDTH
 
 _read: dict[tuple[Path, str], np.ndarray] = {}
-"""What this process has hashed: for each file a hash of its facts and one of its content, uint8 [n, 64]."""
+"""Hashes that this process has computed: one of each file's facts and one of its content, uint8 [n, 64]."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Contents:
         files: Their paths.
         base: The folder that names are relative to.
         cache: Where the hashes are kept between processes; None for nowhere.
-        name: What tells the files from others with the same base.
+        name: Distinguishes the files from others with the same base.
     """
 
     files: Sequence[str]
@@ -91,7 +91,7 @@ class Contents:
         return known
 
     def _facts(self, now: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return a hash of what tells whether each file has changed, uint8 [n, 32], and whether it may be relied on."""
+        """Return a hash of each file's name, size, times and inode, uint8 [n, 32], and whether it may be relied on."""
         prefix = os.path.join(self.base, "")
         facts, settled = bytearray(), np.empty(len(self.files), dtype=bool)
         for index, file in enumerate(self.files):

@@ -33,7 +33,7 @@ class Decoded:
 
 
 class Encoded(NamedTuple):
-    """The images of a split, some at a time; what messages call that of an index; and the classes, int64 [N]."""
+    """The images of a split in batches, the name of each for messages, by its index, and the classes, int64 [N]."""
 
     batches: Iterable[Sequence[Source]]
     where: Callable[[int], str]

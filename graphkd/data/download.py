@@ -19,7 +19,7 @@ from graphkd.errors import UserError, check, one_line
 from graphkd.files import hash_file
 
 Progress = Callable[[str, int, "int | None"], None]
-"""Told an archive's name, the bytes that are here, and the bytes in all (None if the server does not say)."""
+"""Called with an archive's name, the bytes received so far, and their total (None if the server does not say)."""
 
 _CHUNK = 2**20
 _TIMEOUT = 30  # seconds without a byte

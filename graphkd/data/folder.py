@@ -149,7 +149,7 @@ class _Reader:
 
     @property
     def contents(self) -> list[Contents]:
-        """What the files of each split hold."""
+        """The contents of each split's files."""
         return [split.contents(self._folder) for split in self.splits.values()]
 
     def decode(self) -> Decoded:

@@ -32,7 +32,7 @@ _PREFETCH = 2  # batches ahead for each worker
 
 
 def resized_side(size: int) -> int:
-    """Return what the shorter side is resized to before the central crop of a size."""
+    """Return the length that the shorter side is resized to before the central crop of a size."""
     return round(size * _RESIZE)
 
 
@@ -59,7 +59,7 @@ class ImageFileDataset(SplitDataset):
         split: Which samples are trained on, and which splits are cut off.
         augmentation: `flip` and RandAugment's options; the others are not for such images.
         images: How images are decoded; `mean` and `std` are ImageNet's by default.
-        image_size: Height and width of what the network sees, in pixels.
+        image_size: Height and width of the images that the network gets, in pixels.
         workers: Number of worker processes; 0 decodes in this one.
 
     Raises:
@@ -181,7 +181,7 @@ def _explained(error: RuntimeError) -> Exception:
 
 @dataclass(eq=False)
 class _Samples(TorchDataset[Any]):
-    """Maps an index of a split to its transformed image, uint8 [C, size, size], or to what is broken about it."""
+    """Map an index of a split to its transformed image, uint8 [C, size, size], or to the reason why it is broken."""
 
     files: np.ndarray
     positions: Tensor

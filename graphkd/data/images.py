@@ -67,8 +67,8 @@ def decode_images(
     Args:
         batches: The images, some at a time.
         count: How many there are in all.
-        where: What messages call the image of an index.
-        plain: How each is decoded; without a size, all must have that of the first.
+        where: Returns the name of an image for messages, by its index.
+        plain: The decoder; without a size, all images must have that of the first.
         skip_broken: Leaves broken images out.
 
     Raises:
@@ -123,7 +123,7 @@ def _why_broken(file: str) -> str | None:
 
 @contextlib.contextmanager
 def decoding_threads() -> Iterator[ThreadPool]:
-    """Return threads that decode images, without Pillow's warnings of oversized ones: `check_image` refuses them."""
+    """Open a pool of decoding threads, without Pillow's warnings of oversized images: `check_image` refuses them."""
     with ThreadPool(min(_MAX_THREADS, os.cpu_count() or 1)) as pool, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield pool
@@ -180,7 +180,7 @@ def _allocate(count: int, decoder: Decoder) -> np.ndarray:
 
 
 def note_broken(split: str, count: int, broken: Sequence[str]) -> tuple[str, ...]:
-    """Return the line that tells of broken images that were left out; none where there are none."""
+    """Return a line on the broken images that were left out; none where there are none."""
     if not broken:
         return ()
     more = f", and {len(broken) - 3} more" if len(broken) > 3 else ""
@@ -188,7 +188,7 @@ def note_broken(split: str, count: int, broken: Sequence[str]) -> tuple[str, ...
 
 
 def note_images(split: str, count: int, images: Images) -> tuple[str, ...]:
-    """Return the lines that tell of images that are broken and left out, animated, or of one colour throughout."""
+    """Return lines on images that are broken and left out, animated, or of one colour throughout."""
     kinds = _note_kinds(f"of {count} {split} images", images.animated, images.constant)
     return note_broken(split, count, images.broken) + kinds
 

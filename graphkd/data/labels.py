@@ -25,7 +25,7 @@ class FileLabels:
     Attributes:
         file: The file.
         values: Numbers, int64 [N], or texts, object [N].
-        names: What the file calls the numbers 0, 1, ...; None for texts, and where it does not say.
+        names: Names of the numbers 0, 1, ... in the file; None for texts, and where it has none.
     """
 
     file: Path
@@ -80,7 +80,7 @@ def number_labels(splits: Splits, column: str, num_classes: int | None, relabel:
 
     Args:
         splits: The labels of each split's files, of "train" at least; no split is empty.
-        column: What messages call the labels.
+        column: Name of the labels in messages.
         num_classes: How many classes there must be; None for any number.
         relabel: Keeps the classes of the training labels only, in their order.
 
@@ -112,7 +112,7 @@ def number_labels(splits: Splits, column: str, num_classes: int | None, relabel:
 
 
 def _with_names(splits: Splits, column: str, num_classes: int | None, relabel: bool) -> tuple[Splits, tuple[str, ...]]:
-    """Return the labels with names for all numbers, unless these are to be their own names, and what to say of it."""
+    """Return the labels with names for all numbers, unless these are to be their own names, and notes on it."""
     every = [part for split in splits.values() for part in split]
     bare = [part for part in every if part.are_bare]
     texts = [part for part in every if part.are_texts]

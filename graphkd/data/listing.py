@@ -28,7 +28,7 @@ _LEFT_OUT = {
     "link": " to folders that were read already",
     "image": " outside the folders of the classes",
 }
-"""What is no image of a class, and what messages say of it behind its plural."""
+"""Kinds of entries that are left out, each with the words that follow its plural in messages."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Listing:
     labels: Tensor
 
     def contents(self, cache: Path | None) -> Contents:
-        """Return what the files hold."""
+        """Return the contents of the files."""
         return Contents(self.files, self.folder, cache)
 
     def digest(self, cache: Path | None) -> str:
@@ -62,13 +62,13 @@ class Listing:
 
 @dataclass
 class _LeftOut:
-    """Counts what is no image of a class: by its kind, and files of other kinds by their endings."""
+    """Count the entries that are no image of a class: by kind, and other files by their endings."""
 
     kinds: Counter[str] = field(default_factory=Counter)
     endings: Counter[str] = field(default_factory=Counter)
 
     def note(self) -> tuple[str, ...]:
-        """Return the line that tells of them; none where there are none."""
+        """Return a line with the counts; none where nothing was left out."""
         endings = ", ".join(f"{ending} {count}" for ending, count in self.endings.most_common(5))
         counts = {**self.kinds, "file": self.endings.total()}
         told = [

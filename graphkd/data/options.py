@@ -13,7 +13,7 @@ from graphkd.errors import check
 
 @dataclass(frozen=True)
 class SplitOptions:
-    """Which samples of the training split are trained on.
+    """Options of splits: which samples of the training split are for training, and which for validation.
 
     Attributes:
         train_fraction: Part of the training split to train on, stratified.
@@ -55,7 +55,7 @@ class SplitOptionsWithTest(SplitOptions):
 
 @dataclass(frozen=True)
 class ImageOptions:
-    """How image files are decoded.
+    """Options of decoding image files.
 
     Attributes:
         image_size: Height and width in pixels of the central square that images are resized to. None: all images have
@@ -96,10 +96,10 @@ class ImageOptions:
 
     @property
     def decoder(self) -> Decoder:
-        """What decodes each image."""
+        """The decoder with these options."""
         return Decoder(self.in_channels, self.image_size, background=self.colour, resample=self.resample)
 
     @property
     def resampled(self) -> dict[str, str]:
-        """What of `resample` decoded images depend on; nothing by default, so that older caches stay valid."""
+        """`resample` for the key of a cache; empty for the default, so that older caches stay valid."""
         return {} if self.resample == "bilinear" else {"resample": self.resample}

@@ -100,7 +100,7 @@ class Parquet(DecodedDataset):
 def _contents(
     files: Mapping[str, Sequence[Path]], cache: bool | str, image_column: str, root: str | None
 ) -> dict[str, Contents]:
-    """Return what the files of each split and the images that they name hold; hashes lie beside decoded images."""
+    """Return the contents of each split's files and of the images that they name; hashes lie beside decoded images."""
     base = files["train"][0].parent
     folder = cache_folder(cache, base)
     return {
@@ -130,7 +130,7 @@ class _Reader:
 
     @property
     def options(self) -> dict[str, Any]:
-        """What the decoded images depend on beside the files' content."""
+        """Everything that the decoded images depend on besides the files' content."""
         images = self.images
         return {
             "labels": "by name",
@@ -178,7 +178,7 @@ class _Reader:
                 yield sources
 
     def _missing(self, splits: Mapping[str, Split], class_names: Sequence[str]) -> tuple[str, ...]:
-        """Return what to say of classes without images, and how to leave out those that cannot be learnt."""
+        """Return notes on classes without images, and on how to leave out those that cannot be learnt."""
         notes = missing_class_notes({name: split.labels for name, split in splits.items()}, class_names)
         shown = [class_names[label] for label in np.unique(splits["train"].labels.numpy())]
         if len(shown) < len(class_names) and self.num_classes is None:  # the training split's note is the first
@@ -188,7 +188,7 @@ class _Reader:
 
 
 def _given_twice(files: Mapping[str, Sequence[Path]]) -> tuple[str, ...]:
-    """Return what to say of files that are given more than once."""
+    """Return a note on files that are given more than once."""
     places: dict[Path, list[str]] = {}
     for name, split in files.items():
         for file in split:
@@ -198,7 +198,7 @@ def _given_twice(files: Mapping[str, Sequence[Path]]) -> tuple[str, ...]:
 
 
 def _row_namer(split: Sequence[ParquetFile]) -> Callable[[int], str]:
-    """Return what messages call the row at a position of a split."""
+    """Return a function that names the row at a position of a split, for messages."""
     starts = np.cumsum([0, *(file.parquet.metadata.num_rows for file in split)])
 
     def name(index: int) -> str:

@@ -26,7 +26,7 @@ _ORIENTATION = 0x0112  # EXIF's tag
 _TURNS = (
     "FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90",
 )  # fmt: skip
-"""What undoes EXIF's orientations from 2 on."""
+"""Pillow's operations that undo EXIF's orientations, from 2 on."""
 _LONGEST = 100
 
 

@@ -13,7 +13,7 @@ Operation = Callable[[Tensor], Tensor]
 BINS = 31
 """Magnitudes count from 0 to one below."""
 UNSIGNED, SIGNED = 5, 9
-"""How many operations do without a direction, and how many go either way."""
+"""Numbers of operations without a direction, and of those with one."""
 
 
 def rand_augment(images: Tensor, choices: Tensor, magnitude: int) -> Tensor:

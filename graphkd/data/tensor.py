@@ -32,7 +32,7 @@ class Split(NamedTuple):
 
 
 class Normalisation(NamedTuple):
-    """Takes uint8 [B, C, H, W] to normalised float32, with scale and shift float32 [C, 1, 1]."""
+    """Maps uint8 [B, C, H, W] to normalised float32, by scale and shift, float32 [C, 1, 1]."""
 
     scale: Tensor
     shift: Tensor
@@ -67,8 +67,8 @@ class Normalisation(NamedTuple):
 class SplitDataset(Dataset):
     """Labelled samples of each split, of which training may use a part; a subclass makes batches of them.
 
-    Arguments as in `TensorDataset`, with the facts of `Dataset`. In place of pixels, the splits may have what stands
-    for them, such as the positions of files.
+    Arguments as in `TensorDataset`, with the facts of `Dataset`. Instead of pixels, the splits may have
+    references to them, such as the positions of files.
     """
 
     def __init__(
@@ -238,7 +238,7 @@ def hold_out(splits: Mapping[str, Split], shares: Mapping[str, float], seed: int
     """Cut further splits off the training split, stratified.
 
     Args:
-        splits: The splits there are.
+        splits: The existing splits.
         shares: Share of the training split for each new one; 0 for none.
         seed: Chooses the samples.
 

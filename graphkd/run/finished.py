@@ -38,7 +38,7 @@ class FinishedRun:
         config: Its resolved config.
         student: The trained student (the teacher, for a teacher's folder), in eval mode on the CPU.
         info: Class names, and channels, size and normalisation of its images.
-        preprocessing: Takes images from anywhere to the network's input, like those of the run's test split.
+        preprocessing: Prepares images from anywhere for the network, like those of the run's test split.
         folder: Where it was loaded from.
     """
 

@@ -209,6 +209,11 @@ def check_keys(config: Mapping[str, Any]) -> None:
 
 
 def check_plain(name: str, what: str) -> None:
+    """Check that a name can be that of a folder; `what` is the beginning of the message.
+
+    Raises:
+        UserError: It is empty, too long, or has slashes or characters that cannot be printed.
+    """
     plain = name not in ("", ".", "..") and name.isprintable() and not set(name) & set("/\\")
     check(plain, f"{what} is {brief(name)}, but must be a plain name: it becomes a folder of the results")
     check(len(name.encode()) <= LONGEST_NAME, f"{what} is longer than {LONGEST_NAME} bytes: {name[:40]!r}...")

@@ -25,7 +25,7 @@ ImageLike = str | Path | Image.Image | np.ndarray | Tensor
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a network says about images.
+    """A network's predictions for images.
 
     Attributes:
         logits: Class scores, float32 [B, C], on the CPU.
@@ -64,12 +64,12 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Takes images from anywhere to a network's input.
+    """Preprocessing of images from anywhere for a network.
 
     Attributes:
-        transform: Takes an opened image to its pixels, uint8 [C, size, size].
+        transform: Maps an opened image to its pixels, uint8 [C, size, size].
         resizing: How it resizes, in words.
-        info: What the network's data were like.
+        info: Facts about the network's data.
     """
 
     transform: Callable[[Image.Image], Tensor]
@@ -83,7 +83,7 @@ class Preprocessing:
         Args:
             data_type: The kind of data set.
             options: Its constructor's options, all of them.
-            info: What the network's data were like.
+            info: Facts about the network's data.
         """
         return cls(data_type.test_transform(options, info), data_type.resizing(options, info), info)
 
