@@ -115,7 +115,7 @@ def _teacher(config: dict[str, Any], dataset: Dataset) -> Network:
 
 def _fill(network: Network, path: Path) -> None:
     """Load weights and print notes on their file."""
-    from graphkd.engine.checkpoint import load_weights
+    from graphkd.engine.weights import load_weights
 
     _tell(load_weights(network, path))
 

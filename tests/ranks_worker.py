@@ -17,9 +17,9 @@ from graphkd import BUILDERS, DATASETS, GNNS, MODELS, OBJECTIVES, DistillationBa
 from graphkd.contrast import FullBank
 from graphkd.data import Dataset
 from graphkd.engine.callback import Callback, History
+from graphkd.engine.checkpoint import Checkpoints
 from graphkd.engine.environment import rank, world_size
 from graphkd.engine.ranks import Ranks
-from graphkd.engine.resume import Checkpoints
 from graphkd.engine.seeding import initialising
 from graphkd.model import Network
 from graphkd.model.base import output_shapes

@@ -16,6 +16,7 @@ from graphkd.data import Dataset
 from graphkd.data.views import in_order
 from graphkd.engine import memory
 from graphkd.engine.callback import Callback, EpochResult, History
+from graphkd.engine.checkpoint import Checkpoints
 from graphkd.engine.clock import Clock, Span
 from graphkd.engine.compiling import private_compile_cache
 from graphkd.engine.evaluate import Evaluation, evaluate
@@ -24,7 +25,6 @@ from graphkd.engine.guard import Guard
 from graphkd.engine.meter import EpochMeans, EpochMeter
 from graphkd.engine.options import TrainerOptions
 from graphkd.engine.ranks import Ranks
-from graphkd.engine.resume import Checkpoints
 from graphkd.engine.seeding import derive, generator, seed_default
 from graphkd.model import Network
 from graphkd.model.base import parts_behind_the_maps

@@ -12,8 +12,8 @@ import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from graphkd.binding import Option, bind, options_of
+from graphkd.engine.checkpoint import parse_every
 from graphkd.engine.matmul import MatmulPrecision
-from graphkd.engine.resume import parse_every
 from graphkd.errors import check
 from graphkd.model import Network
 

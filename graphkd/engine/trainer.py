@@ -16,11 +16,11 @@ from torch import nn
 from graphkd.data import Dataset
 from graphkd.data.views import check_views
 from graphkd.engine.callback import Callback, History
+from graphkd.engine.checkpoint import Checkpoints
 from graphkd.engine.environment import cluster
 from graphkd.engine.feed import Feed
 from graphkd.engine.loop import TrainingLoop
 from graphkd.engine.options import TrainerOptions
-from graphkd.engine.resume import Checkpoints
 from graphkd.engine.together import train_together
 from graphkd.errors import UserError, check, one_line
 from graphkd.model import Network

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from graphkd.data import Dataset
 from graphkd.engine.callback import Callback, History
-from graphkd.engine.checkpoint import save_weights
+from graphkd.engine.checkpoint import Checkpoints
 from graphkd.engine.environment import is_main_process
 from graphkd.engine.loop import TrainingLoop
-from graphkd.engine.resume import Checkpoints
+from graphkd.engine.weights import save_weights
 from graphkd.errors import check
 from graphkd.files import folder_if_used, real_folder
 from graphkd.identity import identity, short

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from graphkd.data.tensor import Normalisation
-from graphkd.engine.checkpoint import load_weights, plain_state
+from graphkd.engine.weights import load_weights, plain_state
 from graphkd.errors import UserError, check, one_line
 from graphkd.files import folder_if_used, write_atomically
 from graphkd.model import Network

@@ -11,7 +11,7 @@ from typing import Any
 
 from graphkd.binding import bind, options_of
 from graphkd.data import DATASETS, Dataset, DatasetInfo
-from graphkd.engine.checkpoint import load_weights
+from graphkd.engine.weights import load_weights
 from graphkd.errors import UserError, check, counted, one_line
 from graphkd.files import write_atomically
 from graphkd.model import Network, output_shapes

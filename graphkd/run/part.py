@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from graphkd.binding import Bound, bind, options_of
 from graphkd.data import DATASETS
-from graphkd.engine.checkpoint import content_hash
+from graphkd.engine.weights import content_hash
 from graphkd.identity import looked_at
 from graphkd.objective.schedule import Schedule
 from graphkd.objective.weighted_sum import Weight

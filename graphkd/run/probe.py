@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from graphkd.batch import NetworkOutput
 from graphkd.data import DATASETS, Batch, Dataset, Split, stratified_subset
 from graphkd.data.tensor import cut
-from graphkd.engine.checkpoint import check_weights, content_hash
 from graphkd.engine.seeding import initialising
 from graphkd.engine.threads import torch_threads
 from graphkd.engine.trainer import Trainer, checked_trainer
+from graphkd.engine.weights import check_weights, content_hash
 from graphkd.errors import UserError, check, one_of
 from graphkd.identity import identity
 from graphkd.model import Network

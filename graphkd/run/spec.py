@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from graphkd.data import Dataset, DatasetInfo
-from graphkd.engine.checkpoint import content_hash
 from graphkd.engine.trainer import Trainer
+from graphkd.engine.weights import content_hash
 from graphkd.errors import UserError
 from graphkd.identity import identity, short
 from graphkd.model import Network, OwnInput, adapt_input

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from graphkd.data import Dataset
 from graphkd.engine.callback import Callback
-from graphkd.engine.checkpoint import load_weights
 from graphkd.engine.evaluate import evaluate
 from graphkd.engine.guard import not_finite
 from graphkd.engine.trainer import Trainer
+from graphkd.engine.weights import load_weights
 from graphkd.errors import UserError, check, counted
 from graphkd.model import Network
 from graphkd.model.head import head_tensors

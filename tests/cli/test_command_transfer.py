@@ -8,7 +8,7 @@ import pytest
 import yaml
 from commands import Command, OwnConfigs, students
 
-from graphkd.engine.checkpoint import save_weights
+from graphkd.engine.weights import save_weights
 from graphkd.model import Network
 from graphkd.report import record as records
 

@@ -11,7 +11,7 @@ from samples import normal, tensors_of
 from torch import Tensor
 
 from graphkd import MODELS, NetworkOutput, UserError
-from graphkd.engine.checkpoint import load_weights, save_weights
+from graphkd.engine.weights import load_weights, save_weights
 from graphkd.model import Network, Shapes, output_shapes
 
 CLASSES = 7

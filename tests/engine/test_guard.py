@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from graphkd import DistillationBatch, WeightedSum
 from graphkd.data import Dataset
 from graphkd.engine.callback import Callback
+from graphkd.engine.checkpoint import Checkpoints
 from graphkd.engine.guard import Guard, NotFiniteError, not_finite
-from graphkd.engine.resume import Checkpoints
 from graphkd.model import Network
 from graphkd.objective import Losses, Objective
 

@@ -18,9 +18,9 @@ from graphkd import BUILDERS, GNNS, MODELS, OBJECTIVES, DistillationBatch, Weigh
 from graphkd.data import Dataset
 from graphkd.engine import interrupts
 from graphkd.engine.callback import Callback, EpochResult, History
+from graphkd.engine.checkpoint import Checkpoints
 from graphkd.engine.feed import Feed, Request
 from graphkd.engine.interrupts import Interrupts
-from graphkd.engine.resume import Checkpoints
 from graphkd.model import Network, output_shapes
 from graphkd.objective import Objective, Stage
 from graphkd.objective.base import Stream

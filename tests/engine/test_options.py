@@ -18,8 +18,8 @@ from graphkd import MODELS, OBJECTIVES, DistillationBatch, Trainer, UserError, W
 from graphkd.batch import NetworkOutput, Progress
 from graphkd.data import Batch, Dataset, Split, TensorDataset
 from graphkd.engine.callback import Callback, EpochResult
+from graphkd.engine.checkpoint import Checkpoints
 from graphkd.engine.matmul import MatmulPrecision, matmul_precision
-from graphkd.engine.resume import Checkpoints
 from graphkd.engine.trainer import checked_trainer
 from graphkd.model import Network
 from graphkd.objective import Objective

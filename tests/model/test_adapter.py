@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import graphkd
 from graphkd import MODELS, NetworkOutput, UserError, wrap
-from graphkd.engine.checkpoint import load_weights, save_weights
+from graphkd.engine.weights import load_weights, save_weights
 from graphkd.model import OwnInput, Shapes, Wrapped, adapt_input, output_shapes
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from graphkd import MODELS, UserError
-from graphkd.engine.checkpoint import load_weights, save_weights
+from graphkd.engine.weights import load_weights, save_weights
 from graphkd.model import Network, Shapes, Wrapped, output_shapes
 from graphkd.model.complexity import complexity
 from graphkd.run import parse

@@ -21,9 +21,9 @@ import yaml
 import graphkd
 from graphkd import DATASETS, MODELS, UserError, load
 from graphkd.engine.callback import Callback
-from graphkd.engine.checkpoint import load_weights, save_weights
 from graphkd.engine.evaluate import Evaluation, evaluate
 from graphkd.engine.trainer import Trainer
+from graphkd.engine.weights import load_weights, save_weights
 from graphkd.report import record as records
 from graphkd.report.record import Record, Teacher
 from graphkd.run import RunResult, StudentSpec, parse, parse_teacher, run

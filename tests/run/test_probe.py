@@ -18,9 +18,9 @@ import graphkd
 from graphkd import DATASETS, MODELS, UserError
 from graphkd.data import Dataset, Split, TensorDataset
 from graphkd.engine.callback import Callback
-from graphkd.engine.checkpoint import content_hash, save_weights
 from graphkd.engine.seeding import generator, initialising
 from graphkd.engine.trainer import Trainer
+from graphkd.engine.weights import content_hash, save_weights
 from graphkd.report import record as records
 from graphkd.run import RunResult, parse, parse_teacher, run
 from graphkd.run.probe import Embeddings, Probe, Target, find_students, parse_target

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from graphkd.data import DATASETS
-from graphkd.engine.checkpoint import content_hash
+from graphkd.engine.weights import content_hash
 from graphkd.identity import one_look
 from graphkd.report.record import Code
 from graphkd.run import parse, part

@@ -21,8 +21,8 @@ from filelock import FileLock
 import graphkd
 from graphkd import UserError, files
 from graphkd.engine.callback import Callback
-from graphkd.engine.checkpoint import load_weights
-from graphkd.engine.resume import Checkpoints
+from graphkd.engine.checkpoint import Checkpoints
+from graphkd.engine.weights import load_weights
 from graphkd.report import record as records
 from graphkd.run import parse, run
 from graphkd.run.folder import busy

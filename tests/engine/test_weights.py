@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from graphkd import MODELS, NetworkOutput, UserError, wrap
-from graphkd.engine.checkpoint import WRAPPERS, content_hash, load_weights, save_weights
+from graphkd.engine.weights import WRAPPERS, content_hash, load_weights, save_weights
 from graphkd.model import Network
 from graphkd.model.head import head_tensors
 
