@@ -194,10 +194,8 @@ def check_keys(config: Mapping[str, Any]) -> None:
         one_of(str(key), KEYS, "the config has no node")
     for key in sorted(KEYS - {"varied", "run_dir", "variant", "logger", *config}):
         raise UserError(f"the config lacks the node '{key}'")
-    for key, kind in {"seed": int, "results": str, "study": str, "force": bool}.items():
-        convert(config[key], kind, key)
-    for key in ("variant", "run_dir"):
-        convert(config.get(key), str | None, key)
+    for key in ("seed", "results", "study", "force", "variant", "run_dir"):
+        _own_option(config.get(key), key)
     for key in ("study", "variant"):
         if config.get(key) is not None:
             check_plain(config[key], key)
@@ -217,6 +215,11 @@ def check_plain(name: str, what: str) -> None:
     plain = name not in ("", ".", "..") and name.isprintable() and not set(name) & set("/\\")
     check(plain, f"{what} is {brief(name)}, but must be a plain name: it becomes a folder of the results")
     check(len(name.encode()) <= LONGEST_NAME, f"{what} is longer than {LONGEST_NAME} bytes: {name[:40]!r}...")
+
+
+def _own_option(value: Any, path: str) -> Any:
+    """Return the value of one of `OWN_OPTIONS`, in its type."""
+    return convert(value, OWN_OPTIONS[path], path)
 
 
 def _check_seed(seed: int, what: str) -> None:
@@ -243,7 +246,7 @@ def _check_finite(value: Any, where: str = "") -> None:
 def _check_config(config: Mapping[str, Any]) -> None:
     """Check what belongs to no part, and import the plug-ins."""
     check_keys(config)
-    plugins: tuple[str, ...] = convert(config["plugins"], list[str], "plugins")
+    plugins: tuple[str, ...] = _own_option(config["plugins"], "plugins")
     import_plugins(plugins)
 
 
@@ -251,8 +254,8 @@ def _teacher(config: Mapping[str, Any]) -> TeacherSpec:
     node = _named(config["teacher"], "teacher")
     own = {key: node.pop(key, default) for key, default in TEACHER_KEYS.items()}
     _named(config["student"], "student")
-    seed: int = convert(own["seed"], int, "teacher.seed")
-    fraction: float = convert(own["train_fraction"], float, "teacher.train_fraction")
+    seed: int = _own_option(own["seed"], "teacher.seed")
+    fraction: float = _own_option(own["train_fraction"], "teacher.train_fraction")
     _check_seed(seed, "teacher.seed")
     check(0 < fraction <= 1, f"teacher.train_fraction is {fraction}, but must be above 0 and at most 1")
     return TeacherSpec(
@@ -271,13 +274,13 @@ def _student(config: Mapping[str, Any]) -> tuple[Part, Path | None, bool]:
     """Return the student, the weights that it starts from, and whether it does so without their head."""
     node = _named(config["student"], "student")
     start = _checkpoint(node.pop("checkpoint", None), "student.checkpoint")
-    drop_head: bool = convert(node.pop("drop_head", False), bool, "student.drop_head")
+    drop_head: bool = _own_option(node.pop("drop_head", False), "student.drop_head")
     check(start is not None or not drop_head, "student.drop_head=true needs student.checkpoint, whose head it drops")
     return _part(MODELS, node, "student"), start, drop_head
 
 
 def _checkpoint(value: Any, where: str) -> Path | None:
-    path: str | None = convert(value, str | None, where)
+    path: str | None = _own_option(value, where)
     if path is None:
         return None
     place = Path(os.path.expanduser(path))
