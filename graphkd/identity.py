@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-_looks: ContextVar[dict[str, Any] | None] = ContextVar("looks", default=None)
+_fingerprints: ContextVar[dict[str, Any] | None] = ContextVar("fingerprints", default=None)
 
 
 def identity(document: Mapping[str, Any]) -> str:
@@ -24,21 +24,21 @@ def short(full: str) -> str:
 
 
 @contextmanager
-def one_look() -> Iterator[None]:
-    """Look at the files of each data set once in this context, however many runs use them."""
-    outer = _looks.get()
-    token = _looks.set({} if outer is None else outer)
+def cached_fingerprints() -> Iterator[None]:
+    """Take the fingerprint of each data set's files once in this context, however many runs use them."""
+    outer = _fingerprints.get()
+    token = _fingerprints.set({} if outer is None else outer)
     try:
         yield
     finally:
-        _looks.reset(token)
+        _fingerprints.reset(token)
 
 
-def looked_at(data: str, look: Callable[[], Any]) -> Any:
-    """Return what `look` finds in the files of a data set, or found earlier in the same `one_look`."""
-    looks = _looks.get()
-    if looks is None:
-        return look()
-    if data not in looks:
-        looks[data] = look()
-    return looks[data]
+def cached_fingerprint(data: str, take: Callable[[], Any]) -> Any:
+    """Return the fingerprint of a data set's files that `take` gives, or gave before in `cached_fingerprints`."""
+    known = _fingerprints.get()
+    if known is None:
+        return take()
+    if data not in known:
+        known[data] = take()
+    return known[data]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from graphkd.ablation import Suite, SuiteRun, quoted
 from graphkd.errors import UserError, check, counted, one_line, one_of
-from graphkd.identity import one_look
+from graphkd.identity import cached_fingerprints
 from graphkd_cli import compose, studies, transfer
 from graphkd_cli.arguments import CommandParser
 from graphkd_cli.launch import HELP as LAUNCH_HELP
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str]) -> int:
     ways = Ways.chosen(options, launcher, options.config_dir)
     compose.check_multirun("launch", launcher, options.config_dir)
     # Everything is checked before anything is run.
-    with one_look():
+    with cached_fingerprints():
         suites = [_plan_suite(each, extra, options) for each in _chosen(name, options.config_dir)]
         for suite in suites:
             _note_baseline(suite)

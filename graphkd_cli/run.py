@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphkd.errors import check, one_line
-from graphkd.identity import one_look
+from graphkd.identity import cached_fingerprints
 from graphkd_cli import compose, worker
 from graphkd_cli.arguments import arguments_parser, parse_arguments
 from graphkd_cli.config_files import hydra_session
@@ -93,7 +93,7 @@ def _sweep(options: argparse.Namespace) -> int:
     specs = [_parse(compose.compose(overrides, options.config_dir)) for overrides in combinations]
     names = [" ".join(words) for words in combinations]
     launcher = split_hydra(options.overrides)[0]
-    with one_look():
+    with cached_fingerprints():
         _check_folders(specs)
         check_parts(zip(names, specs, strict=True), rehearses=not launcher)
     return conclude(names, launch(specs, Ways.chosen(options, launcher, options.config_dir)))

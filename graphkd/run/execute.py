@@ -15,7 +15,7 @@ from graphkd.engine.loop import TrainingLoop
 from graphkd.engine.threads import torch_threads
 from graphkd.engine.together import train_together
 from graphkd.errors import check
-from graphkd.identity import one_look
+from graphkd.identity import cached_fingerprints
 from graphkd.model import Network
 from graphkd.report.record import Teacher
 from graphkd.run import processes
@@ -56,7 +56,7 @@ def run(
     return outcome
 
 
-@one_look()
+@cached_fingerprints()
 def run_together(
     specs: Sequence[RunSpec], callbacks: Sequence[Callback], *,
     dataset: Dataset | None = None, worker: str | None = None, wait: bool = True,

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from graphkd.binding import Bound, bind, options_of
 from graphkd.data import DATASETS
 from graphkd.engine.weights import content_hash
-from graphkd.identity import looked_at
+from graphkd.identity import cached_fingerprint
 from graphkd.objective.schedule import Schedule
 from graphkd.objective.weighted_sum import Weight
 from graphkd.registry import Registry
@@ -50,7 +50,7 @@ class Part:
         if self.registry is not DATASETS:
             return {}
         factory = self.registry.factory(self.name)
-        found: dict[str, Any] = looked_at(repr(self.document), lambda: factory.fingerprint(self.bound.all))
+        found: dict[str, Any] = cached_fingerprint(repr(self.document), lambda: factory.fingerprint(self.bound.all))
         return found
 
     @property

@@ -14,7 +14,7 @@ from PIL import Image
 
 from graphkd.data import DATASETS
 from graphkd.engine.weights import content_hash
-from graphkd.identity import one_look
+from graphkd.identity import cached_fingerprints
 from graphkd.report.record import Code
 from graphkd.run import parse, part
 from graphkd.run.checkout import uncommitted
@@ -93,9 +93,9 @@ def test_a_look_holds_within_its_context(looks: list[Any]) -> None:
     def identities() -> set[str]:
         return {parse(compose([f"objective={name}"]).config).identity for name in ("kd", "hkd")}
 
-    with one_look():
+    with cached_fingerprints():
         first = identities()
-        with one_look():
+        with cached_fingerprints():
             assert identities() == first
     assert len(looks) == 2  # at the teacher's data and at the student's, of which there are fewer
     assert identities() == first
