@@ -99,10 +99,10 @@ def nodes(overrides: Sequence[str]) -> set[str]:
     return {split(override)[0].partition(".")[0] for override in overrides}
 
 
-def over(
+def with_overrides(
     config: Mapping[str, Any], overrides: Sequence[str], config_dir: str | None = None, config_name: str = "config"
 ) -> dict[str, Any]:
-    """Apply overrides on top of a finished run's config.
+    """Return a finished run's config with overrides applied.
 
     Args:
         config: The run's own, resolved.

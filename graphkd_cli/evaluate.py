@@ -79,7 +79,7 @@ def _of_run(
     asked = compose.nodes(overrides)
     unknown = asked - {"data", "teacher", "plugins"}
     check(not unknown, f"evaluate: a run has its own {', '.join(sorted(unknown))}; override only data and teacher")
-    config = compose.over(read_config(folder / CONFIG), overrides, config_dir)
+    config = compose.with_overrides(read_config(folder / CONFIG), overrides, config_dir)
     import_plugins(convert(config.get("plugins", []), list[str], "plugins"))
     finished = load(folder, data=config["data"] if "data" in asked else None)
     note = check_fits(finished, finished.dataset, str(folder))

@@ -58,7 +58,7 @@ def main(arguments: Sequence[str]) -> int:
     record = done_record(folder)
     of_student = record.kind == "student" and (folder / WEIGHTS["student"]).is_file()
     check(of_student, f"{folder} holds no student's weights; give the folder of a student's run")
-    config = compose.over(read_config(folder / CONFIG), overrides, options.config_dir)
+    config = compose.with_overrides(read_config(folder / CONFIG), overrides, options.config_dir)
     import_plugins(convert(config.get("plugins", []), list[str], "plugins"))
     epochs = _epochs(folder / METRICS)
     screen = console()

@@ -69,7 +69,7 @@ def targets(overrides: Sequence[str], config_dir: str | None) -> Callable[[Mappi
     bind({**config, "data": {}}, options, "transfer")
 
     def target_of(student: Mapping[str, Any]) -> Target:
-        chosen = compose.over({"data": student.get("data")}, data, config_dir, "transfer")
+        chosen = compose.with_overrides({"data": student.get("data")}, data, config_dir, "transfer")
         return parse_target(**bind({**config, **chosen}, options, "transfer").all)
 
     return target_of
