@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -15,11 +15,11 @@ from graphkd.contrast.shard import Shard, inside, take_from_first
 from graphkd.contrast.view import BankView, fetch
 from graphkd.errors import check, choices
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 UNFILLED = -1
 _INIT_ROWS = 1 << 16
-_B = TypeVar("_B", bound="Bank")
-_F = TypeVar("_F", bound="FullBank")
-_Q = TypeVar("_Q", bound="QueueBank")
 
 
 class Bank(ABC):
@@ -78,7 +78,7 @@ class Bank(ABC):
         self.rows = torch.empty(own.stop - own.start, dim, dtype=dtype, device="cpu" if on_host else labels.device)
         self._draw(generator)
 
-    def twin(self: _B, generator: torch.Generator | None = None) -> _B:
+    def twin(self, generator: torch.Generator | None = None) -> Self:
         """Return a bank of the same samples with its own initial rows; the samples' classes are shared."""
         other = copy.copy(self)
         other.rows = torch.empty_like(self.rows)
@@ -164,7 +164,7 @@ class Bank(ABC):
         if self.shard.world == 1:
             take_from_first(self.rows, device)
 
-    def to(self: _B, device: torch.device | str) -> _B:
+    def to(self, device: torch.device | str) -> Self:
         """Move the bank in place to the training's device; rows on the host stay there."""
         self.device = torch.device(device)
         if not self.on_host:
@@ -245,7 +245,7 @@ class FullBank(Bank):
     def by_class(self) -> ClassOrder:
         return self.samples.order
 
-    def to(self: _F, device: torch.device | str) -> _F:
+    def to(self, device: torch.device | str) -> Self:
         if self.sharded and self.shard.world == 1:
             self.shard = Shard.here(self.shard.total)
             if self.shard.world > 1:
@@ -298,12 +298,12 @@ class QueueBank(Bank):
         self.indices = labels.new_full((length,), UNFILLED)
         self._pushed = 0
 
-    def twin(self: _Q, generator: torch.Generator | None = None) -> _Q:
+    def twin(self, generator: torch.Generator | None = None) -> Self:
         other = super().twin(generator)
         other._labels, other.indices, other._row_of = self._labels.clone(), self.indices.clone(), self._row_of.clone()
         return other
 
-    def to(self: _Q, device: torch.device | str) -> _Q:
+    def to(self, device: torch.device | str) -> Self:
         self._labels, self.indices = self._labels.to(device), self.indices.to(device)
         self._row_of = self._row_of.to(device)
         return super().to(device)

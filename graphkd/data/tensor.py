@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,8 +14,10 @@ from graphkd.data.augment import Augmentation, random_bits
 from graphkd.data.base import Batch, Dataset, Device
 from graphkd.errors import UserError, check, choices, counted, one_of
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 SPLITS = ("train", "val", "test")
-S = TypeVar("S", bound="SplitDataset")
 _STATISTICS_BATCH = 2048  # images counted at a time
 
 
@@ -91,7 +93,7 @@ class SplitDataset(Dataset):
         self._split_seed = split_seed
         self._keep_train_fraction(train_fraction)
 
-    def with_train_fraction(self: S, fraction: float) -> S:
+    def with_train_fraction(self, fraction: float) -> Self:
         """See `Dataset.with_train_fraction`."""
         part = copy.copy(self)
         part._data = dict(self._data)
