@@ -22,10 +22,11 @@ from graphkd.files import folder_if_used, real_folder
 from graphkd.identity import identity, short
 from graphkd.logger import LoggedRun, LoggerCallback
 from graphkd.model import Network
-from graphkd.report import record as records
 from graphkd.report.metrics import METRICS as METRIC_NAMES
 from graphkd.report.metrics import value_of
 from graphkd.report.record import Record, Teacher
+from graphkd.report.record import read as read_record
+from graphkd.report.record import write as write_record
 from graphkd.run import processes
 from graphkd.run.finished import write_info
 from graphkd.run.folder import (
@@ -142,7 +143,7 @@ class Execution:
         views = self.built.objective.views
         self.record = dataclasses.replace(new_record(self.spec, views, group_size), teacher=teacher)
         if is_main_process():
-            records.write(self.record, self.place / RECORD)  # first: it marks the folder as a run's
+            write_record(self.record, self.place / RECORD)  # first: it marks the folder as a run's
             write_config(absolute_paths(self.spec.document), self.place / CONFIG)
             if self.spec.predicts:
                 write_info(dataset.info, self.place)
@@ -191,7 +192,7 @@ class Execution:
         done = finished_record(self.record, history)
         if is_main_process():
             save_weights(self.built.network, self.place / WEIGHTS[self.spec.kind])
-            records.write(done, self.place / RECORD)
+            write_record(done, self.place / RECORD)
             self.record = None  # the run is done, whatever else fails
             self._close_logger(done)
             Checkpoints(self.place, self.spec.trainer.checkpoint_every).remove()
@@ -227,7 +228,7 @@ class Execution:
         """Remove the checkpoints of an unfinished run that was another one, or whose plug-ins have changed."""
         if not (self.place / RECORD).exists():
             return
-        left = records.read(self.place / RECORD)
+        left = read_record(self.place / RECORD)
         changed = changed_plugins(left, self.spec.plugins)
         if changed:
             self.callback.note(f"plug-in {', '.join(changed)} has changed since the run was interrupted; starting over")

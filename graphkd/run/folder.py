@@ -19,9 +19,10 @@ from graphkd.engine.environment import is_main_process
 from graphkd.errors import UserError, check, one_line
 from graphkd.files import folder_if_used, make_folder, real_folder, remove_unfinished, write_atomically
 from graphkd.identity import short
-from graphkd.report import record as records
 from graphkd.report.load import CONFIG_FILE, METRICS_FILE, RECORD_FILE
-from graphkd.report.record import Record
+from graphkd.report.record import Record, finite
+from graphkd.report.record import read as read_record
+from graphkd.report.record import write as write_record
 from graphkd.run.processes import broadcast_object
 from graphkd.yaml_files import read_yaml
 
@@ -70,7 +71,7 @@ def done_record(folder: Path) -> Record:
     """
     if not (folder / RECORD).is_file():
         raise UserError(f"{folder} holds no run (it has no {RECORD}){_newest(folder)}")
-    record = records.read(folder / RECORD)
+    record = read_record(folder / RECORD)
     state = "is running, or was interrupted" if record.status == "running" else f"is {record.status}"
     check(record.status == "done", f"the run in {folder} is not finished: it {state}")
     return record
@@ -101,7 +102,7 @@ def finished(folder: Path, identity: str, seed: int) -> Record | None:
     check(folder.is_dir() or not folder.exists(), f"{folder} is a file, but the run needs a folder there")
     if not (folder / RECORD).exists():
         return None
-    record = records.read(folder / RECORD)
+    record = read_record(folder / RECORD)
     same = record.identity == identity and record.seed == seed
     check(
         same,
@@ -235,7 +236,7 @@ def mend(folder: Path) -> None:
 def write_failure(record: Record, error: Exception, folder: Path) -> None:
     """Write the record of a failed run if possible; the failure itself matters more."""
     with suppress(OSError):
-        records.write(dataclasses.replace(record, status="failed", error=one_line(error)), folder / RECORD)
+        write_record(dataclasses.replace(record, status="failed", error=one_line(error)), folder / RECORD)
 
 
 class MetricsLogger(ForwardingCallback):
@@ -272,7 +273,7 @@ class MetricsLogger(ForwardingCallback):
 
 
 def _line(epoch: EpochResult) -> str:
-    return json.dumps(records.finite(dataclasses.asdict(epoch)), allow_nan=False) + "\n"
+    return json.dumps(finite(dataclasses.asdict(epoch)), allow_nan=False) + "\n"
 
 
 def replace_folder(folder: Path, work: Path) -> None:

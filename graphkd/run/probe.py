@@ -25,7 +25,7 @@ from graphkd.identity import identity
 from graphkd.model import Network
 from graphkd.model.base import eval_mode
 from graphkd.registry import import_plugins
-from graphkd.report import record as records
+from graphkd.report.record import read as read_record
 from graphkd.run.finished import FinishedRun, check_images, load
 from graphkd.run.folder import CONFIG, RECORD, WEIGHTS, read_config, visible_folders
 from graphkd.run.parse import check_keys, check_plain
@@ -318,5 +318,5 @@ def _is_done(folder: Path) -> bool:
     """Return whether a folder holds a finished student."""
     if not (folder / WEIGHTS["student"]).is_file() or not (folder / RECORD).is_file():
         return False
-    record = records.read(folder / RECORD)
+    record = read_record(folder / RECORD)
     return record.kind == "student" and record.status == "done"

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from graphkd.errors import UserError
-from graphkd.report import record as records
 from graphkd.report.record import Record
+from graphkd.report.record import read as read_record
 from graphkd.run.folder import CONFIG, RECORD, read_config
 from graphkd.run.part import is_own, source_hash
 
@@ -40,7 +40,7 @@ def why_not_reused(folder: Path, identity: str, seed: int, identify: Callable[[M
     for file in sorted(folder.parent.parent.glob(f"*/seed-{seed}/{RECORD}")):
         place = file.parent
         try:
-            record = records.read(file)
+            record = read_record(file)
             config = {**read_config(place / CONFIG), "run_dir": None}
             same = record.status == "done" and record.identity != identity and identify(config) == identity
         except UserError:  # a run that is unfinished, of an older graphkd, or whose files are gone
