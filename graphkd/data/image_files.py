@@ -23,7 +23,7 @@ from graphkd.data.base import Batch, Device
 from graphkd.data.decoded import Decoded
 from graphkd.data.options import ImageOptions, SplitOptions
 from graphkd.data.picture import Colour, as_seen, explain, open_image
-from graphkd.data.tensor import SplitDataset, check_has_test, cut, hold_out
+from graphkd.data.tensor import SplitDataset, check_has_test, hold_out, split_in_batches
 from graphkd.errors import UserError, one_line, one_of
 
 _RESIZE = 256 / 224  # what evaluation resizes the shorter side to, over the size of the crop
@@ -114,7 +114,7 @@ class ImageFileDataset(SplitDataset):
         to_gpu = torch.device(device).type == "cuda"
         loader = DataLoader(
             samples,
-            batch_sampler=[indices.tolist() for indices in cut(order, batch_size)],
+            batch_sampler=[indices.tolist() for indices in split_in_batches(order, batch_size)],
             collate_fn=_collate,
             num_workers=self._workers,
             prefetch_factor=_PREFETCH if self._workers else None,
@@ -122,7 +122,7 @@ class ImageFileDataset(SplitDataset):
             generator=torch.Generator(),  # its seeds are not used, and the global generator is left alone
         )
         normalised = self._normalisation.to(device)
-        for indices, batch in zip(cut(order, batch_size), _loaded(loader), strict=True):
+        for indices, batch in zip(split_in_batches(order, batch_size), _loaded(loader), strict=True):
             if isinstance(batch, str):  # an exception would lose its one line on the way from a worker
                 raise UserError(f"broken image: {batch} (data.skip_broken=true leaves such out)")
             images = batch if isinstance(batch, Tensor) else torch.from_numpy(batch.images)

@@ -27,7 +27,7 @@ from graphkd.data.picture import (
     check_image,
     explain,
     open_image,
-    times,
+    size_text,
 )
 from graphkd.errors import check
 
@@ -155,7 +155,7 @@ def _with_size(decoder: Decoder, sources: Sequence[Source], where: Callable[[int
         if isinstance(picture, str):
             continue
         _, height, width = picture.pixels.shape
-        size = times((width, height))
+        size = size_text((width, height))
         square = f"{where(index)} is {size}, but images must be square: data.image_size=N makes all N x N"
         check(height == width, square)
         return replace(decoder, expected=(width, height))

@@ -75,7 +75,7 @@ class Decoder:
                 seen = as_seen(image, self.channels, self.background)
                 if self.expected is not None and seen.size != self.expected:
                     raise BrokenImageError(
-                        f"it is {times(seen.size)} where the first image is {times(self.expected)}: "
+                        f"it is {size_text(seen.size)} where the first image is {size_text(self.expected)}: "
                         "data.image_size=N makes all N x N"
                     )
                 return Picture(self.pixels(seen), _is_animated(image))
@@ -208,9 +208,9 @@ def check_image(image: Image.Image) -> None:
     """
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and image.width * image.height > limit:
-        raise BrokenImageError(f"its {times(image.size)} pixels are more than Pillow's limit of {limit}")
+        raise BrokenImageError(f"its {size_text(image.size)} pixels are more than Pillow's limit of {limit}")
     if max(image.size) > _LONGEST * min(image.size):
-        raise BrokenImageError(f"it is {times(image.size)}: one side is more than {_LONGEST} times the other")
+        raise BrokenImageError(f"it is {size_text(image.size)}: one side is more than {_LONGEST} times the other")
     if image.mode.startswith("F"):
         raise BrokenImageError("its values are floating-point numbers, not integers of 8 or 16 bits")
 
@@ -222,6 +222,6 @@ def explain(error: BaseException) -> str:
     return "it is not an image" if isinstance(error, UnidentifiedImageError) else one_line(error)
 
 
-def times(size: tuple[int, int]) -> str:
+def size_text(size: tuple[int, int]) -> str:
     """Return width and height as text."""
     return f"{size[0]} x {size[1]}"

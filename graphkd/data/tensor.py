@@ -147,7 +147,7 @@ class TensorDataset(SplitDataset):
         """See `Dataset.train_batches`."""
         images, labels = self._placed("train", device)
         normalised = self._normalisation.to(device)
-        for indices in cut(order.to(device), batch_size):
+        for indices in split_in_batches(order.to(device), batch_size):
             augmented = normalised(self._augmentation(images[indices], indices, augmentation_seed))
             augmented = self._augmentation.cut_out(augmented, indices, augmentation_seed)
             yield Batch(augmented, labels[indices], indices)
@@ -156,7 +156,7 @@ class TensorDataset(SplitDataset):
         """See `Dataset.eval_batches`."""
         images, labels = self._placed(split, device)
         normalised = self._normalisation.to(device)
-        for indices in cut(torch.arange(len(labels), device=device), batch_size):
+        for indices in split_in_batches(torch.arange(len(labels), device=device), batch_size):
             yield Batch(normalised(images[indices]), labels[indices], indices)
 
     def _placed(self, name: str, device: Device) -> Split:
@@ -305,7 +305,7 @@ def _least_share(sizes: Tensor, before: float) -> float | None:
     return (math.floor(limit / unit + 1e-6) + 1) * unit
 
 
-def cut(indices: Tensor, batch_size: int) -> tuple[Tensor, ...]:
+def split_in_batches(indices: Tensor, batch_size: int) -> tuple[Tensor, ...]:
     """Return the indices in batches, the last, smaller one kept.
 
     Raises:

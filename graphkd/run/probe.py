@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from graphkd.batch import NetworkOutput
 from graphkd.data import DATASETS, Batch, Dataset, Split, stratified_subset
-from graphkd.data.tensor import cut
+from graphkd.data.tensor import split_in_batches
 from graphkd.engine.seeding import initialising
 from graphkd.engine.threads import torch_threads
 from graphkd.engine.trainer import Trainer, checked_trainer
@@ -129,7 +129,7 @@ class Embeddings(Dataset):
 
     def _batches(self, split: str, order: Tensor, batch_size: int, device: torch.device | str) -> Iterator[Batch]:
         embeddings, labels = (tensor.to(device) for tensor in self._data[split])
-        for indices in cut(order.to(device), batch_size):
+        for indices in split_in_batches(order.to(device), batch_size):
             yield Batch(embeddings[indices], labels[indices], indices)
 
 
