@@ -85,10 +85,6 @@ class Objective(nn.Module, ABC):
     is_relational: ClassVar[bool] = False
     """Whether it compares the samples of a batch with each other, so that a batch of one teaches nothing."""
 
-    def __init__(self) -> None:
-        """Create an objective without options."""
-        super().__init__()
-
     def check_positive(self, **options: float) -> None:
         """Raise a `UserError` unless every option is above 0."""
         for option, value in options.items():
