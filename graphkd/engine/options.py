@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from graphkd.binding import Option, bind, options_of
+from graphkd.binding import bind, options_of
 from graphkd.engine.checkpoint import parse_every
 from graphkd.engine.matmul import MatmulPrecision
 from graphkd.errors import check
@@ -100,7 +99,7 @@ class TrainerOptions:
     diagnostics: bool = True
 
     def __post_init__(self) -> None:
-        for name, value in bind(vars(self), _known(), "trainer").all.items():
+        for name, value in bind(vars(self), options_of(TrainerOptions), "trainer").all.items():
             check(
                 not isinstance(value, float) or math.isfinite(value), f"trainer: {name} is {value}, but must be finite"
             )
@@ -184,9 +183,3 @@ class TrainerOptions:
         precision = self.precision if self.teacher_precision is None else self.teacher_precision
         dtype = {32: torch.float32, "bf16": torch.bfloat16, 16: torch.float16}[precision]
         return torch.autocast(device.type, dtype, enabled=precision != 32)
-
-
-@functools.cache
-def _known() -> dict[str, Option]:
-    """Return the options of a trainer; trainers are made often, and reading the signature takes long."""
-    return options_of(TrainerOptions)
