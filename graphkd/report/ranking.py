@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from graphkd.report.statistics import TIE_DIGITS
+from graphkd.report.statistics import TIE_DIGITS, summarise, t_quantile
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 LEAST_PAIRS = 2
 LEAST_VARIANTS = 2
 LEVEL = 0.05
-RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class Standing:
         label: The variant.
         rank: Its rank by mean value, averaged over pairs; 1 is the best, ties share the mean of their ranks.
         mean: Mean over pairs of the means over seeds.
-        low, high: Ends of its 95 % bootstrap interval, NaN where every pair has one seed.
+        low, high: Ends of its 95 % interval over seeds, NaN where a pair has one seed or nothing varies.
     """
 
     label: str
@@ -44,8 +43,10 @@ class Ranking:
     Attributes:
         pairs: The pairs.
         standings: The variants that have a value on every pair.
-        p: p value of the Friedman test that all variants rank alike, NaN where all values are equal.
-        critical_difference: Mean ranks that are further apart than this differ at 5 % (Nemenyi).
+        p: p value of the test that all variants rank alike, NaN where all values are equal: Friedman's, or for two
+            variants the exact sign test.
+        critical_difference: Mean ranks that are further apart than this differ at 5 % (Nemenyi); NaN for two variants,
+            of which the sign test says it.
         incomplete: The variants that lack a pair.
     """
 
@@ -78,8 +79,8 @@ def rank_over_pairs(values: Mapping[str, Mapping[str, Sequence[float]]]) -> Rank
     return Ranking(
         pairs,
         tuple(sorted(standings, key=lambda standing: standing.rank)),
-        friedman_p(ranks.to_numpy()),
-        critical_difference(len(complete), len(pairs)),
+        friedman_p(ranks.to_numpy()) if len(complete) > 2 else sign_p(ranks.to_numpy()),
+        critical_difference(len(complete), len(pairs)) if len(complete) > 2 else math.nan,
         tuple(label for label in values if label not in complete),
     )
 
@@ -100,22 +101,42 @@ def friedman_p(ranks: NDArray[np.float64]) -> float:
     return float(chdtrc(variants - 1, pairs * float((off.mean(axis=0) ** 2).sum()) / spread))
 
 
+def sign_p(ranks: NDArray[np.float64]) -> float:
+    """Return the two-sided p value of the exact sign test of two variants; NaN where all pairs are ties.
+
+    With few pairs, Friedman's and Nemenyi's tests take two variants to differ more often than their level says.
+
+    Args:
+        ranks: Ranks of the variants on each pair, float64 [pairs, 2]; ties are left out.
+    """
+    first, second = int((ranks[:, 0] < ranks[:, 1]).sum()), int((ranks[:, 0] > ranks[:, 1]).sum())
+    if first + second == 0:
+        return math.nan
+    tail = sum(math.comb(first + second, wins) for wins in range(min(first, second) + 1))
+    return min(1.0, 2 * tail / 2 ** (first + second))
+
+
 def critical_difference(variants: int, pairs: int) -> float:
     """Return how far mean ranks must be apart to differ at 5 % in the Nemenyi test (Demšar, 2006, section 3.2.2)."""
     return _range_quantile(variants) / math.sqrt(2) * math.sqrt(variants * (variants + 1) / (6 * pairs))
 
 
 def _mean_with_interval(pairs: Sequence[Sequence[float]]) -> tuple[float, float, float]:
-    """Return the mean over pairs and its percentile bootstrap interval, seeds resampled within each pair."""
-    import numpy as np
+    """Return the mean over pairs and its 95 % interval over seeds.
 
-    mean = math.fsum(math.fsum(seeds) / len(seeds) for seeds in pairs) / len(pairs)
-    if all(len(seeds) == 1 for seeds in pairs):
+    Student's t with the degrees of freedom of Welch and Satterthwaite: a bootstrap of a few seeds is too narrow.
+    """
+    each = [summarise(seeds) for seeds in pairs]
+    mean = math.fsum(of.mean for of in each) / len(each)
+    if any(of.n < 2 for of in each):
         return mean, math.nan, math.nan
-    generator = np.random.default_rng(0)
-    drawn = [np.asarray(seeds)[generator.integers(len(seeds), size=(RESAMPLES, len(seeds)))] for seeds in pairs]
-    low, high = np.quantile(np.mean([seeds.mean(axis=1) for seeds in drawn], axis=0), [0.025, 0.975])
-    return mean, float(low), float(high)
+    variances = [of.std**2 / of.n for of in each]
+    spread = math.fsum(variance**2 / (of.n - 1) for variance, of in zip(variances, each, strict=True))
+    if spread == 0:
+        return mean, math.nan, math.nan
+    total = math.fsum(variances)
+    reach = t_quantile(total**2 / spread) * math.sqrt(total) / len(each)
+    return mean, mean - reach, mean + reach
 
 
 def _range_quantile(groups: int) -> float:

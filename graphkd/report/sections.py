@@ -278,7 +278,8 @@ def _against(shown: Sequence[Shown], looks: Mapping[str, Look], metrics: Sequenc
 
 
 def _ranking_charts(ranking: Ranking, looks: Mapping[str, Look]) -> Charts:
-    half = ranking.critical_difference / 2
+    is_two = math.isnan(ranking.critical_difference)
+    half = 0.0 if is_two else ranking.critical_difference / 2
     ranks = [Dots(one.label, looks[one.label], one.rank, one.rank - half, one.rank + half) for one in ranking.standings]
     means = [
         Dots(one.label, looks[one.label], one.mean, *((one.mean,) * 2 if math.isnan(one.low) else (one.low, one.high)))
@@ -288,11 +289,14 @@ def _ranking_charts(ranking: Ranking, looks: Mapping[str, Look]) -> Charts:
         dot_chart("mean rank over pairs, 1 is best", ranks),
         dot_chart("mean over pairs of test top-1 (%)", means),
     ]
+    bars = (
+        f" Their bars are as wide as the critical difference ({ranking.critical_difference:.2f}): variants whose bars "
+        "do not overlap differ at 5 % (Nemenyi)."
+    )
     return Charts(
         "Ranks over pairs",
-        f"Ranks by mean test accuracy on {len(ranking.pairs)} pairs. Their bars are as wide as the critical difference "
-        f"({ranking.critical_difference:.2f}): variants whose bars do not overlap differ at 5 % (Nemenyi). The "
-        "mean is over pairs, its bar the 95 % bootstrap interval (seeds resampled within pairs).",
+        f"Ranks by mean test accuracy on {len(ranking.pairs)} pairs.{'' if is_two else bars} The mean is over pairs, "
+        "its bar the 95 % interval over seeds (Student's t), which needs two seeds on each pair.",
         [dataclasses.replace(chart, is_wide=False) for chart in charts],
     )
 
@@ -308,6 +312,7 @@ def _ranking_table(ranking: Ranking) -> Table:
         [Cell(fixed(mean, 2), mark) for mean, mark in zip(means, marks(means, "max"), strict=True)],
         [NONE if math.isnan(one.low) else f"[{one.low:.2f}, {one.high:.2f}]" for one in best],
     ]
+    test = "Friedman's test" if len(best) > 2 else "Exact sign test"
     p = "is undefined" if math.isnan(ranking.p) else "< 0.001" if ranking.p < 0.001 else f"= {ranking.p:.3f}"
     missing = f"Not ranked, for they lack a pair: {', '.join(ranking.incomplete)}." if ranking.incomplete else ""
     header = ("variant", "mean rank", "mean over pairs (%)", "95 % interval")
@@ -316,7 +321,7 @@ def _ranking_table(ranking: Ranking) -> Table:
         title="Ranks over pairs",
         caption="",
         blocks=(Block.of(header, zip(*columns, strict=True), "Ranks over pairs"),),
-        legend=f"Friedman's test that all variants rank alike: p {p}.",
+        legend=f"{test} that all variants rank alike: p {p}.",
         frame=pd.DataFrame(best),
         notes=(missing,) if missing else (),
     )
