@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from graphkd.report.markup import escaped
 
 if TYPE_CHECKING:
-    pass
+    from matplotlib.font_manager import FontProperties
 
 WIDTH = 540.0
 """Width of a figure in points (1/72 inch), the unit of all lengths here: 900 pixels at `DPI`."""
@@ -47,14 +47,12 @@ def wrapped(text: str, width: float, size: str = "text") -> str:
 
     Signs that the font lacks, which would all be the same empty box, become escapes.
     """
-    from matplotlib.font_manager import FontProperties, findfont, get_font
-    from matplotlib.textpath import text_to_path
+    from matplotlib.font_manager import findfont, get_font
 
-    font = FontProperties(size=SIZES[size], weight="bold" if size == "title" else "normal")
-    glyphs = get_font(findfont(font))
+    glyphs = get_font(findfont(_font(size)))
 
     def fits(line: str) -> bool:
-        return bool(text_to_path.get_text_width_height_descent(line.rstrip(), font, ismath=False)[0] <= width)
+        return width_of(line.rstrip(), size) <= width
 
     drawable = "".join(sign if glyphs.get_char_index(ord(sign)) else escaped(sign) for sign in text)
     lines = [""]
@@ -66,6 +64,20 @@ def wrapped(text: str, width: float, size: str = "text") -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
+def width_of(text: str, size: str) -> float:
+    """Return the width of a text's widest line, in points."""
+    from matplotlib.textpath import text_to_path
+
+    font = _font(size)
+    return max(text_to_path.get_text_width_height_descent(line, font, ismath=False)[0] for line in text.split("\n"))
+
+
 def height_of(text: str, size: str) -> float:
     """Return the height of a text's lines, in points."""
     return (text.count("\n") + 1) * LEADING * SIZES[size]
+
+
+def _font(size: str) -> FontProperties:
+    from matplotlib.font_manager import FontProperties
+
+    return FontProperties(size=SIZES[size], weight="bold" if size == "title" else "normal")

@@ -162,17 +162,13 @@ class _Plot:
     axis: str
     baseline: Shown | None
 
-    @property
-    def is_percent(self) -> bool:
-        return self.label.endswith("(%)")
-
 
 def _draw_dots(plot: _Plot) -> Figure:
     """Draw a line for each row: label, every seed, the mean and its bar."""
     labels = [wrapped(f"{shown.row.label} (n={shown.n})", 0.42 * WIDTH) for shown in plot.rows]
     ends = [*itertools.accumulate((max(LEAST_ROW, height_of(label, "text") + 8) for label in labels), initial=0.0)]
     figure, axes = _new_figure(plot, ends[-1], plot.label, [])
-    axes.set_xlim(*_limits(plot))
+    axes.set_xlim(*limits(plot.rows, plot.label))
     axes.ticklabel_format(axis="x", useOffset=False)
     axes.set_ylim(ends[-1], 0)
     middles = [(above + below) / 2 for above, below in pairwise(ends)]
@@ -211,7 +207,7 @@ def _draw_along(plot: _Plot) -> Figure:
     is_log = values[0] > 0 and values[-1] > LOG_FROM * values[0]
     figure, axes = _new_figure(plot, LEAST_HEIGHT, f"{plot.axis} (log scale)" if is_log else plot.axis, keys)
     axes.set_title(plot.label, loc="left", fontsize=SIZES["text"])
-    axes.set_ylim(*_limits(plot))
+    axes.set_ylim(*limits(plot.rows, plot.label))
     axes.ticklabel_format(axis="y", useOffset=False)
     dodge = min(DODGE, 0.3 * WIDTH / len(series))
     _set_scale(axes, values, is_log, DODGE + dodge * (len(series) - 1) / 2)
@@ -304,13 +300,18 @@ def _put(axes: Axes, points: Sequence[Point], along: Literal["x", "y"], shift: f
     axes.plot(x, y, transform=offset_copy(axes.transData, axes.get_figure(root=True), dx, dy, "points"), **look)
 
 
-def _limits(plot: _Plot) -> tuple[float, float]:
+def is_percent(label: str) -> bool:
+    """Return whether the heading of a metric says percent."""
+    return label.endswith("(%)")
+
+
+def limits(rows: Sequence[Shown], label: str) -> tuple[float, float]:
     """Return the range of the metric that holds all that is drawn, in percent no wider than 0 to 100 needs."""
-    known = [shown for shown in plot.rows if shown.n]
+    known = [shown for shown in rows if shown.n]
     values = [value for shown in known for value in shown.values]
     ends = [shown.summary.mean + side * shown.reach for shown in known for side in (-1, 1)]
     low, high = min(*values, *ends), max(*values, *ends)
-    if plot.is_percent:
+    if is_percent(label):
         low, high = max(low, min(0.0, *values)), min(high, max(100.0, *values))
     pad = 0.05 * (high - low) or 0.05 * abs(low) or 1.0
     return low - pad, high + pad
@@ -321,7 +322,7 @@ def _level_text(shown: Shown, plot: _Plot) -> str:
     name = f"{shown.row.label} (baseline)" if shown is plot.baseline else shown.row.label
     if shown.is_point:
         return name
-    form = ".2f" if plot.is_percent else ".4g"
+    form = ".2f" if is_percent(plot.label) else ".4g"
     ends = [f"{shown.summary.mean + side * shown.reach:{form}}" for side in (-1, 1)]
     bar = f" ± {shown.reach:{form}}" if shown.n == PAIR else f" [{', '.join(ends)}]" if shown.n > PAIR else ""
     return f"{name}: {shown.summary.mean:{form}}{bar} (n={shown.n})"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from graphkd.report.figure_style import DPI, GREY, SIZES, STYLES, WIDTH, look, wrapped
-from graphkd.report.figures import Shown, meaning_of_bars
+from graphkd.report.figures import Shown, limits, meaning_of_bars
 from graphkd.report.metrics import METRICS
 from graphkd.report.record import Record
 from graphkd.report.rows import Group, Row, aggregate, grouped
@@ -23,8 +23,18 @@ FEWEST = 3
 PANEL_HEIGHT = 230.0
 LABEL_HEIGHT = 12.0
 """In points, as all lengths of figures."""
+MARGIN = 0.15
+"""Space on either side of the points, as a share of their range."""
 COLUMN = 0.08
 """Points within this share of a panel's width have their numbers in one column."""
+
+
+class _Point(NamedTuple):
+    """A variant in a panel: its number, its value of the diagnostic, and its accuracy."""
+
+    number: int
+    at: float
+    shown: Shown
 
 
 def build_graph_figures(
@@ -55,28 +65,31 @@ def _draw(group: Group, rows: Sequence[Row], panels: Sequence[str], metric: str)
     """Draw a panel for each diagnostic, in which each variant is a numbered point."""
     from matplotlib.figure import Figure
 
+    accuracy = [Shown.of(row, metric, "") for row in rows]
+    points = [
+        [
+            _Point(number, row.summary(panel).mean, shown)
+            for number, (row, shown) in enumerate(zip(rows, accuracy, strict=True), start=1)
+            if row.by_seed(panel)
+        ]
+        for panel in panels
+    ]
+    highest = max(len(stack) for of in points for stack in _stacks(of))
+    panel_height = max(PANEL_HEIGHT, LABEL_HEIGHT * (highest + 2))
     lines = math.ceil(len(panels) / 2)
     note = [wrapped(text, 0.94 * WIDTH, "small") for text in _legend(rows)]
-    height = PANEL_HEIGHT * lines + 14 * sum(text.count("\n") + 1 for text in note) + 60
+    height = panel_height * lines + 14 * sum(text.count("\n") + 1 for text in note) + 60
     figure = Figure((WIDTH / 72, height / 72), dpi=DPI, layout="constrained")
     figure.suptitle(wrapped(group.title, 0.94 * WIDTH, "title"), x=8 / WIDTH, ha="left", weight="bold")
-    accuracy = [Shown.of(row, metric, "") for row in rows]
-    low = min(shown.summary.mean - shown.reach for shown in accuracy)
-    high = max(shown.summary.mean + shown.reach for shown in accuracy)
-    pad = 0.05 * (high - low) or 1.0
-    for place, panel in enumerate(panels, start=1):
+    low, high = limits(accuracy, METRICS[metric].label)
+    for place, (panel, of) in enumerate(zip(panels, points, strict=True), start=1):
         axes = figure.add_subplot(lines, 2, place)
         axes.set_xlabel(wrapped(METRICS[panel].axis, 0.4 * WIDTH))
         axes.locator_params(axis="x", nbins=5)
         axes.set_ylabel(wrapped(METRICS[metric].axis, 0.8 * PANEL_HEIGHT) if place % 2 else "")
-        axes.set_ylim(low - pad, high + pad)
-        axes.margins(x=0.15)
-        points = [
-            (number, row.summary(panel).mean, shown)
-            for number, (row, shown) in enumerate(zip(rows, accuracy, strict=True), start=1)
-            if row.by_seed(panel)
-        ]
-        _draw_points(axes, points)
+        axes.set_xlim(*_range(of))
+        axes.set_ylim(low, high)
+        _draw_points(axes, of, LABEL_HEIGHT * (high - low) / panel_height)
     legend = figure.legend(
         handles=[], loc="outside lower left", title="\n".join(note), alignment="left", borderaxespad=0
     )
@@ -93,27 +106,48 @@ def _legend(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def _draw_points(axes: Axes, points: Sequence[tuple[int, float, Shown]]) -> None:
-    """Draw numbered points, the numbers of points that lie close together in a column beside them."""
+def _range(points: Sequence[_Point]) -> tuple[float, float]:
+    """Return the ends of the horizontal axis, with room for numbers beside the points."""
+    values = [point.at for point in points]
+    pad = MARGIN * (max(values) - min(values)) or 0.05 * abs(values[0]) or 1.0
+    return min(values) - pad, max(values) + pad
+
+
+def _stacks(points: Sequence[_Point]) -> list[list[_Point]]:
+    """Return the points whose numbers share a column, each column from the lowest mean to the highest."""
+    left, right = _range(points)
+    stacks: list[list[_Point]] = []
+    for point in sorted(points, key=lambda point: point.at):
+        if not stacks or point.at - stacks[-1][0].at >= COLUMN * (right - left):
+            stacks.append([])
+        stacks[-1].append(point)
+    return [sorted(stack, key=lambda point: point.shown.summary.mean) for stack in stacks]
+
+
+def _draw_points(axes: Axes, points: Sequence[_Point], apart: float) -> None:
+    """Draw numbered points, the numbers of points that lie close together in a column beside them.
+
+    Args:
+        axes: Axes with their limits.
+        points: The points.
+        apart: Least distance of two numbers, on the vertical axis.
+    """
     colour, marker, _ = STYLES[0]
-    for _, at, shown in points:
-        axes.errorbar(at, shown.summary.mean, yerr=shown.reach, color=colour, linewidth=1, alpha=0.4)
-    means = [(at, shown.summary.mean) for _, at, shown in points]
-    axes.plot(*zip(*means, strict=True), color=colour, marker=marker, markeredgecolor="white", linestyle="")
-    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
-    apart = LABEL_HEIGHT * (high - low) / PANEL_HEIGHT
-    start, columns = -math.inf, dict[int, float]()
-    for number, at, _ in sorted(points, key=lambda point: point[1]):
-        start = columns[number] = start if at - start < COLUMN * (right - left) else at
-    for column in set(columns.values()):
-        stack = sorted(
-            (point for point in points if columns[point[0]] == column), key=lambda point: point[2].summary.mean
-        )
-        heights = _spread([shown.summary.mean for _, _, shown in stack], apart, high - apart)
-        for (number, at, shown), height in zip(stack, heights, strict=True):
-            beside = at + 0.025 * (right - left)
-            axes.plot([at, beside], [shown.summary.mean, height], color=GREY, linewidth=0.5)
-            axes.annotate(str(number), (beside, height), va="center", fontsize=SIZES["small"])
+    at = [point.at for point in points]
+    means = [point.shown.summary.mean for point in points]
+    reaches = [point.shown.reach for point in points]
+    axes.errorbar(at, means, yerr=reaches, color=colour, linewidth=0, elinewidth=1, alpha=0.4)
+    axes.plot(at, means, color=colour, marker=marker, markeredgecolor="white", linestyle="")
+    left, right = axes.get_xlim()
+    _, high = axes.get_ylim()
+    leaders: list[tuple[float, float]] = []
+    for stack in _stacks(points):
+        heights = _spread([point.shown.summary.mean for point in stack], apart, high - apart)
+        for point, height in zip(stack, heights, strict=True):
+            beside = point.at + 0.025 * (right - left)
+            leaders += [(point.at, point.shown.summary.mean), (beside, height), (math.nan, math.nan)]
+            axes.annotate(str(point.number), (beside, height), va="center", fontsize=SIZES["small"])
+    axes.plot(*zip(*leaders, strict=True), color=GREY, linewidth=0.5)
 
 
 def _spread(heights: Sequence[float], apart: float, highest: float) -> list[float]:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from graphkd.diagnostics import sample_edges
-from graphkd.report.figure_style import DPI, STYLES, WIDTH, look, wrapped
+from graphkd.report.figure_style import DPI, SIZES, STYLES, WIDTH, look, width_of, wrapped
 from graphkd.report.metrics import DIAGNOSTICS, diagnostic_of
 from graphkd.show.inspection import Inspection, NetworkView
 
@@ -24,6 +24,8 @@ RIGHT, WRONG = STYLES[2][0], STYLES[1][0]
 PANEL = WIDTH / 72 / 2
 LONGEST_LABEL = 40
 """Letters of a class name that are shown."""
+KEY = 5 * SIZES["small"]
+"""Width of a marker in a legend, with the space around it, in points."""
 CURVES = ("teacher_homophily", "student_homophily", "overlap")
 
 
@@ -100,11 +102,14 @@ def draw_embeddings(inspection: Inspection) -> Figure:
 def draw_training(curves: Mapping[str, Sequence[tuple[int, float]]]) -> Figure:
     """Draw diagnostics of graphs over the epochs, (epoch, value) by name."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure((WIDTH / 72, 0.55 * WIDTH / 72), dpi=DPI, layout="constrained")
     axes = figure.subplots()
-    for (name, points), (colour, _, line) in zip(curves.items(), STYLES, strict=False):
-        axes.plot(*zip(*points, strict=True), color=colour, linestyle=line, label=DIAGNOSTICS[name].label)
+    for (name, points), (colour, marker, line) in zip(curves.items(), STYLES, strict=False):
+        mark = marker if len(points) == 1 else None  # a line of one point cannot be seen
+        axes.plot(*zip(*points, strict=True), color=colour, linestyle=line, marker=mark, label=DIAGNOSTICS[name].label)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_xlabel("epoch")
     axes.set_ylim(0, 1)
     axes.legend()
@@ -176,10 +181,13 @@ def _with_classes(figure: Figure, inspection: Inspection) -> Figure:
     """Add a legend of the classes."""
     from matplotlib.lines import Line2D
 
-    marks = [_mark_of(number) for number in range(len(inspection.class_names))]
+    names = _class_labels(inspection)
+    marks = [_mark_of(number) for number in range(len(names))]
     keys = [
         Line2D([], [], color=colour, marker=marker, linestyle="", label=name)
-        for name, (colour, marker) in zip(_class_labels(inspection), marks, strict=True)
+        for name, (colour, marker) in zip(names, marks, strict=True)
     ]
-    figure.legend(handles=keys, loc="outside lower center", ncols=min(8, len(keys)))
+    column = max(width_of(name, "small") for name in names) + KEY
+    columns = max(1, min(8, len(keys), int(72 * figure.get_figwidth() / column)))
+    figure.legend(handles=keys, loc="outside lower center", ncols=columns)
     return figure

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from pathlib import Path
 
 import pytest
@@ -63,13 +64,29 @@ def test_a_diagnostic_that_two_variants_have_makes_no_panel() -> None:
     assert len(figure.axes) == 2
 
 
-def test_numbers_of_many_equal_variants_stay_inside_the_panel() -> None:
-    many = [record for number in range(14) for record in explained(f"v{number:02}", 0.5, [60.0, 61.0, 62.0])]
+@pytest.mark.parametrize("variants", [14, 60])
+@pytest.mark.parametrize("accuracies", [[60.0, 61.0, 62.0], [0.0, 0.1, 0.2], [99.0, 100.0, 100.0]])
+def test_numbers_of_many_equal_variants_stay_inside_the_panel(variants: int, accuracies: list[float]) -> None:
+    many = [record for number in range(variants) for record in explained(f"v{number:02}", 0.5, accuracies)]
     ((_, figure),) = build_graph_figures(many)
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        frame = axes.get_window_extent()
+        places = sorted(text.get_window_extent().y0 for text in axes.texts)
+        assert len(places) == variants
+        assert frame.y0 <= places[0] <= places[-1] <= frame.y1
+        assert min(after - before for before, after in itertools.pairwise(places)) > 9, "they can be read"
+        left, right = axes.get_xlim()
+        assert left < 0.5 < right if axes is figure.axes[0] else left < 0.1 < right, "not at the edge"
+
+
+def test_bars_end_where_percent_do() -> None:
+    ((_, figure),) = build_graph_figures([
+        *explained("low", 0.5, [0.0, 0.0, 3.0]), *explained("mid", 0.6, [50.0, 50.1, 50.2]),
+        *explained("high", 0.7, [97.0, 100.0, 100.0]),
+    ])  # fmt: skip
     low, high = figure.axes[0].get_ylim()
-    heights = sorted(text.xy[1] for text in figure.axes[0].texts)
-    assert len(set(heights)) == 14
-    assert low <= heights[0] <= heights[-1] <= high
+    assert -6 < low < 0 < 100 < high < 106
 
 
 def test_too_few_variants_make_no_figure() -> None:

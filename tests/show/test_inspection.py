@@ -18,7 +18,7 @@ import graphkd
 from graphkd import BUILDERS, UserError
 from graphkd.run import parse, run
 from graphkd.show import Inspection, draw_pictures, inspect
-from graphkd.show.pictures import RIGHT, draw_graphs, draw_relations
+from graphkd.show.pictures import RIGHT, draw_graphs, draw_relations, draw_training
 
 
 @pytest.fixture
@@ -139,3 +139,30 @@ def test_the_training_is_drawn_from_the_diagnostics_that_there_are() -> None:
     assert curves == {"teacher_homophily": [(1, 0.4)]}
     (axes,) = draw_training(curves).axes
     assert axes.lines[0].get_xydata().tolist() == [[1, 0.4]]
+
+
+@pytest.mark.parametrize("with_teacher", [True, False])
+@pytest.mark.parametrize("names", [
+    ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse"],
+    [f"a class with a name of many letters {number}" for number in range(8)],
+    ["a", "b"],
+])  # fmt: skip
+def test_the_legend_of_classes_is_inside_the_picture(
+    finished: Callable[..., Path], names: list[str], with_teacher: bool
+) -> None:
+    changes: dict[str, Any] = {} if with_teacher else {"objective": {"ce": {"name": "ce", "weight": 1.0}}}
+    seen = inspect(finished(changes), classes=len(names), per_class=4, drawn=2)
+    figure = draw_graphs(dataclasses.replace(seen, class_names=tuple(names)))
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    inside, whole = legend.get_window_extent(), figure.bbox
+    assert whole.x0 <= inside.x0 < inside.x1 <= whole.x1
+    assert whole.y0 <= inside.y0 < inside.y1 <= whole.y1
+
+
+def test_a_training_of_one_epoch_is_seen() -> None:
+    figure = draw_training({"overlap": [(1, 0.5)], "teacher_homophily": [(1, 0.2)]})
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    assert all(line.get_marker() not in (None, "None") for line in axes.lines)
+    assert all(float(text.get_text().replace("\N{MINUS SIGN}", "-")).is_integer() for text in axes.get_xticklabels())
