@@ -95,9 +95,12 @@ class Board:
                 continue
 
     def _overall(self) -> str:
-        begun = sum(share for status in self._statuses() for share in status["shares"].values())
-        spent, worked = time.monotonic() - self._began, self._trained + begun
-        left = None if worked == 0 else spent / worked * max(0.0, len(self._waiting) - begun)
+        statuses = list(self._statuses())
+        begun = sum(share for status in statuses for share in status["shares"].values())
+        pace = sum(status["pace"] for status in statuses)
+        if self._trained:
+            pace = (self._trained + begun) / (time.monotonic() - self._began)
+        left = None if pace == 0 else max(0.0, len(self._waiting) - begun) / pace
         done = f"{self._what} {self._total - len(self._waiting)} of {self._total} done"
         return f"{done}, {clock(left)} left"
 

@@ -21,7 +21,7 @@ from graphkd.files import write_atomically
 from graphkd_cli import worker
 from graphkd_cli.main import guarded
 from graphkd_cli.printing import result_line
-from graphkd_cli.progress import figures
+from graphkd_cli.progress import Pace, figures
 
 if TYPE_CHECKING:
     from graphkd.run import RunResult, RunSpec
@@ -112,6 +112,7 @@ class _Status:
         process = f"{socket.gethostname()}-{os.getpid()}"
         self._path, self._log = folder / f"{process}.status", folder / f"{process}.log"
         self._shares: dict[int, float] = {}
+        self._paces: dict[int, Pace] = {}
         self._written = 0.0
 
     def say(self, line: str) -> None:
@@ -119,13 +120,18 @@ class _Status:
         with self._log.open("a", encoding="utf-8", errors="backslashreplace") as log:
             log.write(line.replace("\n", " ") + "\n")
 
+    def start(self, number: int, share: float) -> None:
+        """Start a training of a run, of which this share is done already."""
+        self._paces[number] = Pace(share)
+
     def update(self, number: int, share: float, text: str) -> None:
         """Set the finished share of a run, from 0 to 1, and the text about it."""
         self._shares[number] = share
         if time.monotonic() - self._written >= _SECONDS_BETWEEN_WRITES:
             self._written = time.monotonic()
             together = f"{self._size} runs together; " if self._size > 1 else ""
-            document = {"text": together + text, "shares": self._shares}
+            pace = sum(self._paces[run](done) for run, done in self._shares.items())
+            document = {"text": together + text, "shares": self._shares, "pace": pace}
             write_atomically(self._path, json.dumps(document), durable=False)
 
     def end(self, number: int, name: str, outcome: RunResult | Exception) -> None:
@@ -163,6 +169,7 @@ class _RunCallback(Callback):
         """See `Callback`."""
         self._training, self._epochs = name, epochs
         self._steps, self._total, self._figures = done, epochs * steps, []
+        self._status.start(self._number, done / self._total)
         if done:
             self.note(f"{name}: resuming in epoch {done // steps + 1}")
 

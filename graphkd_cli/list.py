@@ -8,7 +8,7 @@ from typing import Any
 
 from graphkd.binding import convert, describe
 from graphkd.errors import check, one_of
-from graphkd.report.markup import Block
+from graphkd.report.markup import NONE, Block
 from graphkd_cli import compose
 from graphkd_cli.arguments import CommandParser
 from graphkd_cli.config_files import config_names
@@ -112,16 +112,16 @@ def _pairs(config_dir: str | None) -> Block:
     rows = []
     for name in config_names("pair", config_dir):
         config = compose.compose([f"pair={name}"], config_dir).config
-        rows.append(
-            (name, *(_network(config[side]) for side in ("teacher", "student")), _yaml(config["trainer"]["lr"]))
-        )
+        trainer = config["trainer"]
+        lr = _yaml(trainer.get("lr")) if isinstance(trainer, dict) else NONE
+        rows.append((name, *(_network(config[side]) for side in ("teacher", "student")), lr))
     return Block.of(("name", "teacher", "student", "learning rate of the student"), rows, tail=1)
 
 
 def _network(node: Any) -> str:
-    """Return a network's name with the options that its pair gives it."""
-    if isinstance(node, str):
-        return node
+    """Return a network's name with the options that its pair gives it; a dash where a user's pair names none."""
+    if not isinstance(node, dict) or "name" not in node:
+        return node if isinstance(node, str) else NONE
     options = {key: value for key, value in node.items() if key not in _NOT_OPTIONS}
     return " ".join([str(node["name"]), *(f"{key}={_yaml(value)}" for key, value in options.items())])
 

@@ -26,6 +26,18 @@ OF_SEVERAL = 30.0
 LEAST_BAR = 3
 
 
+class Pace:
+    """The pace of one training. That of its teacher, or of a stage before it, would say nothing of it."""
+
+    def __init__(self, done: float = 0.0) -> None:
+        """Start, with this share of the training done already."""
+        self._began, self._first = time.monotonic(), done
+
+    def __call__(self, share: float) -> float:
+        """Return the shares a second, now that this share is done."""
+        return max(0.0, share - self._first) / max(1e-9, time.monotonic() - self._began)
+
+
 class ProgressCallback(Callback):
     """Shows a bar with time left, accuracy and losses by term; without a terminal, a line now and then."""
 
@@ -66,6 +78,8 @@ class ProgressCallback(Callback):
         self._name, self._epochs, self._last_line = name, epochs, time.monotonic()
         if self._task is not None:
             self._progress.remove_task(self._task)
+        if self._runs is not None:
+            self._runs.pace = Pace(done / (epochs * steps))
         first = f"epoch {done // steps + 1}/{epochs}"
         self._task = self._progress.add_task(name, total=epochs * steps, completed=done, epoch=first, figures=())
         if self._live:
@@ -110,6 +124,7 @@ class Runs:
         self._what = what
         self._done = 0
         self._said: set[str] = set()
+        self.pace = Pace()
         self._began = 0.0
         self._trained: list[float] = []
 
@@ -144,11 +159,15 @@ class Runs:
 
     def _left(self, share: float) -> float | None:
         """Estimate the seconds left, at the pace of the runs so far; None before the first."""
-        spent = time.monotonic() - self._began
-        if not self._trained and share == 0:
-            return None
-        each = sum(self._trained) / len(self._trained) if self._trained else spent / share
-        return max(0.0, each - spent) + each * ((self._total or 0) - self._done - 1)
+        if self._trained:
+            each = sum(self._trained) / len(self._trained)
+            own = max(0.0, each - (time.monotonic() - self._began))
+        else:
+            pace = self.pace(share)
+            if pace == 0:
+                return None
+            each, own = 1 / pace, (1 - share) / pace
+        return own + each * ((self._total or 0) - self._done - 1)
 
 
 class _Display(Progress):

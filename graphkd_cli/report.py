@@ -67,6 +67,10 @@ def main(arguments: Sequence[str]) -> int:
         spec = dataclasses.replace(spec, baseline=options.baseline)
     check(options.out != "", "--out is '', but must be the path of a folder")
     folder = Path(options.results) / "tables" if options.out is None else Path(options.out)
+    for problem in loaded.problems:
+        print(visible(f"left out: {problem}"), file=sys.stderr)
+    for line in left_out(records):
+        print(line, file=sys.stderr)
     suites = studies.suites_of(records, options.config_dir)
     if options.profile:
         tables = studies.profiles_by_study(records, suites)
@@ -77,10 +81,6 @@ def main(arguments: Sequence[str]) -> int:
     if options.variants is not None:
         tables = [dataclasses.replace(table, notes=(*table.notes, _CHOSEN)) for table in tables]
     make_folder(folder)
-    for problem in loaded.problems:
-        print(visible(f"left out: {problem}"), file=sys.stderr)
-    for line in left_out(records):
-        print(line, file=sys.stderr)
     studies.show_tables(tables, folder)
     if not options.profile and isinstance(spec, TableSpec) and spec.name in ("default", "graphs"):
         studies.draw_figures(records, suites, folder, spec.baseline, only_graphs=spec.name == "graphs")

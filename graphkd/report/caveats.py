@@ -17,7 +17,19 @@ _UNFINISHED = {"failed": "failed run", "running": "unfinished run"}
 
 def caveats(rows: Sequence[Row]) -> list[str]:
     """Return what speaks against comparing rows, a line each."""
-    kinds = (_repeated, _code, _plugins, _files, _machines, _protocols, _unknown_protocols, _seeds, _few_seeds)
+    kinds = (
+        _repeated,
+        _code,
+        _plugins,
+        _files,
+        _teachers,
+        _machines,
+        _groups,
+        _protocols,
+        _unknown_protocols,
+        _seeds,
+        _few_seeds,
+    )
     return [line for kind in kinds for line in kind(rows)]
 
 
@@ -64,6 +76,18 @@ def _machines(rows: Sequence[Row]) -> Iterator[str]:
     if len(machines) > 1:
         names = [f"{printable(device)} with {counted(threads, 'thread')}" for device, threads in machines]
         yield f"devices or threads are mixed, so times are not comparable: {listed(names)}"
+
+
+def _teachers(rows: Sequence[Row]) -> Iterator[str]:
+    if several := [row.label for row in rows if len(row.teachers) > 1]:
+        yield f"the seeds of a row had several teachers, which adds to its spread: {listed(several)}"
+
+
+def _groups(rows: Sequence[Row]) -> Iterator[str]:
+    sizes = sorted({run.group_size for row in rows for run in row.runs})
+    if len(sizes) > 1:
+        numbers = " and ".join(map(str, sizes))
+        yield f"runs trained in groups of {numbers}, which share work, so times are not comparable"
 
 
 def _protocols(rows: Sequence[Row]) -> Iterator[str]:

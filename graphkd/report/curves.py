@@ -6,8 +6,9 @@ import functools
 import json
 import math
 import os
+import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,9 @@ from graphkd.report.metrics import DIAGNOSTICS, metric_of
 LARGEST_BYTES = 64 << 20
 OF_A_STAGE = b'"stage": "'
 """What a line of a pre-training stage holds; these count their own epochs."""
+EPOCH = re.compile(rb'"epoch": ?(\d{1,9})')
+EVALUATED = re.compile(rb'"(?:test|val)": ?\{')
+EXPLAINED = re.compile(rb'"diagnostics": ?\{ ?"')
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,8 @@ class Curve:
 def read_curves(folders: Sequence[str], points: int) -> dict[str, Curve]:
     """Read what the runs of a row logged by epoch: accuracies, losses of terms before their weights, diagnostics.
 
+    Only the lines of epochs that are kept are parsed: pages of thousands of long runs have little else to do.
+
     Args:
         folders: Folders of the runs; one without readable lines has no part in any curve.
         points: About how many epochs of each curve to keep, the first and the last among them.
@@ -41,37 +47,55 @@ def read_curves(folders: Sequence[str], points: int) -> dict[str, Curve]:
     Returns:
         The curves by the name of the value, in the order of the log.
     """
+    logs = [dict(_lines(folder)) for folder in folders]
+    kinds = [
+        {epoch for log in logs for epoch, line in log.items() if has_kind(line)}
+        for has_kind in (bool, EVALUATED.search, EXPLAINED.search)
+    ]
+    kept = [_thinned(epochs, points) for epochs in kinds]
     values: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for folder in folders:
-        for epoch, line in dict(_lines(folder)).items():
-            for name, value in _values(line):
+    for log in logs:
+        for epoch in sorted(log.keys() & set().union(*kept)):
+            for name, value in _values(_parsed(log[epoch])):
                 values[name][epoch].append(value)
-    return {name: _curve(of, points) for name, of in values.items()}
+    return {name: _curve(of, kept, points) for name, of in values.items()}
 
 
-def _curve(values: Mapping[int, Sequence[float]], points: int) -> Curve:
-    """Return a curve of about so many epochs, evenly spaced among those that have the value."""
-    known = sorted(values)
-    last = len(known) - 1
-    epochs = [known[place] for place in sorted({0, *range(last, -1, -math.ceil(len(known) / points))})]
+def _curve(values: Mapping[int, Sequence[float]], kept: Sequence[Sequence[int]], points: int) -> Curve:
+    """Return a curve over the first of these epochs that all have the value, or over about so many that do."""
+    epochs = next((of for of in kept if of and values.keys() >= set(of)), None) or _thinned(values, points)
     seeds = [values[epoch] for epoch in epochs]
     means = tuple(math.fsum(of) / len(of) for of in seeds)
     return Curve(tuple(epochs), means, tuple(map(min, seeds)), tuple(map(max, seeds)))
 
 
-def _lines(folder: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """Yield the epochs and lines of a log."""
+def _thinned(epochs: Iterable[int], points: int) -> list[int]:
+    """Return the first, the last, and between them about so many epochs, evenly spaced among these."""
+    known = sorted(epochs)
+    if not known:
+        return []
+    step = math.ceil(len(known) / points)
+    return [known[place] for place in sorted({0, *range(len(known) - 1, -1, -step)})]
+
+
+def _lines(folder: str) -> Iterator[tuple[int, bytes]]:
+    """Yield the epochs and lines of a log, without those of stages."""
     try:
         log = read_small(os.path.join(folder, METRICS_FILE), LARGEST_BYTES)
     except UserError:
         return
-    for text in log.splitlines():
-        try:
-            line = None if OF_A_STAGE in text else json.loads(text)
-        except (ValueError, RecursionError):
-            continue  # a line that was torn when the run was killed
-        if isinstance(line, dict) and isinstance(line.get("epoch"), int):
-            yield line["epoch"], line
+    for line in log.splitlines():
+        epoch = EPOCH.search(line)
+        # A line that was torn when the run was killed has no end.
+        if epoch and OF_A_STAGE not in line and line.endswith(b"}"):
+            yield int(epoch[1]), line
+
+
+def _parsed(line: bytes) -> Mapping[str, Any]:
+    try:
+        return _mapping(json.loads(line))
+    except (ValueError, RecursionError):
+        return {}
 
 
 def _values(line: Mapping[str, Any]) -> Iterator[tuple[str, float]]:

@@ -335,6 +335,11 @@ def meaning_of_bars(counts: Collection[int]) -> str:
     return f"the 95 % interval of the mean{'; where n=2, the sample standard deviation' * (PAIR in counts)}"
 
 
+def also_bars(counts: Collection[int]) -> str:
+    """Return what the bars of means are, to go behind what the marks are; nothing where one seed each has none."""
+    return f", its bar {meaning_of_bars(counts)}" if max(counts, default=0) > 1 else ""
+
+
 def _note(plot: _Plot) -> str:
     """Return what the figure shows, in sentences: the data set, the marks, the numbers of seeds, the baseline."""
     counts = {shown.n for shown in plot.rows}

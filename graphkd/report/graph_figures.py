@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from graphkd.report.figure_style import DPI, GREY, SIZES, STYLES, WIDTH, look, wrapped
-from graphkd.report.figures import Shown, limits, meaning_of_bars
+from graphkd.report.figures import Shown, also_bars, limits
 from graphkd.report.metrics import METRICS
 from graphkd.report.record import Record
 from graphkd.report.rows import Group, Row, aggregate, grouped
@@ -98,8 +98,7 @@ def _draw(group: Group, rows: Sequence[Row], panels: Sequence[str], metric: str)
 
 
 def _legend(rows: Sequence[Row]) -> list[str]:
-    counts = [len(row.runs) for row in rows]
-    bars = f", its bar {meaning_of_bars(counts)}" if max(counts) > 1 else ""
+    bars = also_bars([len(row.runs) for row in rows])
     return [
         f"A point is the mean of a variant over its seeds{bars}. Graphs and embeddings are those of the last epoch.",
         *(f"{number}: {row.label} (n={len(row.runs)})" for number, row in enumerate(rows, start=1)),

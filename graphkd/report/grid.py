@@ -207,10 +207,7 @@ def _elsewhere(pairs: Sequence[str], spec: GridSpec) -> list[Block]:
         for method, figures in spec.elsewhere.rows.items()
         if any(figures.mean[at] is not None for at in places.values())
     ]  # fmt: skip
-    title = (
-        f"Published on {spec.elsewhere.data} under other protocols; not comparable with each other or with the runs "
-        "above"
-    )
+    title = f"Published on {spec.elsewhere.data}, each by the protocol in its row: compare only where protocols agree"
     return [Block.of(("method", *places, "source", "protocol"), cells, title)] if cells else []
 
 

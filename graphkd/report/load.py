@@ -11,6 +11,7 @@ from graphkd.report.record import Record, read, shown
 RECORD_FILE, CONFIG_FILE, METRICS_FILE = "record.json", "config.yaml", "metrics.jsonl"
 RUN_FILES = frozenset({CONFIG_FILE, METRICS_FILE, "student.safetensors"})
 NOT_RUNS = frozenset({"reference", "tables"})
+"""Folders of results that hold no runs."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ MOST_NAMES = 10
 LONGEST_STEM = 120
 MARKDOWN = {None: "{}", "best": "**{}**", "second": "<u>{}</u>"}
 LATEX = {None: "{}", "best": r"\textbf{{{}}}", "second": r"\underline{{{}}}"}
+LATEX_HEADING = 14
+"""Letters of a line of a heading, about those of a value with its spread."""
 LATEX_SIGNS = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
     "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}", ">": r"\textgreater{}",
@@ -119,17 +122,26 @@ class Table:
         return "\n\n".join(part for part in parts if part) + "\n"
 
     def latex(self) -> str:
-        """Return the same as a LaTeX `table` with one `tabular` a block, for the package booktabs."""
+        """Return the same as a LaTeX `table` with one `tabular` a block, for the packages booktabs and adjustbox.
+
+        A block that is wider than the text is shrunk to it; its headings are broken, so that it seldom is by much.
+        """
         caption = ". ".join(part.rstrip(".") for part in (self.title, self.caption) if part)
-        lines = [r"% \usepackage{booktabs}", r"\begin{table}", r"\centering", rf"\caption{{{_latex(caption)}.}}"]
+        lines = [
+            r"% \usepackage{booktabs,adjustbox}", r"\begin{table}", r"\centering", rf"\caption{{{_latex(caption)}.}}",
+        ]  # fmt: skip
         for block in self.blocks:
             lines += [rf"\par\medskip {_latex(block.title)}\par" if block.title else r"\par\medskip"]
-            head, *rows = [
-                " & ".join(LATEX[cell.mark].format(_latex(cell.text)) for cell in row) + r" \\"
-                for row in (map(Cell, block.header), *block.cells)
+            first, *others = block.header
+            head = " & ".join([_latex_heading(first, "l"), *(_latex_heading(each, "r") for each in others)]) + r" \\"
+            rows = [
+                " & ".join(LATEX[cell.mark].format(_latex(cell.text)) for cell in row) + r" \\" for row in block.cells
             ]
             begin = rf"\begin{{tabular}}{{l{'r' * (len(block.header) - 1)}}}"
-            lines += [begin, r"\toprule", head, r"\midrule", *rows, r"\bottomrule", r"\end{tabular}"]
+            lines += [
+                r"\begin{adjustbox}{max width=\linewidth}", begin, r"\toprule", head, r"\midrule", *rows,
+                r"\bottomrule", r"\end{tabular}", r"\end{adjustbox}",
+            ]  # fmt: skip
         lines += [rf"\par\smallskip\footnotesize {_latex(line)}" for line in (self.legend, *self.notes)]
         return "\n".join([*lines, r"\end{table}"]) + "\n"
 
@@ -149,7 +161,7 @@ def spread(summary: Summary, n: int, decimals: int) -> str:
     if summary.n == 0:
         return NONE
     count = "" if summary.n == n else f" (n={summary.n})"
-    return f"{summary.mean:.{decimals}f} ± {fixed(summary.std, decimals)}{count}"
+    return f"{fixed(summary.mean, decimals)} ± {fixed(summary.std, decimals)}{count}"
 
 
 def fixed(value: float, decimals: int, sign: str = "") -> str:
@@ -222,6 +234,15 @@ def escaped(sign: str) -> str:
 def _markdown(text: str) -> str:
     safe = MARKDOWN_SIGNS.sub(lambda sign: sign[0] if sign[1] else f"\\{sign[0]}", visible(text).strip())
     return MARKDOWN_START.sub(r"\g<0>\\", safe)
+
+
+def _latex_heading(text: str, side: Literal["l", "r"]) -> str:
+    """Return a heading in short lines, aligned to a side."""
+    lines = textwrap.wrap(text, LATEX_HEADING, break_long_words=False, break_on_hyphens=False)
+    if len(lines) < 2:
+        return _latex(text)
+    broken = r"\\".join(map(_latex, lines))
+    return rf"\shortstack[{side}]{{{broken}}}"
 
 
 def _latex(text: str) -> str:

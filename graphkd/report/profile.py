@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from graphkd.report.caveats import caveats
-from graphkd.report.markup import NONE, Block, Table
+from graphkd.report.markup import NONE, Block, Table, fixed
 from graphkd.report.record import Record
 from graphkd.report.rows import Group, Row, aggregate, grouped
 from graphkd.report.statistics import summarise
@@ -40,11 +40,8 @@ def _build(group: Group, rows: Sequence[Row]) -> Table:
     for row in rows:
         step = row.summary("seconds_per_step").mean
         phases = {name: summarise(run.phases.get(name) for run in row.runs).mean for name in names}
-        texts = (
-            NONE if math.isnan(seconds) else f"{1000 * seconds:.2f} ({100 * seconds / step:.0f} %)"
-            for seconds in phases.values()
-        )
-        cells.append([row.label, str(len(row.runs)), f"{1000 * step:.2f}", *texts])
+        texts = (_time(seconds, step) for seconds in phases.values())
+        cells.append([row.label, str(len(row.runs)), fixed(1000 * step, 2), *texts])
         values = {f"{name}_seconds": seconds for name, seconds in phases.items()}
         frame.append({"variant": row.label, "n": len(row.runs), "seconds_per_step": step, **values})
     return Table(
@@ -56,3 +53,9 @@ def _build(group: Group, rows: Sequence[Row]) -> Table:
         frame=pd.DataFrame(frame),
         notes=tuple(caveats(rows)),
     )
+
+
+def _time(seconds: float, step: float) -> str:
+    """Return milliseconds, and their share of the step where its time is known."""
+    share = f" ({100 * seconds / step:.0f} %)" if step > 0 else ""
+    return NONE if math.isnan(seconds) else f"{1000 * seconds:.2f}{share}"

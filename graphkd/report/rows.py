@@ -14,7 +14,7 @@ from graphkd.identity import short
 from graphkd.report.markup import printable
 from graphkd.report.metrics import value_of
 from graphkd.report.protocol import Protocol
-from graphkd.report.record import Record
+from graphkd.report.record import Record, Teacher
 from graphkd.report.statistics import Summary, summarise
 
 LONGEST_VALUE = 60
@@ -58,6 +58,11 @@ class Row:
     def protocols(self) -> tuple[Protocol, ...]:
         """The different protocols of its runs, as far as records say them: usually one."""
         return tuple(dict.fromkeys(run.protocol for run in self.runs if run.protocol is not None))
+
+    @property
+    def teachers(self) -> tuple[Teacher, ...]:
+        """The different teachers of its runs: one, unless it was trained anew elsewhere."""
+        return tuple(dict.fromkeys(run.teacher for run in self.runs if run.teacher is not None))
 
     def by_seed(self, metric: str) -> dict[int, float]:
         """Return the metric of each run that has a finite one, by seed."""

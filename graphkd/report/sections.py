@@ -15,7 +15,7 @@ from pathlib import Path
 from graphkd.report.charts import Chart, Dots, Look, Point, curve_chart, dot_chart, look_of, point_chart
 from graphkd.report.configs import compare_options, read_options
 from graphkd.report.curves import read_curves
-from graphkd.report.figures import Shown, meaning_of_bars
+from graphkd.report.figures import Shown, also_bars
 from graphkd.report.graph_figures import PANELS
 from graphkd.report.load import Loaded
 from graphkd.report.markup import NONE, Block, Cell, Table, fixed, marks
@@ -100,6 +100,7 @@ class Section:
     caption: str = ""
     options: Block | None = None
     shared: Mapping[str, str] = field(default_factory=dict)
+    notes: Sequence[str] = ()
     runs: Sequence[Run] = ()
     best: tuple[str, str] = (NONE, NONE)
 
@@ -150,7 +151,7 @@ class Sections:
     def run(self, record: Record, label: str) -> Run:
         """Return the line of a run."""
         place = os.path.relpath(self.folders[id(record)], self.folder)
-        return Run(record, label, urllib.parse.quote(Path(place).as_posix()) + "/")
+        return Run(record, label, urllib.parse.quote(os.fsencode(Path(place).as_posix())) + "/")
 
     def _over_pairs(self, title: str, rows: Sequence[Row], grids: Sequence[Table]) -> Section:
         looks = _looks(rows)
@@ -158,7 +159,9 @@ class Sections:
         for row in rows:
             values[row.label][row.pair] = list(row.by_seed(ACCURACY).values())
         ranking = rank_over_pairs(values)
-        costs = Charts("Accuracy against size", "A point is the mean of a variant on a pair.", self._sizes(rows, looks))
+        bars = also_bars([len(row.by_seed(ACCURACY)) for row in rows])
+        note = f"A point is the mean of a variant on a pair{bars}."
+        costs = Charts("Accuracy against size", note, self._sizes(rows, looks))
         ranked = [] if ranking is None else [_ranking_charts(ranking, looks)]
         tables = [*grids, *([] if ranking is None else [_ranking_table(ranking)])]
         return Section(title=title, looks=looks, tables=tables, charts=[*ranked, *([costs] if costs.charts else [])])
@@ -170,15 +173,20 @@ class Sections:
             spec = dataclasses.replace(spec, baseline=self.studies.baselines.get(study))
         (table,) = build_tables(group.records, spec, self.studies.order.get(study, ()))
         shown = [one for one in (Shown.of(row, ACCURACY, "") for row in rows) if one.n]
+        bars = also_bars([one.n for one in shown])
         against = [*self._sizes(rows, looks), *_against(shown, looks, TIMES)]
         charts = [
             _seeds(shown, looks, named(rows, spec.baseline)),
-            Charts("Accuracy against cost", "A point is the mean of a variant over its seeds.", against),
+            Charts("Accuracy against cost", f"A point is the mean of a variant over its seeds{bars}.", against),
             self._curves(rows, looks, points),
-            Charts("Graphs against accuracy", "As they were in the last epoch.", _against(shown, looks, PANELS)),
+            Charts(
+                "Graphs against accuracy",
+                f"A point is the mean of a variant over its seeds{bars}. Graphs as they were in the last epoch.",
+                _against(shown, looks, PANELS),
+            ),
         ]
-        options, shared = compare_options(
-            {row.label: self.read_options(self._folder_of(row)) for row in rows[:MOST_SIDE_BY_SIDE]}
+        options, shared, notes = compare_options(
+            {row.label: self.read_options(self._folder_of(row)) for row in rows}, MOST_SIDE_BY_SIDE
         )
         best = max(shown, key=lambda one: one.summary.mean, default=None)
         return Section(
@@ -189,6 +197,7 @@ class Sections:
             charts=[of for of in charts if of.charts],
             options=options if options.cells else None,
             shared=shared,
+            notes=notes,
             runs=list(self._runs(group.records, rows)),
             best=(best.row.label, fixed(best.summary.mean, 2)) if best else (NONE, NONE),
         )
@@ -257,7 +266,7 @@ def _seeds(shown: Sequence[Shown], looks: Mapping[str, Look], baseline: Sequence
         mean, label = one.summary.mean, one.row.label
         seeds = {f"seed {seed}": value for seed, value in one.row.by_seed(ACCURACY).items()}
         dots.append(Dots(label, looks[label], mean, mean - one.reach, mean + one.reach, seeds))
-    note = f"Ticks are seeds, the mark their mean, the bar {meaning_of_bars([one.n for one in shown])}."
+    note = f"Ticks are seeds, the mark their mean{also_bars([one.n for one in shown])}."
     note += " The dashed line is the mean of the baseline." if means else ""
     return Charts("Accuracy of every seed", note, [dot_chart(AXIS, dots, *means)] if dots else [])
 

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from graphkd.binding import bind, options_of
-from graphkd.errors import check, choices, did_you_mean
+from graphkd.errors import check, choices, counted, did_you_mean
 from graphkd.report.caveats import caveats, left_out
 from graphkd.report.comparison import Comparison, compare_all
 from graphkd.report.markup import NONE, Block, Cell, Table, fixed, listed, marks, spread
 from graphkd.report.metrics import METRICS, Metric, metric_of
 from graphkd.report.record import Record
 from graphkd.report.rows import Group, Row, aggregate, common_protocol, grouped, named
-from graphkd.report.statistics import Summary
+from graphkd.report.statistics import Summary, summarise
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -93,6 +93,8 @@ def _build_table(group: Group, spec: TableSpec, order: Sequence[str]) -> Table:
     header = ("variant", "n", *(metric.label for metric in printed), *test_header)
     measured = {name for record in group.records for name in record.metrics.diagnostics}
     unknown = [name for name in (*spec.columns, spec.compare) if "." in name and name not in measured]
+    if not printed:
+        notes.append(f"no run has {listed([metric_of(name).label for name in spec.columns])}")
     notes += [f"no run has the diagnostic '{name}'{did_you_mean(name, measured)}" for name in unknown]
     return Table(
         name=group.name + ("" if spec.name == "default" else f"_{spec.name}"),
@@ -127,13 +129,17 @@ def _compare(rows: Sequence[Row], spec: TableSpec) -> tuple[str, list[Comparison
     compared = zip(rows, compare_all(values, baseline.by_seed(spec.compare)), strict=True)
     tests = [Comparison(math.nan) if row is baseline else test for row, test in compared]
     number = sum(not math.isnan(test.p) for test in tests)
+    untested = len(tests) - 1 - number
+    why = f"{counted(untested, 'row')} without p: too few seeds, or equal differences in all"
+    if number == 0:
+        return baseline.label, tests, [why] if untested else []
     note = (
         f"differences to {baseline.label} are those of a paired t-test over the seeds that both have, or of Welch's "
         f"where these are fewer than 2; p is two-sided and corrected after Holm, number of comparisons: {number}; "
         "intervals are not corrected for the number of comparisons; with few seeds (n), only large differences can be "
         "detected"
     )
-    return baseline.label, tests, [note]
+    return baseline.label, tests, [note, why] if untested else [note]
 
 
 def _test_cells(test: Comparison, decimals: int) -> list[str]:
@@ -151,16 +157,18 @@ def _caption(rows: Sequence[Row]) -> str:
 
 
 def _teachers(rows: Sequence[Row]) -> str:
-    """Return the accuracy of the teacher, or of each teacher with its rows."""
-    labels: dict[tuple[str, str], list[str]] = defaultdict(list)
+    """Return the accuracy of the teacher, or of each teacher with its rows; `caveats` names rows that have several."""
+    labels: dict[tuple[float, str], dict[str, None]] = defaultdict(dict)
     for row in rows:
-        teacher = row.runs[0].teacher
-        if teacher is not None:
-            accuracy = "unknown" if teacher.accuracy is None else f"{teacher.accuracy:.2f} %"
-            labels[accuracy, teacher.identity].append(row.label)
-    if len(labels) == 1:
-        return "".join(f"Teacher: test top-1 {accuracy}." for accuracy, _ in labels)
-    several = "; ".join(f"{accuracy} for {listed(names)}" for (accuracy, _), names in sorted(labels.items()))
+        for teacher in row.teachers:
+            labels[math.inf if teacher.accuracy is None else teacher.accuracy, teacher.identity][row.label] = None
+    texts = [
+        ("unknown" if math.isinf(accuracy) else f"{accuracy:.2f} %", listed(list(names)))
+        for (accuracy, _), names in sorted(labels.items())
+    ]
+    if len(texts) == 1:
+        return f"Teacher: test top-1 {texts[0][0]}."
+    several = "; ".join(f"{accuracy} for {names}" for accuracy, names in texts)
     return f"Teachers differ between rows: test top-1 {several}." if several else ""
 
 
@@ -169,10 +177,10 @@ def _frame(
 ) -> pd.DataFrame:
     import pandas as pd
 
-    teachers = [row.runs[0].teacher for row in rows]
+    accuracies = [summarise(teacher.accuracy for teacher in row.teachers) for row in rows]
     frame = pd.DataFrame({
         **{name: [getattr(row, name) for row in rows] for name in ROW_COLUMNS},
-        "teacher_accuracy": [math.nan if one is None or one.accuracy is None else one.accuracy for one in teachers],
+        "teacher_accuracy": [accuracy.mean for accuracy in accuracies],
         "protocol": ["; ".join(map(str, row.protocols)) for row in rows],
         "n": [len(row.runs) for row in rows],
         "seeds": [" ".join(map(str, row.seeds)) for row in rows],

@@ -24,10 +24,11 @@ from graphkd.objective.schedule import Schedule
 from graphkd.objective.weighted_sum import Weight, check_terms
 from graphkd.registry import Registry, import_plugins
 from graphkd.relation import RELATIONS
+from graphkd.report.load import NOT_RUNS
 from graphkd.run.build import SHARED, try_out
 from graphkd.run.folder import read_config, weights_file, write_config
 from graphkd.run.part import Part, Term
-from graphkd.run.spec import GRAPH_KEYS, LONGEST_NAME, RunSpec, StudentSpec, TeacherSpec
+from graphkd.run.spec import GRAPH_KEYS, LONGEST_NAME, TEACHERS, RunSpec, StudentSpec, TeacherSpec
 
 KEYS = {
     "seed", "teacher_gnn", "negatives", "results", "study", "variant", "varied", "run_dir", "force", "plugins", "bank",
@@ -196,14 +197,25 @@ def check_keys(config: Mapping[str, Any]) -> None:
         raise UserError(f"the config lacks the node '{key}'")
     for key in ("seed", "results", "study", "force", "variant", "run_dir"):
         _own_option(config.get(key), key)
-    for key in ("study", "variant"):
-        if config.get(key) is not None:
-            check_plain(config[key], key)
+    check_study(config["study"])
+    if config.get("variant") is not None:
+        check_plain(config["variant"], "variant")
     _check_seed(config["seed"], "seed")
     results, run_dir = config["results"], config.get("run_dir")
     check(_is_path(results), f"results is {brief(results)}, but must be the path of a folder")
     check(run_dir is None or _is_path(run_dir), f"run_dir is {brief(run_dir)}, but must be the path of a folder")
     _check_finite(config)
+
+
+def check_study(name: str) -> None:
+    """Check that a study's name can be that of a folder of results, and is not one that has another use there.
+
+    Raises:
+        UserError: It is not.
+    """
+    check_plain(name, "study")
+    taken = sorted({TEACHERS, *NOT_RUNS})
+    check(name not in taken, f"study is '{name}', but results has folders of another use by the names {choices(taken)}")
 
 
 def check_plain(name: str, what: str) -> None:

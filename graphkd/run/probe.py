@@ -28,7 +28,7 @@ from graphkd.registry import import_plugins
 from graphkd.report.record import read as read_record
 from graphkd.run.finished import FinishedRun, check_images, load
 from graphkd.run.folder import CONFIG, RECORD, WEIGHTS, read_config, visible_folders
-from graphkd.run.parse import check_keys, check_plain
+from graphkd.run.parse import check_keys, check_study
 from graphkd.run.part import Part, counted_options, source_hashes
 from graphkd.run.spec import Built, RunSpec, cross_entropy, run_place
 
@@ -294,7 +294,7 @@ def parse_target(
     name = options.pop("name", None)
     check(isinstance(name, str), "data needs a name, for example data=digits")
     if study is not None:
-        check_plain(study, "study")
+        check_study(study)
     part = Part(DATASETS, name, DATASETS.bind(name, options))
     return Target(part, probe or Probe(), results, study, tuple(plugins))
 

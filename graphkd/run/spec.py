@@ -22,6 +22,8 @@ from graphkd.run.part import Part, Term, counted_options, source_hashes
 
 GRAPH_KEYS = ("builder", "gnn", "teacher_gnn")
 LONGEST_NAME = 200  # file systems take 255 bytes
+TEACHERS = "teachers"
+"""Folder of all teachers, in the folder of results."""
 
 
 def run_place(group: str | Path, name: str, identity: str, seed: int) -> Path:
@@ -152,7 +154,7 @@ class TeacherSpec(RunSpec):
 
     def place_of(self, identity: str) -> Path:
         """Return the folder of a teacher with this network, seed and identity, below a results folder."""
-        return run_place("teachers", self.model.name, identity, self.seed)
+        return run_place(TEACHERS, self.model.name, identity, self.seed)
 
     @property
     def plugins(self) -> dict[str, str]:

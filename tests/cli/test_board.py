@@ -7,6 +7,7 @@ import json
 import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -15,7 +16,7 @@ from graphkd.engine.callback import EpochResult
 from graphkd.report.record import Code, Metrics, Record
 from graphkd.run import RunResult
 from graphkd.run.folder import BusyError
-from graphkd_cli import board, groups
+from graphkd_cli import board, groups, progress
 from graphkd_cli.board import Board
 from graphkd_cli.groups import _RunCallback, _Status, read_answer, run_groups, write_groups
 
@@ -80,8 +81,30 @@ def test_a_terminal_shows_what_each_process_is_at(tmp_path: Path, monkeypatch: p
 
 
 def test_what_a_dead_process_left_does_not_turn_the_time_round(tmp_path: Path) -> None:
-    (tmp_path / "gone.status").write_text(json.dumps({"text": "epoch 1/2", "shares": {"0": 1.0, "1": 1.0, "2": 1.0}}))
+    (tmp_path / "gone.status").write_text(
+        json.dumps({"text": "epoch 1/2", "shares": {"0": 1.0, "1": 1.0, "2": 1.0}, "pace": 1.0})
+    )
     assert board.clock(0.0) in Board(screen(False), tmp_path, [0, 1], "run")._overall()
+
+
+def test_the_time_of_the_teachers_training_is_not_that_of_the_students(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first run's callback tells of its teacher, too; ten minutes of it are no ten minutes for a hundredth."""
+    now = [1000.0]
+    for module in (board, groups, progress):
+        clock = SimpleNamespace(monotonic=lambda: now[0], time=time.time)
+        monkeypatch.setattr(module, "time", clock)
+    shown = Board(screen(False), tmp_path, list(range(10)), "run")
+    callback = _RunCallback(_Status(tmp_path, 1), 0)
+    callback.start("teacher resnet20 seed 0", 1, 100)
+    for _ in range(99):
+        now[0] += 6
+        callback.step()
+    callback.start("student kd seed 0", 1, 100)
+    now[0] += 6
+    callback.step()
+    assert shown._overall() == "run 0 of 10 done, 1:39:54 left", "999 hundredths at 6 seconds"
 
 
 def test_each_group_is_taken_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

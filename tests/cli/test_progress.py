@@ -108,6 +108,19 @@ def test_a_suite_says_what_runs_now_how_many_are_done_and_the_time_left(
     assert runs.line(0.1) == "run 3 of 4, 0:01:40 left for all", "runs that were there say nothing about the pace"
 
 
+def test_the_first_runs_teacher_says_nothing_about_the_time_of_the_others(
+    clock: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "console", lambda: a_screen(80))
+    runs = Runs(3)
+    with runs.watch() as callback:
+        callback.start("teacher resnet20 seed 0", 2, 5)
+        clock[0] += 1000
+        callback.start("student kd seed 0", 2, 5, done=5)
+        clock[0] += 10
+        assert runs.line(0.75) == "run 1 of 3, 0:01:30 left for all", "a quarter takes 10 s, the first half is resumed"
+
+
 def test_several_runs_note_the_same_thing_once_and_tell_of_long_trainings(
     clock: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,7 +6,7 @@ from test_rows import runs
 
 from graphkd.report.caveats import caveats
 from graphkd.report.markup import listed
-from graphkd.report.record import Code
+from graphkd.report.record import Code, Teacher
 from graphkd.report.rows import aggregate
 
 
@@ -34,6 +34,20 @@ def test_plug_ins_that_changed_between_runs_are_named() -> None:
 def test_mixed_machines_are_named() -> None:
     (warning,) = caveats(aggregate(runs("hkd", 3) + runs("kd", 3, threads=1)))
     assert warning == "devices or threads are mixed, so times are not comparable: cpu with 1 thread, cpu with 2 threads"
+
+
+def test_groups_of_several_sizes_are_named() -> None:
+    """A run in a group of six has a sixth of the teacher's time."""
+    mixed = runs("hkd", 3, group_size=6) + runs("kd", [0, 1], group_size=6) + runs("kd", [2])
+    assert caveats(aggregate(mixed)) == [
+        "runs trained in groups of 1 and 6, which share work, so times are not comparable"
+    ]
+
+
+def test_a_row_under_several_teachers_is_named() -> None:
+    records = [*runs("kd", 3), *runs("hkd", [0]), *runs("hkd", [1, 2], teacher=Teacher("beef", 60.1))]
+    (line,) = caveats(aggregate(records))
+    assert line == "the seeds of a row had several teachers, which adds to its spread: hkd"
 
 
 def test_mixed_files_of_data_are_named() -> None:

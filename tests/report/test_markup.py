@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import math
 import os
@@ -69,16 +70,29 @@ def test_markdown_shows_every_block() -> None:
     )
 
 
+FIT = r"\begin{adjustbox}{max width=\linewidth}"
+
+
 def test_latex_shows_every_block() -> None:
     assert TWO.latex().splitlines() == [
-        r"% \usepackage{booktabs}", r"\begin{table}", r"\centering", r"\caption{study\_1.}",
+        r"% \usepackage{booktabs,adjustbox}", r"\begin{table}", r"\centering", r"\caption{study\_1.}",
         r"\par\medskip",
-        r"\begin{tabular}{lr}", r"\toprule", r"method & a$\rightarrow$b (\%) \\", r"\midrule",
+        FIT, r"\begin{tabular}{lr}", r"\toprule", r"method & a$\rightarrow$b (\%) \\", r"\midrule",
         r"kd & \textbf{73.55 $\pm$ 0.20} \\", r"{[}x{]} & \underline{$-$1.00} \\", r"\bottomrule", r"\end{tabular}",
-        r"\par\medskip Seconds\par",
-        r"\begin{tabular}{l}", r"\toprule", r"method \\", r"\midrule", r"a \& b \\", r"\bottomrule", r"\end{tabular}",
+        r"\end{adjustbox}", r"\par\medskip Seconds\par",
+        FIT, r"\begin{tabular}{l}", r"\toprule", r"method \\", r"\midrule", r"a \& b \\", r"\bottomrule",
+        r"\end{tabular}", r"\end{adjustbox}",
         r"\par\smallskip\footnotesize a legend", r"\par\smallskip\footnotesize 50 \% of \{x\}", r"\end{table}",
     ]  # fmt: skip
+
+
+def test_long_headings_are_broken_in_latex() -> None:
+    block = Block.of(("variant of the student", "difference to kd_equal, test top-1 (%)", "95 % interval"), [])
+    (head,) = [line for line in dataclasses.replace(TWO, blocks=(block,)).latex().splitlines() if "variant" in line]
+    assert head == (
+        r"\shortstack[l]{variant of the\\student} & \shortstack[r]{difference to\\kd\_equal, test\\top-1 (\%)} "
+        r"& 95 \% interval \\"
+    )
 
 
 printable = st.text(st.characters(categories=["L", "N", "P", "S", "Zs"]), max_size=200)

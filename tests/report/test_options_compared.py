@@ -28,16 +28,26 @@ def test_an_unreadable_config_has_no_options(tmp_path: Path, content: str) -> No
 
 
 def test_what_differs_stands_side_by_side_before_what_is_absent_and_the_unusual_is_marked() -> None:
-    block, shared = compare_options({
+    block, shared, notes = compare_options({
         "a": {"k": "8", "lr": "0.1", "epochs": "3"}, "b": {"lr": "0.2", "epochs": "3"},
         "c": {"lr": "0.1", "k": "8", "epochs": "3"}, "old": {},
-    })  # fmt: skip
+    }, 60)  # fmt: skip
     assert block.header == ("option", "a", "b", "c")
     assert block.rows() == [["lr", "0.1", "0.2", "0.1"], ["k", "8", "—", "8"]]
     assert [[cell.mark for cell in row] for row in block.cells] == [[None, None, "best", None], [None] * 4]
     assert shared == {"epochs": "3"}
+    assert notes == ["The configs of 1 variant cannot be read."]
 
 
 def test_a_single_row_differs_in_nothing() -> None:
-    block, shared = compare_options({"a": {"k": "8"}})
-    assert (block.cells, shared) == ((), {"k": "8"})
+    block, shared, notes = compare_options({"a": {"k": "8"}}, 60)
+    assert (block.cells, shared, notes) == ((), {"k": "8"}, [])
+
+
+def test_rows_that_are_not_shown_are_compared_too() -> None:
+    options = {f"v{number}": {"lr": "0.1" if number < 3 else "0.9", "k": "8"} for number in range(4)}
+    block, shared, notes = compare_options(options, 2)
+    assert block.header == ("option", "v0", "v1")
+    assert block.rows() == [["lr", "0.1", "0.1"]]
+    assert shared == {"k": "8"}
+    assert notes == ["The first 2 of 4 variants are shown; all are compared."]

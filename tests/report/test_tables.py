@@ -210,6 +210,43 @@ def test_the_caption_tells_teachers_apart() -> None:
     )
 
 
+def test_the_caption_names_every_teacher_of_a_row() -> None:
+    """A teacher that is trained anew elsewhere keeps its identity."""
+    records = [
+        *runs("a", [56.0], teacher=Teacher("t", 9.5)), *runs("b", [60.0], teacher=Teacher("t", 56.77)),
+        *(dataclasses.replace(run, seed=1) for run in runs("b", [61.0], teacher=Teacher("t", 60.1))),
+    ]  # fmt: skip
+    table = build(records)
+    assert table.caption == "Teachers differ between rows: test top-1 9.50 % for a; 56.77 % for b; 60.10 % for b."
+    assert table.frame["teacher_accuracy"].tolist() == pytest.approx([9.5, (56.77 + 60.1) / 2])
+
+
+@pytest.mark.parametrize(("accuracies", "notes"), [
+    ([[90.0], [91.0]], ["1 row without p: too few seeds, or equal differences in all"]),
+    ([[90.0, 91.0, 92.0], [91.0, 92.0, 93.0]], ["1 row without p: too few seeds, or equal differences in all"]),
+    ([[90.0, 91.0, 92.0], [91.0, 92.0, 93.0], [94.0, 93.0, 96.0]],
+     ["number of comparisons: 1", "1 row without p: too few seeds, or equal differences in all"]),
+    ([[90.0, 91.0, 92.0], [94.0, 93.0, 96.0]], ["number of comparisons: 1"]),
+])  # fmt: skip
+def test_the_note_on_tests_tells_of_those_that_there_were(accuracies: list[list[float]], notes: list[str]) -> None:
+    records = [run for number, of in enumerate(accuracies) for run in runs(f"v{number}", of)]
+    table = build(records, dataclasses.replace(LAST, baseline="v0"))
+    found = [note for note in table.notes if "p:" in note or "comparisons: " in note]
+    assert len(found) == len(notes)
+    assert all(end in note for end, note in zip(notes, found, strict=True))
+
+
+def test_a_table_whose_columns_no_run_has_says_so() -> None:
+    table = build(runs("a", [90.0]), TableSpec("validation", ("val_top1_best",)))
+    assert "no run has validation top-1, best epoch (%)" in table.notes
+
+
+def test_a_mean_that_rounds_to_nought_has_no_sign() -> None:
+    records = [dataclasses.replace(run, metrics=dataclasses.replace(run.metrics, diagnostics={"hkd.overlap": -1e-5}))
+               for run in runs("a", [90.0])]  # fmt: skip
+    assert cells(build(records, TableSpec("t", ("overlap",))), 0)[2].startswith("0.000")
+
+
 def test_markdown_is_safe_from_names() -> None:
     table = build(runs("a|b *c* <i>`", [90.0, 91.0, 92.0], study="s|t"))
     assert cells(table, 0) == [r"a\|b \*c\* \<i>\`", "3", "91.00 ± 1.00"]
