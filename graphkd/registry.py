@@ -196,7 +196,10 @@ def import_plugins(modules: Iterable[str]) -> None:
         except UserError:
             raise
         except (Exception, SystemExit) as error:
-            raise UserError(f"plugin '{name}' failed at import: {one_line(error)}") from error
+            is_missing = isinstance(error, ModuleNotFoundError) and error.name in (name, name.partition(".")[0])
+            where = "; it must be in the current folder, on PYTHONPATH or installed"
+            hint = f"; write plugins=[{name[:-3]}]" if name.endswith(".py") else where if is_missing else ""
+            raise UserError(f"plugin '{name}' failed at import: {one_line(error)}{hint}") from error
 
 
 @functools.cache

@@ -225,9 +225,14 @@ def _run(planned: PlannedSuite, ways: Ways) -> int:
     names = [f"suite '{planned.name}': variant '{item.run.variant}'" for item in planned.runs]
     specs = [item.spec for item in planned.runs]
     check_parts(zip(names, specs, strict=True), rehearses=not ways.launcher)
-    failed = launch(specs, ways)
+    results = Path(planned.runs[0].spec.config["results"])
+    try:
+        failed = launch(specs, ways)
+    finally:
+        if (results / planned.name).is_dir():
+            studies.keep_suite(results, planned.name, planned.suite)
     if len(failed) < len(planned.runs):
-        studies.write_study(Path(planned.runs[0].spec.config["results"]), planned.name, planned.suite, ways.config_dir)
+        studies.write_study(results, planned.name, planned.suite, ways.config_dir)
     probed = _transfer(planned, ways.config_dir) if planned.suite.transfer and not failed else 0
     return max(probed, conclude([item.run.label for item in planned.runs], failed))
 

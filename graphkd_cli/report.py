@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from graphkd.errors import UserError, check, one_of
@@ -24,18 +25,20 @@ usage: graphkd report [RESULTS] [--table NAME] [--study NAME] [--variants A,B] [
                       [--profile] [--html] [--out DIR]
 
 Reads the record of every run below RESULTS (default: results), aggregates over seeds, prints each table and writes it
-as CSV (unrounded), Markdown and LaTeX (booktabs); the default layout adds figures of each study (PNG, SVG).
+as CSV (unrounded), Markdown and LaTeX; the default layout adds figures of each study (PNG, SVG).
 
   --table NAME          a layout of configs/table/ (default: default); table1 is the paper's, with ARI;
                         graphs compares the graphs: homophily, overlap, neighbours, with a figure
   --study NAME          only this study, in any layout
-  --variants A,B        only these rows; p values are corrected for their number (report.html keeps all rows)
+  --variants A,B        only these rows, by variant or label; p values are corrected for their number (report.html
+                        keeps all rows)
   --baseline VARIANT    test every variant against this one: difference, 95 % interval, p value with Holm's correction
   --profile             where the time of a step goes: data, networks, each term, backward, optimizer
   --html                also one page of everything, report.html, as suites write at their end: tables to sort and
                         filter, every seed, curves, costs, graphs, ranks over pairs, options that differ, links
-  --out DIR             output folder (default: RESULTS/tables)
+  --out DIR             output folder (default: RESULTS/tables, with --variants RESULTS/tables/chosen)
 """
+_FOLDER_OF_CHOSEN = "chosen"
 _CHOSEN = "rows were chosen by --variants; the study may have others"
 
 
@@ -58,7 +61,7 @@ def main(arguments: Sequence[str]) -> int:
         records = studies.of_study(records, options.study)
         spec = studies.for_study(spec, options.study)
     if options.variants is not None:
-        records = _of_variants(records, options.variants.split(","))
+        records = _of_variants(records, re.split(r",(?![^(]*\))", options.variants))
     if options.baseline is not None:
         if isinstance(spec, GridSpec):
             raise UserError(f"--baseline: the table '{spec.name}' is a grid, which has no tests; use --table default")
@@ -67,11 +70,13 @@ def main(arguments: Sequence[str]) -> int:
         spec = dataclasses.replace(spec, baseline=options.baseline)
     check(options.out != "", "--out is '', but must be the path of a folder")
     folder = Path(options.results) / "tables" if options.out is None else Path(options.out)
+    if options.out is None and options.variants is not None:
+        folder /= _FOLDER_OF_CHOSEN  # the study's own tables stay
     for problem in loaded.problems:
         print(visible(f"left out: {problem}"), file=sys.stderr)
     for line in left_out(records):
         print(line, file=sys.stderr)
-    suites = studies.suites_of(records, options.config_dir)
+    suites = studies.suites_of(loaded, options.config_dir)
     if options.profile:
         tables = studies.profiles_by_study(records, suites)
         check(len(tables) > 0, "--profile: no finished run recorded the time of its phases")
@@ -90,8 +95,13 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _of_variants(records: Sequence[Record], names: Sequence[str]) -> list[Record]:
-    """Return the records of some variants, and those of teachers."""
-    known = {record.variant for record in records if record.kind == "student"}
+    """Return the records of some variants or labels of rows, and those of teachers."""
+    labels = {id(run): row.label for row in aggregate(records) for run in row.runs}
+    known = {name for record in records if record.kind == "student" for name in _names(record, labels)}
     for name in names:
         one_of(name, known, "--variants: there is no run of")
-    return [record for record in records if record.kind != "student" or record.variant in names]
+    return [record for record in records if record.kind != "student" or _names(record, labels) & set(names)]
+
+
+def _names(record: Record, labels: Mapping[int, str]) -> set[str]:
+    return {record.variant, labels.get(id(record), record.variant)}

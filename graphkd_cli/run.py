@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,10 @@ from graphkd_cli.refusals import call
 
 if TYPE_CHECKING:
     from graphkd.run import StudentSpec
+    from graphkd.run.part import Part
+
+_scored: set[str] = set()
+"""The data sets, as JSON, that are known to have validation scores."""
 
 HELP = f"""\
 usage: graphkd run [OVERRIDES] [-m] [--cfg job] [--config-dir DIR]
@@ -135,19 +140,36 @@ def job(config: Any) -> float | None:
     from hydra.core.hydra_config import HydraConfig
 
     from graphkd.run import run
-    from graphkd_cli.printing import console, print_line, result_line
+    from graphkd_cli.printing import console, print_line, result_line, rounded
     from graphkd_cli.progress import present_runs
 
     composed = compose.resolve_job(config, HydraConfig.get().overrides.task)
     runs = present_runs()
     try:
         with runs.watch() as callback:
-            result = run(_parse(composed), callback, worker=worker.MODULE)
+            spec = _parse(composed)
+            _check_score(spec.data)
+            result = run(spec, callback, worker=worker.MODULE)
     except Exception as error:
         print_line(console(), f"{' '.join(composed.overrides)}: failed: {one_line(error)}")
         raise
-    runs.finished(result_line(result), trained=not result.reused)
-    return result.record.metrics.val_top1_best
+    score = result.record.metrics.val_top1_best
+    line = f"{' '.join(composed.overrides)}: validation {rounded(score, 2)} %; {result_line(result)}"
+    runs.finished(line, trained=not result.reused)
+    return score
+
+
+def _check_score(data: Part) -> None:
+    """Check that a data set has the split that gives the sweeper its score, before anything is trained on it."""
+    document = json.dumps(data.document, sort_keys=True)
+    if document in _scored:
+        return
+    check(
+        "val" in data.build().splits,
+        f"a search goes by validation scores, but data '{data.name}' has no validation split here: "
+        "data.val_fraction=0.1 holds one out",
+    )
+    _scored.add(document)
 
 
 def _show(options: argparse.Namespace) -> int:

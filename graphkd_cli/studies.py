@@ -9,20 +9,24 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from graphkd.ablation import Suite
 from graphkd.errors import UserError, check, one_of
+from graphkd.files import write_atomically
 from graphkd.report.figures import build_figures, write_figures
 from graphkd.report.graph_figures import build_graph_figures
 from graphkd.report.grid import build_grids
 from graphkd.report.grid_spec import GridSpec
 from graphkd.report.html import write_page
-from graphkd.report.load import Loaded, load_records
+from graphkd.report.load import SUITE_FILE, Loaded, load_records
 from graphkd.report.markup import Table, write_tables
 from graphkd.report.profile import build_profiles
 from graphkd.report.record import Record
 from graphkd.report.rows import is_finished
 from graphkd.report.sections import Cost, Studies
 from graphkd.report.tables import TableSpec, build_tables
+from graphkd.yaml_files import read_yaml
 from graphkd_cli import compose
 from graphkd_cli.config_files import config_names
 from graphkd_cli.printing import console, print_block, print_line, print_text
@@ -49,7 +53,10 @@ def read_suite(name: str, config_dir: str | None = None) -> Suite:
     """
     known = suite_names(config_dir)
     check(name != EVERY_SUITE, f"ablation/{name}.yaml: '{name}' means every suite, so no suite can have that name")
-    one_of(name, known, "there is no suite")
+    try:
+        one_of(name, known, "there is no suite")
+    except UserError as error:
+        raise UserError(f"{error}; for one of your own: --config-dir FOLDER") from None
     node = compose.compose([], config_dir, f"ablation/{name}").config["ablation"]
 
     @functools.cache
@@ -74,12 +81,36 @@ def read_spec(name: str, config_dir: str | None = None) -> TableSpec | GridSpec:
     return LAYOUTS[one_of(layout, LAYOUTS, f"table '{name}' has no layout")].from_mapping(options)
 
 
-def suites_of(records: Sequence[Record], config_dir: str | None) -> dict[str, Suite]:
-    """Return the suites of records, by study; report one that cannot be read on stderr."""
+def keep_suite(results: Path, study: str, suite: Suite) -> None:
+    """Write a suite to the folder of its study, for reports without `--config-dir`."""
+    plain = {field.name: getattr(suite, field.name) for field in dataclasses.fields(suite) if field.name != "terms_of"}
+    write_atomically(results / study / SUITE_FILE, yaml.safe_dump(plain, sort_keys=False))
+
+
+def suites_of(loaded: Loaded, config_dir: str | None, but: str | None = None) -> dict[str, Suite]:
+    """Return the suites of records, by study: those in the configs, or else those that were kept with their runs.
+
+    One that cannot be read is reported on stderr.
+
+    Args:
+        loaded: The records.
+        config_dir: The user's own configs.
+        but: A study to leave out.
+    """
+    named = set(suite_names(config_dir))
+    places = {
+        record.study: Path(folder).parents[2]
+        for record, folder in zip(loaded.records, loaded.folders, strict=True)
+        if record.kind == "student"
+    }
+    places.pop(but or "", None)
     found: dict[str, Suite] = {}
-    for study in sorted({record.study for record in records} & set(suite_names(config_dir))):
+    for study, place in sorted(places.items()):
         try:
-            found[study] = read_suite(study, config_dir)
+            if study in named:
+                found[study] = read_suite(study, config_dir)
+            elif (place / SUITE_FILE).is_file():
+                found[study] = Suite.from_config(read_yaml(place / SUITE_FILE), study)
         except UserError as error:
             print(f"the order of '{study}' is unknown: {error}", file=sys.stderr)
     return found
@@ -105,7 +136,7 @@ def write_study(results: Path, study: str, suite: Suite | None = None, config_di
     spec = read_spec("default" if suite is None else suite.table, config_dir)
     show_tables(tables_by_study(records, for_study(spec, study), suites), folder)
     draw_figures(records, suites, folder, spec.baseline if isinstance(spec, TableSpec) else None)
-    others = suites_of([record for record in loaded.records if record.study != study], config_dir)
+    others = suites_of(loaded, config_dir, but=study)
     write_html(loaded, read_spec("default", config_dir), {**others, **suites}, folder, config_dir)
 
 

@@ -236,11 +236,18 @@ def test_a_plugin_that_fails_is_one_line(
         import_plugins([name])
     assert str(caught.value).startswith(f"plugin '{name}' failed at import: {cause}")
     assert "\n" not in str(caught.value)
+    assert "PYTHONPATH" not in str(caught.value), "the plug-in itself was found"
 
 
-def test_a_plugin_that_does_not_exist_is_named() -> None:
-    with pytest.raises(UserError, match="plugin 'no_such_plugin' failed at import: ModuleNotFoundError"):
-        import_plugins(["no_such_plugin"])
+@pytest.mark.parametrize(("name", "fix"), [
+    ("no_such_plugin", "; it must be in the current folder, on PYTHONPATH or installed"),
+    ("no_such_plugin.parts", "; it must be in the current folder, on PYTHONPATH or installed"),
+    ("no_such_plugin.py", "; write plugins=[no_such_plugin]"),
+])  # fmt: skip
+def test_a_plugin_that_does_not_exist_is_named_with_the_fix(name: str, fix: str) -> None:
+    with pytest.raises(UserError, match=f"plugin '{name}' failed at import: ModuleNotFoundError") as caught:
+        import_plugins([name])
+    assert str(caught.value).endswith(fix)
 
 
 def test_a_users_mistake_inside_a_plugin_stays_as_it_is(package: Package, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from graphkd.errors import UserError
+from graphkd.errors import UserError, check
 from graphkd.graph import BatchGraph, Nodes
 from graphkd.registry import Registry
 
@@ -45,9 +45,31 @@ class GraphBuilder(ABC):
         """
         return ()
 
+    _is_checked = False
+
     @abstractmethod
     def build(self, nodes: Nodes) -> BatchGraph:
         """Return the graph of a batch; raise a `UserError` if `nodes` lacks something that the builder needs."""
+
+    def __call__(self, nodes: Nodes) -> BatchGraph:
+        """Return the graph of a batch; the first one is checked, for which it may wait for the device.
+
+        Raises:
+            UserError: `build` returned something else, a graph of other samples, or one that lacks self loops.
+        """
+        graph = self.build(nodes)
+        if not self._is_checked:
+            self._check(graph, len(nodes.logits))
+            self._is_checked = True
+        return graph
+
+    def _check(self, graph: BatchGraph, size: int) -> None:
+        name = f"graph builder {type(self).__name__}"
+        check(isinstance(graph, BatchGraph), f"{name} must return a BatchGraph, not a {type(graph).__name__}")
+        targets = graph.num_targets
+        check(targets == size, f"{name}: its graph has {targets} targets, but the batch has {size} samples")
+        lonely = int((~graph.adjacency.diagonal()).sum())
+        check(lonely == 0, f"{name}: {lonely} of {size} samples have no self loop (adjacency.fill_diagonal_(True))")
 
 
 BUILDERS: Registry[GraphBuilder] = Registry("graph builder", "graphkd.builder")

@@ -9,7 +9,8 @@ from graphkd.data import Dataset
 from graphkd.engine.callback import Callback, History
 from graphkd.engine.evaluate import Evaluation
 from graphkd.engine.trainer import Trainer
-from graphkd.model import Network
+from graphkd.errors import check
+from graphkd.model import Network, output_shapes
 from graphkd.objective import Objective, WeightedSum
 from graphkd.objective.base import Setting
 from graphkd.objective.weighted_sum import Weight
@@ -48,12 +49,14 @@ def distill(
 
     Raises:
         UserError: The objective needs a teacher and there is none, it does not fit the data or the batch size, the
-            student is frozen, or the device is missing.
+            student is frozen or does not fit the data, or the device is missing.
     """
     if isinstance(objective, Objective):
         objective = {objective.name or type(objective).__name__.lower(): (objective, 1.0)}
     if not isinstance(objective, WeightedSum):
         objective = WeightedSum(objective)
+    classes = output_shapes(student, data.in_channels, data.image_size).num_classes
+    check(classes == data.num_classes, f"the student has {classes} classes, but the data have {data.num_classes}")
     trainer, callback = trainer or Trainer(), callback or Callback()
     setting = Setting(data.train_labels, data.num_classes, trainer.batch_size, trainer.processes)
     objective.check(setting)

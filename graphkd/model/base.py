@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -54,7 +54,7 @@ def trial_output(network: nn.Module, in_channels: int, image_size: int, with_gra
         with_gradient: Whether the output carries gradient.
 
     Raises:
-        UserError: The network does not run on such images.
+        UserError: The network does not run on such images, or its output has another form.
     """
     with probing(network), torch.set_grad_enabled(with_gradient):
         try:
@@ -62,7 +62,24 @@ def trial_output(network: nn.Module, in_channels: int, image_size: int, with_gra
         except Exception as error:  # of networks from anywhere
             images = f"{in_channels}x{image_size}x{image_size}"
             raise UserError(f"the network does not run on images of {images}: {one_line(error)}") from error
+    _check_output(output, type(network).__name__)
     return output
+
+
+def _check_output(output: Any, network: str) -> None:
+    """Raise a `UserError` unless this is the output for one image."""
+    what = f"{network}.forward must return"
+    check(isinstance(output, NetworkOutput), f"{what} a NetworkOutput, not a {type(output).__name__}")
+    for name, values, axes in (
+        ("logits", [output.logits], "[batch, classes]"),
+        ("embedding", [output.embedding], "[batch, features]"),
+        ("features", output.features, "[batch, channels, height, width]"),
+    ):
+        check(not isinstance(values, Tensor), f"{what} a list of feature maps, not a Tensor")
+        for value in values:
+            fits = isinstance(value, Tensor) and value.ndim == axes.count(",") + 1 and len(value) == 1
+            shape = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            check(fits, f"{what} {name} {axes}, but for a batch of one they are {shape}")
 
 
 def output_shapes(network: nn.Module, in_channels: int, image_size: int) -> Shapes:

@@ -77,6 +77,7 @@ class WeightedSum(nn.Module):
             seen = replace(batch, diagnostics=own)
             with section(term):
                 parts = objective(seen.select(objective.views))
+            _check_parts(parts, term, objective)
             diagnostics |= {f"{term}.{name}": value for name, value in (own or {}).items()}
             weight = self.weights[term]
             factor = self.schedules[term].factor(batch.progress) if term in self.schedules else 1.0
@@ -153,6 +154,15 @@ class WeightedSum(nn.Module):
 
     def _objectives(self) -> dict[str, Objective]:
         return dict(self.objectives.items())  # type: ignore[arg-type]
+
+
+def _check_parts(parts: Any, term: str, objective: Objective) -> None:
+    """Raise a `UserError` unless an objective returned scalars by name."""
+    what = f"objective.{term}: {type(objective).__name__}.forward must return"
+    check(isinstance(parts, Mapping), f"{what} a dict of scalars by name, not a {type(parts).__name__}")
+    for part, value in parts.items():
+        shape = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        check(isinstance(value, Tensor) and value.numel() == 1, f"{what} scalars (a mean), but its '{part}' is {shape}")
 
 
 def check_terms(terms: Mapping[str, tuple[type[Objective], Weight]]) -> None:

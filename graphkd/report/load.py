@@ -9,6 +9,8 @@ from graphkd.errors import UserError, check
 from graphkd.report.record import Record, read, shown
 
 RECORD_FILE, CONFIG_FILE, METRICS_FILE = "record.json", "config.yaml", "metrics.jsonl"
+SUITE_FILE = "suite.yaml"
+"""The suite of a study, in the study's folder: tables need its baseline and order where its own file is not found."""
 RUN_FILES = frozenset({CONFIG_FILE, METRICS_FILE, "student.safetensors"})
 NOT_RUNS = frozenset({"reference", "tables"})
 """Folders of results that hold no runs."""

@@ -113,7 +113,7 @@ def sign_p(ranks: NDArray[np.float64]) -> float:
     if first + second == 0:
         return math.nan
     tail = sum(math.comb(first + second, wins) for wins in range(min(first, second) + 1))
-    return min(1.0, 2 * tail / 2 ** (first + second))
+    return min(1.0, math.ldexp(tail, 1 - first - second))
 
 
 def critical_difference(variants: int, pairs: int) -> float:

@@ -67,7 +67,7 @@ def draw_graphs(inspection: Inspection) -> Figure:
         _draw_nodes(axes, places, labels)
         share = f"{right.mean():.0%} of {len(right)} edges within a class" if len(right) else "no edges"
         axes.set_title(f"{view.name}'s graph ({inspection.builder}): {share}")
-    return _with_classes(figure, inspection)
+    return _with_legend(figure, inspection, [("edge within a class", RIGHT), ("edge between classes", WRONG)])
 
 
 def draw_relations(inspection: Inspection) -> Figure:
@@ -96,7 +96,7 @@ def draw_embeddings(inspection: Inspection) -> Figure:
         places = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(view.embedding.numpy())
         _draw_nodes(axes, places, inspection.labels)
         axes.set_title(f"{view.name}'s embeddings (t-SNE)")
-    return _with_classes(figure, inspection)
+    return _with_legend(figure, inspection)
 
 
 def draw_training(curves: Mapping[str, Sequence[tuple[int, float]]]) -> Figure:
@@ -177,17 +177,16 @@ def _class_labels(inspection: Inspection) -> list[str]:
     return [wrapped(name, PANEL * 72 / 3) for name in short]
 
 
-def _with_classes(figure: Figure, inspection: Inspection) -> Figure:
-    """Add a legend of the classes."""
+def _with_legend(figure: Figure, inspection: Inspection, lines: Sequence[tuple[str, str]] = ()) -> Figure:
+    """Add a legend of the classes, and of lines by name and colour."""
     from matplotlib.lines import Line2D
 
     names = _class_labels(inspection)
-    marks = [_mark_of(number) for number in range(len(names))]
-    keys = [
-        Line2D([], [], color=colour, marker=marker, linestyle="", label=name)
-        for name, (colour, marker) in zip(names, marks, strict=True)
-    ]
-    column = max(width_of(name, "small") for name in names) + KEY
+    keys = [Line2D([], [], color=colour, label=name) for name, colour in lines]
+    for number, name in enumerate(names):
+        colour, marker = _mark_of(number)
+        keys.append(Line2D([], [], color=colour, marker=marker, linestyle="", label=name))
+    column = max(width_of(name, "small") for name in (*names, *(name for name, _ in lines))) + KEY
     columns = max(1, min(8, len(keys), int(72 * figure.get_figwidth() / column)))
     figure.legend(handles=keys, loc="outside lower center", ncols=columns)
     return figure

@@ -77,8 +77,31 @@ def test_p_values_are_corrected_for_the_rows_that_are_asked_for(command: Command
             records.write(dataclasses.replace(record, variant="third"), target)
     for words, number in (([], 2), (["--variants", "third,ce"], 1)):
         assert command("report", "--baseline", "ce", *words).code == 0
-        (table,) = (results / "tables").glob("*.md")
+        (table,) = (results / "tables" / ("chosen" if words else "")).glob("*.md")
         assert f"number of comparisons: {number};" in table.read_text()
+
+
+def test_rows_are_chosen_by_their_labels_too(command: Command, folder: Path, results: Path) -> None:
+    """A label tells rows of one variant apart, with commas inside its parentheses."""
+    assert command("report").code == 0
+    (before,) = (results / "tables").glob("*.csv")
+    whole = before.read_bytes()
+    for place in sorted(results.rglob("record.json")):
+        record = records.read(place)
+        if record.variant == "ce+kd" and record.kind == "student":
+            target = Path(shutil.copytree(place.parent, results / "third" / place.parent.name)) / "record.json"
+            varied = {"builder.k": "4", "seed": "0", "trainer.lr": "0.1"}
+            records.write(dataclasses.replace(record, identity="f" * 64, varied=varied), target)
+    assert command("report").code == 0
+    labels = {row["label"] for row in rows(before)}
+    (label,) = [label for label in labels if "builder.k=4" in label]
+    assert "," in label
+    assert command("report", "--variants", f"ce,{label}").code == 0
+    (chosen,) = (results / "tables" / "chosen").glob("*.csv")
+    wanted = {row["identity"] for row in rows(before) if row["label"] in ("ce", label)}
+    assert {row["identity"] for row in rows(chosen)} == wanted
+    assert before.read_bytes() != whole
+    assert len(rows(before)) == 3, "the table of all rows stays"
 
 
 def test_html_adds_one_page_of_everything(command: Command, folder: Path, results: Path) -> None:

@@ -266,6 +266,8 @@ def test_optuna_searches_for_the_highest_validation_score(
     found = [record.metrics.val_top1_best or 0.0 for record in students(folder).values()]
     assert len(found) == 3
     assert max(found) > min(found)
+    for score in found:
+        assert f": validation {score:.2f} %; ce seed 0: test" in out
     printed = dict(line.split(": ", 1) for line in out.splitlines() if line.startswith("best_"))
     assert float(printed["best_value"]) == max(found)
     assert "trainer.lr" in printed["best_params"]
@@ -273,3 +275,14 @@ def test_optuna_searches_for_the_highest_validation_score(
     assert all(student == {"name": "resnet8", "widths": [2, 2, 4, 4]} for student in nodes)
     assert top(folder) == {"results"}
     assert top(folder / "results") == {"adhoc"}
+
+
+def test_a_search_without_validation_scores_is_refused_before_a_training(command: Command, folder: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    code, _, error = command(
+        "run", "-m", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "trainer.lr=interval(0.001,0.2)",
+        "data.val_fraction=0",
+    )  # fmt: skip
+    assert code == 2
+    assert "data 'digits' has no validation split here: data.val_fraction=0.1 holds one out" in error
+    assert not students(folder)
