@@ -10,7 +10,7 @@ import pkgutil
 import traceback
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Generic, TypeVar
 
 from graphkd.binding import Bound, Option, bind, options_of
@@ -197,8 +197,9 @@ def import_plugins(modules: Iterable[str]) -> None:
             raise
         except (Exception, SystemExit) as error:
             is_missing = isinstance(error, ModuleNotFoundError) and error.name in (name, name.partition(".")[0])
-            where = "; it must be in the current folder, on PYTHONPATH or installed"
-            hint = f"; write plugins=[{name[:-3]}]" if name.endswith(".py") else where if is_missing else ""
+            hint = "; it must be in the current folder, on PYTHONPATH or installed" if is_missing else ""
+            if name.endswith(".py"):
+                hint = f"; write plugins=[{PurePath(name).stem}], with its folder on PYTHONPATH or the current one"
             raise UserError(f"plugin '{name}' failed at import: {one_line(error)}{hint}") from error
 
 

@@ -229,8 +229,7 @@ def _run(planned: PlannedSuite, ways: Ways) -> int:
     try:
         failed = launch(specs, ways)
     finally:
-        if (results / planned.name).is_dir():
-            studies.keep_suite(results, planned.name, planned.suite)
+        studies.keep_suite(results, planned.name, planned.suite)
     if len(failed) < len(planned.runs):
         studies.write_study(results, planned.name, planned.suite, ways.config_dir)
     probed = _transfer(planned, ways.config_dir) if planned.suite.transfer and not failed else 0

@@ -122,7 +122,7 @@ class _Status:
 
     def start(self, number: int, share: float) -> None:
         """Start a training of a run, of which this share is done already."""
-        self._paces[number] = Pace(share)
+        self._shares[number], self._paces[number] = share, Pace(share)
 
     def update(self, number: int, share: float, text: str) -> None:
         """Set the finished share of a run, from 0 to 1, and the text about it."""

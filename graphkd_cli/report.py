@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from graphkd.errors import UserError, check, one_of
@@ -61,7 +60,7 @@ def main(arguments: Sequence[str]) -> int:
         records = studies.of_study(records, options.study)
         spec = studies.for_study(spec, options.study)
     if options.variants is not None:
-        records = _of_variants(records, re.split(r",(?![^(]*\))", options.variants))
+        records = _of_variants(records, options.variants)
     if options.baseline is not None:
         if isinstance(spec, GridSpec):
             raise UserError(f"--baseline: the table '{spec.name}' is a grid, which has no tests; use --table default")
@@ -72,17 +71,18 @@ def main(arguments: Sequence[str]) -> int:
     folder = Path(options.results) / "tables" if options.out is None else Path(options.out)
     if options.out is None and options.variants is not None:
         folder /= _FOLDER_OF_CHOSEN  # the study's own tables stay
-    for problem in loaded.problems:
-        print(visible(f"left out: {problem}"), file=sys.stderr)
-    for line in left_out(records):
-        print(line, file=sys.stderr)
-    suites = studies.suites_of(loaded, options.config_dir)
+    suites = studies.suites_of(loaded.of_study(options.study), options.config_dir)
     if options.profile:
         tables = studies.profiles_by_study(records, suites)
         check(len(tables) > 0, "--profile: no finished run recorded the time of its phases")
     else:
         tables = studies.tables_by_study(records, spec, suites)
-        check(len(tables) > 0, f"there is no finished run of a student below '{shown(options.results)}'")
+        why = "".join(f"; {line}" for line in left_out(records))
+        check(len(tables) > 0, f"there is no finished run of a student below '{shown(options.results)}'{why}")
+    for problem in loaded.problems:
+        print(visible(f"left out: {problem}"), file=sys.stderr)
+    for line in left_out(records):
+        print(line, file=sys.stderr)
     if options.variants is not None:
         tables = [dataclasses.replace(table, notes=(*table.notes, _CHOSEN)) for table in tables]
     make_folder(folder)
@@ -94,13 +94,24 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _of_variants(records: Sequence[Record], names: Sequence[str]) -> list[Record]:
+def _of_variants(records: Sequence[Record], text: str) -> list[Record]:
     """Return the records of some variants or labels of rows, and those of teachers."""
     labels = {id(run): row.label for row in aggregate(records) for run in row.runs}
     known = {name for record in records if record.kind == "student" for name in _names(record, labels)}
+    names = set(_split(text, known))
     for name in names:
         one_of(name, known, "--variants: there is no run of")
-    return [record for record in records if record.kind != "student" or _names(record, labels) & set(names)]
+    return [record for record in records if record.kind != "student" or _names(record, labels) & names]
+
+
+def _split(text: str, known: Collection[str]) -> Iterator[str]:
+    """Yield names that commas separate, of which some hold commas themselves."""
+    pieces = text.split(",")
+    while pieces:
+        lengths = range(len(pieces), 0, -1)
+        length = next((length for length in lengths if ",".join(pieces[:length]) in known), 1)
+        yield ",".join(pieces[:length])
+        del pieces[:length]
 
 
 def _names(record: Record, labels: Mapping[int, str]) -> set[str]:

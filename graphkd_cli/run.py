@@ -140,6 +140,7 @@ def job(config: Any) -> float | None:
     from hydra.core.hydra_config import HydraConfig
 
     from graphkd.run import run
+    from graphkd.run.folder import is_done
     from graphkd_cli.printing import console, print_line, result_line, rounded
     from graphkd_cli.progress import present_runs
 
@@ -148,7 +149,8 @@ def job(config: Any) -> float | None:
     try:
         with runs.watch() as callback:
             spec = _parse(composed)
-            _check_score(spec.data)
+            if not is_done(spec.folder, spec.identity, spec.seed):
+                _check_score(spec.data)
             result = run(spec, callback, worker=worker.MODULE)
     except Exception as error:
         print_line(console(), f"{' '.join(composed.overrides)}: failed: {one_line(error)}")

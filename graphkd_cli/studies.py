@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 import sys
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from typing import Any
 import yaml
 
 from graphkd.ablation import Suite
-from graphkd.errors import UserError, check, one_of
+from graphkd.errors import UserError, check, one_line, one_of
 from graphkd.files import write_atomically
 from graphkd.report.figures import build_figures, write_figures
 from graphkd.report.graph_figures import build_graph_figures
@@ -82,9 +84,14 @@ def read_spec(name: str, config_dir: str | None = None) -> TableSpec | GridSpec:
 
 
 def keep_suite(results: Path, study: str, suite: Suite) -> None:
-    """Write a suite to the folder of its study, for reports without `--config-dir`."""
+    """Write a suite to the folder of its study, if there is one, for reports without `--config-dir`."""
+    if not (results / study).is_dir():
+        return
     plain = {field.name: getattr(suite, field.name) for field in dataclasses.fields(suite) if field.name != "terms_of"}
-    write_atomically(results / study / SUITE_FILE, yaml.safe_dump(plain, sort_keys=False))
+    try:
+        write_atomically(results / study / SUITE_FILE, yaml.safe_dump(plain, sort_keys=False))
+    except OSError as error:  # the runs count more
+        print(f"the suite cannot be kept with its runs: {one_line(error)}", file=sys.stderr)
 
 
 def suites_of(loaded: Loaded, config_dir: str | None, but: str | None = None) -> dict[str, Suite]:
@@ -98,19 +105,20 @@ def suites_of(loaded: Loaded, config_dir: str | None, but: str | None = None) ->
         but: A study to leave out.
     """
     named = set(suite_names(config_dir))
-    places = {
-        record.study: Path(folder).parents[2]
-        for record, folder in zip(loaded.records, loaded.folders, strict=True)
-        if record.kind == "student"
-    }
-    places.pop(but or "", None)
+    places: dict[str, set[Path]] = defaultdict(set)
+    for record, folder in zip(loaded.records, loaded.folders, strict=True):
+        if record.kind == "student" and record.study != but:
+            places[record.study].add(Path(os.path.abspath(os.path.join(folder, "../../.."))))
     found: dict[str, Suite] = {}
-    for study, place in sorted(places.items()):
+    for study in sorted(places):
+        kept = [file for place in sorted(places[study]) if (file := place / SUITE_FILE).is_file()]
         try:
             if study in named:
                 found[study] = read_suite(study, config_dir)
-            elif (place / SUITE_FILE).is_file():
-                found[study] = Suite.from_config(read_yaml(place / SUITE_FILE), study)
+            elif kept:
+                content = read_yaml(kept[0])
+                check(isinstance(content, dict), f"{kept[0]} holds no suite")
+                found[study] = Suite.from_config(content, study)
         except UserError as error:
             print(f"the order of '{study}' is unknown: {error}", file=sys.stderr)
     return found
@@ -228,7 +236,8 @@ def write_html(
         config_dir: The user's own configs.
     """
     finished = {record.study for record in filter(is_finished, loaded.records)}
-    layouts = {study: read_spec(suite.table, config_dir) for study, suite in suites.items()}
+    known = config_names("table", config_dir)  # a kept suite may name one that is elsewhere
+    layouts = {study: read_spec(suite.table, config_dir) for study, suite in suites.items() if suite.table in known}
     if isinstance(spec, GridSpec):
         layouts |= dict.fromkeys(finished if spec.study is None else {spec.study}, spec)
     grids = {

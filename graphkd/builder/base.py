@@ -51,7 +51,7 @@ class GraphBuilder(ABC):
     def build(self, nodes: Nodes) -> BatchGraph:
         """Return the graph of a batch; raise a `UserError` if `nodes` lacks something that the builder needs."""
 
-    def __call__(self, nodes: Nodes) -> BatchGraph:
+    def build_checked(self, nodes: Nodes) -> BatchGraph:
         """Return the graph of a batch; the first one is checked, for which it may wait for the device.
 
         Raises:
@@ -60,7 +60,7 @@ class GraphBuilder(ABC):
         graph = self.build(nodes)
         if not self._is_checked:
             self._check(graph, len(nodes.logits))
-            self._is_checked = True
+            object.__setattr__(self, "_is_checked", True)  # a frozen dataclass may be a builder
         return graph
 
     def _check(self, graph: BatchGraph, size: int) -> None:

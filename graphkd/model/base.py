@@ -75,7 +75,7 @@ def _check_output(output: Any, network: str) -> None:
         ("embedding", [output.embedding], "[batch, features]"),
         ("features", output.features, "[batch, channels, height, width]"),
     ):
-        check(not isinstance(values, Tensor), f"{what} a list of feature maps, not a Tensor")
+        check(isinstance(values, (list, tuple)), f"{what} a list of feature maps, not a {type(values).__name__}")
         for value in values:
             fits = isinstance(value, Tensor) and value.ndim == axes.count(",") + 1 and len(value) == 1
             shape = list(value.shape) if isinstance(value, Tensor) else type(value).__name__

@@ -201,7 +201,7 @@ class HKD(ContrastiveObjective):
                 bank.view(), self._generators.get("builder"),
                 Nodes(output.logits[second].detach(), virtual[part]) if len(virtual) else None,
             )  # fmt: skip
-            graph = self.builder(nodes)
+            graph = self.builder.build_checked(nodes)
             if self.prune_unreliable is not None:
                 mine = batch.student.logits
                 sources = torch.cat([mine[part], mine[second]])[: graph.num_nodes]

@@ -103,7 +103,7 @@ class VRM(Objective):
             Nodes(logits, embedding, batch.labels, batch.indices, generator=self._generator)
             for logits, embedding in zip(output.logits.chunk(2), output.embedding.chunk(2), strict=True)
         )
-        graph = self.builder(replace(real, virtual=virtual))
+        graph = self.builder.build_checked(replace(real, virtual=virtual))
         return graph.adjacency[:, -size:]  # the virtual samples, or the samples themselves where there are none
 
     def _distance(self, student: Tensor, teacher: Tensor) -> Tensor:

@@ -162,7 +162,7 @@ def _check_parts(parts: Any, term: str, objective: Objective) -> None:
     check(isinstance(parts, Mapping), f"{what} a dict of scalars by name, not a {type(parts).__name__}")
     for part, value in parts.items():
         shape = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
-        check(isinstance(value, Tensor) and value.numel() == 1, f"{what} scalars (a mean), but its '{part}' is {shape}")
+        check(isinstance(value, Tensor) and value.ndim == 0, f"{what} scalars (a mean), but its '{part}' is {shape}")
 
 
 def check_terms(terms: Mapping[str, tuple[type[Objective], Weight]]) -> None:

@@ -42,7 +42,8 @@ def read_curves(folders: Sequence[str], points: int) -> dict[str, Curve]:
 
     Args:
         folders: Folders of the runs; one without readable lines has no part in any curve.
-        points: About how many epochs of each curve to keep, the first and the last among them.
+        points: About how many epochs of each curve to keep, the first and the last of the log, of those evaluated and
+            of those with diagnostics among them.
 
     Returns:
         The curves by the name of the value, in the order of the log.
@@ -87,7 +88,7 @@ def _lines(folder: str) -> Iterator[tuple[int, bytes]]:
     for line in log.splitlines():
         epoch = EPOCH.search(line)
         # A line that was torn when the run was killed has no end.
-        if epoch and OF_A_STAGE not in line and line.endswith(b"}"):
+        if epoch and OF_A_STAGE not in line and line.rstrip().endswith(b"}"):
             yield int(epoch[1]), line
 
 

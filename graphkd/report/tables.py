@@ -130,7 +130,7 @@ def _compare(rows: Sequence[Row], spec: TableSpec) -> tuple[str, list[Comparison
     tests = [Comparison(math.nan) if row is baseline else test for row, test in compared]
     number = sum(not math.isnan(test.p) for test in tests)
     untested = len(tests) - 1 - number
-    why = f"{counted(untested, 'row')} without p: too few seeds, or equal differences in all"
+    why = f"{counted(untested, 'row')} without p: too few seeds with a value, or equal differences in all"
     if number == 0:
         return baseline.label, tests, [why] if untested else []
     note = (
@@ -169,7 +169,10 @@ def _teachers(rows: Sequence[Row]) -> str:
     if len(texts) == 1:
         return f"Teacher: test top-1 {texts[0][0]}."
     several = "; ".join(f"{accuracy} for {names}" for accuracy, names in texts)
-    return f"Teachers differ between rows: test top-1 {several}." if several else ""
+    what = (
+        "There are several teachers" if any(len(row.teachers) > 1 for row in rows) else "Teachers differ between rows"
+    )
+    return f"{what}: test top-1 {several}." if several else ""
 
 
 def _frame(

@@ -133,7 +133,7 @@ def _view(
     seen = (logits[in_graph], embedding[in_graph], labels[in_graph], torch.arange(len(in_graph)))
     nodes = Nodes(*seen, bank.view(), generator, None if virtual is None else Nodes(*_outputs(network, virtual)))
     try:
-        graph = builder(nodes)
+        graph = builder.build_checked(nodes)
     except UserError as error:
         raise UserError(f"the graph cannot be drawn: {error}") from None
     return NetworkView(name, logits, embedding, graph)

@@ -14,6 +14,7 @@ from commands import Command, OwnConfigs, students, top
 from graphkd.ablation import Suite
 from graphkd.report import record as records
 from graphkd_cli.main import main
+from graphkd_cli.report import _split
 from graphkd_cli.studies import write_study
 
 
@@ -102,6 +103,53 @@ def test_rows_are_chosen_by_their_labels_too(command: Command, folder: Path, res
     assert {row["identity"] for row in rows(chosen)} == wanted
     assert before.read_bytes() != whole
     assert len(rows(before)) == 3, "the table of all rows stays"
+
+
+SUITE = """\
+description: kept
+seeds: [0, 1]
+base: []
+variants: {ce: [objective=ce], ce+kd: [objective=kd]}
+baseline: ce
+table: of_another_folder
+"""
+
+
+@pytest.mark.parametrize("stray", [False, True])
+def test_a_kept_suite_gives_baseline_and_order(command: Command, folder: Path, results: Path, stray: bool) -> None:
+    """Also if one run of the study lies elsewhere, and if its layout is not found."""
+    (results / "adhoc" / "suite.yaml").write_text(SUITE)
+    if stray:
+        place = next(place for place, record in students(folder).items() if record.variant == "ce+kd")
+        shutil.move(place, results / "run")
+    code, _, err = command("report", "--html")
+    assert (code, err) == (0, "")
+    (table,) = (results / "tables").glob("*.csv")
+    assert [(row["variant"], row["baseline"]) for row in rows(table)] == [("ce", "ce"), ("ce+kd", "ce")]
+    assert (results / "tables" / "report.html").exists()
+
+
+@pytest.mark.parametrize("content", ["", "3", "[1]", "variants: {}", "a: ["])
+def test_a_kept_suite_that_cannot_be_read_is_told(command: Command, folder: Path, results: Path, content: str) -> None:
+    (results / "adhoc" / "suite.yaml").write_text(content)
+    code, _, err = command("report")
+    assert code == 0
+    assert err.startswith("the order of 'adhoc' is unknown: ")
+    assert err.count("\n") == 1
+
+
+def test_a_folder_of_one_run_has_a_report(command: Command, folder: Path, results: Path) -> None:
+    place = next(iter(students(folder)))
+    shutil.move(place, folder / "run")
+    assert command("report", "run").code == 0
+
+
+@pytest.mark.parametrize(("text", "names"), [
+    ("a,b", ["a", "b"]), ("a,c)", ["a", "c)"]), ("kd (x=1, y=f(2)),a", ["kd (x=1, y=f(2))", "a"]), ("", [""]),
+    ("a,nope", ["a", "nope"]), ("(a,b", ["(a", "b"]),
+])  # fmt: skip
+def test_names_of_rows_may_hold_commas(text: str, names: list[str]) -> None:
+    assert list(_split(text, {"a", "b", "c)", "kd (x=1, y=f(2))"})) == names
 
 
 def test_html_adds_one_page_of_everything(command: Command, folder: Path, results: Path) -> None:

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import pytest
+import torch
 from commands import Command, Plugin
+from torch import nn
+
+from graphkd import BatchGraph, UserError
+from graphkd.builder import GraphBuilder
+from graphkd.graph import Nodes
 
 PARTS = """
     import torch
@@ -114,3 +123,19 @@ def test_a_mistake_in_a_part_is_told_in_one_line(
 def test_without_a_mistake_they_train(command: Command, plugin: Plugin, tiny_words: list[str]) -> None:
     code, error = run(command, plugin, tiny_words)
     assert code == 0, error
+
+
+@pytest.mark.parametrize(
+    "form", ["@dataclass(frozen=True)\nclass Own(GraphBuilder):", "class Own(nn.Module, GraphBuilder):"]
+)
+def test_builders_of_all_forms_are_checked_once(form: str) -> None:
+    names: dict[str, Any] = {"dataclass": dataclass, "GraphBuilder": GraphBuilder, "nn": nn, "BatchGraph": BatchGraph}
+    exec(f"{form}\n    def build(self, nodes):\n        return BatchGraph.from_adjacency(nodes.logits > 0)", names)
+    builder = names["Own"]()
+    with pytest.raises(UserError, match="graph builder Own: 1 of 2 samples have no self loop"):
+        builder.build_checked(Nodes(torch.tensor([[1.0, 0.0], [1.0, 0.0]])))
+    loops = builder.build_checked(Nodes(torch.eye(2)))
+    assert loops.num_targets == 2
+    assert builder.build_checked(Nodes(torch.zeros(2, 2))).num_targets == 2, (
+        "the first that is right is the last checked"
+    )
