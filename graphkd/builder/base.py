@@ -32,6 +32,7 @@ class GraphBuilder(ABC):
     """Whether sources are rows of a feature bank, of which there are no predictions."""
     revision: ClassVar[int] = 1
     """As of an objective (`graphkd.objective.base`)."""
+    _is_checked = False
 
     @property
     def min_nodes(self) -> int:
@@ -44,8 +45,6 @@ class GraphBuilder(ABC):
         The labels are those of all training samples, int64 [N].
         """
         return ()
-
-    _is_checked = False
 
     @abstractmethod
     def build(self, nodes: Nodes) -> BatchGraph:

@@ -18,18 +18,9 @@ _UNFINISHED = {"failed": "failed run", "running": "unfinished run"}
 def caveats(rows: Sequence[Row]) -> list[str]:
     """Return what speaks against comparing rows, a line each."""
     kinds = (
-        _repeated,
-        _code,
-        _plugins,
-        _files,
-        _teachers,
-        _machines,
-        _groups,
-        _protocols,
-        _unknown_protocols,
-        _seeds,
+        _repeated, _code, _plugins, _files, _teachers, _machines, _groups, _protocols, _unknown_protocols, _seeds,
         _few_seeds,
-    )
+    )  # fmt: skip
     return [line for kind in kinds for line in kind(rows)]
 
 
