@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,7 +25,9 @@ _SECONDS_BETWEEN_LOOKS = 0.25
 class Board:
     """Shows the progress files of a suite's processes: new lines, and on a terminal a live display."""
 
-    def __init__(self, console: Console, folder: Path, numbers: Sequence[int], what: str) -> None:
+    def __init__(
+        self, console: Console, folder: Path, numbers: Sequence[int], what: str, apart: Mapping[int, str] | None = None
+    ) -> None:
         """Create a display.
 
         Args:
@@ -33,8 +35,10 @@ class Board:
             folder: The suite's launch folder (`graphkd_cli.groups`).
             numbers: The runs to wait for.
             what: What a run is called.
+            apart: What tells runs of one name apart, by number.
         """
         self._console, self._folder, self._what = console, folder, what
+        self._apart = apart or {}
         self._waiting, self._total = list(numbers), len(numbers)
         self._trained = 0
         self._said: set[str] = set()
@@ -85,7 +89,8 @@ class Board:
                 self._waiting.remove(number)
                 self._trained += answer["trained"]
                 done = f"[{self._what} {self._total - len(self._waiting)} of {self._total}]"
-                print_line(self._console, f"{answer['line']} {done}")
+                name = f"{self._apart[number]}: " if number in self._apart else ""
+                print_line(self._console, f"{name}{answer['line']} {done}")
 
     def _statuses(self) -> Iterator[dict[str, Any]]:
         for path in sorted(self._folder.glob("*.status")):

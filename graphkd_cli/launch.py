@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import shutil
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass
@@ -154,8 +155,24 @@ def _board(folder: Path, specs: Mapping[int, RunSpec], what: str) -> Iterator[No
 
     for number, spec in specs.items():
         write_spec(spec, folder / f"{number}.yaml")
-    with Board(console(), folder, list(specs), what):
+    with Board(console(), folder, list(specs), what, _apart(specs)):
         yield
+
+
+def _apart(specs: Mapping[int, RunSpec]) -> dict[int, str]:
+    """Return the overrides that tell runs of one name and seed apart, by number."""
+    alike: dict[tuple[str, int], list[int]] = defaultdict(list)
+    for number, spec in specs.items():
+        alike[spec.variant, spec.seed].append(number)
+    found = {}
+    for numbers in alike.values():
+        varied = {number: specs[number].config.get("varied") or {} for number in numbers}
+        keys = sorted({key for of in varied.values() for key in of})
+        differing = [key for key in keys if len({of.get(key) for of in varied.values()}) > 1]
+        for number, of in varied.items():
+            if text := ", ".join(f"{key}={of[key]}" for key in differing if key in of):
+                found[number] = text
+    return found
 
 
 def _one_by_one(numbers: Sequence[int]) -> list[list[int]]:

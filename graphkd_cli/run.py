@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -101,7 +102,10 @@ def _sweep(options: argparse.Namespace) -> int:
     with cached_fingerprints():
         _check_folders(specs)
         check_parts(zip(names, specs, strict=True), rehearses=not launcher)
-    return conclude(names, launch(specs, Ways.chosen(options, launcher, options.config_dir)))
+    failed = launch(specs, Ways.chosen(options, launcher, options.config_dir))
+    for results, study in dict.fromkeys((spec.config["results"], spec.config["study"]) for spec in specs):
+        print(f"their table: graphkd report {shlex.quote(results)} --study {shlex.quote(study)}")
+    return conclude(names, failed)
 
 
 def _search(options: argparse.Namespace) -> int:

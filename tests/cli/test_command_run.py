@@ -167,6 +167,15 @@ def test_a_sweep_runs_every_combination(command: Command, folder: Path, tiny_wor
     assert command("run", "-m", "gnn=tag,none", "seed=0,1", *tiny_words).out.count("(already finished)") == 4
 
 
+def test_lines_of_a_sweep_tell_its_runs_apart(command: Command, folder: Path, tiny_words: list[str]) -> None:
+    """Their names have the parts of graphs, but no options."""
+    out = command("run", "-m", "objective.kd.weight=0.5,1", "builder.k=4,6", "seed=0", *tiny_words).out
+    assert [line.split(" seed")[0] for line in out.splitlines() if ": test " in line and "teacher" not in line] == [
+        f"builder.k={k}, objective.kd.weight={weight}: ce+kd+hkd-knn-tag" for weight in ("0.5", "1") for k in (4, 6)
+    ]
+    assert out.splitlines()[-2] == "their table: graphkd report results --study adhoc"
+
+
 def test_a_mapping_replaces_a_part_in_a_sweep_too(command: Command, folder: Path, tiny_words: list[str]) -> None:
     swept = "student={name: resnet8, widths: [2, 2, 2, 2]},{name: resnet14, widths: [2, 2, 2, 2]}"
     fixed = "data={name: digits, train_fraction: 0.05}"
