@@ -26,7 +26,7 @@ LABEL_HEIGHT = 12.0
 MARGIN = 0.15
 """Space on either side of the points, as a share of their range."""
 COLUMN = 0.08
-"""Points within this share of a panel's width have their numbers in one column."""
+"""Points with gaps of less than this share of a panel's width have their numbers in one column."""
 
 
 class _Point(NamedTuple):
@@ -117,7 +117,7 @@ def _stacks(points: Sequence[_Point]) -> list[list[_Point]]:
     left, right = _range(points)
     stacks: list[list[_Point]] = []
     for point in sorted(points, key=lambda point: point.at):
-        if not stacks or point.at - stacks[-1][0].at >= COLUMN * (right - left):
+        if not stacks or point.at - stacks[-1][-1].at >= COLUMN * (right - left):
             stacks.append([])
         stacks[-1].append(point)
     return [sorted(stack, key=lambda point: point.shown.summary.mean) for stack in stacks]
@@ -142,8 +142,8 @@ def _draw_points(axes: Axes, points: Sequence[_Point], apart: float) -> None:
     leaders: list[tuple[float, float]] = []
     for stack in _stacks(points):
         heights = _spread([point.shown.summary.mean for point in stack], apart, high - apart)
+        beside = max(point.at for point in stack) + 0.025 * (right - left)
         for point, height in zip(stack, heights, strict=True):
-            beside = point.at + 0.025 * (right - left)
             leaders += [(point.at, point.shown.summary.mean), (beside, height), (math.nan, math.nan)]
             axes.annotate(str(point.number), (beside, height), va="center", fontsize=SIZES["small"])
     axes.plot(*zip(*leaders, strict=True), color=GREY, linewidth=0.5)
