@@ -72,16 +72,17 @@ def main(arguments: Sequence[str]) -> int:
     if options.out is None and options.variants is not None:
         folder /= _FOLDER_OF_CHOSEN  # the study's own tables stay
     suites = studies.suites_of(loaded.of_study(options.study), options.config_dir)
+    unfinished = left_out(records)
     if options.profile:
         tables = studies.profiles_by_study(records, suites)
         check(len(tables) > 0, "--profile: no finished run recorded the time of its phases")
     else:
         tables = studies.tables_by_study(records, spec, suites)
-        why = "".join(f"; {line}" for line in left_out(records))
+        why = "".join(f"; {line}" for line in unfinished)
         check(len(tables) > 0, f"there is no finished run of a student below '{shown(options.results)}'{why}")
     for problem in loaded.problems:
         print(visible(f"left out: {problem}"), file=sys.stderr)
-    for line in left_out(records):
+    for line in unfinished:
         print(line, file=sys.stderr)
     if options.variants is not None:
         tables = [dataclasses.replace(table, notes=(*table.notes, _CHOSEN)) for table in tables]
