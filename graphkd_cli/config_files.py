@@ -43,10 +43,16 @@ def config_folder() -> Path:
     return checkout if (checkout / "config.yaml").is_file() else package / "configs"
 
 
+def config_paths(group: str, config_dir: str | None = None) -> dict[str, Path]:
+    """Return the files of a group's configs by name, sorted; the user's own replace graphkd's of the same name."""
+    folders = [config_folder(), *([Path(config_dir)] if config_dir else [])]
+    paths = {path.stem: path for folder in folders for path in (folder / group).glob("*.yaml")}
+    return dict(sorted(paths.items()))
+
+
 def config_names(group: str, config_dir: str | None = None) -> list[str]:
     """Return the names of a group's configs in graphkd's folder and the user's own, sorted."""
-    folders = [config_folder(), *([Path(config_dir)] if config_dir else [])]
-    return sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})
+    return list(config_paths(group, config_dir))
 
 
 class _Source(FileConfigSource):

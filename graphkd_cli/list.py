@@ -1,25 +1,31 @@
-"""`graphkd list`: all parts and suites."""
+"""`graphkd list`: all parts, pairs, suites and table layouts."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from graphkd.binding import convert, describe
 from graphkd.errors import check, one_of
 from graphkd.report.markup import NONE, Block
+from graphkd.yaml_files import read_yaml
 from graphkd_cli import compose
 from graphkd_cli.arguments import CommandParser
-from graphkd_cli.config_files import config_names
+from graphkd_cli.config_files import config_names, config_paths
 from graphkd_cli.overrides import split_words
+
+if TYPE_CHECKING:
+    from graphkd.registry import Registry
 
 REGISTRIES = {
     "builders": "BUILDERS", "gnns": "GNNS", "objectives": "OBJECTIVES", "relations": "RELATIONS",
     "discrepancies": "DISCREPANCIES", "models": "MODELS", "data": "DATASETS",
     "loggers": "LOGGERS",
 }  # fmt: skip
-KINDS = (*REGISTRIES, "pairs", "suites")
+_GROUPS = {"pairs": "pair", "suites": "ablation", "tables": "table"}
+KINDS = (*REGISTRIES, *_GROUPS)
 _NOT_OPTIONS = ("name", "checkpoint", "drop_head", "seed", "input", "train_fraction")
 """What a teacher's or student's node has beside the options of its network."""
 _CLASSES, _CHANNELS, _SIZE = 100, 3, 32
@@ -31,8 +37,8 @@ _CAPTION = (
 HELP = f"""\
 usage: graphkd list [{"|".join(KINDS)}] [plugins=[MODULE,...]] [--config-dir DIR]
 
-Lists every part with its options and defaults, every pair and every suite; for models also their cost and feature
-shapes.
+Lists every part, pair, suite and table layout. For the kinds that are named also the options with their defaults, and
+of models the cost and feature shapes.
 """
 
 
@@ -55,13 +61,45 @@ def main(arguments: Sequence[str]) -> int:
         import_plugins(convert(plugins, list[str], "plugins"))
     screen = console()
     for kind in kinds or KINDS:
-        is_part = kind in REGISTRIES
-        block = _parts(kind) if is_part else _PRESETS[kind](options.config_dir)
         print_text(screen, kind)
-        print_block(screen, block, texts=[1, len(block.header) - 1] if is_part else [1], rules=is_part)
-        for line in _CAPTION if kind == "models" else ():
+        if not kinds:
+            print_block(screen, _overview(kind, options.config_dir), texts=[1])
+        elif kind in REGISTRIES:
+            print_block(screen, block := _parts(kind), texts=[1, len(block.header) - 1], rules=True)
+        else:
+            print_block(screen, _PRESETS[kind](options.config_dir), texts=[1, 3])
+        for line in _CAPTION if kinds and kind == "models" else ():
             print_text(screen, line)
+    if not kinds:
+        print_text(screen, f"options of each: graphkd list KIND (kinds: {', '.join(KINDS)})")
     return 0
+
+
+def _overview(kind: str, config_dir: str | None) -> Block:
+    """Return names and what stands behind them; composes and builds nothing, for it is what newcomers see first."""
+    import graphkd
+
+    if kind in REGISTRIES:
+        registry = getattr(graphkd, REGISTRIES[kind])
+        return Block.of(("name", "what it is"), [(name, registry.summary(name)) for name in _entries(registry)])
+    files = {name: _mapping(path) for name, path in config_paths(_GROUPS[kind], config_dir).items()}
+    if kind == "pairs":
+        networks = [
+            (name, *(_network(node.get(side)) for side in ("teacher", "student"))) for name, node in files.items()
+        ]
+        return Block.of(("name", "teacher", "student"), networks)
+    described = [(name, str(node.get("description", ""))) for name, node in files.items()]
+    return Block.of(("name", "what it shows"), described)
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    node = read_yaml(path)
+    return node if isinstance(node, dict) else {}
+
+
+def _entries(registry: Registry[Any]) -> list[str]:
+    """Return the names of a registry and, for each library that it opens, how its names are written."""
+    return [*registry.names(), *(f"{family}/NAME" for family in registry.families())]
 
 
 def _parts(kind: str) -> Block:
@@ -70,7 +108,7 @@ def _parts(kind: str) -> Block:
     registry = getattr(graphkd, REGISTRIES[kind])
     figures = _FIGURES if kind == "models" else ()
     rows = []
-    for name in [*registry.names(), *(f"{family}/NAME" for family in registry.families())]:
+    for name in _entries(registry):
         options = [
             f"{option.name} ({'required' if option.required else _yaml(option.default)}): {describe(option.annotation)}"
             for option in registry.options(name).values()
@@ -126,7 +164,19 @@ def _network(node: Any) -> str:
     return " ".join([str(node["name"]), *(f"{key}={_yaml(value)}" for key, value in options.items())])
 
 
-_PRESETS = {"pairs": _pairs, "suites": _suites}
+def _tables(config_dir: str | None) -> Block:
+    from graphkd.report.tables import TableSpec
+    from graphkd_cli.studies import read_spec
+
+    specs = {name: read_spec(name, config_dir) for name in config_names("table", config_dir)}
+    rows = [
+        (name, spec.description, spec.layout, ", ".join(spec.columns if isinstance(spec, TableSpec) else spec.rows))
+        for name, spec in specs.items()
+    ]
+    return Block.of(("name", "what it shows", "layout", "columns, or rows of a grid"), rows)
+
+
+_PRESETS = {"pairs": _pairs, "suites": _suites, "tables": _tables}
 
 
 def _yaml(value: Any) -> str:

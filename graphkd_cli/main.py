@@ -27,7 +27,7 @@ COMMANDS = {
     "bench": "measure time and memory on this machine, against the published arrangement",
     "plan": "compute memory and work of HKD at sizes beyond this machine",
     "doctor": "check the installation and this machine",
-    "list": "list all parts and suites with their options",
+    "list": "list all parts, pairs, suites and table layouts; of a kind that is named, the options",
 }
 COMPLETION = ("-sc", "--shell-completion")
 

@@ -65,6 +65,7 @@ class GridSpec:
         student: The variant trained without a teacher, to which ARI is relative.
         published: Figures to compare with.
         elsewhere: Figures by other protocols.
+        description: What it shows, in one line.
     """
 
     name: str
@@ -76,6 +77,7 @@ class GridSpec:
     student: str
     published: Published | None = None
     elsewhere: Elsewhere | None = None
+    description: str = ""
 
     def __post_init__(self) -> None:
         """Raise `UserError` where a pair is named twice, or a row or a published figure has no place."""

@@ -40,6 +40,7 @@ class TableSpec:
         layout: The kind of layout.
         baseline: The variant, or label of a row, that the others are tested against; None for no tests.
         compare: The metric that is tested.
+        description: What it shows, in one line.
     """
 
     name: str
@@ -47,6 +48,7 @@ class TableSpec:
     layout: Literal["columns"] = "columns"
     baseline: str | None = None
     compare: str = "test_top1_last"
+    description: str = ""
 
     def __post_init__(self) -> None:
         """Raise `UserError` where a column is unknown or named twice, or there is none."""

@@ -11,7 +11,9 @@ from commands import Command, OwnConfigs, Plugin, top
 from graphkd import BUILDERS, DATASETS, DISCREPANCIES, GNNS, MODELS, OBJECTIVES, RELATIONS
 from graphkd.registry import Registry, import_plugins
 from graphkd_cli import list as list_command
+from graphkd_cli.config_files import config_names
 from graphkd_cli.main import main
+from graphkd_cli.studies import read_spec
 
 KINDS: dict[str, Registry[Any]] = {
     "builders": BUILDERS,
@@ -120,17 +122,53 @@ class Mutual(KNN):
 """
 
 
-@pytest.mark.usefixtures("without_figures")
-def test_without_a_kind_there_is_everything_of_graphkd_and_ones_own(command: Command, own_configs: OwnConfigs) -> None:
-    pair = "# @package _global_\nteacher: {name: vgg13}\nstudent: {name: resnet8, widths: [4, 4, 8, 16]}\n"
-    own = own_configs({
-        "pair/mine.yaml": pair + "trainer: {lr: 0.02}\n",
-        "ablation/mine.yaml": "description: what I tried\nseeds: [0]\nbase: []\nvariants: {a: [], b: []}\n",
-    })  # fmt: skip
-    out = command("list", "--config-dir", str(own)).out
-    assert [line for line in out.splitlines() if line in {*KINDS, "pairs", "suites"}] == [*KINDS, "pairs", "suites"]
-    rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in out.splitlines() if "│" in line]
-    assert ["mine", "vgg13", "resnet8 widths=[4, 4, 8, 16]", "0.02"] in rows
-    assert ["vgg13_MobileNetV2", "vgg13", "MobileNetV2", "0.01"] in rows
-    assert ["mine", "what I tried", "2", "1"] in rows
-    assert any(row[0] == "digits" for row in rows)
+def test_without_a_kind_there_is_everything_of_graphkd_and_ones_own_in_short(
+    command: Command, own_configs: OwnConfigs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(list_command.compose, "compose")  # an overview is quick
+    monkeypatch.delattr(list_command, "_figures")
+    own = own_configs(OWN)
+    code, out, err = command("list", "--config-dir", str(own))
+    assert (code, err) == (0, "")
+    presets = ["pairs", "suites", "tables"]
+    assert [line for line in out.splitlines() if line in {*KINDS, "loggers", *presets}] == [
+        *KINDS, "loggers", *presets,
+    ]  # fmt: skip
+    names = {row[0] for row in rows(out)}
+    assert names.issuperset(name for registry in KINDS.values() for name in registry.names())
+    assert ["mine", "vgg13", "resnet8 widths=[4, 4, 8, 16]"] in rows(out)
+    assert ["mine", "what I tried"] in rows(out)
+    assert ["short", "all in one column"] in rows(out)  # the user's own replaces graphkd's
+    assert ["self_only", "Self loops and nothing else."] in rows(out)
+    assert "tau" not in names
+    assert out.splitlines()[-1].startswith("options of each: graphkd list KIND (kinds: builders, ")
+
+
+def test_named_pairs_suites_and_tables_are_shown_in_full(command: Command, own_configs: OwnConfigs) -> None:
+    own = own_configs(OWN)
+    out = command("list", "pairs", "suites", "tables", "--config-dir", str(own)).out
+    assert ["mine", "vgg13", "resnet8 widths=[4, 4, 8, 16]", "0.02"] in rows(out)
+    assert ["vgg13_MobileNetV2", "vgg13", "MobileNetV2", "0.01"] in rows(out)
+    assert ["mine", "what I tried", "2", "1"] in rows(out)
+    assert any(row[0] == "digits" for row in rows(out))
+    assert ["short", "all in one column", "columns", "test_top1_last"] in rows(out)
+    (grid,) = (row for row in rows(out) if row[0] == "table1" and len(row) == 4 and row[2] == "grid")
+    assert grid[3].split(", ")[-1] == "hkd_kd"
+
+
+@pytest.mark.parametrize("name", config_names("table"))
+def test_every_layout_says_what_it_shows(name: str) -> None:
+    assert read_spec(name).description
+
+
+OWN = {
+    "pair/mine.yaml": "# @package _global_\nteacher: {name: vgg13}\nstudent: {name: resnet8, widths: [4, 4, 8, 16]}\n"
+    "trainer: {lr: 0.02}\n",
+    "ablation/mine.yaml": "description: what I tried\nseeds: [0]\nbase: []\nvariants: {a: [], b: []}\n",
+    "table/short.yaml": "name: short\ndescription: all in one column\ncolumns: [test_top1_last]\n",
+}
+
+
+def rows(out: str) -> list[list[str]]:
+    """The cells of each printed row."""
+    return [[cell.strip() for cell in line.strip("│").split("│")] for line in out.splitlines() if "│" in line]
