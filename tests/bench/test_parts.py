@@ -57,7 +57,7 @@ ROWS = {
 def test_every_part_has_its_rows(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("graphkd.bench.training.STEPS", 2)
     cases = [replace(case, memory="never") for case in select_cases(TINY, [part])]
-    effort = Effort(seconds=0, least=2, most=2, full=False)
+    effort = Effort(seconds=0, least=1, most=1, full=False)
     rows = [row for case in cases for row in measure(case, TINY, effort)]
     assert [row.case for row in rows] == ROWS[part]
     assert {row.part for row in rows} == {part}
