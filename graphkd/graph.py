@@ -35,8 +35,8 @@ class BankRows(Protocol):
     def indices(self) -> Tensor | None:
         """Training sample of each row, int64 [N]; None where row i is sample i."""
 
-    def nearest(self, queries: Tensor, count: int, allowed: Callable[[slice], Tensor]) -> tuple[Tensor, Tensor]:
-        """Return inner products with the nearest allowed rows, and these rows (`BankView.nearest`)."""
+    def nearest(self, queries: Tensor, count: int, forbid: Callable[[Tensor, slice], None]) -> tuple[Tensor, Tensor]:
+        """Return inner products with the nearest rows that are not forbidden, and these rows (`BankView.nearest`)."""
 
     def take(self, rows: Tensor, like: Tensor) -> Tensor:
         """Return rows by their place, int64 [S] to [S, D], in the dtype and on the device of `like`."""

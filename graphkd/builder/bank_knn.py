@@ -55,8 +55,8 @@ class BankKNN(GraphBuilder):
         if nodes.bank is None or nodes.indices is None:
             raise UserError("graph builder 'bank_knn' needs the nodes' bank and indices")
         labels = required_labels(nodes, "bank_knn") if self.same_label_only else None
-        allowed = partial(_allowed, nodes.bank, nodes.indices, labels)
-        similarity, rows = nodes.bank.nearest(embedding, self.k - 1, allowed)
+        forbid = partial(_forbid, nodes.bank, nodes.indices, labels)
+        similarity, rows = nodes.bank.nearest(embedding, self.k - 1, forbid)
         support = nodes.bank.take(rows.flatten(), embedding)
         size, slots = rows.shape
         own = torch.eye(size, dtype=torch.bool, device=embedding.device)
@@ -66,10 +66,14 @@ class BankKNN(GraphBuilder):
         return BatchGraph.from_adjacency(adjacency, support, samples.flatten())
 
 
-def _allowed(bank: BankRows, indices: Tensor, labels: Tensor | None, part: slice) -> Tensor:
-    """Return which rows of a chunk each sample may take: filled, not its own, and of its class if labels are given."""
+def _forbid(bank: BankRows, indices: Tensor, labels: Tensor | None, products: Tensor, part: slice) -> None:
+    """Set products with a chunk of rows to -inf: unfilled rows, own ones, and other classes' if labels are given."""
     classes = bank.labels[part]
-    places = torch.arange(part.start, part.start + len(classes), device=indices.device)
-    samples = places if bank.indices is None else bank.indices[part]
-    allowed = (classes >= 0) & (samples != indices[:, None])
-    return allowed if labels is None else allowed & (classes == labels[:, None])
+    if bank.indices is None:  # row i is sample i
+        places = indices[:, None] - part.start
+        near = places.clamp(0, len(classes) - 1)
+        products.scatter_(1, near, products.gather(1, near).masked_fill(near == places, -torch.inf))
+    else:
+        products.masked_fill_((classes < 0) | (bank.indices[part] == indices[:, None]), -torch.inf)
+    if labels is not None:
+        products.masked_fill_(classes != labels[:, None], -torch.inf)

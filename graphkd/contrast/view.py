@@ -12,7 +12,8 @@ from torch import Tensor
 from graphkd.contrast.shard import Shard, inside
 from graphkd.errors import check
 
-_CHUNK_ROWS = 8192
+_CHUNK_ROWS = 16384
+_BLOCK = 64
 
 
 @dataclass(frozen=True)
@@ -40,16 +41,17 @@ class BankView:
         )
         return self.kept
 
-    def nearest(self, queries: Tensor, count: int, allowed: Callable[[slice], Tensor]) -> tuple[Tensor, Tensor]:
+    def nearest(self, queries: Tensor, count: int, forbid: Callable[[Tensor, slice], None]) -> tuple[Tensor, Tensor]:
         """Return the rows with the largest inner products, chunk by chunk (collective where the bank is sharded).
 
         Args:
             queries: Float [B, D], the same in all processes.
             count: Number of rows to find.
-            allowed: Returns which of a chunk of c rows each query may take, bool [B, c].
+            forbid: Given the inner products with a chunk of c rows, [B, c], and which rows these are, sets those with
+                rows that a query may not take to -inf.
 
         Returns:
-            Inner products, -inf where too few rows are allowed, and rows, int64; [B, min(count, R)] each.
+            Inner products, -inf where too few rows are left, and rows, int64; [B, min(count, R)] each.
         """
         count = min(count, self.shard.total)
         best = queries.new_full((len(queries), count), -torch.inf)
@@ -58,8 +60,8 @@ class BankView:
         for start in range(own.start, own.stop, _CHUNK_ROWS):
             part = slice(start, min(start + _CHUNK_ROWS, own.stop))
             products = queries @ self.kept[part.start - own.start : part.stop - own.start].to(queries).T
-            products.masked_fill_(~allowed(part), -torch.inf)
-            values, places = products.topk(min(count, products.shape[1]), dim=1)
+            forbid(products, part)
+            values, places = _top(products, min(count, products.shape[1]))
             found = rows, places + part.start
             best, rows = _largest(torch.cat([best, values], dim=1), torch.cat(found, dim=1), count)
         if self.shard.world == 1:
@@ -86,3 +88,20 @@ def _largest(values: Tensor, rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Return the largest values of each line and their rows, [B, count] each."""
     best, chosen = values.topk(count, dim=1)
     return best, rows.gather(1, chosen)
+
+
+def _top(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return the `count` largest values of each line and their places, [B, count] each.
+
+    They lie in the `count` blocks whose maxima are largest, so that topk, which is slow, looks at few values.
+    """
+    missing = -values.shape[1] % _BLOCK
+    if values.shape[1] + missing <= count * _BLOCK:
+        return values.topk(count, dim=1)
+    whole = F.pad(values, (0, missing), value=-torch.inf) if missing else values  # F.pad copies in any case
+    blocks = whole.view(len(whole), -1, _BLOCK)
+    chosen = blocks.amax(dim=2).topk(count, dim=1).indices
+    kept = blocks.gather(1, chosen[:, :, None].expand(-1, -1, _BLOCK)).flatten(1)
+    best, places = kept.topk(count, dim=1)
+    found = chosen.gather(1, places // _BLOCK) * _BLOCK + places % _BLOCK
+    return best, found.clamp(max=values.shape[1] - 1)  # one added at the end is -inf, so its place does not count

@@ -1,7 +1,14 @@
 from __future__ import annotations
 
+from typing import Any
+from unittest import mock
+
+import numpy as np
 import pytest
 import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from torch import Tensor
 
 from graphkd import BUILDERS, Nodes, UserError
@@ -40,8 +47,12 @@ def support_of(adjacency: Tensor, support: Tensor, sample: int) -> list[list[flo
 
 @pytest.mark.parametrize("same_label_only", [False, True])
 @pytest.mark.parametrize("k", [1, 2, 8, 20])
-def test_equals_one_loop_over_the_bank(k: int, same_label_only: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(view, "_CHUNK_ROWS", 16)  # so that there are several chunks, the last one smaller
+@pytest.mark.parametrize(("chunk", "block"), [(16, 64), (16, 2), (15, 2)])  # several chunks, the last one smaller
+def test_equals_one_loop_over_the_bank(
+    k: int, same_label_only: bool, chunk: int, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(view, "_CHUNK_ROWS", chunk)
+    monkeypatch.setattr(view, "_BLOCK", block)
     nodes = batch(full_bank())
     graph = BUILDERS.build("bank_knn", k=k, same_label_only=same_label_only).build(nodes)
     assert nodes.bank is not None
@@ -50,6 +61,24 @@ def test_equals_one_loop_over_the_bank(k: int, same_label_only: bool, monkeypatc
     for sample in range(6):
         expected = naive_neighbours(nodes, sample, k, same_label_only)
         assert support_of(graph.adjacency, graph.support, sample) == sorted(nodes.bank.rows[expected].tolist())
+
+
+@example(values=np.full((1, 3), -3, np.float32), count=1, block=2)  # nothing but -inf, and a place is added
+@given(
+    values=arrays(np.float32, st.tuples(st.integers(1, 3), st.integers(1, 40)), elements=st.integers(-3, 3)),
+    count=st.integers(1, 8),
+    block=st.integers(1, 5),
+)
+def test_the_largest_are_found_by_blocks_whatever_the_ties(values: Any, count: int, block: int) -> None:
+    lines = torch.from_numpy(values).masked_fill(torch.from_numpy(values) == -3, -torch.inf)
+    count = min(count, lines.shape[1])
+    with mock.patch.object(view, "_BLOCK", block):
+        best, places = view._top(lines, count)
+    assert torch.equal(best, lines.topk(count, dim=1).values)
+    assert torch.equal(lines.gather(1, places), best)
+    for line, of in zip(places.tolist(), best.tolist(), strict=True):
+        real = [place for place, value in zip(line, of, strict=True) if value > -torch.inf]
+        assert len(set(real)) == len(real)
 
 
 def test_a_class_with_too_few_samples_gives_a_lower_in_degree() -> None:
