@@ -61,13 +61,13 @@ def main(arguments: Sequence[str]) -> int:
         import_plugins(convert(plugins, list[str], "plugins"))
     screen = console()
     for kind in kinds or KINDS:
-        print_text(screen, kind)
+        is_part = kind in REGISTRIES
         if not kinds:
-            print_block(screen, _overview(kind, options.config_dir), texts=[1])
-        elif kind in REGISTRIES:
-            print_block(screen, block := _parts(kind), texts=[1, len(block.header) - 1], rules=True)
+            block = _overview(kind, options.config_dir)
         else:
-            print_block(screen, _PRESETS[kind](options.config_dir), texts=[1, 3])
+            block = _parts(kind) if is_part else _PRESETS[kind](options.config_dir)
+        print_text(screen, kind)
+        print_block(screen, block, texts=[1, len(block.header) - 1], rules=is_part and bool(kinds))
         for line in _CAPTION if kinds and kind == "models" else ():
             print_text(screen, line)
     if not kinds:
