@@ -44,8 +44,12 @@ def config_folder() -> Path:
 
 
 def config_paths(group: str, config_dir: str | None = None) -> dict[str, Path]:
-    """Return the files of a group's configs by name, sorted; the user's own replace graphkd's of the same name."""
-    folders = [config_folder(), *([Path(config_dir)] if config_dir else [])]
+    """Return the files of a group's configs by name, sorted; the user's own replace graphkd's of the same name.
+
+    Raises:
+        UserError: The user's folder does not exist.
+    """
+    folders = [config_folder(), *_own_folder(config_dir)]
     paths = {path.stem: path for folder in folders for path in (folder / group).glob("*.yaml")}
     return dict(sorted(paths.items()))
 
@@ -53,6 +57,14 @@ def config_paths(group: str, config_dir: str | None = None) -> dict[str, Path]:
 def config_names(group: str, config_dir: str | None = None) -> list[str]:
     """Return the names of a group's configs in graphkd's folder and the user's own, sorted."""
     return list(config_paths(group, config_dir))
+
+
+def _own_folder(config_dir: str | None) -> list[Path]:
+    """Return the user's own folder, if one is named; raise a `UserError` if it does not exist."""
+    if config_dir is None:
+        return []
+    check(Path(config_dir).is_dir(), f"--config-dir: there is no folder {config_dir}")
+    return [Path(config_dir).resolve()]
 
 
 class _Source(FileConfigSource):
@@ -179,10 +191,9 @@ def hydra_session(config_dir: str | None = None) -> Iterator[Hydra]:
     """
     SourcesRegistry.instance().register(_Source)
     search_path = create_config_search_path(f"{_Source.scheme()}://{config_folder()}")
-    if config_dir is not None:
-        check(Path(config_dir).is_dir(), f"--config-dir: there is no folder {config_dir}")
-        own = f"{_Source.scheme()}://{Path(config_dir).resolve()}"
-        search_path.prepend("command-line", own, SearchPathQuery(provider="main", path=None))
+    for own in _own_folder(config_dir):
+        path = f"{_Source.scheme()}://{own}"
+        search_path.prepend("command-line", path, SearchPathQuery(provider="main", path=None))
     GlobalHydra.instance().clear()
     try:
         version.setbase("1.3")

@@ -59,15 +59,13 @@ def main(arguments: Sequence[str]) -> int:
     if overrides:
         plugins = compose.compose(overrides, options.config_dir).config["plugins"]
         import_plugins(convert(plugins, list[str], "plugins"))
+    # All are made before the first is printed: a mistake in a file is told in one line.
+    make = _in_full if kinds else _overview
+    blocks = {kind: make(kind, options.config_dir) for kind in kinds or KINDS}
     screen = console()
-    for kind in kinds or KINDS:
-        is_part = kind in REGISTRIES
-        if not kinds:
-            block = _overview(kind, options.config_dir)
-        else:
-            block = _parts(kind) if is_part else _PRESETS[kind](options.config_dir)
+    for kind, block in blocks.items():
         print_text(screen, kind)
-        print_block(screen, block, texts=[1, len(block.header) - 1], rules=is_part and bool(kinds))
+        print_block(screen, block, texts=[1, len(block.header) - 1], rules=bool(kinds) and kind in REGISTRIES)
         for line in _CAPTION if kinds and kind == "models" else ():
             print_text(screen, line)
     if not kinds:
@@ -90,6 +88,10 @@ def _overview(kind: str, config_dir: str | None) -> Block:
         return Block.of(("name", "teacher", "student"), networks)
     described = [(name, str(node.get("description", ""))) for name, node in files.items()]
     return Block.of(("name", "what it shows"), described)
+
+
+def _in_full(kind: str, config_dir: str | None) -> Block:
+    return _parts(kind) if kind in REGISTRIES else _PRESETS[kind](config_dir)
 
 
 def _mapping(path: Path) -> dict[str, Any]:
