@@ -15,6 +15,7 @@ from graphkd.data import Batch, Dataset
 from graphkd.data.views import make_views
 from graphkd.engine.clock import Span
 from graphkd.engine.options import TrainerOptions
+from graphkd.engine.order import epoch_order
 from graphkd.engine.ranks import Ranks
 from graphkd.engine.seeding import derive, generator
 from graphkd.model import Network
@@ -139,7 +140,8 @@ class Feed:
         """Yield an epoch's batches from a position on: this rank's images, the whole batch's labels and indices."""
         names = _names(start)
         size, labels = self.options.batch_size, self.dataset.train_labels
-        order = torch.randperm(len(labels), generator=generator(self.seed, "order", *names, start.epoch))
+        draws = generator(self.seed, "order", *names, start.epoch)
+        order = epoch_order(labels, self.options.samples_per_class, draws)
         whole = torch.split(order[start.batch * size :], size)
         mine = [self.ranks.local_slice(indices) for indices in whole]
         augmentation = derive(self.seed, "augmentation", *names, start.epoch)

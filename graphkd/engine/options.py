@@ -19,7 +19,10 @@ from graphkd.model import Network
 _MOST = 10**18
 """Larger counts overflow somewhere."""
 _MOST_THREADS = 1024
-_COUNTS = ("epochs", "batch_size", "accumulate", "eval_every", "eval_batch_size", "devices", "nodes", "threads")
+_COUNTS = (
+    "epochs", "batch_size", "samples_per_class", "accumulate", "eval_every", "eval_batch_size", "devices", "nodes",
+    "threads",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,8 @@ class TrainerOptions:
     Attributes:
         epochs: Passes over the training data.
         batch_size: Samples per batch, over all devices; an epoch's last, smaller batch is used too.
+        samples_per_class: How many samples of a class come one after another, so that a batch holds groups of them; a
+            graph of the batch then has neighbours of a sample's own class. 1 draws a batch from all samples.
         lr: Learning rate at the start.
         momentum: SGD's momentum, or AdamW's first beta.
         nesterov: Whether SGD's momentum is Nesterov's.
@@ -71,6 +76,7 @@ class TrainerOptions:
 
     epochs: int = 240
     batch_size: int = 64
+    samples_per_class: int = 1
     lr: float = 0.05
     momentum: float = 0.9
     nesterov: bool = False
@@ -119,6 +125,10 @@ class TrainerOptions:
         check(fits, f"trainer: momentum is {momentum}, but AdamW's must be below 1")
         check(clip_norm is None or clip_norm > 0, f"trainer: clip_norm is {clip_norm}, but must be positive or null")
         check(ema is None or 0 < ema < 1, f"trainer: ema is {ema}, but must be between 0 and 1, or null")
+        check(
+            self.samples_per_class <= self.batch_size,
+            f"trainer: samples_per_class is {self.samples_per_class}, but a batch has {self.batch_size} samples",
+        )
         check(
             self.batch_size >= self.processes,
             f"trainer: batch_size is {self.batch_size}, but must be at least 1 for each of {self.processes} devices",

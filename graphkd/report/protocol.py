@@ -32,6 +32,7 @@ class Protocol:
         teacher: Where the teacher's weights are from: trained by graphkd (`own`), a `file` of the user's, or the
             benchmark's `published` ones.
         reported: The epoch that accuracies are of.
+        samples_per_class: Size of the groups of a class's samples in a batch; 1 where it is drawn from all samples.
     """
 
     epochs: int | None
@@ -40,6 +41,7 @@ class Protocol:
     augmentation: str
     teacher: Literal["none", "own", "file", "published", "unknown"]
     reported: Literal["last", "best_val", "best_test", "unknown"]
+    samples_per_class: int = 1
 
     def __str__(self) -> str:
         """Return it in a line; what is not known is said."""
@@ -50,5 +52,7 @@ class Protocol:
         """All but the epoch that is reported, in a line."""
         epochs = "epochs not known" if self.epochs is None else f"{self.epochs} epoch{'s' * (self.epochs != 1)}"
         batch = "" if self.batch_size is None else f"batch {self.batch_size}, "
+        if self.samples_per_class > 1:
+            batch += f"in groups of {self.samples_per_class} of a class, "
         views = "views not known" if self.views is None else f"{self.views} view{'s' * (self.views != 1)}"
         return f"{epochs}, {batch}{views}, {self.augmentation}, {_TEACHERS[self.teacher]}"

@@ -15,8 +15,8 @@ from graphkd.run.finished import FinishedRun
 _SHOWN = ("test_top1_last", "test_top5_last", "test_nll_last", "agreement_last")
 _MOST_CLASSES = 20
 _PROTOCOL = (
-    "epochs", "batch_size", "optimizer", "lr", "momentum", "nesterov", "weight_decay", "schedule", "decay_at", "decay",
-    "ema",
+    "epochs", "batch_size", "samples_per_class", "optimizer", "lr", "momentum", "nesterov", "weight_decay", "schedule",
+    "decay_at", "decay", "ema",
 )  # fmt: skip
 """Options of the trainer that a reader wants to know."""
 _LEAD = {

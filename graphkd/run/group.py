@@ -15,9 +15,9 @@ def stream(spec: StudentSpec) -> Hashable:
     """Return a key that runs with the same stream of batches and teacher settings share."""
     trainer = spec.trainer
     return (
-        json.dumps(spec.data.document, sort_keys=True), spec.seed, trainer.batch_size, trainer.accelerator,
-        trainer.threads, trainer.precision, trainer.teacher_precision, trainer.matmul_precision, trainer.channels_last,
-        trainer.compile,
+        json.dumps(spec.data.document, sort_keys=True), spec.seed, trainer.batch_size, trainer.samples_per_class,
+        trainer.accelerator, trainer.threads, trainer.precision, trainer.teacher_precision, trainer.matmul_precision,
+        trainer.channels_last, trainer.compile,
     )  # fmt: skip
 
 

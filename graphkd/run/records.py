@@ -50,6 +50,7 @@ def protocol_of(spec: RunSpec, views: Collection[str]) -> Protocol | None:
     return Protocol(
         epochs=spec.trainer.epochs, batch_size=spec.trainer.batch_size, views=len(views),
         augmentation=_augmentation(spec, views), teacher=_teacher_source(spec.teacher), reported="last",
+        samples_per_class=spec.trainer.samples_per_class,
     )  # fmt: skip
 
 

@@ -83,6 +83,20 @@ def test_micro_batches_equal_one_batch(digits: Dataset, trainer: MakeTrainer, op
     assert [e.total for e in of_parts.epochs] == pytest.approx([e.total for e in of_whole.epochs], rel=1e-5)
 
 
+@pytest.mark.parametrize("samples_per_class", [1, 8])
+def test_a_batch_has_groups_of_a_class(
+    samples_per_class: int, digits: Dataset, trainer: MakeTrainer, network: MakeNetwork
+) -> None:
+    seen = Seen()
+    trainer(epochs=1, samples_per_class=samples_per_class).fit(
+        network(), WeightedSum({"seen": (seen, 1.0)}), digits, teacher=network()
+    )
+    labels = torch.cat([batch.labels for batch in seen.batches])
+    repeats = int((labels[1:] == labels[:-1]).sum())
+    smallest = len(labels) - sum(-(-count // 8) for count in labels.bincount().tolist())
+    assert repeats >= smallest if samples_per_class == 8 else repeats < len(labels) / 4
+
+
 def test_after_step_follows_applied_steps_alone(
     digits: Dataset, trainer: MakeTrainer, network: MakeNetwork, spy: Any, alone: Alone
 ) -> None:
@@ -256,6 +270,7 @@ def test_matmul_precision_holds_within_a_training(
 OPTIONS: dict[str, dict[str, Any]] = {
     "adamw and cosine": {"optimizer": "adamw", "schedule": "cosine", "lr": 0.01},
     "accumulate": {"batch_size": 16, "accumulate": 3},
+    "samples_per_class": {"samples_per_class": 4},
     "clip_norm": {"clip_norm": 0.1},
     "ema": {"ema": 0.7},
     "bf16": {"precision": "bf16"},
@@ -289,6 +304,8 @@ def test_each_goes_on_bit_for_bit(name: str, digits: Dataset, trainer: MakeTrain
 
 
 @pytest.mark.parametrize(("options", "message"), [
+    ({"samples_per_class": 0}, "trainer: samples_per_class is 0, but must be at least 1"),
+    ({"samples_per_class": 65}, "trainer: samples_per_class is 65, but a batch has 64 samples"),
     ({"accumulate": 0}, "trainer: accumulate is 0, but must be at least 1"),
     ({"clip_norm": 0.0}, "trainer: clip_norm is 0.0, but must be positive or null"),
     ({"ema": 1.0}, "trainer: ema is 1.0, but must be between 0 and 1, or null"),

@@ -33,6 +33,8 @@ def protocol(*words: str, views: Sequence[str] = ("weak",)) -> str:
          "240 epochs, batch 64, 2 views, crop+flip, strong view RandAugment(2, 10), own teacher, last epoch"),
         (["objective=sskd", "trainer=digits"], "weak rotated_90 rotated_180 rotated_270",
          "150 epochs, batch 64, 4 views, crop, own teacher, last epoch"),
+        (["experiment=table1", "trainer.samples_per_class=8"], "weak",
+         "240 epochs, batch 64, in groups of 8 of a class, 1 view, crop+flip, own teacher, last epoch"),
         (["experiment=table1", "data.rand_augment=2", "data.cutout=8"], "weak",
          "240 epochs, batch 64, 1 view, crop+flip+RandAugment(2, 9)+cutout, own teacher, last epoch"),
     ],
