@@ -54,7 +54,10 @@ class LabelAware(GraphBuilder):
         alone = float((counts * (-fellows).exp()).sum() / counts.sum())
         if alone < _MOSTLY:
             return ()
-        return [f"about {100 * alone:.0f} % of a batch's samples are alone of their class, without a neighbour"]
+        return [
+            f"in batches drawn from all samples, about {100 * alone:.0f} % are alone of their class, without a "
+            "neighbour (trainer.samples_per_class=8 draws groups of a class)"
+        ]
 
     def build(self, nodes: Nodes) -> BatchGraph:
         labels = required_labels(nodes, "label_aware")

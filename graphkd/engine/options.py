@@ -120,6 +120,7 @@ class TrainerOptions:
             value = getattr(self, name)
             check(value >= 0, f"trainer: {name} is {value}, but must be at least 0")
         momentum, clip_norm, ema = self.momentum, self.clip_norm, self.ema
+        check(not self.nesterov or self.optimizer == "sgd", "trainer: nesterov=true needs optimizer=sgd")
         check(not self.nesterov or momentum > 0, "trainer: nesterov=true needs a momentum above 0")
         fits = self.optimizer == "sgd" or momentum < 1
         check(fits, f"trainer: momentum is {momentum}, but AdamW's must be below 1")
@@ -147,7 +148,7 @@ class TrainerOptions:
     @property
     def decay_epochs(self) -> list[int]:
         """Epochs after which the learning rate falls."""
-        return [round(share * self.epochs) for share in self.decay_at]
+        return [max(1, round(share * self.epochs)) for share in self.decay_at]
 
     def lr_at(
         self, epoch: int, epochs: int | None = None, lr: float | None = None, falls: Sequence[int] | None = None

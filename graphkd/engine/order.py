@@ -9,11 +9,12 @@ from torch import Tensor
 def epoch_order(labels: Tensor, samples_per_class: int, generator: torch.Generator) -> Tensor:
     """Return a random order of all samples in which samples of a class follow each other in groups.
 
-    Each class is cut into groups at random, and the groups of all classes are shuffled.
+    Each class is cut into groups at random, and the groups of all classes are shuffled. What is left of a class after
+    its last whole group comes at the end, so that batches of a multiple of the groups' size cut none.
 
     Args:
         labels: Classes, int64 [N].
-        samples_per_class: Size of a group; the last one of a class may be smaller. 1 for no groups.
+        samples_per_class: Size of a group. 1 for no groups.
         generator: Draws the order.
 
     Returns:
@@ -23,6 +24,7 @@ def epoch_order(labels: Tensor, samples_per_class: int, generator: torch.Generat
     if samples_per_class == 1:
         return order
     by_class = order[labels[order].argsort(stable=True)]
-    sizes = labels.bincount().tolist()
-    groups = [group for members in by_class.split(sizes) for group in members.split(samples_per_class)]
-    return torch.cat([groups[place] for place in torch.randperm(len(groups), generator=generator).tolist()])
+    classes = torch.split(by_class, labels.bincount().tolist())
+    groups = [group for members in classes for group in torch.split(members, samples_per_class)]
+    shuffled = [groups[place] for place in torch.randperm(len(groups), generator=generator).tolist()]
+    return torch.cat(sorted(shuffled, key=lambda group: len(group) < samples_per_class))

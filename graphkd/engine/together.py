@@ -49,6 +49,8 @@ def train_together(loops: Sequence[TrainingLoop], feed: Feed, ended: Ended) -> N
         def leave(loop: TrainingLoop) -> None:
             pending = loop.ranks.all_reduce_max(interrupts.pending or 0)
             if pending:
+                if loop.checkpoints is not None:
+                    loop.callback.note("stopping: the state is saved first (Ctrl-C again stops at once)")
                 loop.save()
                 interrupts.hold(pending)
                 if len(running) > 1:

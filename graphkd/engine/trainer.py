@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -73,28 +73,26 @@ class Trainer(TrainerOptions):
             "choose trainer.precision=32"
         ]
 
-    def check_batches(
-        self, network: Network, dataset: Dataset, views: Collection[str] = ("weak",), where: str = "trainer"
-    ) -> None:
-        """Check that the data have the views, and that the network can train on the smallest of their batches.
+    def check_batches(self, network: Network, dataset: Dataset, objective: WeightedSum, where: str = "trainer") -> None:
+        """Check that the data have the objective's views, and that the network can train on the smallest batch.
 
         Batch norm cannot normalise a single sample whose maps have one pixel.
 
         Args:
             network: The network to train; it is not changed.
             dataset: The training data.
-            views: Names of the views of each sample in a batch.
+            objective: What it is trained by.
             where: Name of the trainer in messages.
 
         Raises:
             UserError: They do not, or it cannot.
         """
-        check_views(views, dataset.info)
+        check_views(objective.views, dataset.info)
         samples = len(dataset.train_labels)
         last = samples % self.batch_size or min(self.batch_size, samples)
         synchronised = self.processes > 1 and self.check_machine() == "cuda"
         normalises = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules())
-        if last >= 2 * self.processes or len(views) > 1 or synchronised or not normalises:
+        if last >= 2 * self.processes or objective.fewest_views > 1 or synchronised or not normalises:
             return
         network = copy.deepcopy(network).train()
         image = black_image(network, dataset.in_channels, dataset.image_size)
@@ -154,7 +152,7 @@ class Trainer(TrainerOptions):
                 `check_batches`.
         """
         check(teacher is not None or not objective.needs_teacher, "the objective needs a teacher, but none is given")
-        self.check_batches(student, dataset, objective.views)
+        self.check_batches(student, dataset, objective)
         fabric = self.fabric()
         fabric.launch()
         feed = Feed(self, fabric, dataset, teacher, seed)

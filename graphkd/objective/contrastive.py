@@ -78,7 +78,13 @@ class ContrastiveObjective(Objective):
         self._pending: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def check(self, setting: Setting) -> None:
-        """Check that the negatives of a batch fit in memory (`Objective.check`)."""
+        """Check that the banks are of these samples, and that a batch's negatives fit in memory (`Objective.check`)."""
+        banked = self._student_bank.samples.labels
+        check(
+            torch.equal(banked.cpu(), setting.labels.to(banked.dtype)),
+            f"objective '{self.name}': its labels, of {len(banked)} samples, are not those of the "
+            f"{len(setting.labels)} training samples (labels=data.train_labels)",
+        )
         needed, there = 8 * setting.largest_batch * self.negatives, psutil.virtual_memory().total
         check(
             not self.takes_negatives or needed <= there,
@@ -137,6 +143,12 @@ class ContrastiveObjective(Objective):
 
     def _embed(self, output: NetworkOutput, indices: Tensor, head: nn.Linear, bank: Bank) -> tuple[Tensor, Tensor]:
         """Return a network's normalised embeddings and the banked ones of the same samples, [B, dim] each."""
+        width = output.embedding.shape[1]
+        check(
+            width == head.in_features,
+            f"objective '{self.name}': a network's embedding has {width} features, but {head.in_features} were given "
+            "as its student_dim or teacher_dim",
+        )
         embedding = project(output.embedding, head)
         return embedding, bank.to(embedding.device).gather(indices, embedding.detach())
 
@@ -167,6 +179,11 @@ class ContrastiveObjective(Objective):
         brings = f"objective '{self.name}': the batch brings negatives, which needs"
         check(self.takes_negatives, f"{brings} sampler=explicit")
         check(isinstance(self._student_bank, FullBank), f"{brings} a full bank, not a queue")
+        shape, size = list(batch.negatives.shape), len(batch.labels)
+        check(
+            len(shape) == 2 and shape[0] == size,
+            f"objective '{self.name}': the batch's negatives have shape {shape}, but must be [{size}, K]",
+        )
         return ExplicitSelection(batch.negatives.long(), self.samples)
 
 

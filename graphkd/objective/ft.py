@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from graphkd.batch import DistillationBatch
 from graphkd.errors import check
 from graphkd.objective.base import OBJECTIVES, Objective, Setting, teacher_output
-from graphkd.objective.maps import Shape, one_position_notes, pooled_to_smaller
+from graphkd.objective.maps import BatchNorm, Shape, one_position_notes, pooled_to_smaller
 from graphkd.objective.stage import Stage
 
 
@@ -108,6 +108,6 @@ def _layers(
     """Return 3x3 convolutions that keep the size, each followed by BatchNorm (`has_norm`) and LeakyReLU."""
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(channels):
-        norm = [nn.BatchNorm2d(outputs)] if has_norm else []
+        norm = [BatchNorm(outputs)] if has_norm else []
         layers += [convolution(inputs, outputs, 3, padding=1), *norm, nn.LeakyReLU(0.1)]
     return nn.Sequential(*layers)

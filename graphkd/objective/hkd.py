@@ -110,6 +110,12 @@ class HKD(ContrastiveObjective):
         graph_parts = {"builder": builder, "student_gnn": student_gnn, "teacher_gnn": teacher_gnn}
         missing = [name for name, part in graph_parts.items() if part is None]
         check(not (holistic and missing), f"objective 'hkd': the holistic part needs {', '.join(missing)}")
+        for name, gnn in (("student_gnn", student_gnn), ("teacher_gnn", teacher_gnn)):
+            check(
+                gnn is None or gnn.in_dim == gnn.out_dim == dim,
+                f"objective 'hkd': {name} must take {dim} features to {dim} (option dim), not "
+                f"{gnn and gnn.in_dim} to {gnn and gnn.out_dim}",
+            )
         check_share("hkd", prune_unreliable)
         check(
             prune_unreliable is None or builder is None or not builder.uses_bank,

@@ -86,20 +86,25 @@ class RelationObjective(Objective):
         if self.between == "classes" and classes < self.fewest:
             others = _names(RELATIONS, lambda kind: kind.fewest <= classes)
             raise UserError(
-                f"objective 'relation': '{self.relation.name}' between classes needs {self.fewest} of them, but the "
-                f"data have {classes} (choices: between=samples, or a relation of {others})"
+                f"objective 'relation': '{self._needier.name}' between classes needs {self.fewest} of them, but "
+                f"the data have {classes} (choices: between=samples, or a relation of {others})"
             )
 
     def notes(self, setting: Setting) -> Sequence[str]:
         if self.between == "classes" or setting.largest_batch >= self.fewest:
             return ()
         size = f"{setting.largest_batch} sample{'s' if setting.largest_batch > 1 else ''}"
-        return [f"a batch has {size}, but '{self.relation.name}' takes {self.fewest}, so it teaches nothing"]
+        return [f"a batch has {size}, but '{self._needier.name}' takes {self.fewest}, so it teaches nothing"]
 
     @property
     def fewest(self) -> int:
         """Smallest number of samples, or classes, from which there is something to learn."""
-        return max(self.relation.fewest, self.discrepancy.fewest)
+        return self._needier.fewest
+
+    @property
+    def _needier(self) -> Relation | Discrepancy:
+        """The part that needs more samples, or classes."""
+        return self.relation if self.relation.fewest >= self.discrepancy.fewest else self.discrepancy
 
     def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:
         student, teacher = self._relations(batch.student, "student"), self._relations(teacher_output(batch), "teacher")

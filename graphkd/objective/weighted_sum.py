@@ -104,6 +104,12 @@ class WeightedSum(nn.Module):
         """Names of the views of each sample that a batch needs."""
         return frozenset[str]().union(*(objective.views for objective in self._objectives().values()))
 
+    @property
+    def fewest_views(self) -> int:
+        """The smallest number of views in a batch that trains the student, in the stages or after them."""
+        stages = [objective.views for _, stage, objective in self.stages() if stage.trains_student]
+        return min(map(len, [self.views, *stages]))
+
     def check(self, setting: Setting) -> None:
         """Raise a `UserError` if a training in this setting cannot run."""
         for objective in self._objectives().values():

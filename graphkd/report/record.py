@@ -19,7 +19,10 @@ from graphkd.report.protocol import Protocol
 
 SCHEMA: Final = 1
 LARGEST_BYTES = 4 << 20
-ADDED = frozenset({"data", "content", "phases", "group_size", "protocol", "code.plugins", "metrics.diagnostics"})
+ADDED = frozenset({
+    "data", "content", "phases", "group_size", "protocol", "protocol.samples_per_class", "code.plugins",
+    "metrics.diagnostics",
+})  # fmt: skip
 """Fields that schema 1 did not have at first; a record may lack them."""
 LONGEST_NAME = 300
 LONGEST_SHOWN = 60

@@ -58,9 +58,11 @@ def rehearse(spec: RunSpec, dataset: Dataset) -> None:
 
 def _take_steps(spec: RunSpec, dataset: Dataset) -> None:
     own = spec.trainer
+    size = own.batch_size // own.processes
     trainer = dataclasses.replace(
-        own, batch_size=own.batch_size // own.processes, devices=1, nodes=1, compile=False, accumulate=1,
-        clip_norm=None, precision=32, teacher_precision=32,  # in half precision an untrained teacher may overflow
+        own, batch_size=size, samples_per_class=min(own.samples_per_class, size), devices=1, nodes=1, compile=False,
+        accumulate=1, clip_norm=None,
+        precision=32, teacher_precision=32,  # in half precision an untrained teacher may overflow
     )  # fmt: skip
     built = spec.build(dataset)
     data = spec.training_data(dataset, built)

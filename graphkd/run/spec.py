@@ -173,9 +173,9 @@ class TeacherSpec(RunSpec):
 
     def build(self, dataset: Dataset, teacher: Network | None = None) -> Built:
         """See `RunSpec`."""
-        network = self.network(dataset)
-        self.trainer.check_batches(network, dataset, where=self.trainer_node)
-        return Built(network, cross_entropy())
+        network, objective = self.network(dataset), cross_entropy()
+        self.trainer.check_batches(network, dataset, objective, where=self.trainer_node)
+        return Built(network, objective)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,7 +259,7 @@ class StudentSpec(RunSpec):
         elif teacher is None:
             teacher = self.teacher.network(dataset)
         objective = build_objective(self.terms, self.seed, dataset, student, teacher)
-        self.trainer.check_batches(student, dataset, objective.views)
+        self.trainer.check_batches(student, dataset, objective)
         objective.check(self._setting(dataset))
         return Built(student, objective, teacher)
 

@@ -8,6 +8,7 @@ import io
 import typing
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -175,6 +176,14 @@ def test_the_smallest_batches(name: str, options: dict[str, Any], size: int) -> 
     objective = build(name, **options)
     for turn in range(2):
         check_terms(step(objective, batch(name, size, turn)))
+
+
+@every_objective
+def test_one_sample_whose_last_map_is_a_pixel(name: str) -> None:
+    """Batch norm has nothing to normalise by there."""
+    small = {side: [*maps[:-1], (maps[-1][0], 1, 1)] for side, maps in MAPS.items()}
+    with mock.patch.dict(MAPS, small):
+        check_terms(step(build(name), batch(name, 1)))
 
 
 @every_objective

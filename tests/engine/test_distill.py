@@ -7,10 +7,11 @@ import pytest
 import torch
 
 import graphkd
-from graphkd import OBJECTIVES, Trainer, UserError, WeightedSum
+from graphkd import MODELS, OBJECTIVES, Trainer, UserError, WeightedSum
 from graphkd.data import Dataset
+from graphkd.data.tensor import Split, TensorDataset
 from graphkd.engine.evaluate import evaluate
-from graphkd.model import Network
+from graphkd.model import Network, output_shapes
 from graphkd.objective import Objective
 from graphkd.objective.base import Setting
 from graphkd.objective.ce import CrossEntropy
@@ -59,6 +60,20 @@ def test_an_objective_that_needs_a_teacher_gets_one_or_says_so(
 def test_a_frozen_student_is_refused(digits: Dataset, network: MakeNetwork, trainer: MakeTrainer) -> None:
     with pytest.raises(UserError, match="the student has no parameter to train: all are frozen"):
         graphkd.distill(None, network().requires_grad_(False), digits, OBJECTIVES.build("ce"), trainer=trainer())
+
+
+@pytest.mark.parametrize("views", [["weak"], ["weak", "strong"]])
+def test_a_stage_of_one_view_cannot_train_on_a_single_sample(views: list[str], trainer: MakeTrainer) -> None:
+    """33 samples in batches of 16: the last one has a single sample, with two views everywhere but in AB's stage."""
+    images = torch.zeros(33, 1, 4, 4, dtype=torch.uint8)
+    labels = torch.arange(33) % 3
+    data = TensorDataset({split: Split(images, labels) for split in ("train", "test")}, "abc", [0.5], [0.5])
+    student, teacher = (MODELS.build("resnet8", num_classes=3, in_channels=1, widths=[2, 2, 4, 4]) for _ in range(2))
+    shapes = output_shapes(student, 1, 4).features
+    ab = OBJECTIVES.build("ab", student_shapes=shapes, teacher_shapes=shapes, stage_epochs=1)
+    objective = {"ce": (OBJECTIVES.build("ce", views=views), 1.0), "ab": (ab, 1.0)}
+    with pytest.raises(UserError, match="one has a single sample"):
+        graphkd.distill(teacher, student, data, objective, trainer=trainer(batch_size=16))
 
 
 def test_an_objective_that_cannot_run_in_the_setting_says_so(

@@ -20,30 +20,18 @@ def test_without_groups_it_is_one_permutation() -> None:
 
 
 @given(LABELS, st.integers(2, 6), st.integers(0, 99))
-def test_groups_are_whole_and_of_one_class(labels: Tensor, size: int, seed: int) -> None:
-    """The order can be read as groups: of each class as many whole ones as it has, and one of what is left over."""
+def test_whole_groups_come_first_and_what_is_left_last(labels: Tensor, size: int, seed: int) -> None:
     found = order(labels, size, seed)
     assert torch.equal(found.sort().values, torch.arange(len(labels)))
-    left = {label: [size] * (count // size) + [count % size] * (count % size > 0)
-            for label, count in enumerate(labels.bincount().tolist())}  # fmt: skip
-    assert _reads_as(labels[found].tolist(), left)
-
-
-def _reads_as(row: list[int], left: dict[int, list[int]]) -> bool:
-    """Whether a row of labels can be cut into these groups, a list of sizes a class, in some order."""
-    if not row:
-        return not any(left.values())
-    run_length = next((place for place, label in enumerate(row) if label != row[0]), len(row))
-    return any(
-        size <= run_length and _reads_as(row[size:], {**left, row[0]: _without(left[row[0]], size)})
-        for size in set(left[row[0]])
-    )
-
-
-def _without(sizes: list[int], size: int) -> list[int]:
-    rest = list(sizes)
-    rest.remove(size)
-    return rest
+    counts = labels.bincount()
+    whole, left = labels[found].tensor_split([int((counts // size).sum()) * size])
+    groups = whole.view(-1, size)
+    assert (groups == groups[:, :1]).all()
+    assert torch.equal(groups[:, 0].bincount(minlength=len(counts)), counts // size)
+    classes, lengths = left.unique_consecutive(return_counts=True)
+    assert dict(zip(classes.tolist(), lengths.tolist(), strict=True)) == {
+        label: count % size for label, count in enumerate(counts.tolist()) if count % size
+    }
 
 
 def test_groups_and_their_order_differ_between_epochs() -> None:

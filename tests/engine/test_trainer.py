@@ -107,6 +107,13 @@ def test_the_learning_rate_falls_after_the_benchmarks_epochs() -> None:
     assert [rates[epoch] for epoch in (150, 180, 210)] == pytest.approx([5e-3, 5e-4, 5e-5])
 
 
+@pytest.mark.parametrize(("epochs", "share", "fall"), [(1, 0.5, 1), (4, 0.1, 1), (4, 0.4, 2)])
+def test_the_first_epoch_has_the_learning_rate_that_is_set(epochs: int, share: float, fall: int) -> None:
+    trainer = Trainer(epochs=epochs, decay_at=[share])
+    assert trainer.decay_epochs == [fall]
+    assert trainer.lr_at(0) == trainer.lr
+
+
 def test_every_epoch_shows_every_sample_once_in_another_order(
     digits: Dataset, network: MakeNetwork, trainer: MakeTrainer, spy: Any, alone: Alone
 ) -> None:
@@ -346,9 +353,12 @@ def test_options_out_of_range_are_named(option: str, value: Any) -> None:
         Trainer(**{option: value})
 
 
-def test_nesterov_needs_momentum() -> None:
-    with pytest.raises(UserError, match="nesterov"):
-        Trainer(nesterov=True, momentum=0.0)
+@pytest.mark.parametrize(
+    ("options", "needed"), [({"momentum": 0.0}, "a momentum above 0"), ({"optimizer": "adamw"}, "optimizer=sgd")]
+)
+def test_nesterov_is_sgds_with_momentum(options: dict[str, Any], needed: str) -> None:
+    with pytest.raises(UserError, match=f"nesterov=true needs {needed}"):
+        Trainer(nesterov=True, **options)
 
 
 @pytest.mark.parametrize(

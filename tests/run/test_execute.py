@@ -239,6 +239,10 @@ class CtrlC(Callback):
 
     def __init__(self, steps: int) -> None:
         self.left = steps
+        self.notes: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
 
     def step(self) -> None:
         self.left -= 1
@@ -258,8 +262,10 @@ def test_an_interrupted_run_goes_on_and_ends_as_if_it_had_not_been(
     changes = {"trainer.epochs": 2}
     whole = run(parse(tiny_config({**changes, "run_dir": str(tmp_path / "whole")})))
     spec = parse(tiny_config(changes))
+    told = CtrlC(steps)
     with pytest.raises(KeyboardInterrupt):
-        run(spec, CtrlC(steps))
+        run(spec, told)
+    assert told.notes == ["stopping: the state is saved first (Ctrl-C again stops at once)"]
     assert records.read(spec.folder / "record.json").status == "running"
     resumed = run(spec)
     assert {path.name for path in resumed.folder.iterdir()} == FILES

@@ -83,7 +83,7 @@ def test_a_users_mistake_stays_one(tiny_config: Config, plugin: Plugin) -> None:
 def test_several_devices_are_rehearsed_on_one(tiny_config: Config, plugin: Plugin) -> None:
     config = broken(plugin, tiny_config, "RuntimeError('no edges')")
     for node in ("trainer", "teacher_trainer"):
-        config[node] |= {"devices": 2, "accelerator": "cpu"}
+        config[node] |= {"devices": 2, "accelerator": "cpu", "batch_size": 8, "samples_per_class": 8}
     with pytest.raises(RuntimeError, match="no edges"):
         run(parse(config), worker="graphkd_cli.worker")
     assert not Path(config["results"]).exists()
