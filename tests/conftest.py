@@ -6,6 +6,7 @@ Nothing heavy is imported here: the process that hands the tests out to others n
 from __future__ import annotations
 
 import copy
+import os
 import signal
 import sys
 import textwrap
@@ -30,6 +31,12 @@ settings.load_profile("graphkd")
 def pytest_configure() -> None:
     """Hear Ctrl-C, which a shell turns off for what it runs in the background."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Start one process more than there are cores, for many tests wait for processes that they start."""
+    return len(os.sched_getaffinity(0)) + 1
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
