@@ -100,9 +100,9 @@ class HKD(ContrastiveObjective):
             bank: Options of both banks.
 
         Raises:
-            UserError: An option is out of range, both parts are off, the builder or an encoder is missing, the
-                training set has one class only, edges from a bank are to be pruned, or the teacher's graph is asked for
-                from a builder that adds nodes.
+            UserError: An option is out of range, both parts are off, the builder or an encoder is missing, an encoder
+                is of another width, the training set has one class only, edges from a bank are to be pruned, or the
+                teacher's graph is asked for from a builder that adds nodes.
         """
         super().__init__(student_dim, teacher_dim, labels, dim, negatives, temperature, sampler, bank_momentum, bank)
         check(individual or holistic, "objective 'hkd': individual and holistic are both off, so nothing is left")
@@ -111,11 +111,10 @@ class HKD(ContrastiveObjective):
         missing = [name for name, part in graph_parts.items() if part is None]
         check(not (holistic and missing), f"objective 'hkd': the holistic part needs {', '.join(missing)}")
         for name, gnn in (("student_gnn", student_gnn), ("teacher_gnn", teacher_gnn)):
-            check(
-                gnn is None or gnn.in_dim == gnn.out_dim == dim,
-                f"objective 'hkd': {name} must take {dim} features to {dim} (option dim), not "
-                f"{gnn and gnn.in_dim} to {gnn and gnn.out_dim}",
-            )
+            if gnn is not None:
+                widths = f"{gnn.in_dim} to {gnn.out_dim}"
+                fits = gnn.in_dim == gnn.out_dim == dim
+                check(fits, f"objective 'hkd': {name} must take {dim} features to {dim} (option dim), not {widths}")
         check_share("hkd", prune_unreliable)
         check(
             prune_unreliable is None or builder is None or not builder.uses_bank,

@@ -57,7 +57,8 @@ def test_alone_each_is_a_group_of_its_own(tiny_config: Config) -> None:
 def test_other_data_batches_teachers_and_devices_stay_apart(tiny_config: Config) -> None:
     base = {"objective": {"kd": "kd"}}
     others = [
-        {}, {"trainer.batch_size": 32}, {"data.train_fraction": 0.5}, {"teacher.seed": 3}, {"trainer.devices": 2},
+        {}, {"trainer.batch_size": 32}, {"trainer.samples_per_class": 4}, {"data.train_fraction": 0.5},
+        {"teacher.seed": 3}, {"trainer.devices": 2},
     ]  # fmt: skip
     assert len(cut([parse(tiny_config({**base, **other})) for other in others])) == len(others)
     same = [{}, {"trainer.epochs": 3}, {"trainer.lr": 0.5}, {"student.name": "resnet14"}, {"trainer.ema": 0.9}]
