@@ -34,7 +34,6 @@ TRAININGS = {
     "hkd_queue": ["objective=hkd", "bank.kind=queue", "bank.length=128", "builder=threshold"],
     "crd": ["objective=crd_kd"],
     "ft": ["objective=ft", "objective.ft.stage_epochs=1"],
-    "sskd": ["objective=sskd", "objective.sskd.stage_epochs=1"],
     "ema_accumulated": ["objective=kd", "trainer.ema=0.9", "trainer.accumulate=2", "trainer.clip_norm=1.0"],
 }
 

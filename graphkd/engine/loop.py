@@ -23,7 +23,7 @@ from graphkd.engine.evaluate import Evaluation, evaluate
 from graphkd.engine.feed import Fed, Request
 from graphkd.engine.guard import Guard
 from graphkd.engine.meter import EpochMeans, EpochMeter
-from graphkd.engine.options import TrainerOptions
+from graphkd.engine.options import TrainerOptions, decay_epochs
 from graphkd.engine.ranks import Ranks
 from graphkd.engine.seeding import derive, generator, seed_default
 from graphkd.model import Network
@@ -234,7 +234,7 @@ class TrainingLoop:
             parameters = [*body, *parameters]
         return Phase(
             name=name, epochs=stage.epochs, lr=self.options.lr if stage.lr is None else stage.lr,
-            decay_epochs=[round(share * stage.epochs) for share in stage.decay_at],
+            decay_epochs=decay_epochs(stage.decay_at, stage.epochs),
             groups=_group(parameters), loss=loss, trains_student=stage.trains_student,
             views=objective.views, with_teacher=True, resting=resting,
         )  # fmt: skip

@@ -148,7 +148,7 @@ class TrainerOptions:
     @property
     def decay_epochs(self) -> list[int]:
         """Epochs after which the learning rate falls."""
-        return [max(1, round(share * self.epochs)) for share in self.decay_at]
+        return decay_epochs(self.decay_at, self.epochs)
 
     def lr_at(
         self, epoch: int, epochs: int | None = None, lr: float | None = None, falls: Sequence[int] | None = None
@@ -194,3 +194,8 @@ class TrainerOptions:
         precision = self.precision if self.teacher_precision is None else self.teacher_precision
         dtype = {32: torch.float32, "bf16": torch.bfloat16, 16: torch.float16}[precision]
         return torch.autocast(device.type, dtype, enabled=precision != 32)
+
+
+def decay_epochs(shares: Sequence[float], epochs: int) -> list[int]:
+    """Return the epochs after which the learning rate falls, from their shares of all epochs; at least one passes first."""
+    return [max(1, round(share * epochs)) for share in shares]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from graphkd.batch import DistillationBatch
-from graphkd.errors import check, one_of
+from graphkd.errors import UserError, check, one_line, one_of
 from graphkd.objective.base import Objective, Setting, Stream
 from graphkd.objective.schedule import Schedule
 from graphkd.objective.stage import Stage
@@ -76,7 +76,7 @@ class WeightedSum(nn.Module):
             own = None if batch.diagnostics is None else dict[str, Tensor]()
             seen = replace(batch, diagnostics=own)
             with section(term):
-                parts = objective(seen.select(objective.views))
+                parts = _parts(objective, seen.select(objective.views), term)
             _check_parts(parts, term, objective)
             diagnostics |= {f"{term}.{name}": value for name, value in (own or {}).items()}
             weight = self.weights[term]
@@ -160,6 +160,20 @@ class WeightedSum(nn.Module):
 
     def _objectives(self) -> dict[str, Objective]:
         return dict(self.objectives.items())  # type: ignore[arg-type]
+
+
+def _parts(objective: Objective, batch: DistillationBatch, term: str) -> Any:
+    """Return what an objective returns; where it fails on networks of unequal classes, say so."""
+    try:
+        return objective(batch)
+    except RuntimeError as error:
+        if batch.teacher is None or batch.teacher.logits.shape == batch.student.logits.shape:
+            raise
+        raise UserError(
+            f"objective.{term}: {type(objective).__name__} cannot compare a teacher of "
+            f"{batch.teacher.logits.shape[1]} classes with a student of {batch.student.logits.shape[1]} "
+            f"({one_line(error)})"
+        ) from error
 
 
 def _check_parts(parts: Any, term: str, objective: Objective) -> None:

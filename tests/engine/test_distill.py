@@ -57,6 +57,26 @@ def test_an_objective_that_needs_a_teacher_gets_one_or_says_so(
         graphkd.distill(None, network(), digits, OBJECTIVES.build("kd"), trainer=trainer())
 
 
+@pytest.mark.parametrize("name", ["kd", "dkd", "mlkd", "skd", "wttm"])
+def test_a_teacher_of_other_classes_is_refused_where_logits_are_compared(
+    digits: Dataset, network: MakeNetwork, trainer: MakeTrainer, name: str
+) -> None:
+    teacher, objective = MODELS.build("resnet8", num_classes=7, in_channels=1), OBJECTIVES.build(name)
+    expected = (
+        rf"objective.{name}: {type(objective).__name__} cannot compare a teacher of 7 classes with a student of 10 "
+    )
+    with pytest.raises(UserError, match=expected):
+        graphkd.distill(teacher, network(), digits, objective, trainer=trainer())
+
+
+def test_a_teacher_of_other_classes_can_teach_what_is_not_logits(
+    digits: Dataset, network: MakeNetwork, trainer: MakeTrainer
+) -> None:
+    teacher = MODELS.build("resnet8", num_classes=7, in_channels=1)
+    result = graphkd.distill(teacher, network(), digits, OBJECTIVES.build("sp"), trainer=trainer(epochs=1))
+    assert result.history.epochs[-1].terms["sp"]["raw"] > 0
+
+
 def test_a_frozen_student_is_refused(digits: Dataset, network: MakeNetwork, trainer: MakeTrainer) -> None:
     with pytest.raises(UserError, match="the student has no parameter to train: all are frozen"):
         graphkd.distill(None, network().requires_grad_(False), digits, OBJECTIVES.build("ce"), trainer=trainer())

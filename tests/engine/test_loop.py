@@ -46,7 +46,7 @@ class Staged(Objective):
     def stages(self) -> Sequence[Stage]:
         holder = nn.ParameterList([self.first])
         return (
-            Stage("scale", epochs=1, loss=self._loss, modules=(holder,), lr=0.5),
+            Stage("scale", epochs=1, loss=self._loss, modules=(holder,), lr=0.5, decay_at=(0.4,)),
             Stage("body", epochs=2, loss=self._loss, modules=(self.second,), trains_student=True, decay_at=(0.5,)),
         )
 
