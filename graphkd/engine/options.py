@@ -197,5 +197,5 @@ class TrainerOptions:
 
 
 def decay_epochs(shares: Sequence[float], epochs: int) -> list[int]:
-    """Return the epochs after which the learning rate falls, from their shares of all epochs; at least one passes first."""
+    """Return the epochs after which the learning rate falls, at least 1 each, from their shares of all epochs."""
     return [max(1, round(share * epochs)) for share in shares]
