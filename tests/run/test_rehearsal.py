@@ -136,10 +136,11 @@ def test_a_rehearsal_leaves_no_trace(tiny_config: Config, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(StudentSpec, "build", noted)
     before = torch.random.get_rng_state()
+    processes = set(multiprocessing.active_children())  # joblib's workers outlive the tests of sweeps
     gc.disable()
     try:
         rehearse(spec, spec.data.build())
-        assert multiprocessing.active_children() == []
+        assert set(multiprocessing.active_children()) <= processes
     finally:
         gc.enable()
     gc.collect()
