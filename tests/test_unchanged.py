@@ -43,12 +43,11 @@ def spec(words: Sequence[str]) -> StudentSpec:
     return parse(compose(words).config)
 
 
-def shipped(suite: str, whole: bool = False) -> Iterator[tuple[SuiteRun, Composed, StudentSpec]]:
+def shipped(runs: Sequence[SuiteRun], whole: bool = False) -> Iterator[tuple[SuiteRun, Composed, StudentSpec]]:
     """Runs of a suite, composed and bound: those that differ from the first in one of variant, pair and seed.
 
     With `whole`, every variant with every pair.
     """
-    runs = read_suite(suite).runs(suite)
     first = runs[0]
     for each in runs:
         differences = (each.variant != first.variant) + (each.pair != first.pair) + (each.seed != first.seed)
@@ -89,9 +88,10 @@ def golden() -> dict[str, Any]:
 
 @pytest.mark.parametrize("suite", suite_names())
 def test_every_shipped_run_binds_and_keeps_its_identity(golden: dict[str, Any], suite: str) -> None:
-    runs, read_in = list(shipped(suite)), read_suite(suite)
-    known = golden["identities"][suite]
-    assert known.keys() == {name_of(each) for each in read_in.runs(suite)}
+    read_in, known = read_suite(suite), golden["identities"][suite]
+    every = read_in.runs(suite)
+    assert known.keys() == {name_of(each) for each in every}
+    runs = list(shipped(every))
     found = identities(runs)
     assert found == {name: known[name] for name in found}
     pairs: dict[str, str | None] = {}
@@ -121,5 +121,6 @@ if __name__ == "__main__":
     document = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {"students": {}}
     with tempfile.TemporaryDirectory() as folder:
         document["students"][machine()] = {name: weights_hash(name, Path(folder)) for name in TRAININGS}
-    document["identities"] = {suite: identities(shipped(suite, whole=True)) for suite in suite_names()}
+    suites = {suite: read_suite(suite).runs(suite) for suite in suite_names()}
+    document["identities"] = {suite: identities(shipped(runs, whole=True)) for suite, runs in suites.items()}
     GOLDEN.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n")
