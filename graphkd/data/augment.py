@@ -15,6 +15,7 @@ from graphkd.errors import check
 _GOLDEN = -0x61C8864680B583EB  # 2^64 / golden ratio, as signed 64-bit integers have it, like the two below
 _FACTOR1 = -0x40A7B892E31B1A47
 _FACTOR2 = -0x6B2FB644ECCEEE15
+_VALUES_AT_ONCE = 2**21  # 8 MB in float32: more fits no cache, less is mostly the cost of calls
 _CROP_AND_FLIP, _CUTOUT = 3, 2  # streams of random bits; those of RandAugment follow, one an operation
 
 
@@ -133,6 +134,14 @@ class Augmentation:
 
 CROP_AND_FLIP = Augmentation(padding=4, flip=True)
 """The augmentation that is usual for CIFAR."""
+
+
+def batches_at_once(images: torch.Size) -> int:
+    """Return how many batches of images of this shape, [B, C, H, W], are augmented in one call.
+
+    What a sample gets does not depend on its batch, but a call costs as much as the arithmetic of many small images.
+    """
+    return max(1, _VALUES_AT_ONCE // images.numel())
 
 
 def random_bits(indices: Tensor, seed: int, streams: int = 1) -> Tensor:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from graphkd.data.augment import Augmentation, random_bits
+from graphkd.data.augment import Augmentation, batches_at_once, random_bits
 from graphkd.data.base import Batch, Dataset, Device
 from graphkd.errors import UserError, check, choices, counted, one_of
 
@@ -147,10 +147,13 @@ class TensorDataset(SplitDataset):
         """See `Dataset.train_batches`."""
         images, labels = self._placed("train", device)
         normalised = self._normalisation.to(device)
-        for indices in split_in_batches(order.to(device), batch_size):
+        batches = split_in_batches(order.to(device), batch_size)
+        together = batches_at_once(batches[0].shape + images.shape[1:])
+        for several in (batches[start : start + together] for start in range(0, len(batches), together)):
+            indices = torch.cat(several)
             augmented = normalised(self._augmentation(images[indices], indices, augmentation_seed))
             augmented = self._augmentation.cut_out(augmented, indices, augmentation_seed)
-            yield Batch(augmented, labels[indices], indices)
+            yield from map(Batch, augmented.split(batch_size), labels[indices].split(batch_size), several)
 
     def eval_batches(self, split: str, batch_size: int, device: Device) -> Iterator[Batch]:
         """See `Dataset.eval_batches`."""

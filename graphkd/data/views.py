@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import islice
 
 import torch
 from torch import Tensor
 
-from graphkd.data.augment import Augmentation
+from graphkd.data.augment import Augmentation, batches_at_once
 from graphkd.data.base import Batch, DatasetInfo
 from graphkd.data.tensor import Normalisation
 from graphkd.errors import UserError, check, one_of
@@ -77,5 +78,43 @@ def make_views(views: Sequence[str], batch: Batch, data: DatasetInfo, seed: Call
         data: Facts of the data set.
         seed: Returns the seed of a view by its name; one an epoch.
     """
-    made = [VIEWS[view](batch, data, seed(view)) for view in views]
-    return made[0] if len(made) == 1 else torch.cat(made)
+    return _Window([batch], data, seed).views(0, views)
+
+
+def with_views(
+    batches: Iterator[Batch], data: DatasetInfo, seed: Callable[[str], int]
+) -> Iterator[tuple[Batch, Callable[[Sequence[str]], Tensor]]]:
+    """Yield each batch, and a function that returns views of it as `make_views` does.
+
+    Small batches are read ahead, and a view is made for several of them at once: RandAugment of a batch of 64 small
+    images is a hundred calls that take longer than their arithmetic.
+
+    Args:
+        batches: A pass over the data.
+        data: Facts of the data set.
+        seed: Returns the seed of a view by its name.
+    """
+    for batch in batches:
+        ahead = islice(batches, batches_at_once(batch.images.shape) - 1)
+        window = _Window([batch, *ahead], data, seed)
+        for place, each in enumerate(window.batches):
+            yield each, partial(window.views, place)
+
+
+class _Window:
+    """Batches that follow each other; each view is made for all of them when it is first wanted."""
+
+    def __init__(self, batches: Sequence[Batch], data: DatasetInfo, seed: Callable[[str], int]) -> None:
+        self.batches, self._data, self._seed = batches, data, seed
+        self._made: dict[str, Sequence[Tensor]] = {}
+
+    def views(self, place: int, names: Sequence[str]) -> Tensor:
+        made = [self._view(name)[place] for name in names]
+        return made[0] if len(made) == 1 else torch.cat(made)
+
+    def _view(self, name: str) -> Sequence[Tensor]:
+        if name not in self._made:
+            whole = Batch(*map(torch.cat, zip(*self.batches, strict=True)))
+            view = VIEWS[name](whole, self._data, self._seed(name))
+            self._made[name] = view.split([len(batch.images) for batch in self.batches])
+        return self._made[name]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from graphkd.batch import NetworkOutput
 from graphkd.data import Batch, Dataset
-from graphkd.data.views import make_views
+from graphkd.data.views import with_views
 from graphkd.engine.clock import Span
 from graphkd.engine.options import TrainerOptions
 from graphkd.engine.order import epoch_order
@@ -101,7 +101,8 @@ class Feed:
         self._place: tuple[bool, str, int, int] | None = None
         self._batch: Batch
         self._cost: tuple[Span, float]
-        self._batches: Iterator[Batch] = iter(())
+        self._views: Callable[[Sequence[str]], Tensor]
+        self._batches: Iterator[tuple[Batch, Callable[[Sequence[str]], Tensor]]] = iter(())
         self._outputs: dict[tuple[tuple[str, ...], bool], tuple[Tensor, NetworkOutput | None, Span, float]] = {}
 
     def get(self, request: Request, waiting: Sequence[Request]) -> Fed:
@@ -132,12 +133,15 @@ class Feed:
         with Span(self.device) as span:
             if before is None or request.place != (*before[:-1], before[-1] + 1):
                 self._batches = self._pass(request)
-            self._batch = next(self._batches)
+            self._batch, self._views = next(self._batches)
         self._place, self._cost = request.place, (span, 1 / sharing)
         self._outputs.clear()
 
-    def _pass(self, start: Request) -> Iterator[Batch]:
-        """Yield an epoch's batches from a position on: this rank's images, the whole batch's labels and indices."""
+    def _pass(self, start: Request) -> Iterator[tuple[Batch, Callable[[Sequence[str]], Tensor]]]:
+        """Yield an epoch's batches from a position on, and what makes their views.
+
+        A batch has this rank's images, in one view, and the whole batch's labels and indices.
+        """
         names = _names(start)
         size, labels = self.options.batch_size, self.dataset.train_labels
         draws = generator(self.seed, "order", *names, start.epoch)
@@ -146,19 +150,18 @@ class Feed:
         mine = [self.ranks.local_slice(indices) for indices in whole]
         augmentation = derive(self.seed, "augmentation", *names, start.epoch)
         parts = self.dataset.train_batches(torch.cat(mine), len(mine[0]), augmentation, self.device)
-        for indices, part in zip(whole, parts, strict=True):
+        viewed = with_views(parts, self.dataset.info, partial(self._view_seed, start))
+        for indices, (part, views) in zip(whole, viewed, strict=True):
             if self.ranks.world > 1:
                 part = Batch(part.images, labels[indices].to(self.device), indices.to(self.device))
-            yield part
+            yield part, views
 
     def _output(self, request: Request, sharing: int) -> tuple[Tensor, NetworkOutput | None, Span, float]:
         """Return the batch's images in all views, the teacher's output for them, and the time of both."""
         with Span(self.device) as span:
             output = None
-            mine = self._batch._replace(indices=self.ranks.local_slice(self._batch.indices))
-            images = make_views(request.views, mine, self.dataset.info, partial(self._view_seed, request))
             # Some data, such as decoded images, are channels last by themselves, and the maps follow the images.
-            images = images.contiguous(memory_format=self.layout)
+            images = self._views(request.views).contiguous(memory_format=self.layout)
             if request.with_teacher:
                 with torch.no_grad(), self.options.teacher_autocast(self.device):
                     output = self._teach(images)

@@ -89,8 +89,20 @@ def test_eval_batches_are_in_order_and_plain() -> None:
     torch.testing.assert_close(images, normalised(split(11, 1).images), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("together", [1, 2, 100])
+def test_batches_do_not_depend_on_how_many_are_augmented_at_once(
+    together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    augmentation, order = Augmentation(padding=2, flip=True, cutout=3, rand_augment=1), torch.randperm(23)
+    data = dataset(augmentation=augmentation)
+    whole = data.train_batches(order, 23, 5, "cpu")
+    monkeypatch.setattr("graphkd.data.augment._VALUES_AT_ONCE", together * 5 * split(1, 0).images.numel())
+    batches = list(data.train_batches(order, 5, 5, "cpu"))
+    assert [len(some.labels) for some in batches] == [5, 5, 5, 5, 3]
+    assert all(map(torch.equal, joined(batches), next(whole)))
+
+
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_train_batches_on_a_gpu_do_not_wait_for_it() -> None:
     data = dataset(augmentation=Augmentation(padding=2, flip=True))
     order = torch.randperm(23)

@@ -15,7 +15,7 @@ from torch import Tensor
 from graphkd import DATASETS, UserError
 from graphkd.batch import ViewName
 from graphkd.data import Augmentation, Batch, Dataset, DatasetInfo, Split, TensorDataset
-from graphkd.data.views import STRONG, VIEWS, check_views, in_order, make_views
+from graphkd.data.views import STRONG, VIEWS, check_views, in_order, make_views, with_views
 
 INFO = DatasetInfo(("a", "b"), 3, 8, mean=(0.5, 0.4, 0.3), std=(0.25, 0.2, 0.3))
 
@@ -87,6 +87,21 @@ def test_a_sample_does_not_depend_on_its_batch() -> None:
         part = make_views(["strong"], Batch(*(tensor[rows] for tensor in some)), INFO, seed)
         assert torch.equal(part, whole[rows])
     assert not torch.equal(make_views(["strong"], some, INFO, lambda view: 6), whole)
+
+
+@pytest.mark.parametrize("together", [1, 2, 3, 100])
+def test_views_do_not_depend_on_how_many_batches_they_are_made_of(
+    together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = batch(pixels(33))
+    monkeypatch.setattr("graphkd.data.augment._VALUES_AT_ONCE", together * whole.images[:5].numel())
+    batches = [Batch(*parts) for parts in zip(*(tensor.split(5) for tensor in whole), strict=True)]
+    viewed = list(with_views(iter(batches), INFO, seed))
+    for place, (some, views) in enumerate(viewed):
+        assert some is batches[place]
+        names = (("weak", "strong"), ("strong", "rotated_90"), ("weak",))[place % 3]
+        assert torch.equal(views(names), make_views(names, some, INFO, seed))
+    assert len(viewed) == 7
 
 
 def test_views_have_one_order() -> None:
