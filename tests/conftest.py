@@ -1,4 +1,4 @@
-"""What all tests share: one thread, the same examples in every run, time limits, and no GPU test without a GPU.
+"""What all tests share: one thread, the same examples in every run, time limits, and a GPU for GPU tests alone.
 
 Nothing heavy is imported here: the process that hands the tests out to others never needs it.
 """
@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,16 @@ def pytest_runtest_setup() -> None:
     import torch
 
     torch.manual_seed(0)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Hide a machine's GPUs from a test that is not for them, from its fixtures and from the processes it starts."""
+    with pytest.MonkeyPatch.context() as patch:
+        if item.get_closest_marker("gpu") is None:
+            patch.setenv("CUDA_VISIBLE_DEVICES", "")
+            patch.setattr("torch.cuda.is_available", lambda: False)
+        return (yield)
 
 
 @pytest.fixture(scope="session")

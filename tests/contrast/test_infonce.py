@@ -348,7 +348,6 @@ def test_nce_reproduces_the_published_values() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("kind", ["full", "queue"])
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_step_on_cuda_never_waits_for_the_device(sampler: str, kind: str) -> None:

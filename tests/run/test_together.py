@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from graphkd.engine.callback import Callback
 from graphkd.errors import UserError
@@ -94,6 +96,43 @@ def test_all_kinds_of_runs_come_to_the_same_bytes_together(alone: dict[str, dict
         assert isinstance(outcome, RunResult), outcome
         assert outcome.record.group_size == len(MEMBERS)
         assert contents(outcome.folder) == alone[name], name
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_they_come_to_what_they_come_to_alone(tmp_path: Path) -> None:
+    """Sums in another order differ in the last bits, which a few steps do not make large."""
+    words = ["trainer.epochs=1", "trainer.accelerator=cuda"]
+    names = [name for name in MEMBERS if "epochs" not in name]
+    apart = [run(spec(name, tmp_path / "alone", words)) for name in names]
+    for name, one, other in zip(
+        names, apart, together([spec(name, tmp_path / "together", words) for name in names]), strict=True
+    ):
+        assert isinstance(other, RunResult), other
+        assert other.record.group_size == len(names)
+        assert "cpu" not in (one.record.device, other.record.device)
+        torch.testing.assert_close(
+            *(load_file(each.folder / "student.safetensors") for each in (one, other)), rtol=1e-3, atol=1e-4, msg=name
+        )
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_a_run_that_was_interrupted_goes_on(tmp_path: Path) -> None:
+    words = ["trainer.accelerator=cuda", "trainer.checkpoint_every=1 steps"]
+    whole, part = (spec("hkd shared", tmp_path / name, words) for name in ("whole", "part"))
+    with pytest.raises(KeyboardInterrupt):
+        run(part, Stop(3, KeyboardInterrupt()))
+    states = [load_file(run(each).folder / "student.safetensors") for each in (whole, part)]
+    torch.testing.assert_close(*states, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.gpu
+def test_a_gpu_trains_like_the_cpu(tmp_path: Path) -> None:
+    for name in ("hkd shared", "crd", "kd on two views"):
+        specs = [
+            spec(name, tmp_path / kind, ["trainer.epochs=1", f"trainer.accelerator={kind}"]) for kind in ("cpu", "cuda")
+        ]
+        terms = [json.loads((run(each).folder / "metrics.jsonl").read_text())["total"] for each in specs]
+        assert terms[0] == pytest.approx(terms[1], rel=1e-2), name
 
 
 def test_a_member_that_fails_stops_no_other(alone: dict[str, dict[str, Any]], tmp_path: Path) -> None:
