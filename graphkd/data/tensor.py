@@ -153,7 +153,8 @@ class TensorDataset(SplitDataset):
             indices = torch.cat(several)
             augmented = normalised(self._augmentation(images[indices], indices, augmentation_seed))
             augmented = self._augmentation.cut_out(augmented, indices, augmentation_seed)
-            yield from map(Batch, augmented.split(batch_size), labels[indices].split(batch_size), several)
+            parts = (torch.split(tensor, batch_size) for tensor in (augmented, labels[indices]))
+            yield from map(Batch, *parts, several)
 
     def eval_batches(self, split: str, batch_size: int, device: Device) -> Iterator[Batch]:
         """See `Dataset.eval_batches`."""

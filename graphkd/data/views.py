@@ -116,5 +116,5 @@ class _Window:
         if name not in self._made:
             whole = Batch(*map(torch.cat, zip(*self.batches, strict=True)))
             view = VIEWS[name](whole, self._data, self._seed(name))
-            self._made[name] = view.split([len(batch.images) for batch in self.batches])
+            self._made[name] = torch.split(view, [len(batch.images) for batch in self.batches])
         return self._made[name]
