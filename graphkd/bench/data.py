@@ -12,7 +12,8 @@ from torch import Tensor
 from graphkd.bench import published
 from graphkd.bench.case import Case, Settings, Sides
 from graphkd.contrast import FullBank, build_sampler
-from graphkd.data import Augmentation, Split, TensorDataset
+from graphkd.data import Augmentation, Batch, Split, TensorDataset
+from graphkd.data.views import with_views
 
 BATCHES = 16
 IMAGE_SIZE = 32
@@ -20,10 +21,11 @@ NORMALISATION = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
 
 def data_cases(settings: Settings) -> list[Case]:
-    """Return images alone and with their negatives, against a loader without and with worker processes."""
-    note = "crop, flip and normalisation of each image by itself through Pillow and torchvision in the baseline"
+    """Return images alone, in two views and with their negatives, against a loader without and with workers."""
+    note = "each image is augmented and normalised by itself through Pillow and torchvision in the baseline"
     return [
         Case("data", partial(data, settings, negatives=False, workers=0), note, memory="never", steps=BATCHES),
+        Case("data", partial(two_views, settings), note, memory="never", steps=BATCHES),
         Case("data", partial(data, settings, negatives=True, workers=0), note, memory="never", steps=BATCHES),
         Case("data", partial(data, settings, negatives=True, workers=2), note, False, "never", steps=BATCHES),
     ]
@@ -35,22 +37,42 @@ def data(settings: Settings, negatives: bool, workers: int) -> Sides:
     `negatives` says whether each sample's negatives are drawn too (by the sampler `shared` on our side), `workers` how
     many processes the baseline's loader has.
     """
-    ours, loaded = batched(settings), per_image(settings, BATCHES, workers, negatives)
+    loaded = per_image(settings, BATCHES, workers, negatives)
     sampler = build_sampler("shared", FullBank(settings.training_labels(), dim=1), settings.negatives)
-
-    def load() -> None:
-        for batch in islice(loaded, BATCHES):
-            for part in batch:
-                part.to(settings.device)
+    ours = batched(settings)
 
     def cut() -> None:
-        order = torch.randperm(settings.samples)[: BATCHES * settings.batch]
-        for batch in ours.train_batches(order, settings.batch, settings.seed, settings.device):
+        for batch in _random_batches(ours, settings):
             if negatives:
                 sampler.select(batch.labels)
 
     name = "images and negatives" if negatives else "images"
-    return Sides(load, {f"{name}, {workers} workers in the baseline" if workers else name: cut})
+    title = f"{name}, {workers} workers in the baseline" if workers else name
+    return Sides(partial(_load, loaded, settings.device), {title: cut})
+
+
+def two_views(settings: Settings) -> Sides:
+    """Return a pass of random batches in two views, weak and strong, on the device."""
+    dataset = published.PerImage(*_split(settings), NORMALISATION, sampler=None, strong=True)
+    loaded = published.load(dataset, settings.batch, BATCHES, workers=0)
+    ours = batched(settings)
+
+    def cut() -> None:
+        for _, views in with_views(_random_batches(ours, settings), ours.info, lambda view: settings.seed):
+            views(("weak", "strong"))
+
+    return Sides(partial(_load, loaded, settings.device), {"images in two views": cut})
+
+
+def _load(loaded: Iterator[list[Tensor]], device: str) -> None:
+    for batch in islice(loaded, BATCHES):
+        for part in batch:
+            part.to(device)
+
+
+def _random_batches(data: TensorDataset, settings: Settings) -> Iterator[Batch]:
+    order = torch.randperm(settings.samples)[: BATCHES * settings.batch]
+    return data.train_batches(order, settings.batch, settings.seed, settings.device)
 
 
 def batched(settings: Settings) -> TensorDataset:

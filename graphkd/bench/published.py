@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, RandomSampler
 from torch.utils.data import Dataset as TorchDataset
 
 from graphkd.batch import DistillationBatch
+from graphkd.data.views import STRONG
 from graphkd.graph import dgl_nn, dgl_supports, load_dgl
 from graphkd.objective.base import teacher_output
 
@@ -55,28 +56,34 @@ class PerImage(TorchDataset[tuple[Any, ...]]):
     A sample is image (float32 [C, H, W]), label and index, with a sampler its negatives (int64 [K]) too.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor, normalisation: Normalisation, sampler: Sampler | None) -> None:
-        """Create a data set of images (uint8 [N, C, H, W]) and labels (int64 [N])."""
+    def __init__(
+        self, images: Tensor, labels: Tensor, normalisation: Normalisation, sampler: Sampler | None,
+        strong: bool = False,
+    ) -> None:  # fmt: skip
+        """Create a data set of images (uint8 [N, C, H, W]) and labels (int64 [N]).
+
+        With `strong`, an image has a second view, made from the first one by RandAugment: float32 [2, C, H, W].
+        """
         from torchvision import transforms
 
         self._images = images.permute(0, 2, 3, 1).contiguous().numpy()
         self._labels = labels.tolist()
         self._sampler = sampler
-        self._transform = transforms.Compose(
-            [
-                transforms.RandomCrop(images.shape[2], padding=PADDING),
-                transforms.RandomHorizontalFlip(),
-                transforms.ToTensor(),
-                transforms.Normalize(*normalisation),
-            ]
+        self._crop = transforms.Compose(
+            [transforms.RandomCrop(images.shape[2], padding=PADDING), transforms.RandomHorizontalFlip()]
         )
+        self._strong = transforms.RandAugment(STRONG.rand_augment, STRONG.rand_magnitude) if strong else None
+        self._normalise = transforms.Compose([transforms.ToTensor(), transforms.Normalize(*normalisation)])
 
     def __len__(self) -> int:
         return len(self._labels)
 
     def __getitem__(self, index: int) -> tuple[Any, ...]:
         label = self._labels[index]
-        image = self._transform(Image.fromarray(self._images[index]))
+        picture = self._crop(Image.fromarray(self._images[index]))
+        image = self._normalise(picture)
+        if self._strong is not None:
+            image = torch.stack([image, self._normalise(self._strong(picture))])
         if self._sampler is None:
             return image, label, index
         return image, label, index, self._sampler.draw_one(label)

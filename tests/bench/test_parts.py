@@ -26,7 +26,12 @@ ROWS = {
     "loss": ["explicit", "shared"],
     "contrast": ["explicit", "shared", "all"],
     "sampling": ["explicit", "shared"],
-    "data": ["images", "images and negatives", "images and negatives, 2 workers in the baseline"],
+    "data": [
+        "images",
+        "images in two views",
+        "images and negatives",
+        "images and negatives, 2 workers in the baseline",
+    ],
     "step": [f"{way}{suffix}" for suffix in ("", ", 2 workers in the baseline") for way in WAYS],
     "suite": ["10 methods", "11 methods, SSKD too"],
     "graph": [

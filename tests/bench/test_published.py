@@ -164,3 +164,12 @@ def test_its_data_set_crops_normalises_and_draws_for_each_image() -> None:
     assert sorted(seen) == list(range(6))
     assert len(next(batches)) == 4
     assert len(PerImage(images, labels, ((0.5,) * 3, (0.25,) * 3), None)[0]) == 3
+
+
+def test_its_strong_view_is_made_from_the_weak_one() -> None:
+    ramps = torch.arange(0, 256, 4, dtype=torch.uint8).view(1, 1, 8, 8).expand(40, 3, 8, 8)
+    dataset = PerImage(ramps, torch.zeros(40), ((0.5,) * 3, (0.25,) * 3), None, strong=True)
+    views = torch.stack([dataset[index][0] for index in range(40)])
+    assert views.shape == (40, 2, 3, 8, 8)
+    unchanged = (views[:, 0] == views[:, 1]).flatten(1).all(1)
+    assert 0 < int((~unchanged).sum()) < 40  # the identity is one of the operations
