@@ -105,6 +105,10 @@ class Feed:
         self._batches: Iterator[tuple[Batch, Callable[[Sequence[str]], Tensor]]] = iter(())
         self._outputs: dict[tuple[tuple[str, ...], bool], tuple[Tensor, NetworkOutput | None, Span, float]] = {}
 
+    def holds(self, request: Request) -> bool:
+        """Return whether all that a loop requests has been computed."""
+        return request.place == self._place and request.outputs in self._outputs
+
     def get(self, request: Request, waiting: Sequence[Request]) -> Fed:
         """Return the batch that a loop requests.
 

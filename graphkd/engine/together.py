@@ -104,8 +104,9 @@ class _Member:
         """Take a step with the requested batch, up to the next request; return the history at the end."""
         fed = None
         if self.request is not None:
-            for member in running:
-                member.wait()
+            if not feed.holds(self.request):
+                for member in running:
+                    member.wait()
             fed = feed.get(self.request, [member.request for member in running if member.request is not None])
         with sound_convolutions(*self._modules), self._on_stream():
             try:
@@ -116,7 +117,7 @@ class _Member:
         return None
 
     def wait(self) -> None:
-        """Make the main stream wait for this loop, which may still read the feed's last batch."""
+        """Make the main stream, which computes the next batch, wait for this loop: it may still read the last one."""
         if self._stream is not None:
             torch.cuda.current_stream(self.loop.device).wait_stream(self._stream)
 

@@ -173,6 +173,19 @@ def test_what_is_finished_or_busy_is_left_out(alone: dict[str, dict[str, Any]], 
     assert contents(trained.folder) == alone[names[2]]
 
 
+def test_a_batch_waits_once_for_the_readers_of_the_last_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU their steps on the same batch overlap."""
+    run(spec("kd", tmp_path))  # the teacher is there
+    waited: list[Any] = []
+    monkeypatch.setattr("graphkd.engine.together._Member.wait", lambda member: waited.append(member))
+    specs = [spec(name, tmp_path) for name in ("crd", "hkd shared")]
+    counter = Stop(1000, KeyboardInterrupt())
+    together(specs, [counter, Callback()])
+    steps = 1000 - counter.left
+    assert steps > 0
+    assert len(waited) == steps * len(specs)
+
+
 def test_times_are_the_runs_own_and_its_share(tmp_path: Path) -> None:
     one, two = together([spec(name, tmp_path) for name in ("kd", "hkd shared")])
     assert one.record.phases.keys() == {"data", "student", "teacher", "ce", "kd", "backward", "optimizer"}
