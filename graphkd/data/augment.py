@@ -141,7 +141,7 @@ def batches_at_once(images: torch.Size) -> int:
 
     What a sample gets does not depend on its batch, but a call costs as much as the arithmetic of many small images.
     """
-    return max(1, _VALUES_AT_ONCE // images.numel())
+    return max(1, _VALUES_AT_ONCE // max(1, images.numel()))  # a process's part of a small batch may be empty
 
 
 def random_bits(indices: Tensor, seed: int, streams: int = 1) -> Tensor:

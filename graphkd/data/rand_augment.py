@@ -33,7 +33,7 @@ def rand_augment(images: Tensor, choices: Tensor, magnitude: int) -> Tensor:
     for order, groups in zip(choices.argsort(1), sizes, strict=True):
         parts = zip(kernels, torch.split(images[order], groups), strict=True)
         results = [kernel(part) for kernel, part in parts if len(part)]
-        images = torch.cat(results)[order.argsort()]
+        images = torch.cat(results)[order.argsort()] if results else images
     return images
 
 
