@@ -17,6 +17,9 @@ from graphkd.errors import UserError, check, one_of
 View = Callable[[Batch, DatasetInfo, int], Tensor]
 """Makes a view of a batch as the data set yields it, float32 [B, C, H, H], given facts of the data and a seed."""
 
+Views = Callable[[Sequence[str]], Tensor]
+"""Returns views of a batch by their names, as `make_views` does."""
+
 STRONG = Augmentation(rand_augment=2, rand_magnitude=10)
 """RandAugment of the strong view; which two operations a sample gets depends on the seed and its index alone."""
 
@@ -83,8 +86,8 @@ def make_views(views: Sequence[str], batch: Batch, data: DatasetInfo, seed: Call
 
 def with_views(
     batches: Iterator[Batch], data: DatasetInfo, seed: Callable[[str], int]
-) -> Iterator[tuple[Batch, Callable[[Sequence[str]], Tensor]]]:
-    """Yield each batch, and a function that returns views of it as `make_views` does.
+) -> Iterator[tuple[Batch, Views]]:
+    """Yield each batch, and what makes its views.
 
     Small batches are read ahead, and a view is made for several of them at once: RandAugment of a batch of 64 small
     images is a hundred calls that take longer than their arithmetic.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from graphkd.batch import NetworkOutput
 from graphkd.data import Batch, Dataset
-from graphkd.data.views import with_views
+from graphkd.data.views import Views, with_views
 from graphkd.engine.clock import Span
 from graphkd.engine.options import TrainerOptions
 from graphkd.engine.order import epoch_order
@@ -101,8 +101,8 @@ class Feed:
         self._place: tuple[bool, str, int, int] | None = None
         self._batch: Batch
         self._cost: tuple[Span, float]
-        self._views: Callable[[Sequence[str]], Tensor]
-        self._batches: Iterator[tuple[Batch, Callable[[Sequence[str]], Tensor]]] = iter(())
+        self._views: Views
+        self._batches: Iterator[tuple[Batch, Views]] = iter(())
         self._outputs: dict[tuple[tuple[str, ...], bool], tuple[Tensor, NetworkOutput | None, Span, float]] = {}
 
     def holds(self, request: Request) -> bool:
@@ -141,7 +141,7 @@ class Feed:
         self._place, self._cost = request.place, (span, 1 / sharing)
         self._outputs.clear()
 
-    def _pass(self, start: Request) -> Iterator[tuple[Batch, Callable[[Sequence[str]], Tensor]]]:
+    def _pass(self, start: Request) -> Iterator[tuple[Batch, Views]]:
         """Yield an epoch's batches from a position on, and what makes their views.
 
         A batch has this rank's images, in one view, and the whole batch's labels and indices.
