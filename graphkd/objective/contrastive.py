@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import psutil
 import torch
@@ -28,6 +28,15 @@ SamplerName = Literal["shared", "explicit", "all", "all_weighted"]
 """Source of the negatives: `shared` (one draw a step for all samples; unbiased, but the draws of a batch are not
 independent), `explicit` (drawn for each sample, as published, or given with the batch), `all` (every sample of another
 class), `all_weighted` (the same, weighted by K / their number)."""
+
+
+class Seen(NamedTuple):
+    """What a step leaves for the banks: its samples, both networks' embeddings, and the student's logits."""
+
+    indices: Tensor
+    student: Tensor
+    teacher: Tensor
+    logits: Tensor
 
 
 class ContrastiveObjective(Objective):
@@ -75,7 +84,7 @@ class ContrastiveObjective(Objective):
         self.takes_negatives = sampler == "explicit"
         self.bank_momentum = bank_momentum
         self._generators: dict[str, torch.Generator] = {}
-        self._pending: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._pending: list[Seen] = []
 
     def check(self, setting: Setting) -> None:
         """Check that the banks are of these samples, and that a batch's negatives fit in memory (`Objective.check`)."""
@@ -127,9 +136,9 @@ class ContrastiveObjective(Objective):
 
     def after_step(self) -> None:
         """Write the embeddings of the step's batches to the banks."""
-        for indices, student, teacher in self._pending:
-            self._student_bank.update(indices, student, self.bank_momentum)
-            self._teacher_bank.update(indices, teacher, self.bank_momentum)
+        for seen in self._pending:
+            self._student_bank.update(seen.indices, seen.student, self.bank_momentum)
+            self._teacher_bank.update(seen.indices, seen.teacher, self.bank_momentum)
         self._pending.clear()
 
     def get_extra_state(self) -> dict[str, Any]:
@@ -170,7 +179,8 @@ class ContrastiveObjective(Objective):
         if batch.progress.part == 0:
             self._pending.clear()
         if written:
-            self._pending.append((batch.indices, student.detach(), teacher.detach()))
+            logits = batch.student.logits[: len(batch.indices)].detach()
+            self._pending.append(Seen(batch.indices, student.detach(), teacher.detach(), logits))
 
     def _select(self, batch: DistillationBatch) -> Selection:
         """Return the batch's negatives: drawn, or those given with it."""

@@ -15,12 +15,12 @@ from graphkd.builder import GraphBuilder
 from graphkd.contrast import Bank, Selection, info_nce
 from graphkd.contrast.options import BankOptions
 from graphkd.diagnostics import GraphDiagnostics, compare_graphs
-from graphkd.errors import check
+from graphkd.errors import UserError, check
 from graphkd.gnn import GraphEncoder
 from graphkd.graph import BatchGraph, Nodes
 from graphkd.objective.base import OBJECTIVES, Setting, teacher_output
 from graphkd.objective.contrastive import ContrastiveObjective, SamplerName, project
-from graphkd.objective.logits import check_share, reliable
+from graphkd.objective.logits import check_share, entropies, prune
 
 
 class _Side(NamedTuple):
@@ -49,6 +49,8 @@ class HKD(ContrastiveObjective):
     name = "hkd"
     needs_maps = False
     parts = ("individual", "holistic")
+    _entropies: Tensor | None
+    """How unsure the student was of each training sample when it last saw it, float32 [N]; None if not needed."""
 
     def __init__(
         self,
@@ -96,13 +98,14 @@ class HKD(ContrastiveObjective):
             bank_momentum: Share of the old row in an update of a bank.
             teacher_gradient: Whether the teacher's head and encoder are trained too.
             prune_unreliable: Leave edges out of both networks' graphs where the student's predictions for both ends
-                have more than this share of the greatest joint entropy, 2 ln C. Null keeps all.
+                have more than this share of the greatest joint entropy, 2 ln C. Of a banked sample it is the
+                prediction of its last step; before the first, no edge from it is kept. Null keeps all.
             bank: Options of both banks.
 
         Raises:
             UserError: An option is out of range, both parts are off, the builder or an encoder is missing, an encoder
-                is of another width, the training set has one class only, edges from a bank are to be pruned, or the
-                teacher's graph is asked for from a builder that adds nodes.
+                is of another width, the training set has one class only, or the teacher's graph is asked for from a
+                builder that adds nodes.
         """
         super().__init__(student_dim, teacher_dim, labels, dim, negatives, temperature, sampler, bank_momentum, bank)
         check(individual or holistic, "objective 'hkd': individual and holistic are both off, so nothing is left")
@@ -116,11 +119,6 @@ class HKD(ContrastiveObjective):
                 fits = gnn.in_dim == gnn.out_dim == dim
                 check(fits, f"objective 'hkd': {name} must take {dim} features to {dim} (option dim), not {widths}")
         check_share("hkd", prune_unreliable)
-        check(
-            prune_unreliable is None or builder is None or not builder.uses_bank,
-            "objective 'hkd': prune_unreliable needs predictions of both ends of an edge, and banks keep none: choose "
-            "another builder",
-        )
         check(
             graphs_from == "own" or builder is None or not (builder.uses_bank or len(builder.views) > 1),
             "objective 'hkd': graphs_from=teacher needs graphs of the batch's own samples, and this builder adds nodes "
@@ -137,6 +135,8 @@ class HKD(ContrastiveObjective):
         self.graphs_from = graphs_from
         self.smoothing = smoothing
         self.teacher_gradient = teacher_gradient
+        remembers = prune_unreliable is not None and self.builder is not None and self.builder.uses_bank
+        self.register_buffer("_entropies", torch.full((len(labels),), torch.inf) if remembers else None)
 
     @classmethod
     def graph_dim(cls, options: Mapping[str, Any]) -> int | None:
@@ -186,6 +186,13 @@ class HKD(ContrastiveObjective):
             batch.diagnostics.update(self._explained(student, teacher, batch.indices))
         return {name: parts[name] + teacher_parts[name] for name in parts}
 
+    def after_step(self) -> None:
+        """Write to the banks, and keep how sure the student was of their samples (`Objective.after_step`)."""
+        if self._entropies is not None:
+            for seen in self._pending:
+                self._entropies[seen.indices] = entropies(seen.logits)
+        super().after_step()
+
     def _side(
         self, output: NetworkOutput, batch: DistillationBatch, head: nn.Linear, bank: Bank, has_graph: bool
     ) -> _Side:
@@ -207,12 +214,23 @@ class HKD(ContrastiveObjective):
                 Nodes(output.logits[second].detach(), virtual[part]) if len(virtual) else None,
             )  # fmt: skip
             graph = self.builder.build_checked(nodes)
-            if self.prune_unreliable is not None:
-                mine = batch.student.logits
-                sources = torch.cat([mine[part], mine[second]])[: graph.num_nodes]
-                graph = graph.keep(reliable(mine[part], sources, self.prune_unreliable))
-            graphs.append(graph)
+            graphs.append(self._pruned(graph, batch.student.logits[part], batch.student.logits[second]))
         return _Side(embedding, banked, graphs)
+
+    def _pruned(self, graph: BatchGraph, logits: Tensor, second: Tensor) -> BatchGraph:
+        """Return the graph without the edges of whose ends the student, by its logits of both views, is unsure."""
+        if self.prune_unreliable is None:
+            return graph
+        support = entropies(second)
+        if self._entropies is not None:
+            samples = graph.support_indices
+            if samples is None:
+                raise UserError(
+                    "objective 'hkd': prune_unreliable needs the training samples of banked nodes, and this builder's "
+                    "graphs have no support_indices: choose another builder"
+                )
+            support = self._entropies[samples]
+        return prune(graph, entropies(logits), support, self.prune_unreliable, logits.shape[1])
 
     @torch.no_grad()
     def _explained(self, student: _Side, teacher: _Side, indices: Tensor) -> dict[str, Tensor]:

@@ -38,13 +38,18 @@ class LSKD(Objective):
         self.temperature = temperature
 
     def notes(self, setting: Setting) -> Sequence[str]:
-        if setting.num_classes > 2:
-            return ()
-        return ["of two classes' logits the standardised ones keep the order alone, so it teaches next to nothing"]
+        return two_class_notes(setting)
 
     def forward(self, batch: DistillationBatch) -> dict[str, Tensor]:
         student, teacher = standardised(batch.student.logits), standardised(teacher_output(batch).logits)
         return {self.name: divergence(student, teacher, self.temperature)}
+
+
+def two_class_notes(setting: Setting) -> Sequence[str]:
+    """Return a note where standardised logits say nothing but which is the largest."""
+    if setting.num_classes > 2:
+        return ()
+    return ["of two classes' logits the standardised ones keep the order alone, so it teaches next to nothing"]
 
 
 def standardised(logits: Tensor) -> Tensor:

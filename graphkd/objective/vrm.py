@@ -15,8 +15,8 @@ from graphkd.builder import GraphBuilder
 from graphkd.errors import check
 from graphkd.graph import Nodes
 from graphkd.objective.base import OBJECTIVES, Objective, Setting, Stream, teacher_output
-from graphkd.objective.logits import check_share, reliable
-from graphkd.objective.lskd import standardised
+from graphkd.objective.logits import check_share, entropies, reliable
+from graphkd.objective.lskd import standardised, two_class_notes
 
 _EPS = 1e-3
 """Shortest difference that is stretched to unit length: that of two equal images is nothing but rounding."""
@@ -70,7 +70,7 @@ class VRM(Objective):
         return True
 
     def notes(self, setting: Setting) -> Sequence[str]:
-        return self.builder.notes(setting.largest_batch, setting.labels)
+        return [*two_class_notes(setting), *self.builder.notes(setting.largest_batch, setting.labels)]
 
     def prepare(self, device: torch.device, stream: Stream) -> None:
         """Take the stream `builder` (`Objective.prepare`)."""
@@ -82,11 +82,11 @@ class VRM(Objective):
         student, teacher = standardised(batch.student.logits), standardised(teacher_output(batch).logits)
         between_samples = self._distance(*(_between(*logits.chunk(2)) for logits in (student, teacher)))
         pairs = self._pairs(batch)
+        if self.prune_unreliable is not None:
+            real, virtual = entropies(batch.student.logits).chunk(2)
+            pairs = pairs & reliable(real, virtual, self.prune_unreliable, student.shape[1])
         if batch.diagnostics is not None:
             batch.diagnostics.update(_explained(pairs, batch.labels))
-        if self.prune_unreliable is not None:
-            real, virtual = batch.student.logits.chunk(2)
-            pairs = pairs & reliable(real, virtual, self.prune_unreliable)
         pairs = pairs.float()
         first, second = torch.triu_indices(student.shape[1], student.shape[1], 1, device=student.device)
         columns = (_unit(logits.T[first] - logits.T[second]) for logits in (student, teacher))
@@ -112,7 +112,7 @@ class VRM(Objective):
 
 
 def _explained(pairs: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """Return homophily and degree of the teacher's graph, without the edges between a sample's own views."""
+    """Return homophily and degree of the graph that is matched, without the edges between a sample's own views."""
     others = pairs & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
     count = others.sum()
     same = (others & (labels[:, None] == labels)).sum()

@@ -110,17 +110,17 @@ def parse_student(config: Mapping[str, Any]) -> tuple[Part, Part]:
     return _student(config)[0], _part(DATASETS, config["data"], "data")
 
 
-def parse_builder(config: Mapping[str, Any]) -> Part | None:
-    """Return the first graph builder that the objective of a resolved config uses, and ignore the rest.
+def parse_graph_term(config: Mapping[str, Any]) -> Term | None:
+    """Return the first term of a resolved config's objective that builds graphs, and ignore the rest.
 
     Raises:
         UserError: A term that takes a builder is wrong.
     """
     for name, node in config["objective"].items():
         if "builder" in options_of(OBJECTIVES.factory(_named(node, f"objective.{name}")["name"])):
-            builder = _term(config, name, node).builder
-            if builder is not None:
-                return builder
+            term = _term(config, name, node)
+            if term.builder is not None:
+                return term
     return None
 
 

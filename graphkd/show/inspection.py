@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,9 @@ from graphkd.data.views import make_views
 from graphkd.errors import UserError, check
 from graphkd.graph import BatchGraph, Nodes
 from graphkd.model import Network
+from graphkd.objective.logits import entropies, prune
 from graphkd.run.finished import check_fits, load
-from graphkd.run.parse import parse_builder
+from graphkd.run.parse import parse_graph_term
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Inspection:
         drawn: The images in the graphs, int64 [G]; `NetworkView.graph` numbers them from 0.
         networks: The teacher, if the run had one, and the student.
         builder: Name of the graphs' builder.
+        pruned: Share of the greatest joint entropy above which edges are left out, or None (`prune_unreliable`).
     """
 
     class_names: tuple[str, ...]
@@ -57,6 +59,7 @@ class Inspection:
     drawn: Tensor
     networks: Sequence[NetworkView]
     builder: str
+    pruned: float | None = None
 
 
 @torch.inference_mode()
@@ -65,8 +68,9 @@ def inspect(
 ) -> Inspection:
     """Inspect a finished run of a student on images of its test split.
 
-    The graphs are those of the run's builder, or of kNN where its objective has none. Heads and banks of an objective
-    end with the training. So a builder on embeddings sees the networks' own, and a bank those of the drawn images.
+    The graphs are those of the run's builder, pruned as in the training, or of kNN where its objective has none. Heads
+    and banks of an objective end with the training. So a builder on embeddings sees the networks' own, and a bank those
+    of the drawn images.
 
     Args:
         folder: The run's folder.
@@ -87,24 +91,34 @@ def inspect(
     check_fits(finished, dataset, str(folder))
     chosen = torch.linspace(0, dataset.num_classes - 1, min(classes, dataset.num_classes)).round().long()
     images, labels = _take(dataset, chosen, per_class)
-    builder = parse_builder(finished.config)
-    build: GraphBuilder = BUILDERS.build("knn") if builder is None else builder.build()
+    term = parse_graph_term(finished.config)
+    part, options = (None, {}) if term is None else (term.builder, term.part.bound.all)
+    build: GraphBuilder = BUILDERS.build("knn") if part is None else part.build()
     drawn = min(per_class, max(drawn, math.ceil(build.min_nodes / len(chosen))))
     in_graph = torch.cat([(labels == place).nonzero().flatten()[:drawn] for place in range(len(chosen))])
     networks = {"teacher": finished.teacher, "student": finished.student}
     to_draw = Batch(images[in_graph], labels[in_graph], torch.arange(len(in_graph)))
     strong = "strong" in build.views
     virtual = make_views(["strong"], to_draw, dataset.info, lambda view: 0) if strong else None
+    views = [
+        _view(name, network, images, labels, in_graph, virtual, build)
+        for name, network in networks.items()
+        if network is not None
+    ]
+    if options.get("graphs_from") == "teacher":
+        views = [replace(view, graph=views[0].graph) for view in views]
+    pruned = options.get("prune_unreliable")
+    if pruned is not None:
+        own = entropies(views[-1].logits[in_graph])  # the student's
+        others = own if virtual is None else entropies(_outputs(finished.student, virtual)[0])
+        views = [replace(view, graph=_pruned(view, own, others, pruned)) for view in views]
     return Inspection(
         class_names=tuple(dataset.class_names[label] for label in chosen.tolist()),
         labels=labels,
         drawn=in_graph,
-        networks=[
-            _view(name, network, images, labels, in_graph, virtual, build)
-            for name, network in networks.items()
-            if network is not None
-        ],
-        builder="knn" if builder is None else builder.name,
+        networks=views,
+        builder="knn" if part is None else part.name,
+        pruned=pruned,
     )
 
 
@@ -137,6 +151,12 @@ def _view(
     except UserError as error:
         raise UserError(f"the graph cannot be drawn: {error}") from None
     return NetworkView(name, logits, embedding, graph)
+
+
+def _pruned(view: NetworkView, own: Tensor, others: Tensor, share: float) -> BatchGraph:
+    """Return the graph without unreliable edges, from the student's entropies of the images and of support rows."""
+    rows = view.graph.support_indices
+    return prune(view.graph, own, others if rows is None else others[rows], share, view.logits.shape[1])
 
 
 def _outputs(network: Network, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -60,13 +60,14 @@ def draw_graphs(inspection: Inspection) -> Figure:
     layout.add_edges_from(map(tuple, edges[0].tolist()))  # the teacher's, where there is one
     places = np.array(list(networkx.spring_layout(layout, seed=0, k=1.5 / len(labels) ** 0.5).values()))
     figure, panels = _panels(inspection, 1.25)
+    builder = inspection.builder + ("" if inspection.pruned is None else f", pruned at {inspection.pruned}")
     for axes, view, pairs in zip(panels[0], inspection.networks, edges, strict=True):
         right = (labels[pairs[:, 0]] == labels[pairs[:, 1]]).numpy()
         for is_right, colour in ((False, WRONG), (True, RIGHT)):
             _draw_edges(axes, places, pairs.numpy()[right == is_right], colour)
         _draw_nodes(axes, places, labels)
         share = f"{right.mean():.0%} of {len(right)} edges within a class" if len(right) else "no edges"
-        axes.set_title(f"{view.name}'s graph ({inspection.builder}): {share}")
+        axes.set_title(f"{view.name}'s graph ({builder}): {share}")
     return _with_legend(figure, inspection, [("edge within a class", RIGHT), ("edge between classes", WRONG)])
 
 

@@ -288,7 +288,7 @@ OPTIONS: list[tuple[list[str], list[str]]] = [
     (["run", "objective=vrm", "builder=bank_knn"], ["'vrm'", "no feature bank"]),
     (["run", "objective=vrm", "objective.vrm.gnn=tag"], ["'vrm'", "no option 'gnn'"]),
     (["run", "objective=vrm", "objective.vrm.prune_unreliable=2"], ["prune_unreliable is 2"]),
-    (["run", "builder=bank_knn", "objective.hkd.prune_unreliable=0.5"], ["'hkd'", "banks keep none"]),
+    (["run", "builder=bank_knn", "objective.hkd.prune_unreliable=0"], ["'hkd'", "prune_unreliable is 0.0"]),
     (["run", "objective=crld", "objective.crld.weak_threshold=2"], ["weak_threshold is 2"]),
     (["run", "objective=mlkd", "objective.mlkd.views=[rotated_90]"], ["'views'", "weak, strong"]),
     (["run", "objective=at", "objective.at.p=0"], ["p is 0"]),

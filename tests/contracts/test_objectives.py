@@ -61,7 +61,8 @@ def variants(name: str) -> list[dict[str, Any]]:
             values = [value for value in (None, 0.5, 0.9) if value != option.default]
         found += [{option.name: value} for value in values]
     if takes_builder(name):
-        found += [{"builder": "virtual"}, {"builder": "virtual", "prune_unreliable": 0.7}]
+        builders = ["virtual", *(["bank_knn"] if "bank" in OBJECTIVES.options(name) else [])]
+        found += [{"builder": builder, "prune_unreliable": prune} for builder in builders for prune in (None, 0.7)]
     return found
 
 

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 import torch
 from golden import Golden, assert_close
-from samples import TRAIN_LABELS, WIDTHS
+from samples import TRAIN_LABELS, TRAIN_SIZE, WIDTHS
 from samples import batch as any_batch
 from torch import Tensor
 
 from graphkd import BUILDERS, GNNS, OBJECTIVES, BatchGraph, DistillationBatch, NetworkOutput, Nodes, UserError
+from graphkd.batch import Progress
 from graphkd.builder import GraphBuilder
 from graphkd.gnn.none import NoEncoder
 from graphkd.objective.hkd import HKD
@@ -369,9 +370,51 @@ def test_what_the_second_view_is_changes_the_holistic_part_alone() -> None:
     assert not gradient[6:].any()
 
 
-def test_pruning_a_graph_from_the_bank_is_an_error() -> None:
-    with pytest.raises(UserError, match="prune_unreliable needs predictions of both ends"):
-        tiny_hkd(torch.arange(60) % 3, builder=BUILDERS.build("bank_knn"), prune_unreliable=0.5)
+class Banked(GraphBuilder):
+    """All samples of the batch, and the banked rows of all training samples in reverse."""
+
+    uses_bank = True
+
+    def __init__(self, is_known: bool = True) -> None:
+        self.is_known = is_known
+
+    def build(self, nodes: Nodes) -> BatchGraph:
+        assert nodes.bank is not None
+        rows = torch.arange(TRAIN_SIZE).flip(0)
+        adjacency = torch.ones(len(nodes.logits), len(nodes.logits) + TRAIN_SIZE, dtype=torch.bool)
+        return BatchGraph.from_adjacency(adjacency, nodes.bank.rows[rows], rows if self.is_known else None)
+
+
+def test_banked_samples_are_as_reliable_as_the_student_was_at_their_last_step() -> None:
+    encoder = Encoded()
+    hkd = OBJECTIVES.build(
+        "hkd", student_dim=WIDTHS["student"], teacher_dim=WIDTHS["teacher"], labels=TRAIN_LABELS % 3, dim=8,
+        negatives=16, builder=Banked(), student_gnn=encoder, teacher_gnn=encoder, prune_unreliable=0.8,
+    )  # fmt: skip
+    last = dict.fromkeys(range(TRAIN_SIZE), math.inf)
+    seen: dict[int, float] = {}
+    # The first step is not applied, the second has two batches; each batch has half of the samples of the one before.
+    for turn, (part, is_applied) in enumerate([(0, False), (0, False), (1, True), (0, True), (0, True)]):
+        some = any_batch(6, seed=turn, classes=3)
+        some = dataclasses.replace(some, indices=torch.arange(6) + 3 * turn, progress=Progress(part=part))
+        hkd(some)
+        p = some.student.logits.detach().double().softmax(1)
+        entropy = (-(p * p.log()).sum(1)).tolist()
+        sources = [*entropy, *(last[sample] for sample in reversed(range(TRAIN_SIZE)))]
+        kept = [[i == j or entropy[i] + s <= 0.8 * 2 * math.log(3) for j, s in enumerate(sources)] for i in range(6)]
+        assert [graph.adjacency.tolist() for graph in encoder.graphs[-2:]] == [kept, kept]
+        seen = {**(seen if part else {}), **dict(zip(some.indices.tolist(), entropy, strict=True))}
+        if is_applied:
+            hkd.after_step()
+            last |= seen
+    assert any(any(row[6:]) for row in kept)
+
+
+def test_pruning_needs_to_know_whose_banked_rows_a_graph_has() -> None:
+    labels = TRAIN_LABELS % 3
+    hkd = tiny_hkd(labels, builder=Banked(is_known=False), prune_unreliable=0.5)
+    with pytest.raises(UserError, match="prune_unreliable needs the training samples of banked nodes"):
+        hkd(random_batch(labels, torch.arange(6)))
 
 
 class Given(GraphBuilder):

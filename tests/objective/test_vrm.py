@@ -11,18 +11,24 @@ from samples import normal
 from torch import Tensor
 
 from graphkd import BUILDERS, OBJECTIVES, DistillationBatch, NetworkOutput, UserError
+from graphkd.objective.base import Setting
 
 Rows = list[list[float]]
 BUILT: dict[str, dict[str, Any]] = {"virtual": {}, "knn": {"k": 2}, "label_aware": {}, "self_only": {}}
 
 
-def vrm(student: Tensor, teacher: Tensor, builder: str = "virtual", **options: Any) -> dict[str, Tensor]:
+def vrm(
+    student: Tensor, teacher: Tensor, builder: str = "virtual", diagnostics: dict[str, Tensor] | None = None,
+    **options: Any,
+) -> dict[str, Tensor]:  # fmt: skip
     """The terms of logits [2 B, C], real views first; sample i is of class i mod 2."""
     indices = torch.arange(len(student) // 2)
     outputs = [NetworkOutput(logits, [], logits) for logits in (student, teacher)]
     built = BUILDERS.build(builder, **BUILT[builder])
     found: dict[str, Tensor] = OBJECTIVES.build("vrm", builder=built, **options)(
-        DistillationBatch(*outputs, labels=indices % 2, indices=indices, views=("weak", "strong"))
+        DistillationBatch(
+            *outputs, labels=indices % 2, indices=indices, views=("weak", "strong"), diagnostics=diagnostics
+        )
     )
     assert set(found) == {"samples", "classes"}
     return found
@@ -65,18 +71,24 @@ def naive_pairs(teacher: Rows, builder: str) -> list[tuple[int, int]]:
     return [(i, j) for i in range(size) for j in (i, *nearest[i])]
 
 
+def kept_pairs(student: Rows, teacher: Rows, builder: str, prune: float | None) -> list[tuple[int, int]]:
+    """The pairs that are reliable."""
+    size, classes = len(student) // 2, len(student[0])
+    entropy = [-sum(p * math.log(p) for p in softmax(row) if p > 0) for row in student]
+    return [
+        (i, j)
+        for i, j in naive_pairs(teacher, builder)
+        if prune is None or entropy[i] + entropy[size + j] <= prune * 2 * math.log(classes)
+    ]
+
+
 def naive(student: Rows, teacher: Rows, builder: str, delta: float, prune: float | None) -> dict[str, float]:
     """Edge by edge."""
     size, classes = len(student) // 2, len(student[0])
     s, t = [z_scores(row) for row in student], [z_scores(row) for row in teacher]
-
-    def entropy(row: list[float]) -> float:
-        return -sum(p * math.log(p) for p in softmax(row) if p > 0)
-
     losses = [
         huber(edge(s[i], s[size + j]), edge(t[i], t[size + j]), delta)
-        for i, j in naive_pairs(teacher, builder)
-        if prune is None or entropy(student[i]) + entropy(student[size + j]) <= prune * 2 * math.log(classes)
+        for i, j in kept_pairs(student, teacher, builder, prune)
     ]
     s_columns, t_columns = ([[row[c] for row in rows] for c in range(classes)] for rows in (s, t))
     of_classes = [
@@ -145,6 +157,25 @@ def test_where_all_edges_are_unreliable_samples_teach_nothing() -> None:
     (gradient,) = torch.autograd.grad(term, student)
     assert term.item() == 0
     assert not gradient.any()
+
+
+@pytest.mark.parametrize("builder", ["virtual", "label_aware"])
+@pytest.mark.parametrize("prune", [None, 0.5, 0.01])
+def test_the_diagnostics_are_those_of_the_edges_that_are_matched(builder: str, prune: float | None) -> None:
+    student, teacher = 2 * normal(0, 10, 10), 3 * normal(1, 10, 10)
+    found: dict[str, Tensor] = {}
+    vrm(student, teacher, builder, found, prune_unreliable=prune)
+    pairs = [(i, j) for i, j in kept_pairs(student.double().tolist(), teacher.tolist(), builder, prune) if i != j]
+    assert found["teacher_degree"] == pytest.approx(len(pairs) / 5)
+    same = sum(i % 2 == j % 2 for i, j in pairs) / len(pairs) if pairs else math.nan
+    assert found["teacher_homophily"] == pytest.approx(same, nan_ok=True)
+
+
+def test_two_classes_are_told() -> None:
+    objective = OBJECTIVES.build("vrm", builder=BUILDERS.build("virtual"))
+    (note,) = objective.notes(Setting(torch.arange(20) % 2, 2, 8))
+    assert "two classes" in note
+    assert not objective.notes(Setting(torch.arange(20) % 3, 3, 8))
 
 
 @pytest.mark.parametrize(

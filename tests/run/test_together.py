@@ -29,7 +29,7 @@ MEMBERS = {
     "hkd shared": ["objective=hkd_kd", "gnn=gat"],
     "hkd explicit": ["objective=hkd", "objective.hkd.sampler=explicit", "builder=label_aware"],
     "hkd all_weighted": ["objective=hkd", "objective.hkd.sampler=all_weighted", "gnn=sage"],
-    "hkd all": ["objective=hkd", "objective.hkd.sampler=all", "builder=bank_knn"],
+    "hkd all": ["objective=hkd", "objective.hkd.sampler=all", "builder=bank_knn", "objective.hkd.prune_unreliable=0.9"],
     "hkd queue": ["objective=hkd", "bank.kind=queue", "bank.length=64", "builder=threshold"],
     "crd": ["objective=crd_kd"],
     "ft": ["objective=ft", "objective.ft.stage_epochs=1"],

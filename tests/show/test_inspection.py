@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +17,9 @@ from PIL import Image
 
 import graphkd
 from graphkd import BUILDERS, UserError
+from graphkd.diagnostics import sample_edges
 from graphkd.run import parse, run
-from graphkd.show import Inspection, draw_pictures, inspect
+from graphkd.show import Inspection, NetworkView, draw_pictures, inspect
 from graphkd.show.pictures import RIGHT, draw_graphs, draw_relations, draw_training
 
 
@@ -120,6 +122,37 @@ def test_edges_within_a_class_are_green(finished: Callable[..., Path]) -> None:
         assert len(right.get_segments()) == 3 * 4 * 3
         assert right.get_color()[0][:3] == pytest.approx(torch.tensor([0, 0x9E, 0x73]).div(255).tolist()), RIGHT
         assert "100% of 36 edges" in axes.get_title()
+
+
+@pytest.mark.parametrize("builder", ["complete", "virtual", "bank_knn"])
+def test_edges_that_the_training_left_out_are_not_drawn(builder: str, finished: Callable[..., Path]) -> None:
+    folder = finished({"builder": {"name": builder}, "objective.hkd.bank.kind": "full"})
+    whole = inspect(folder, classes=3, per_class=5, drawn=4)
+    p = whole.networks[1].logits[whole.drawn].double().softmax(1)
+    entropy = -(p * p.log()).sum(1)
+    share = round(float(entropy.median()) / math.log(10), 3)
+    config = folder / "config.yaml"
+    config.write_text(config.read_text().replace("prune_unreliable: null", f"prune_unreliable: {share}"))
+    seen = inspect(folder, classes=3, per_class=5, drawn=4)
+    assert f"({builder}, pruned at {share})" in draw_graphs(seen).axes[0].get_title()
+    for view, before in zip(seen.networks, whole.networks, strict=True):
+        edges, all_edges = (edges_of(each) for each in (view, before))
+        assert 0 < len(edges) < len(all_edges)
+        if builder != "virtual":  # whose support rows are other images
+            assert edges == {(j, i) for j, i in all_edges if entropy[j] + entropy[i] <= share * 2 * math.log(10)}
+
+
+def edges_of(view: NetworkView) -> set[tuple[int, int]]:
+    sources, targets = sample_edges(view.graph, torch.arange(view.graph.num_targets))
+    return set(zip(sources.tolist(), targets.tolist(), strict=True))
+
+
+def test_a_student_that_trained_on_the_teachers_graph_is_drawn_with_it(finished: Callable[..., Path]) -> None:
+    teacher, student = inspect(finished({"objective.hkd.graphs_from": "teacher"}), classes=3, per_class=8).networks
+    own = inspect(finished(), classes=3, per_class=8).networks
+    assert torch.equal(student.graph.adjacency, teacher.graph.adjacency)
+    assert torch.equal(own[0].graph.adjacency, teacher.graph.adjacency)
+    assert not torch.equal(own[1].graph.adjacency, teacher.graph.adjacency)
 
 
 def test_relations_are_cosines(finished: Callable[..., Path]) -> None:
