@@ -26,6 +26,7 @@ REGISTRIES = {
 }  # fmt: skip
 _GROUPS = {"pairs": "pair", "suites": "ablation", "tables": "table"}
 KINDS = (*REGISTRIES, *_GROUPS)
+_ALSO = {"encoders": "gnns"}
 _NOT_OPTIONS = ("name", "checkpoint", "drop_head", "seed", "input", "train_fraction")
 """What a teacher's or student's node has beside the options of its network."""
 _CLASSES, _CHANNELS, _SIZE = 100, 3, 32
@@ -48,8 +49,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("words", nargs="*")
     options = parser.parse_intermixed_args(list(arguments))
     kinds, overrides = split_words(options.words)
-    for kind in kinds:
-        one_of(kind, KINDS, "there is no list")
+    kinds = [one_of(_ALSO.get(kind, kind), KINDS, "there is no list") for kind in kinds]
     for override in overrides:
         check(override.startswith("plugins="), f"'{override}': list takes no overrides but plugins=[MODULE]")
 

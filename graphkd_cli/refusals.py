@@ -91,6 +91,8 @@ def explain(hydra: Hydra, config_name: str, overrides: list[str], error: Excepti
     if name in WITHOUT_NODE and not parent:
         names = choices(hydra.config_loader.get_group_options(name))
         return f"'{word}': {WITHOUT_NODE[name]}; {name}=NAME (choices: {names})"
+    if not parent:
+        known = sorted({*known, *WITHOUT_NODE})
     hint = did_you_mean(name, known)
     where = f"{parent} has" if parent else "the config has"
     return f"'{word}': {where} no '{name}'{hint} (choices: {choices(known)})"

@@ -102,7 +102,10 @@ def finished(folder: Path, identity: str, seed: int) -> Record | None:
     check(folder.is_dir() or not folder.exists(), f"{folder} is a file, but the run needs a folder there")
     if not (folder / RECORD).exists():
         return None
-    record = read_record(folder / RECORD)
+    try:
+        record = read_record(folder / RECORD)
+    except UserError as error:
+        raise UserError(f"{error}; move {folder} away, or choose another run_dir, to run it anew") from None
     same = record.identity == identity and record.seed == seed
     check(
         same,
@@ -130,7 +133,7 @@ def check_own(folder: Path) -> None:
         # The record is the first file of a run; a partly written one, of a live or dead run, is ours.
         foreign = any(not path.name.startswith(f".{RECORD}.") for path in folder.iterdir())
         own = not foreign or (folder / RECORD).exists()
-        check(own, f"{folder} is not empty and holds no run; choose another run_dir")
+        check(own, f"{folder} is not empty and holds no run; choose another run_dir, or move it away")
 
 
 class BusyError(RuntimeError):

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 RIGHT, WRONG = STYLES[2][0], STYLES[1][0]
 """Colours of edges within a class and between classes."""
+COLOURS = (*(colour for colour, _, _ in STYLES), "#999999")
+"""Colours of classes, one for each that `inspect` draws by default."""
 PANEL = WIDTH / 72 / 2
 LONGEST_LABEL = 40
 """Letters of a class name that are shown."""
@@ -68,6 +70,8 @@ def draw_graphs(inspection: Inspection) -> Figure:
         _draw_nodes(axes, places, labels)
         share = f"{right.mean():.0%} of {len(right)} edges within a class" if len(right) else "no edges"
         axes.set_title(f"{view.name}'s graph ({builder}): {share}")
+    what = f"{len(labels)} test images of {len(inspection.class_names)} classes"
+    figure.suptitle(f"{what}; the training's batches hold others", fontsize=SIZES["small"])
     return _with_legend(figure, inspection, [("edge within a class", RIGHT), ("edge between classes", WRONG)])
 
 
@@ -159,8 +163,8 @@ def _draw_nodes(axes: Axes, places: Any, labels: Tensor) -> None:
 
 
 def _mark_of(number: int) -> tuple[str, str]:
-    """Return colour and marker of a class; together they differ for 49 classes."""
-    return STYLES[number % len(STYLES)][0], STYLES[(number + number // len(STYLES)) % len(STYLES)][1]
+    """Return colour and marker of a class; together they differ for 56 classes."""
+    return COLOURS[number % len(COLOURS)], STYLES[(number + number // len(COLOURS)) % len(STYLES)][1]
 
 
 def _mark_classes(axes: Axes, inspection: Inspection) -> None:

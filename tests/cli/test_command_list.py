@@ -54,6 +54,10 @@ def test_every_part_stands_there_with_its_options(command: Command, folder: Path
     assert top(folder) == set()
 
 
+def test_encoders_are_gnns_too(command: Command) -> None:
+    assert command("list", "encoders").out == command("list", "gnns").out != ""
+
+
 @pytest.mark.usefixtures("without_figures")
 def test_defaults_are_shown_as_one_writes_them(command: Command) -> None:
     out = command("list", "builders", "models").out

@@ -71,6 +71,8 @@ def test_what_was_asked_for_is_kept_as_written(folder: Path) -> None:
     ("word", "message"),
     [
         ("bilder={name: knn}", "the config has no 'bilder'; did you mean 'builder'?"),
+        ("loger=csv", "the config has no 'loger'; did you mean 'logger'?"),
+        ("pear=digits", "the config has no 'pear'; did you mean 'pair'?"),
         ("logger.project=x", "no logger is chosen; choose one too; logger=NAME (choices: csv, mlflow, tensorboard"),
         ("experiment.name=x", "it is a choice that has no options of its own; experiment=NAME (choices: "),
         ("ablation=digits", "the config has no 'ablation'"),

@@ -459,12 +459,14 @@ def test_what_a_forced_run_left_when_it_died_is_no_obstacle(tiny_config: Config)
     assert [path.name for path in again.folder.parent.iterdir() if path.is_dir()] == ["seed-0"]
 
 
-def test_a_broken_record_is_named(tiny_config: Config) -> None:
-    spec = parse(tiny_config(ALONE))
+@pytest.mark.parametrize("force", [False, True])
+def test_a_broken_record_is_named_with_what_to_do(force: bool, tiny_config: Config) -> None:
+    spec = parse(tiny_config({**ALONE, "force": force}))
     spec.folder.mkdir(parents=True)
     (spec.folder / "record.json").write_text("{")
-    with pytest.raises(UserError, match="not JSON"):
+    with pytest.raises(UserError, match=f"record.json: not JSON.*; move {re.escape(str(spec.folder))} away"):
         run(spec)
+    assert [path.name for path in spec.folder.iterdir()] == ["record.json"]
 
 
 # The teacher
