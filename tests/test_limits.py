@@ -12,7 +12,7 @@ HANGS = """
 import ctypes, time
 import limits
 
-limits.GRACE = 0.2
+limits.GRACE = 5
 
 def test_in_c_code():
     lock, mutex = ctypes.PyDLL(None).pthread_mutex_lock, ctypes.create_string_buffer(64)
